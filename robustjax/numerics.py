@@ -1,0 +1,93 @@
+"""Arithmetic that respects the batch: per-example norms, safe division, masked means, keys and packing."""
+
+import math
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from robustjax.types import Mask, PerExample
+
+Norm = Literal["linf", "l2", "l1"]
+TINY = 1e-30  # far below any gradient that float32 resolves, far above its smallest normal number
+
+
+def per_example(value: Array | float, like: Array) -> Array:
+    """Shape a scalar or one value per example (b,) so that it broadcasts against `like` (b, ...)."""
+    value = jnp.asarray(value)
+    return value.reshape(value.shape + (1,) * (like.ndim - 1)) if value.ndim == 1 else value
+
+
+def norm(x: Float[Array, "b ..."], kind: Norm) -> PerExample:
+    """Measure each example over all its features, safely differentiable at zero."""
+    flat = jnp.abs(x.reshape(x.shape[0], -1))
+    if kind == "linf":
+        return flat.max(axis=1)
+    if kind == "l1":
+        return flat.sum(axis=1)
+    # Scaling by the largest entry keeps squares of tiny gradients (1e-25 and below) from underflowing to zero.
+    largest = jax.lax.stop_gradient(jnp.maximum(flat.max(axis=1), TINY))
+    square = jnp.square(flat / largest[:, None]).sum(axis=1)
+    return largest * jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def divide(numerator: Array, denominator: Array) -> Array:
+    """Divide, with 0 where the denominator is not positive; no NaN reaches the gradient either."""
+    positive = denominator > TINY
+    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1.0), 0.0)
+
+
+def masked_mean(values: PerExample, mask: Mask) -> Float[Array, ""]:
+    """Average the values where the mask is true; 0 if it is nowhere."""
+    return divide(jnp.where(mask, values, 0.0).sum(), mask.sum().astype(values.dtype))
+
+
+def keys_for(key: PRNGKeyArray, count: int) -> PRNGKeyArray:
+    """Give every example its own key: `fold_in(key, i)`, or the keys themselves if there is one per example.
+
+    Drawing per example makes the result for an image independent of its batch, padding and device.
+
+    Raises:
+      ValueError: for a legacy uint32 key, or if there are keys for another number of examples.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"keys_for: key has dtype {key.dtype}, must be made by jax.random.key")
+    if key.ndim == 1:
+        if key.shape[0] != count:
+            raise ValueError(f"keys_for: {key.shape[0]} keys given, must be one key or {count}, one per example")
+        return key
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
+
+
+def fold(key: PRNGKeyArray, data: int | Array) -> PRNGKeyArray:
+    """Fold a number into one key, or into each of one key per example."""
+    return jax.random.fold_in(key, data) if key.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))(key, data)
+
+
+def pack(first: Array, second: Array) -> Array:
+    """Join two batches into one, interleaved so that every device keeps its own rows.
+
+    With sizes n and m and g their greatest common divisor, the result is g groups of n/g rows of `first`
+    then m/g rows of `second`. A plain concatenation would move rows between devices (all-to-all).
+    """
+    chex.assert_equal_shape_suffix([first, second], first.ndim - 1)
+    groups = math.gcd(first.shape[0], second.shape[0])
+    parts = [a.reshape(groups, a.shape[0] // groups, *a.shape[1:]) for a in (first, second)]
+    return jnp.concatenate(parts, axis=1).reshape(-1, *first.shape[1:])
+
+
+def unpack(both: Array, sizes: tuple[int, int] | None = None) -> tuple[Array, Array]:
+    """Undo `pack`; `sizes` are the rows of each batch, equal by default."""
+    half = both.shape[0] // 2
+    first, second = sizes or (half, half)
+    if first + second != both.shape[0]:
+        raise ValueError(f"unpack: sizes are {(first, second)}, must add up to the {both.shape[0]} rows given")
+    groups = math.gcd(first, second)
+    grouped = both.reshape(groups, -1, *both.shape[1:])
+    cut = first // groups
+    return (
+        grouped[:, :cut].reshape(first, *both.shape[1:]),
+        grouped[:, cut:].reshape(second, *both.shape[1:]),
+    )

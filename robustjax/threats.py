@@ -1,0 +1,202 @@
+"""The set an adversary may move in: a norm ball around each example, cut by a box."""
+
+import dataclasses
+from functools import partial
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from robustjax.numerics import TINY, Norm, divide, keys_for, norm, per_example
+from robustjax.types import Mask, Radius
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["eps", "lower", "upper"],
+    meta_fields=["norm", "exact", "density"],
+)
+@dataclasses.dataclass(frozen=True)
+class Threat:
+    """Points within `eps` of the origin in a norm, and between `lower` and `upper`.
+
+    It works on any array (b, ...): images, latents, warp parameters. `eps`, `lower` and `upper` are leaves of
+    a pytree, so one compiled program serves every radius and `vmap` over `eps` gives a robustness curve.
+
+    Args:
+      norm: "linf", "l2" or "l1", over all features of an example.
+      eps: radius, in the units of x; a number, or one per example (b,).
+      lower, upper: the box, broadcast against x; -inf and inf for none.
+      exact: project l2 onto the intersection of ball and box, its nearest point, instead of the ball and then
+        the box, which is what published attacks do. Linf and l1 are always exact.
+      density: share of the features that one l1 step moves.
+    Raises:
+      ValueError: for an unknown norm, a negative or NaN radius, an empty box or a density outside (0, 1].
+
+    Reference: exact l1 with box: Croce and Hein 2021, arXiv:2103.01208. Sparse l1 steps: Tramer and Boneh 2019,
+      arXiv:1904.13000, with the share of features, not a quantile of them, as the setting.
+    """
+
+    norm: Norm
+    eps: Radius
+    lower: float | Array = 0.0
+    upper: float | Array = 1.0
+    exact: bool = False
+    density: float = 0.01
+
+    def __post_init__(self):
+        """Check the settings that are known now; traced ones cannot be."""
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"Threat: norm is {self.norm!r}, must be one of {', '.join(get_args(Norm))}")
+        if isinstance(self.eps, int | float) and not self.eps >= 0:
+            raise ValueError(f"Threat: eps is {self.eps}, must be at least 0")
+        if isinstance(self.lower, int | float) and isinstance(self.upper, int | float) and self.lower > self.upper:
+            raise ValueError(f"Threat: the box is [{self.lower}, {self.upper}], lower must not exceed upper")
+        if not 0 < self.density <= 1:
+            raise ValueError(f"Threat: density is {self.density}, must be in (0, 1]")
+
+    def project(self, x: Float[Array, "b ..."], origin: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """Move each x to a feasible point, the nearest one in l2 distance (see `exact` for l2 with a box)."""
+        eps = per_example(self.eps, x)
+        if self.norm == "linf":
+            return jnp.clip(x, jnp.maximum(origin - eps, self.lower), jnp.minimum(origin + eps, self.upper))
+        delta, low, high = x - origin, self.lower - origin, self.upper - origin
+        if self.norm == "l1":
+            delta = _onto_l1_and_box(delta, eps, low, high)
+        elif self.exact:
+            delta = _onto_l2_and_box(delta, eps, low, high)
+        else:
+            delta = _shrink(delta, norm(delta, "l2"), self.eps)
+        # Rounding in origin + delta may leave the box by one unit in the last place.
+        return jnp.clip(origin + delta, self.lower, self.upper)
+
+    def sample(self, key: PRNGKeyArray, origin: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """Draw a point uniformly in the ball around each origin, then clip it to the box.
+
+        Args:
+          key: one key, or one per example.
+          origin: centres, (b, ...).
+        """
+        keys = keys_for(key, origin.shape[0])
+        shape = origin.shape[1:]
+        if self.norm == "linf":
+            unit = jax.vmap(lambda k: jax.random.uniform(k, shape, origin.dtype, -1.0, 1.0))(keys)
+        else:
+            direction = jax.random.normal if self.norm == "l2" else jax.random.laplace
+            along, radius = jax.vmap(jax.random.split, out_axes=1)(keys)
+            ray = jax.vmap(lambda k: direction(k, shape, origin.dtype))(along)
+            ray = divide(ray, per_example(norm(ray, self.norm), ray))
+            share = jax.vmap(lambda k: jax.random.uniform(k, (), origin.dtype))(radius)
+            unit = ray * per_example(share ** (1.0 / max(ray[0].size, 1)), ray)
+        # A box edge of the origin belongs to the set, so the clip keeps the point in the ball.
+        return jnp.clip(origin + per_example(self.eps, origin) * unit, self.lower, self.upper)
+
+    def steepest(self, grad: Float[Array, "b ..."], x: Array | None = None) -> Float[Array, "b ..."]:
+        """Return the direction of length 1 in the norm along which the objective rises fastest.
+
+        Linf: the sign. L2: the normalised gradient. L1: the signs of the largest entries, `density` of them,
+        leaving out those that already lie on the box and push outwards if `x` is given: without that, steps
+        would be spent on features that cannot move.
+        """
+        if self.norm == "linf":
+            return jnp.sign(grad)
+        if self.norm == "l2":
+            return divide(grad, per_example(norm(grad, "l2"), grad))
+        if x is not None:
+            stuck = ((x >= self.upper) & (grad > 0)) | ((x <= self.lower) & (grad < 0))
+            grad = jnp.where(stuck, 0.0, grad)
+        count = max(1, round(self.density * grad[0].size))
+        size = jnp.abs(grad)
+        chosen = (size >= per_example(_kth_largest(size, count), grad)) & (size > 0)
+        return divide(jnp.sign(grad) * chosen, per_example(_total(chosen.astype(grad.dtype)), grad))
+
+    def contains(
+        self, x: Float[Array, "b ..."], origin: Float[Array, "b ..."], *, rtol: float = 1e-6, atol: float = 1e-7
+    ) -> Mask:
+        """Say which points are feasible, up to the rounding of float32: |x - origin| <= eps (1 + rtol) + atol."""
+        inside = norm(x - origin, self.norm) <= jnp.asarray(self.eps) * (1 + rtol) + atol
+        boxed = ((x >= self.lower) & (x <= self.upper)).reshape(x.shape[0], -1).all(axis=1)
+        return inside & boxed & jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1)
+
+
+def _total(x: Array) -> Array:
+    return x.reshape(x.shape[0], -1).sum(axis=1)
+
+
+def _shrink(delta: Array, length: Array, eps: Radius) -> Array:
+    """Scale down to length eps where longer; never up."""
+    scale = jnp.where(length > eps, eps / jnp.maximum(length, TINY), 1.0)
+    return delta * per_example(scale, delta)
+
+
+def _onto_l1_and_box(delta: Array, eps: Array, low: Array, high: Array) -> Array:
+    """Solve sum_i min(max(|d_i| - a, 0), room_i) = eps for a >= 0, where room_i is the way to the box.
+
+    Bisection finds the linear piece, one division the point on it: no sort, and the same cost on every device.
+    """
+    size = jnp.abs(delta)
+    room = jnp.where(delta >= 0, high, -low)
+    radius = jnp.broadcast_to(jnp.asarray(eps, delta.dtype).reshape(-1), (delta.shape[0],))
+
+    def kept(threshold):
+        return jnp.minimum(jnp.maximum(size - per_example(threshold, delta), 0.0), room)
+
+    def halve(_, bounds):
+        less, more = bounds
+        middle = 0.5 * (less + more)
+        over = _total(kept(middle)) > radius
+        return jnp.where(over, middle, less), jnp.where(over, more, middle)
+
+    outside = _total(kept(jnp.zeros_like(radius))) > radius
+    bounds = (jnp.zeros_like(radius), size.reshape(size.shape[0], -1).max(axis=1))
+    less, more = jax.lax.fori_loop(0, 30, halve, bounds)
+    middle = 0.5 * (less + more)
+    rest = size - per_example(middle, delta)
+    free, full = (rest > 0) & (rest < room), rest >= room
+    exact = divide(_total(size * free) + _total(jnp.where(full, room, 0.0)) - radius, _total(free.astype(delta.dtype)))
+    # Where bisection ended on a kink there may be no free feature: then its own bound is the answer.
+    threshold = jnp.where((exact >= less) & (exact <= more), exact, more)
+    result = kept(jnp.where(outside, threshold, 0.0))
+    return jnp.sign(delta) * _shrink(result, _total(result), radius)
+
+
+def _onto_l2_and_box(delta: Array, eps: Array, low: Array, high: Array) -> Array:
+    """Find the nearest point with |v| <= eps and low <= v <= high: v = clip(s delta) with the largest s <= 1."""
+    radius = jnp.broadcast_to(jnp.asarray(eps, delta.dtype).reshape(-1), (delta.shape[0],))
+
+    def point(scale):
+        return jnp.clip(per_example(scale, delta) * delta, low, high)
+
+    def halve(_, bounds):
+        less, more = bounds
+        middle = 0.5 * (less + more)
+        over = norm(point(middle), "l2") > radius
+        return jnp.where(over, less, middle), jnp.where(over, middle, more)
+
+    outside = norm(point(jnp.ones_like(radius)), "l2") > radius
+    less, more = jax.lax.fori_loop(0, 30, halve, (jnp.zeros_like(radius), jnp.ones_like(radius)))
+    scaled = per_example(0.5 * (less + more), delta) * delta
+    free = (scaled > low) & (scaled < high)
+    left = jnp.square(radius) - _total(jnp.where(free, 0.0, jnp.square(jnp.clip(scaled, low, high))))
+    exact = jnp.sqrt(jnp.maximum(divide(left, _total(jnp.where(free, jnp.square(delta), 0.0))), 0.0))
+    scale = jnp.where((exact >= less) & (exact <= more), exact, less)
+    result = point(jnp.where(outside, scale, 1.0))
+    return _shrink(result, norm(result, "l2"), radius)
+
+
+def _kth_largest(size: Array, count: int) -> Array:
+    """Find a threshold that at least `count` entries reach, and no more than that but for ties.
+
+    Bisection on the bits of the non-negative floats is exact and needs no sort.
+    """
+    flat = size.reshape(size.shape[0], -1).astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(flat, jnp.int32)
+
+    def halve(i, found):
+        raised = found | (jnp.int32(1) << (30 - i))
+        enough = (bits >= raised[:, None]).sum(axis=1) >= count
+        return jnp.where(enough, raised, found)
+
+    found = jax.lax.fori_loop(0, 31, halve, jnp.zeros(flat.shape[0], jnp.int32))
+    return jax.lax.bitcast_convert_type(found, jnp.float32)

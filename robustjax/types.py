@@ -1,0 +1,105 @@
+"""The names that the whole package is written in: arrays, bundles and the shapes of its functions.
+
+Nothing here computes. A function type says what a function takes and returns; any callable of that
+shape is one, there is nothing to inherit from.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar, UInt8
+
+Images = Float[Array, "b h w c"]  # float32, NHWC, in [0, 1]
+Logits = Float[Array, "b k"]
+Labels = Int[Array, "b"]
+PerExample = Float[Array, "b"]
+Mask = Bool[Array, "b"]
+Bytes = UInt8[Array, "b h w c"]
+Number = float | Scalar  # a setting that may be swept: a Python number or a traced array of shape ()
+Radius = float | Scalar | PerExample  # one for all, or one per example
+Params = PyTree
+State = PyTree  # what a forward pass in train mode updates: running BatchNorm statistics
+Metrics = dict[str, Array]
+
+LogitsFn = Callable[[Images], Logits]
+Objective = Callable[[Array], PerExample]
+
+
+class Found(NamedTuple):
+    """What a solver found: the strongest point per example, always feasible, and its objective value."""
+
+    x: Array
+    value: PerExample
+
+
+class Batch(NamedTuple):
+    """Images with their labels."""
+
+    image: Images
+    label: Labels
+
+
+class Pair(NamedTuple):
+    """A batch of data beside a batch of outliers."""
+
+    data: Batch
+    outlier: Images
+
+
+class Init(Protocol):
+    """Draw the parameters and the initial state of a network."""
+
+    def __call__(self, key: PRNGKeyArray) -> tuple[Params, State]: ...
+
+
+class Apply(Protocol):
+    """Run a network; in train mode the second result is the updated state, otherwise `state` itself."""
+
+    def __call__(
+        self, params: Params, state: State, x: Images, *, train: bool = False, key: PRNGKeyArray | None = None
+    ) -> tuple[Array, State]: ...
+
+
+class Model(NamedTuple):
+    """A network as pure functions, input normalisation inside: the seam to every network library.
+
+    `features(params, state, x)` runs in evaluation mode and returns the named inner activations that
+    detectors read, global average pooled to (b, c), in the order of depth.
+    """
+
+    init: Init
+    apply: Apply
+    features: Callable[[Params, State, Images], dict[str, Array]]
+
+
+class Ascent(Protocol):
+    """Maximise an objective per example around x. `key` is one key, or one key per example."""
+
+    def __call__(self, key: PRNGKeyArray, objective: Objective, x: Array) -> Found: ...
+
+
+class Attack(Protocol):
+    """Look for points around x that a classifier gets wrong. `key` is one key, or one key per example."""
+
+    def __call__(self, key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found: ...
+
+
+class Loss(Protocol):
+    """Average a training objective over a batch, as `value_and_grad(has_aux=True)` wants it."""
+
+    def __call__(
+        self, params: Params, state: State, batch: Any, key: PRNGKeyArray
+    ) -> tuple[Scalar, tuple[State, Metrics]]: ...
+
+
+def frozen(model: Model, params: Params, state: State) -> LogitsFn:
+    """Close a model over its parameters: all that an attack knows of a network.
+
+    The logits are float32 whatever the network computes in, so that losses and verdicts are.
+    """
+
+    def logits_fn(x: Images) -> Logits:
+        return model.apply(params, state, x)[0].astype(jax.numpy.float32)
+
+    return logits_fn

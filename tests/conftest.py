@@ -1,0 +1,49 @@
+"""Shared fixtures: eight simulated devices, strict dtypes, and every pure function under every transformation."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "allow")
+
+
+def _eager(f):
+    return f
+
+
+def _vmap(f):
+    """Map over the examples one at a time, each as a batch of one."""
+
+    def mapped(*args):
+        one = jax.vmap(lambda *a: jax.tree.map(lambda v: v[0], f(*jax.tree.map(lambda v: v[None], a))))
+        return one(*args)
+
+    return mapped
+
+
+def _pmap(f):
+    def mapped(*args):
+        split = jax.tree.map(lambda v: v.reshape(2, -1, *v.shape[1:]), args)
+        return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), jax.pmap(f, devices=jax.devices()[:2])(*split))
+
+    return mapped
+
+
+def _shard_map(f):
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2], axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=P("data"), out_specs=P("data")))
+
+
+VARIANTS = {"eager": _eager, "jit": jax.jit, "vmap": _vmap, "pmap": _pmap, "shard_map": _shard_map}
+
+
+@pytest.fixture(params=list(VARIANTS))
+def variant(request):
+    """Transform a function of arrays that all lead with an even batch dimension (per-example keys included)."""
+    return VARIANTS[request.param]
