@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar, UInt8
 
 Images = Float[Array, "b h w c"]  # float32, NHWC, in [0, 1]
@@ -96,10 +97,12 @@ class Loss(Protocol):
 def frozen(model: Model, params: Params, state: State) -> LogitsFn:
     """Close a model over its parameters: all that an attack knows of a network.
 
-    The logits are float32 whatever the network computes in, so that losses and verdicts are.
+    It runs in evaluation mode and no gradient flows to the parameters, so that an attack inside a loss costs
+    input gradients only. The logits are float32 whatever the network computes in.
     """
+    params, state = jax.lax.stop_gradient((params, state))
 
     def logits_fn(x: Images) -> Logits:
-        return model.apply(params, state, x)[0].astype(jax.numpy.float32)
+        return model.apply(params, state, x)[0].astype(jnp.float32)
 
     return logits_fn
