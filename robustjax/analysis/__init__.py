@@ -1,0 +1,4 @@
+"""What to make of the numbers.
+
+intervals  confidence intervals
+"""

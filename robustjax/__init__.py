@@ -1,0 +1,19 @@
+"""robustjax: robustness research in JAX, as pure functions.
+
+Everything is an objective (Array[b ...] -> Array[b], to be maximised) over a perturbation set (a ball and a
+box), and solvers that know nothing else. The house, floor by floor; imports go down only:
+
+6  experiments/   scripts: one per capability
+5  runtime/       the impure edge: devices, checkpoints, records, figures, reports
+4  training       TrainState, start, step            optimizers   the field's optimisers and schedules
+   evaluation     a per-example function over a data set
+   analysis/      what to make of the numbers
+3  losses/        training objectives, one file per paper
+2  attacks/       solvers: they know a threat and a function, never a network
+1  threats        norm balls with a box
+   models/        networks behind `types.Model`
+   data/          data sets, streams, augmentation, outliers
+0  types  numerics  logit
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,68 @@
+"""The field's optimisers and learning-rate schedules, from optax; rates are per update, lengths in updates."""
+
+from collections.abc import Sequence
+
+import optax
+
+Rate = float | optax.Schedule
+
+
+def sgd(
+    rate: Rate, *, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4
+) -> optax.GradientTransformation:
+    """Build SGD as PyTorch defines it: weight decay joins the gradient before the momentum, on all parameters.
+
+    Args:
+      rate: learning rate per update, a number or a schedule.
+      momentum: in [0, 1).
+      nesterov: look ahead.
+      weight_decay: coefficient of the parameter added to its gradient.
+    Raises:
+      ValueError: if momentum or weight_decay is out of range.
+    """
+    if not 0 <= momentum < 1:
+        raise ValueError(f"sgd: momentum is {momentum}, must be in [0, 1)")
+    if not weight_decay >= 0:
+        raise ValueError(f"sgd: weight_decay is {weight_decay}, must be at least 0")
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+        optax.trace(momentum, nesterov=nesterov) if momentum else optax.identity(),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def adam(rate: Rate, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """Build Adam; weight decay is coupled, added to the gradient, as PyTorch's Adam does."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+        optax.scale_by_adam(),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def piecewise(rate: float, updates: int, *, at: Sequence[float] = (0.5, 0.75), factor: float = 0.1) -> optax.Schedule:
+    """Multiply the rate by `factor` at the given shares of the run.
+
+    Raises:
+      ValueError: if a share is outside (0, 1).
+    """
+    if not all(0 < share < 1 for share in at):
+        raise ValueError(f"piecewise: at is {tuple(at)}, must be shares of the run in (0, 1)")
+    return optax.piecewise_constant_schedule(rate, {round(share * updates): factor for share in at})
+
+
+def cosine(rate: float, updates: int) -> optax.Schedule:
+    """Fall from `rate` to 0 along half a cosine: rate (1 + cos(pi t / updates)) / 2."""
+    return optax.cosine_decay_schedule(rate, updates)
+
+
+def one_cycle(rate: float, updates: int, *, peak: float = 0.4) -> optax.Schedule:
+    """Rise linearly from 0 to `rate` over the share `peak` of the run, then fall linearly to 0.
+
+    Reference: the cyclic schedule of Wong, Rice and Kolter 2020, arXiv:2001.03994.
+    """
+    if not 0 < peak < 1:
+        raise ValueError(f"one_cycle: peak is {peak}, must be a share of the run in (0, 1)")
+    top = max(1, round(peak * updates))
+    up, down = optax.linear_schedule(0.0, rate, top), optax.linear_schedule(rate, 0.0, max(1, updates - top))
+    return optax.join_schedules([up, down], [top])

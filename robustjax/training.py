@@ -1,0 +1,102 @@
+"""The training loop's state and its one compiled step, for any Loss."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from robustjax.types import Loss, Metrics, Model, Number, Params, State
+
+
+class TrainState(NamedTuple):
+    """All that a run needs to go on, arrays only.
+
+    `key` never changes: step t uses `fold_in(key, t)`, so a resumed run draws what the uninterrupted one would.
+    `ema` averages (params, state), or is None.
+    """
+
+    step: Int[Array, ""]
+    key: PRNGKeyArray
+    params: Params
+    state: State
+    opt_state: PyTree
+    ema: tuple[Params, State] | None
+
+
+Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+def start(
+    key: PRNGKeyArray,
+    model: Model,
+    tx: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+    *,
+    ema: bool = False,
+) -> TrainState:
+    """Draw the initial state, the same on every device of the mesh.
+
+    Args:
+      key: seeds the parameters and, folded with the step, all later randomness of the loss.
+      model: what to train.
+      tx: the optimiser.
+      mesh: where the state lives, replicated; the default device if None.
+      ema: keep a moving average of parameters and BatchNorm statistics.
+    """
+
+    def draw(key: PRNGKeyArray) -> TrainState:
+        first, later = jax.random.split(key)
+        params, state = model.init(first)
+        average = (params, state) if ema else None
+        return TrainState(jnp.zeros((), jnp.int32), later, params, state, tx.init(params), average)
+
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return jax.jit(draw, out_shardings=everywhere)(key)
+
+
+def step(loss: Loss, tx: optax.GradientTransformation, *, ema_decay: Number = 0.999) -> Step:
+    """Compile (state, batch) -> (state, metrics): one gradient, one update; the old state is donated.
+
+    With the state replicated and the batch sharded over a mesh, the compiler adds one mean over devices and
+    nothing else changes; BatchNorm statistics are then those of the global batch.
+
+    Args:
+      loss: any `Loss`.
+      tx: the optimiser given to `start`.
+      ema_decay: decay of the moving average, capped early on: min(ema_decay, (1 + t) / (10 + t)) after t
+        updates, and the first update copies.
+    Returns:
+      The step; its metrics are the loss's, with `loss`, the value itself.
+    """
+
+    def one(now: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(now.key, now.step)
+        slope = jax.value_and_grad(loss, has_aux=True)
+        (value, (state, metrics)), grads = slope(now.params, now.state, batch, key)
+        updates, opt_state = tx.update(grads, now.opt_state, now.params)
+        params = optax.apply_updates(now.params, updates)
+        ema = None if now.ema is None else averaged(now.ema, (params, state), now.step, ema_decay)
+        then = TrainState(now.step + 1, now.key, params, state, opt_state, ema)
+        return then, {"loss": value, **metrics}
+
+    return jax.jit(one, donate_argnums=0)
+
+
+def averaged(average: PyTree, new: PyTree, updates: Int[Array, ""], decay: Number) -> PyTree:
+    """Move an average towards new values, after `updates` earlier ones; the first update copies.
+
+    Reference: the warm-up of the decay, (1 + t) / (10 + t), is TensorFlow's ExponentialMovingAverage with
+      num_updates, used by Rebuffi et al. 2021, arXiv:2103.01946.
+    """
+    t = updates.astype(jnp.float32)
+    keep = jnp.where(updates == 0, 0.0, jnp.minimum(decay, (1.0 + t) / (10.0 + t)))
+    return jax.tree.map(lambda a, b: (keep * a + (1.0 - keep) * b).astype(b.dtype), average, new)
+
+
+def for_evaluation(state: TrainState) -> tuple[Params, State]:
+    """Return the parameters and network state to judge: the moving average if there is one."""
+    return (state.params, state.state) if state.ema is None else state.ema
