@@ -1,0 +1,208 @@
+"""Batches for training and evaluation, exact to resume and the same on any number of devices and processes.
+
+A split stays one array of bytes, on the device if it fits; gathering, conversion to float and augmentation are
+one compiled function.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, PRNGKeyArray
+
+from robustjax.data import order
+from robustjax.data.sources import Split
+from robustjax.numerics import keys_for
+from robustjax.types import Batch, Bytes, Images, Mask, Pair
+
+Augment = Callable[[PRNGKeyArray, Images], Images]
+RESIDENT = 2**30  # bytes of images that are kept on the device without being asked
+# 1/255 in two parts, the first of 16 bits so that its product with a byte is exact.
+_HIGH = np.float32(32896 / 2**23)
+_LOW = np.float32(1 / 255 - 32896 / 2**23)
+
+
+def to_float(image: Bytes) -> Images:
+    """Divide bytes by 255, rounded exactly as numpy does in float32.
+
+    XLA multiplies by the reciprocal of a constant instead, which is one bit off for half of the 256 values.
+    """
+    value = image.astype(jnp.float32)
+    return value * _HIGH + value * _LOW
+
+
+def stream(
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    augment: Augment | None = None,
+    sharding: NamedSharding | None = None,
+    resident: bool | None = None,
+) -> Iterator[Batch]:
+    """Yield full training batches without end.
+
+    Batch i holds positions i B .. (i + 1) B of the shuffled epochs laid end to end: every image once an epoch,
+    and everything a function of (seed, i), so a run resumed at `start` sees what it would have seen.
+
+    Args:
+      split: the images.
+      batch_size: examples a batch, over all devices and processes.
+      seed: of the order and of the augmentation.
+      start: the first batch.
+      augment: `(key, images) -> images` with one key per example; see `augment`.
+      sharding: of the batch axis; by default all on one device. Every process must hold the same split.
+      resident: keep the images on every device, instead of copying each batch from the host; by default if they
+        take at most 1 GiB.
+    Raises:
+      ValueError: if a number is out of range, or the batch does not divide over the devices.
+    """
+    _check("stream", split, batch_size, sharding)
+    if start < 0:
+        raise ValueError(f"stream: start is {start}, must be at least 0")
+    return _stream(split, batch_size, seed, start, augment, sharding, resident, lane=0)
+
+
+def pairs(
+    split: Split,
+    outliers: Split,
+    *,
+    batch_size: int,
+    outlier_batch_size: int | None = None,
+    seed: int,
+    start: int = 0,
+    augment: Augment | None = None,
+    outlier_augment: Augment | None = None,
+    sharding: NamedSharding | None = None,
+    resident: bool | None = None,
+) -> Iterator[Pair]:
+    """Yield full batches of data beside batches of outliers, each with its own order and epochs; see `stream`.
+
+    `outlier_augment` may also make the outliers: noise from keys, or the images with their pixels permuted.
+
+    Raises:
+      ValueError: as `stream`, and if the images of the two differ in shape.
+    """
+    second = batch_size if outlier_batch_size is None else outlier_batch_size
+    _check("pairs", split, batch_size, sharding)
+    _check("pairs", outliers, second, sharding)
+    if start < 0:
+        raise ValueError(f"pairs: start is {start}, must be at least 0")
+    if split.image.shape[1:] != outliers.image.shape[1:]:
+        raise ValueError(
+            f"pairs: images of {split.info.name} are {list(split.image.shape[1:])} and outliers of "
+            f"{outliers.info.name} {list(outliers.image.shape[1:])}, must be equal; load with `size`"
+        )
+    data = _stream(split, batch_size, seed, start, augment, sharding, resident, lane=0)
+    strange = _stream(outliers, second, seed, start, outlier_augment, sharding, resident, lane=1)
+    return (Pair(a, b.image) for a, b in zip(data, strange, strict=True))
+
+
+def evaluation(
+    split: Split, *, batch_size: int, sharding: NamedSharding | None = None, resident: bool | None = None
+) -> Iterator[tuple[Batch, Mask]]:
+    """Yield every example once, in order; the last batch is filled up with examples that the mask leaves out.
+
+    Raises:
+      ValueError: if the batch size is below 1 or does not divide over the devices.
+    """
+    _check("evaluation", split, batch_size, sharding)
+    total = len(split.label)
+
+    def batches() -> Iterator[tuple[Batch, Mask]]:
+        fetch, finish = _steps(split, batch_size, 0, None, sharding, resident)
+        for first in range(0, total, batch_size):
+            position = np.arange(first, first + batch_size)
+            yield finish(fetch(np.minimum(position, total - 1)), 0), _put(position < total, sharding)
+
+    return batches()
+
+
+def _stream(
+    split: Split,
+    batch_size: int,
+    seed: int,
+    start: int,
+    augment: Augment | None,
+    sharding: NamedSharding | None,
+    resident: bool | None,
+    lane: int,
+) -> Iterator[Batch]:
+    fetch, finish = _steps(split, batch_size, order.folded(seed, lane), augment, sharding, resident)
+
+    def fetched(step: int) -> Any:
+        position = np.arange(step * batch_size, (step + 1) * batch_size)
+        return fetch(order.rows(len(split.label), position, seed=seed, lane=lane))
+
+    # One thread ahead: gathering on the host then overlaps with whatever the caller does with the batch before.
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(fetched, start + ahead) for ahead in range(2))
+        for step in count(start):
+            ready = waiting.popleft().result()
+            waiting.append(pool.submit(fetched, step + 2))
+            yield finish(ready, step)
+
+
+def _steps(
+    split: Split,
+    batch_size: int,
+    seed: int,
+    augment: Augment | None,
+    sharding: NamedSharding | None,
+    resident: bool | None,
+) -> tuple[Callable[[np.ndarray], Any], Callable[[Any, int], Batch]]:
+    """Build the two halves of a batch: what the host sends for some rows, and the compiled rest."""
+    keep = split.image.nbytes <= RESIDENT if resident is None else resident
+
+    def finished(image: Array, label: Array, rows: Array | None, step: Array) -> Batch:
+        if rows is not None:
+            image, label = image[rows], label[rows]
+        value = to_float(image)
+        if augment is not None:
+            # Keys are made here from numbers: a key from outside would belong to one process.
+            value = augment(keys_for(jax.random.fold_in(jax.random.key(seed), step), batch_size), value)
+        return Batch(value, label)
+
+    compiled = jax.jit(finished, out_shardings=sharding)
+    if keep:
+        everywhere = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
+        image, label = _put(split.image, everywhere), _put(split.label, everywhere)
+        return (
+            lambda rows: _put(rows.astype(np.int32), sharding),
+            lambda rows, step: compiled(image, label, rows, np.uint32(step)),
+        )
+    return (
+        lambda rows: (_put(split.image, sharding, rows), _put(split.label, sharding, rows)),
+        lambda ready, step: compiled(*ready, None, np.uint32(step)),
+    )
+
+
+def _put(value: np.ndarray, sharding: NamedSharding | None, rows: np.ndarray | None = None) -> Array:
+    """Send an array, or some rows of it, to the devices; a process touches no rows but its own."""
+    if sharding is None:
+        return jnp.asarray(value if rows is None else value[rows])
+    if rows is None:
+        return jax.make_array_from_callback(value.shape, sharding, lambda part: value[part])
+    shape = (len(rows), *value.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, lambda part: value[rows[part[0]]])
+
+
+def _check(who: str, split: Split, batch_size: int, sharding: NamedSharding | None) -> None:
+    if batch_size < 1:
+        raise ValueError(f"{who}: batch_size is {batch_size}, must be at least 1")
+    if not len(split.label):
+        raise ValueError(f"{who}: {split.info.name} is empty, must hold at least one example")
+    if sharding is not None:
+        try:
+            sharding.shard_shape((batch_size,))
+        except ValueError as error:
+            raise ValueError(
+                f"{who}: batch_size is {batch_size}, must divide over the devices: {error}"
+            ) from None

@@ -1,0 +1,123 @@
+"""Load a data set by name: prepared TFDS data first, then the embedded sets. Nothing is ever downloaded."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from robustjax.data import decode, digits
+from robustjax.data.order import held_out
+from robustjax.data.store import Contents, Part, write
+
+EMBEDDED: dict[str, Callable[[], Contents]] = {"digits": digits.contents}
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a split is, for the report of every result."""
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    count: int
+    per_class: tuple[int, ...]
+    sha256: str  # of the bytes of `Split.image`
+    source: str
+    note: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split in memory: uint8 images (n, h, w, c), int32 labels (n,), official indices int64 (n,)."""
+
+    image: np.ndarray
+    label: np.ndarray
+    index: np.ndarray
+    info: Info
+
+
+def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int | None = None) -> Split:
+    """Load one split of a data set, in the order of its official index.
+
+    "validation" is held out of the official training set, about one image in ten by a hash of its index, and
+    "train" is the rest; a set that has all three splits keeps its own. Where a set has training and validation
+    images but no test images, its validation images are "test".
+
+    Args:
+      name: as TFDS names it: "mnist", "cifar10_corrupted/fog_3", "emnist/letters", or an embedded set.
+      split: "train", "validation" or "test".
+      data_dir: where data are prepared; `$TFDS_DATA_DIR` or ~/tensorflow_datasets by default.
+      size: scale the images and crop their centres to so many pixels a side.
+    Raises:
+      ValueError: if the data set or the split is not there; the message says which command prepares it.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"load: split is {split!r}, must be one of {', '.join(SPLITS)}")
+    root = place(data_dir)
+    folder = find(name, root)
+    if folder is None and name in EMBEDDED:
+        contents = EMBEDDED[name]()
+        folder = write(contents, root)
+    if folder is None:
+        raise ValueError(
+            f"load: no {name} in {root}, prepare it with `python experiments/prepare_data.py {name} "
+            f"--source <folder of raw files>`; here are: {', '.join(available(root))}"
+        )
+    builder = tfds.builder_from_directory(folder)
+    stored, keep = _stored(split, tuple(builder.info.splits), name)
+    part = decode.arrays(folder, stored, size=size)
+    if keep is not None:
+        chosen = held_out(part.index) == keep
+        part = Part(part.image[chosen], part.label[chosen], part.index[chosen])
+    features: Any = builder.info.features
+    names = tuple(features["label"].names)
+    metadata = builder.info.metadata or {}
+    info = Info(
+        name=name,
+        split=split,
+        classes=names,
+        count=len(part.label),
+        per_class=tuple(np.bincount(part.label, minlength=len(names)).tolist()),
+        sha256=decode.digest(part.image),
+        source=metadata.get("source", f"prepared TFDS data {name} {builder.version}"),
+        note=metadata.get("note", ""),
+    )
+    return Split(part.image, part.label, part.index, info)
+
+
+def place(data_dir: str | Path | None = None) -> Path:
+    """Say where prepared data are: the folder given, `$TFDS_DATA_DIR`, or ~/tensorflow_datasets."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find(name: str, root: Path) -> Path | None:
+    """Find the newest prepared version of a data set, or None."""
+    versions = [
+        v for v in (root / name).glob("*/dataset_info.json") if re.fullmatch(r"\d+\.\d+\.\d+", v.parent.name)
+    ]
+    return max((v.parent for v in versions), key=lambda v: tuple(map(int, v.name.split("."))), default=None)
+
+
+def available(root: Path) -> list[str]:
+    """List the names that `load` finds in a folder, embedded sets included."""
+    prepared = (v.parent.parent.relative_to(root) for v in root.glob("**/dataset_info.json"))
+    return sorted({p.as_posix() for p in prepared if not p.as_posix().startswith(".")} | set(EMBEDDED))
+
+
+def _stored(split: str, there: tuple[str, ...], name: str) -> tuple[str, bool | None]:
+    """Say which stored split to read, and which part of it: held out, the rest, or all (None)."""
+    if set(SPLITS) <= set(there):
+        return split, None
+    if split == "test":
+        stored, keep = ("test" if "test" in there else "validation"), None
+    else:
+        stored, keep = "train", split == "validation"
+    if stored not in there:
+        raise ValueError(f"load: {name} has no {split} images here, it has {', '.join(there)}")
+    return stored, keep
