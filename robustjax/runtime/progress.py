@@ -1,0 +1,150 @@
+"""One line that says how far a loop is: a bar on a terminal, a line every ten seconds in a log."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, TextIO, TypeVar
+
+import jax
+import numpy as np
+
+Item = TypeVar("Item")
+BAR = 20  # characters
+WINDOW_SECONDS = 30.0  # speed is measured over the most recent ones
+REDRAW_SECONDS = {True: 0.2, False: 10.0}  # on a terminal, in a log
+
+
+def say(line: str, *, file: TextIO | None = None) -> None:
+    """Write one line to stderr, from process 0 only, over a progress bar if there is one."""
+    out = file or sys.stderr
+    if jax.process_index() == 0:
+        out.write(("\r\x1b[K" if out.isatty() else "") + line + "\n")
+        out.flush()
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as 4.2s, 1:02 or 3:04:05."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class progress(Generic[Item]):
+    """Number the items from `start` up to `total` while showing how far they are.
+
+    Iterates as `(step, item)`, like `enumerate`, and never takes more than `total - start` items, so the
+    iterable may be endless. `show(metrics)` sets the numbers at the end of the line; arrays that a device
+    still computes are shown when they are ready, the loop never waits for them.
+
+    Args:
+      items: what to iterate over.
+      total: the step at which the loop is complete.
+      start: the first step, for a run that resumes.
+      label: the first word of the line.
+      batch_size: examples per step; shows img/s instead of steps/s.
+      file: where to write; stderr of process 0 by default.
+      clock: seconds, increasing.
+    Raises:
+      ValueError: if start is negative or total below start.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        *,
+        total: int,
+        start: int = 0,
+        label: str = "",
+        batch_size: int | None = None,
+        file: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not 0 <= start <= total:
+            raise ValueError(f"progress: start is {start} and total {total}, must be 0 <= start <= total")
+        self._items, self._total, self._start = items, total, start
+        self._label, self._batch_size, self._clock = label, batch_size, clock
+        self._file = file or sys.stderr
+        self._silent = jax.process_index() != 0
+        self._numbers: Mapping[str, Any] = {}
+        self._text = ""
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Show these numbers at the end of the line from now on."""
+        self._collect()
+        self._numbers = dict(metrics)
+
+    def __iter__(self) -> Iterator[tuple[int, Item]]:
+        tty = self._file.isatty()
+        began = drawn = self._clock()
+        recent: deque[tuple[float, int]] = deque()  # (time, step) at the start of each step
+        source, step = iter(self._items), self._start
+        try:
+            while step < self._total:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    break
+                yield step, item
+                step += 1
+                now = self._clock()
+                recent.append((now, step))  # the first step, which compiles, ends before the first entry
+                while len(recent) > 2 and now - recent[0][0] > WINDOW_SECONDS:
+                    recent.popleft()
+                if now - drawn >= REDRAW_SECONDS[tty] and step < self._total:
+                    self._draw(step, now - began, recent, "\r\x1b[K" if tty else "", "" if tty else "\n")
+                    drawn = now
+        finally:
+            self._draw(step, self._clock() - began, recent, "\r\x1b[K" if tty else "", "\n", last=True)
+
+    def _draw(
+        self,
+        step: int,
+        elapsed: float,
+        recent: deque[tuple[float, int]],
+        before: str,
+        after: str,
+        last: bool = False,
+    ) -> None:
+        if self._silent:
+            return
+        self._collect(wait=last)
+        share = step / self._total if self._total else 1.0
+        full = int(share * BAR)
+        parts = [f"{int(share * 100):3d}%"]
+        if before:
+            parts.append("━" * full + "╌" * (BAR - full))
+        parts.append(f"{step}/{self._total}")
+        if len(recent) > 1 and recent[-1][0] > recent[0][0]:
+            rate = (recent[-1][1] - recent[0][1]) / (recent[-1][0] - recent[0][0])
+            unit = "img/s" if self._batch_size else "steps/s"
+            parts.append(f"{rate * (self._batch_size or 1):.3g} {unit}")
+            if not last:
+                parts.append(f"{duration(elapsed)} gone, {duration((self._total - step) / rate)} left")
+        elif not last:
+            parts.append(f"{duration(elapsed)} gone")
+        if last:
+            parts.append(f"took {duration(elapsed)}")
+        line = "  ".join(
+            [*([self._label] if self._label else []), *parts, *([self._text] if self._text else [])]
+        )
+        self._file.write(before + line + after)
+        self._file.flush()
+
+    def _collect(self, wait: bool = False) -> None:
+        """Turn the newest numbers into text, unless a device is still computing them."""
+        if wait or all(_ready(value) for value in self._numbers.values()):
+            self._text = "  ".join(f"{name} {_short(value)}" for name, value in self._numbers.items())
+
+
+def _ready(value: Any) -> bool:
+    return not isinstance(value, jax.Array) or value.is_ready()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _short(value: Any) -> str:
+    array = np.asarray(value)
+    if array.size != 1:
+        return f"({', '.join(f'{v:.3g}' for v in array.ravel()[:4])}{', ...' if array.size > 4 else ''})"
+    return f"{array.item():.4g}" if array.dtype.kind == "f" else str(array.item())
