@@ -6,6 +6,7 @@ from typing import Literal
 import chex
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from robustjax.types import Mask, PerExample
@@ -18,6 +19,14 @@ def per_example(value: Array | float, like: Array) -> Array:
     """Shape a scalar or one value per example (b,) so that it broadcasts against `like` (b, ...)."""
     value = jnp.asarray(value)
     return value.reshape(value.shape + (1,) * (like.ndim - 1)) if value.ndim == 1 else value
+
+
+def constant(like: Array, value: Array | float, dtype: DTypeLike = jnp.float32) -> Array:
+    """Give every example of `like` (b, ...) the same value, or its own from (b,): shape (b,).
+
+    It is built from `like` so that under shard_map it varies over the same mesh axes, as loop carries must.
+    """
+    return jnp.full_like(like.reshape(like.shape[0], -1)[:, 0], value, dtype=dtype)
 
 
 def norm(x: Float[Array, "b ..."], kind: Norm) -> PerExample:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from robustjax.numerics import TINY, Norm, divide, keys_for, norm, per_example
+from robustjax.numerics import TINY, Norm, constant, divide, keys_for, norm, per_example
 from robustjax.types import Mask, Radius
 
 
@@ -63,9 +63,9 @@ class Threat:
             return jnp.clip(x, jnp.maximum(origin - eps, self.lower), jnp.minimum(origin + eps, self.upper))
         delta, low, high = x - origin, self.lower - origin, self.upper - origin
         if self.norm == "l1":
-            delta = _onto_l1_and_box(delta, eps, low, high)
+            delta = _onto_l1_and_box(delta, self.eps, low, high)
         elif self.exact:
-            delta = _onto_l2_and_box(delta, eps, low, high)
+            delta = _onto_l2_and_box(delta, self.eps, low, high)
         else:
             delta = _shrink(delta, norm(delta, "l2"), self.eps)
         # Rounding in origin + delta may leave the box by one unit in the last place.
@@ -109,7 +109,7 @@ class Threat:
         count = max(1, round(self.density * grad[0].size))
         size = jnp.abs(grad)
         chosen = (size >= per_example(_kth_largest(size, count), grad)) & (size > 0)
-        return divide(jnp.sign(grad) * chosen, per_example(_total(chosen.astype(grad.dtype)), grad))
+        return divide(jnp.where(chosen, jnp.sign(grad), 0.0), per_example(_total(chosen.astype(grad.dtype)), grad))
 
     def contains(
         self, x: Float[Array, "b ..."], origin: Float[Array, "b ..."], *, rtol: float = 1e-6, atol: float = 1e-7
@@ -130,14 +130,14 @@ def _shrink(delta: Array, length: Array, eps: Radius) -> Array:
     return delta * per_example(scale, delta)
 
 
-def _onto_l1_and_box(delta: Array, eps: Array, low: Array, high: Array) -> Array:
+def _onto_l1_and_box(delta: Array, eps: Radius, low: Array, high: Array) -> Array:
     """Solve sum_i min(max(|d_i| - a, 0), room_i) = eps for a >= 0, where room_i is the way to the box.
 
     Bisection finds the linear piece, one division the point on it: no sort, and the same cost on every device.
     """
     size = jnp.abs(delta)
     room = jnp.where(delta >= 0, high, -low)
-    radius = jnp.broadcast_to(jnp.asarray(eps, delta.dtype).reshape(-1), (delta.shape[0],))
+    radius = constant(delta, jnp.asarray(eps, delta.dtype))
 
     def kept(threshold):
         return jnp.minimum(jnp.maximum(size - per_example(threshold, delta), 0.0), room)
@@ -148,22 +148,24 @@ def _onto_l1_and_box(delta: Array, eps: Array, low: Array, high: Array) -> Array
         over = _total(kept(middle)) > radius
         return jnp.where(over, middle, less), jnp.where(over, more, middle)
 
-    outside = _total(kept(jnp.zeros_like(radius))) > radius
-    bounds = (jnp.zeros_like(radius), size.reshape(size.shape[0], -1).max(axis=1))
+    outside = _total(kept(constant(delta, 0.0))) > radius
+    bounds = (constant(delta, 0.0), size.reshape(size.shape[0], -1).max(axis=1))
     less, more = jax.lax.fori_loop(0, 30, halve, bounds)
     middle = 0.5 * (less + more)
     rest = size - per_example(middle, delta)
     free, full = (rest > 0) & (rest < room), rest >= room
-    exact = divide(_total(size * free) + _total(jnp.where(full, room, 0.0)) - radius, _total(free.astype(delta.dtype)))
+    exact = divide(
+        _total(jnp.where(free, size, 0.0)) + _total(jnp.where(full, room, 0.0)) - radius, _total(free.astype(delta.dtype))
+    )
     # Where bisection ended on a kink there may be no free feature: then its own bound is the answer.
     threshold = jnp.where((exact >= less) & (exact <= more), exact, more)
     result = kept(jnp.where(outside, threshold, 0.0))
     return jnp.sign(delta) * _shrink(result, _total(result), radius)
 
 
-def _onto_l2_and_box(delta: Array, eps: Array, low: Array, high: Array) -> Array:
+def _onto_l2_and_box(delta: Array, eps: Radius, low: Array, high: Array) -> Array:
     """Find the nearest point with |v| <= eps and low <= v <= high: v = clip(s delta) with the largest s <= 1."""
-    radius = jnp.broadcast_to(jnp.asarray(eps, delta.dtype).reshape(-1), (delta.shape[0],))
+    radius = constant(delta, jnp.asarray(eps, delta.dtype))
 
     def point(scale):
         return jnp.clip(per_example(scale, delta) * delta, low, high)
@@ -174,8 +176,8 @@ def _onto_l2_and_box(delta: Array, eps: Array, low: Array, high: Array) -> Array
         over = norm(point(middle), "l2") > radius
         return jnp.where(over, less, middle), jnp.where(over, middle, more)
 
-    outside = norm(point(jnp.ones_like(radius)), "l2") > radius
-    less, more = jax.lax.fori_loop(0, 30, halve, (jnp.zeros_like(radius), jnp.ones_like(radius)))
+    outside = norm(point(constant(delta, 1.0)), "l2") > radius
+    less, more = jax.lax.fori_loop(0, 30, halve, (constant(delta, 0.0), constant(delta, 1.0)))
     scaled = per_example(0.5 * (less + more), delta) * delta
     free = (scaled > low) & (scaled < high)
     left = jnp.square(radius) - _total(jnp.where(free, 0.0, jnp.square(jnp.clip(scaled, low, high))))
@@ -198,5 +200,5 @@ def _kth_largest(size: Array, count: int) -> Array:
         enough = (bits >= raised[:, None]).sum(axis=1) >= count
         return jnp.where(enough, raised, found)
 
-    found = jax.lax.fori_loop(0, 31, halve, jnp.zeros(flat.shape[0], jnp.int32))
+    found = jax.lax.fori_loop(0, 31, halve, constant(bits, 0, jnp.int32))
     return jax.lax.bitcast_convert_type(found, jnp.float32)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax.numerics import divide, keys_for, norm, per_example
+from robustjax.numerics import constant, divide, keys_for, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Found, Number, Objective, Radius
 
@@ -69,7 +69,7 @@ def pgd(
         first = threat.project((start or threat.sample)(key, x), x)
         velocity = jnp.zeros_like(x) if heavy else None
         # Not yet worth anything: the loop itself evaluates the first point.
-        best = Found(first, _nothing_yet(objective, first)) if keep == "best" else None
+        best = Found(first, constant(first, -jnp.inf)) if keep == "best" else None
         z, _, best = jax.lax.fori_loop(0, steps, climb, (first, velocity, best))
         last = Found(z, objective(z))
         return jax.lax.stop_gradient(last if best is None else better(best, last))
@@ -120,8 +120,3 @@ def _summed(objective: Objective):
 
     return total
 
-
-def _nothing_yet(objective: Objective, x: Array) -> Array:
-    value = jax.eval_shape(objective, x)
-    # Built from x so that under shard_map the loop's carry varies over the same mesh axes as what replaces it.
-    return (jnp.zeros_like(x).reshape(x.shape[0], -1).sum(axis=1) - jnp.inf).astype(value.dtype)
