@@ -1,8 +1,9 @@
 """Decode a prepared split once to plain arrays, and keep them beside the prepared data.
 
-The second reading maps the arrays from disk and checks them against their checksum.
+The second reading maps the images from disk and checks them against their checksum.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -33,14 +34,17 @@ def arrays(folder: Path, split: str, *, size: int | None = None) -> Part:
     kept = folder / (f"decoded-{split}" if size is None else f"decoded-{split}-{size}")
     if kept.is_dir():
         return _kept(kept)
+    part = _decoded(folder, split, size)
     try:
         with scratch(folder) as temporary:
             made = temporary / "decoded"
             made.mkdir()
-            part = _decode(folder, split, size, made)
+            for field in dataclasses.fields(part):
+                np.save(made / f"{field.name}.npy", getattr(part, field.name))
+            (made / "decoded.json").write_text(json.dumps({"sha256": digest(part.image)}))
             settle(made, kept)
     except PermissionError:
-        return _decode(folder, split, size, None)
+        pass  # prepared data that others own: decoded again every time
     return part
 
 
@@ -58,37 +62,27 @@ def _kept(folder: Path) -> Part:
     return Part(image, np.load(folder / "label.npy"), np.load(folder / "index.npy"))
 
 
-def _decode(folder: Path, split: str, size: int | None, made: Path | None) -> Part:
+def _decoded(folder: Path, split: str, size: int | None) -> Part:
     builder = tfds.builder_from_directory(folder)
     features: Any = builder.info.features
     if not {"image", "label"} <= set(features):
         raise ValueError(f"load: {folder} holds {', '.join(features)}, must hold image and label")
-    if size is None and None in features["image"].shape:
+    height, width, channels = features["image"].shape
+    if size is None and (height is None or width is None):
         raise ValueError(f"load: the images of {folder} differ in size, give `size` to scale and crop them")
-    # Bytes are decoded here: TFDS would want OpenCV, or warn for its absence.
-    records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-    channels = features["image"].shape[-1] or 3
-    shape = (len(records), *((size, size) if size else features["image"].shape[:2]), channels)
-    image = (
-        np.empty(shape, np.uint8)
-        if made is None
-        else np.lib.format.open_memmap(made / "image.npy", "w+", np.uint8, shape)
-    )
-    label, index = np.empty(len(records), np.int32), np.empty(len(records), np.int64)
-    for i, record in enumerate(records):
-        label[i], index[i] = record["label"], _official(record, i)
-    place = np.empty_like(index)
-    place[np.argsort(index, kind="stable")] = np.arange(len(index))
-    for i, record in enumerate(records):
-        picture = Image.open(io.BytesIO(record["image"])).convert("L" if channels == 1 else "RGB")
-        image[place[i]] = np.asarray(picture if size is None else to_square(picture, size)).reshape(shape[1:])
+    # Bytes are decoded here: TFDS would want OpenCV, or warn of its absence.
+    records: Any = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    total, mode = len(records), "L" if channels == 1 else "RGB"
+    image = np.empty((total, size or height, size or width, channels or 3), np.uint8)
+    label, index = np.empty(total, np.int32), np.empty(total, np.int64)
+    for first in range(0, total, 512):
+        for i, record in enumerate(records.__getitems__(list(range(first, min(first + 512, total)))), first):
+            label[i], index[i] = record["label"], _official(record, i)
+            picture = Image.open(io.BytesIO(record["image"])).convert(mode)
+            pixels = np.asarray(picture if size is None else to_square(picture, size))
+            image[i] = pixels.reshape(image.shape[1:])
     order = np.argsort(index, kind="stable")
-    part = Part(image, label[order], index[order])
-    if made is not None:
-        np.save(made / "label.npy", part.label)
-        np.save(made / "index.npy", part.index)
-        (made / "decoded.json").write_text(json.dumps({"sha256": digest(image)}))
-    return part
+    return Part(image[order], label[order], index[order])
 
 
 def _official(record: dict[str, Any], position: int) -> int:

@@ -10,11 +10,8 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 HELD_OUT = 10  # one in so many examples of an official training set is kept for validation
-_VALIDATION, _EPOCH, _AUGMENT = (
-    0x76616C,
-    0x65706F,
-    0x617567,
-)  # what a hash is for, so that the two never agree by accident
+# What a hash is for, so that no two uses agree by accident.
+_VALIDATION, _EPOCH, _AUGMENT = 0x76616C, 0x65706F, 0x617567
 
 
 def mixed(*words: int | np.ndarray) -> UInt64[np.ndarray, "..."]:
@@ -30,7 +27,7 @@ def mixed(*words: int | np.ndarray) -> UInt64[np.ndarray, "..."]:
             state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             state = state ^ (state >> np.uint64(31))
-    return state
+    return np.asarray(state)
 
 
 def held_out(index: Int64[np.ndarray, "n"]) -> np.ndarray:

@@ -29,6 +29,19 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
+class Raw:
+    """What a reader found in a folder of raw files.
+
+    `missing` lists, per split, official indices whose images are blanks to be dropped. `classes` are their names
+    if the files say them.
+    """
+
+    parts: Mapping[str, Part]
+    classes: tuple[str, ...] = ()
+    missing: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Contents:
     """All that a prepared data set holds. `note` says how it differs from the set of that name."""
 

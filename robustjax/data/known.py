@@ -1,0 +1,114 @@
+"""What is known of public data sets: classes, counts and checksums that raw files must agree with."""
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Facts on one data set.
+
+    `sha256` holds, per split, the digests of the uint8 images (n, h, w, c) and of the labels as bytes, in official
+    order; `md5` those of files. `only` tells the files of the set from others in the same folder, by name.
+    """
+
+    version: str  # TFDS's where TFDS knows the set and the features agree
+    classes: tuple[str, ...]
+    counts: Mapping[str, int]
+    sha256: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    md5: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    only: str = ""
+    note: str = ""
+
+
+# The digests of MNIST and Fashion-MNIST are of the contents of the files with the official MD5s.
+KNOWN: dict[str, Known] = {
+    "mnist": Known(
+        version="3.0.1",
+        classes=tuple("0123456789"),
+        counts={"train": 60_000, "test": 10_000},
+        sha256={
+            "train": (
+                "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+                "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+            ),
+            "test": (
+                "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+                "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+            ),
+        },
+    ),
+    "fashion_mnist": Known(
+        version="3.0.1",
+        classes=(
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        ),
+        counts={"train": 60_000, "test": 10_000},
+        sha256={
+            "train": (
+                "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+                "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+            ),
+            "test": (
+                "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+                "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+            ),
+        },
+    ),
+    "kmnist": Known(
+        version="3.0.1",
+        classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+        counts={"train": 60_000, "test": 10_000},
+        sha256={
+            "test": (
+                "dc10e73c6e83fb3fb3586eafece217ab6602e7825fa7d49399359bde3fc66f07",
+                "77d83a49ca5434c5da77399edc7143065cb3a7b0834e2898ea3094e8c2b21a3c",
+            ),
+        },
+    ),
+    "notmnist": Known(
+        version="1.0.0",
+        classes=tuple("ABCDEFGHIJ"),
+        counts={"test": 10_000},
+        sha256={
+            "test": (
+                "6bda48464effe4169d9cd068967cd81a717ae2f925ddb55fd71025e23022ee9a",
+                "cbf49d96931f5bf9ec86d14ed2f729c2870d4f9b406729e43c68d3748a345369",
+            ),
+        },
+        note="a sample of notMNIST, 1,000 images a class; labels are noisy",
+    ),
+    "kannada_mnist": Known(
+        version="1.0.0",
+        classes=tuple("0123456789"),
+        counts={"train": 60_000, "test": 10_000},
+        sha256={
+            "test": (
+                "a160847cf4ad4820049378846fde6215a8f0783476d22c21b0155541e94a2c26",
+                "f24756e9fc27107597cd054b9df7247b4e5ab61780d1e5d55e7b1015307573de",
+            ),
+        },
+        only="kannada",
+    ),
+    "kannada_mnist/dig": Known(
+        version="1.0.0",
+        classes=tuple("0123456789"),
+        counts={"test": 10_240},
+        sha256={
+            "test": (
+                "2ce1659f85abab6798782fc0ca099813250ecaf57dc1bdbbdc496030d9a6fe3b",
+                "470b073476546add2baa4f2b1b8217df339a42e9e155d22b3d0c5a0807be7820",
+            ),
+        },
+        only="dig",
+        note="Dig-MNIST, by other writers",
+    ),
+    "emnist/letters": Known(
+        version="3.1.0",
+        classes=("none", *"abcdefghijklmnopqrstuvwxyz"),
+        counts={"train": 124_800, "test": 20_800},
+        only="letters",
+        note="as distributed, rows and columns exchanged",
+    ),
+}

@@ -1,0 +1,128 @@
+"""Read raw files that are arrays: idx as MNIST ships it, npy and npz. A reader returns None for other files."""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from robustjax.data.store import Part, Raw
+
+_IDX = re.compile(r"idx(?P<rank>\d)[-.]ubyte(?P<packed>\.gz)?$")
+
+
+def idx(folder: Path, only: str = "") -> Raw | None:
+    """Read `*-images-idx3-ubyte[.gz]` with the labels beside each.
+
+    Args:
+      folder: where to look, folders inside it included.
+      only: read the files alone whose names hold this.
+    Raises:
+      ValueError: for a file that is damaged, or images without labels.
+    """
+    found: dict[str, Path] = {}
+    for path in files(folder):
+        match = _IDX.search(path.name)
+        if match and only in path.name:
+            # An unpacked file takes precedence over its archive.
+            if not match["packed"] or path.name.removesuffix(".gz") not in found:
+                found[path.name.removesuffix(".gz")] = path
+    parts: dict[str, Part] = {}
+    for name, path in found.items():
+        if "idx1" in name:
+            continue
+        labels = re.sub(r"idx\d", "idx1", name.replace("images", "labels").replace("X_", "y_"))
+        if labels not in found:
+            raise ValueError(f"{path}: its labels are missing, {labels} or {labels}.gz must lie beside it")
+        insert(parts, split_of(name), part(_idx(path), _idx(found[labels])), path)
+    return Raw(parts) if parts else None
+
+
+def npz(folder: Path, only: str = "") -> Raw | None:
+    """Read .npy and .npz files: one array of uint8 images and one of labels a split, told by name.
+
+    "train", "val" or "test" in the name of the file or of the array says the split, "test" if neither does.
+
+    Raises:
+      ValueError: for a file that is damaged, objects instead of numbers, or images without labels.
+    """
+    images: dict[str, tuple[Path, np.ndarray]] = {}
+    labels: dict[str, np.ndarray] = {}
+    for path in files(folder, ".npy", ".npz"):
+        for key, array in _arrays(path).items():
+            name = f"{path.stem} {key}"
+            if only not in name:
+                continue
+            if array.dtype == np.uint8 and array.ndim >= 3:
+                if split_of(name) in images:
+                    raise ValueError(f"{path}: second array of {split_of(name)} images, must be one")
+                images[split_of(name)] = path, array
+            elif np.issubdtype(array.dtype, np.integer) and array.size == len(np.atleast_1d(array)):
+                if split_of(name) in labels:
+                    raise ValueError(f"{path}: second array of {split_of(name)} labels, must be one")
+                labels[split_of(name)] = array.reshape(-1)
+    if without := sorted(set(images) - set(labels)):
+        raise ValueError(
+            f"{images[without[0]][0]}: no labels for its images, one array of integers must hold them"
+        )
+    return Raw({s: part(image, labels[s]) for s, (_, image) in images.items()}) if images else None
+
+
+def split_of(name: str) -> str:
+    """Tell the split from the name of a file or a folder; "test" if it does not say."""
+    words = name.lower()
+    return "train" if "train" in words else "validation" if "val" in words else "test"
+
+
+def files(folder: Path, *suffixes: str) -> list[Path]:
+    """List the files under a folder, sorted, hidden ones left out."""
+    found = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return [
+        p
+        for p in found
+        if (not suffixes or p.suffix.lower() in suffixes)
+        and not any(name.startswith(".") for name in p.relative_to(folder).parts)
+    ]
+
+
+def part(image: np.ndarray, label: np.ndarray | Iterable[int], index: np.ndarray | None = None) -> Part:
+    """Bring images to (n, h, w, c) and labels to int32; the index is the position unless given."""
+    if image.ndim == 3:
+        image = image[..., None]
+    if image.ndim == 4 and image.shape[-1] not in (1, 3) and image.shape[1] in (1, 3):
+        image = image.transpose(0, 2, 3, 1)
+    label = np.asarray(label).astype(np.int32)
+    return Part(image, label, np.arange(len(image)) if index is None else index)
+
+
+def insert(parts: dict[str, Part], split: str, new: Part, path: Path) -> None:
+    """Add a part, once for every split."""
+    if split in parts:
+        raise ValueError(f"{path}: second file of {split} images in this folder, must be one")
+    parts[split] = new
+
+
+def _idx(path: Path) -> np.ndarray:
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip file ({error})") from error
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise ValueError(
+            f"{path}: starts with {content[:4].hex()}, must be 000008 and the rank (idx of bytes)"
+        )
+    shape = np.frombuffer(content[4 : 4 + 4 * content[3]], ">u4").astype(int)
+    body = np.frombuffer(content, np.uint8, offset=min(4 + 4 * content[3], len(content)))
+    if len(shape) != content[3] or body.size != np.prod(shape):
+        raise ValueError(f"{path}: holds {body.size} bytes, its header says {' x '.join(map(str, shape))}")
+    return body.reshape(shape)
+
+
+def _arrays(path: Path) -> Mapping[str, np.ndarray]:
+    try:
+        loaded = np.load(path, allow_pickle=False)  # a pickle could run any code
+        return {"": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as numbers ({error})") from error
