@@ -71,8 +71,12 @@ def keys_for(key: PRNGKeyArray, count: int) -> PRNGKeyArray:
 
 
 def fold(key: PRNGKeyArray, data: int | Array) -> PRNGKeyArray:
-    """Fold a number into one key, or into each of one key per example."""
-    return jax.random.fold_in(key, data) if key.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))(key, data)
+    """Fold a number into each of one key per example.
+
+    Make the keys per example first (`keys_for`): folding before would give an example another key when it
+    comes with its own.
+    """
+    return jax.vmap(jax.random.fold_in, (0, None))(key, data)
 
 
 def pack(first: Array, second: Array) -> Array:

@@ -8,7 +8,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks import objectives
 from robustjax.attacks.pgd import better
-from robustjax.numerics import fold
+from robustjax.numerics import fold, keys_for
 from robustjax.types import Ascent, Attack, Found, Labels, LogitsFn, Objective
 
 Wish = Callable[[LogitsFn, Labels], Objective]  # such as objectives.margin
@@ -28,7 +28,7 @@ def restarts(ascent: Ascent, times: int, *, at_once: int | None = None) -> Ascen
     """Run an ascent several times with different keys and keep the best point per example.
 
     Args:
-      ascent: what to repeat; restart r sees `fold_in(key, r)`.
+      ascent: what to repeat; restart r sees each example's key folded with r.
       times: how often.
       at_once: how many to fold into the batch axis of one pass (memory grows with it); all by default.
     Raises:
@@ -39,7 +39,8 @@ def restarts(ascent: Ascent, times: int, *, at_once: int | None = None) -> Ascen
     _check_at_once("restarts", at_once)
 
     def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
-        found = _each(lambda r: ascent(fold(key, r), objective, x), jnp.arange(times), at_once)
+        keys = keys_for(key, x.shape[0])
+        found = _each(lambda r: ascent(fold(keys, r), objective, x), jnp.arange(times), at_once)
         return best_of(found)
 
     return ascend
@@ -49,7 +50,7 @@ def worst_of(*attacks: Attack, judge: Wish = objectives.margin) -> Attack:
     """Run several attacks and keep, per example, the point that is worst for the classifier.
 
     Args:
-      attacks: what to run; attack i sees `fold_in(key, i)`.
+      attacks: what to run; attack i sees each example's key folded with i.
       judge: the common measure, since attacks may climb different objectives; the value returned is its.
     Raises:
       ValueError: if no attack is given.
@@ -58,10 +59,10 @@ def worst_of(*attacks: Attack, judge: Wish = objectives.margin) -> Attack:
         raise ValueError("worst_of: no attack given, must be at least 1")
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
-        verdict = judge(logits_fn, y)
+        keys, verdict = keys_for(key, x.shape[0]), judge(logits_fn, y)
         worst = Found(x, verdict(x))
         for i, one in enumerate(attacks):
-            point = one(fold(key, i), logits_fn, x, y).x
+            point = one(fold(keys, i), logits_fn, x, y).x
             worst = better(worst, Found(point, verdict(point)))
         return jax.lax.stop_gradient(worst)
 
@@ -79,7 +80,7 @@ def over_targets(
     """Aim at each of the most likely wrong classes in turn and keep the point worst for the classifier.
 
     Args:
-      ascent: climbs `wish(logits_fn, y, target)`; rank r sees `fold_in(key, r)`.
+      ascent: climbs `wish(logits_fn, y, target)`; rank r sees each example's key folded with r.
       wish: a targeted objective.
       targets: how many wrong classes, by falling logit at x; all of them if there are fewer.
       judge: the common measure across targets; the value returned is its.
@@ -95,10 +96,10 @@ def over_targets(
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         ranked = wrong_classes(logits_fn(x), y, targets)
-        verdict = judge(logits_fn, y)
+        keys, verdict = keys_for(key, x.shape[0]), judge(logits_fn, y)
 
         def aim(rank: Array) -> Found:
-            point = ascent(fold(key, rank), wish(logits_fn, y, ranked[:, rank]), x).x
+            point = ascent(fold(keys, rank), wish(logits_fn, y, ranked[:, rank]), x).x
             return Found(point, verdict(point))
 
         return jax.lax.stop_gradient(best_of(_each(aim, jnp.arange(ranked.shape[1]), at_once)))

@@ -1,0 +1,207 @@
+"""The contract of every ascent, on a linear function whose maximum over each ball is known in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustjax import numerics
+from robustjax.attacks import compose, objectives, pgd
+from robustjax.losses import fast
+from robustjax.threats import Threat
+
+D, K, B = 30, 4, 6
+RNG = np.random.default_rng(0)
+W = jnp.asarray(RNG.normal(size=(D, K)), jnp.float32)
+X = jnp.asarray(RNG.uniform(0.2, 0.8, size=(B, D)), jnp.float32)
+Y = jnp.asarray(RNG.integers(0, K, size=B), jnp.int32)
+SLOPE = jnp.asarray(RNG.normal(size=(B, D)), jnp.float32)
+EPS = {"linf": 0.1, "l2": 0.3, "l1": 0.9}
+DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
+
+
+def linear_net(x):
+    return x.reshape(x.shape[0], -1) @ W
+
+
+def solvers(threat):
+    steps = {"steps": 40, "step_size": threat.eps / 8}
+    plain = pgd.pgd(threat, **steps)
+    return {
+        "pgd": plain,
+        "pgd with momentum": pgd.pgd(threat, momentum=0.9, **steps),
+        "pgd from x": pgd.pgd(threat, start=pgd.at_origin, **steps),
+        "pgd from noise": pgd.pgd(threat, start=pgd.gaussian(0.001), **steps),
+        "pgd, last": pgd.pgd(threat, keep="last", **steps),
+        "restarts": compose.restarts(plain, 3),
+        "restarts in parts": compose.restarts(plain, 3, at_once=2),
+        "fgsm": pgd.fgsm(threat),
+        "fgsm-rs": fast.fgsm_rs(threat),
+    }
+
+
+NAMES = list(solvers(Threat("linf", 0.1)))
+REACHES_OPTIMUM = [name for name in NAMES if not name.startswith("fgsm")]
+
+
+@pytest.mark.parametrize("kind", EPS)
+@pytest.mark.parametrize("name", REACHES_OPTIMUM)
+def test_reaches_the_closed_form_on_a_linear_function(kind, name):
+    """max <s, x + d> over |d| <= eps is <s, x> + eps |s|_dual, while the box does not bind."""
+    threat = Threat(kind, EPS[kind], -jnp.inf, jnp.inf, density=1 / D)
+    found = jax.jit(lambda key: solvers(threat)[name](key, lambda z: (SLOPE * z).sum(axis=1), X))(jax.random.key(0))
+    gain = EPS[kind] * np.linalg.norm(SLOPE, DUAL[kind], axis=1)
+    np.testing.assert_allclose(found.value - (SLOPE * X).sum(axis=1), gain, rtol=0.02)
+
+
+def test_fgsm_is_exact_on_a_linear_function():
+    threat = Threat("linf", 0.1)
+    found = pgd.fgsm(threat)(jax.random.key(0), lambda z: (SLOPE * z).sum(axis=1), X)
+    np.testing.assert_allclose(found.x, X + 0.1 * jnp.sign(SLOPE), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", EPS)
+@pytest.mark.parametrize("name", NAMES)
+def test_stays_feasible_and_tells_the_value_of_its_point(kind, name):
+    threat = Threat(kind, 3 * EPS[kind])  # large enough for the box to bind
+    objective = objectives.margin(linear_net, Y)
+    found = jax.jit(lambda key: solvers(threat)[name](key, objective, X))(jax.random.key(1))
+    assert threat.contains(found.x, X).all()
+    assert found.x.shape == X.shape and found.x.dtype == X.dtype
+    np.testing.assert_allclose(found.value, objective(found.x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pgd", "pgd with momentum", "restarts", "fgsm-rs"])
+def test_same_under_every_transformation(variant, name):
+    threat = Threat("l2", 0.5)
+    keys = jax.random.split(jax.random.key(0), B)
+
+    def attack(keys, x, y):
+        return solvers(threat)[name](keys, objectives.cross_entropy(linear_net, y), x)
+
+    found, expected = variant(attack)(keys, X, Y), jax.jit(attack)(keys, X, Y)
+    np.testing.assert_allclose(found.x, expected.x, atol=2e-5)
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-4)
+
+
+def test_best_is_never_worse_than_the_start_nor_than_the_last():
+    threat = Threat("linf", 0.3)
+
+    def bumpy(z):
+        return jnp.sin(40 * z).sum(axis=1)
+
+    ascents = {
+        keep: pgd.pgd(threat, steps=7, step_size=0.1, start=pgd.at_origin, keep=keep) for keep in ("best", "last")
+    }
+    best, last = (a(jax.random.key(0), bumpy, X).value for a in ascents.values())
+    assert (best >= bumpy(X)).all() and (best >= last).all() and (best > last).any()
+
+
+def test_result_does_not_depend_on_the_batch():
+    attack = compose.restarts(pgd.pgd(Threat("linf", 0.1), steps=5, step_size=0.03), 2)
+    key = jax.random.key(3)
+    whole = attack(key, objectives.margin(linear_net, Y), X)
+    keys = numerics.keys_for(key, B)
+    order = jnp.array([4, 1, 0])
+    part = attack(keys[order], objectives.margin(linear_net, Y[order]), X[order])
+    np.testing.assert_allclose(part.x, whole.x[order], atol=1e-6)
+
+
+def test_objectives_that_are_nan_or_infinite_leave_a_feasible_point():
+    threat = Threat("l2", 0.5)
+    found = pgd.pgd(threat, steps=3, step_size=0.2)(jax.random.key(0), lambda z: jnp.log(z - 2.0).sum(axis=1), X)
+    assert threat.contains(found.x, X).all()
+
+
+def test_radius_per_example_and_step_per_example():
+    eps = jnp.linspace(0.0, 0.5, B)
+    attack = pgd.pgd(Threat("linf", eps), steps=10, step_size=eps / 4)
+    found = attack(jax.random.key(0), objectives.margin(linear_net, Y), X)
+    reached = np.abs(found.x - X).max(axis=1)
+    assert (reached <= np.asarray(eps) + 1e-6).all() and reached[0] == 0
+    np.testing.assert_allclose(found.x[0], X[0])
+
+
+def test_a_radius_sweep_compiles_once():
+    traces = []
+
+    @jax.jit
+    def attacked(threat, key):
+        traces.append(1)
+        attack = pgd.pgd(threat, steps=4, step_size=threat.eps / 2)
+        return attack(key, objectives.margin(linear_net, Y), X).value
+
+    values = [attacked(Threat("linf", jnp.float32(e)), jax.random.key(0)) for e in np.linspace(0, 0.5, 10)]
+    assert len(traces) == 1
+    assert (np.diff(np.array(values), axis=0) >= -1e-5).all()  # on a linear net a larger ball never helps the net
+
+
+def test_worst_of_is_at_least_as_strong_as_each_and_as_the_clean_image():
+    threat = Threat("linf", 0.05)
+    one = compose.against(pgd.pgd(threat, steps=5, step_size=0.02), objectives.cross_entropy)
+    two = compose.against(pgd.fgsm(threat), objectives.dlr)
+    key = jax.random.key(0)
+    verdict = objectives.margin(linear_net, Y)
+    worst = compose.worst_of(one, two)(key, linear_net, X, Y)
+    keys = numerics.keys_for(key, B)
+    apart = [a(numerics.fold(keys, i), linear_net, X, Y).x for i, a in enumerate((one, two))]
+    np.testing.assert_allclose(worst.value, jnp.maximum(jnp.maximum(*map(verdict, apart)), verdict(X)), atol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [None, 1, 2])
+def test_over_all_targets_finds_the_exact_margin_of_a_linear_net(at_once):
+    """The worst margin of a linear net is max_j <w_j - w_y, x> + eps |w_j - w_y|_1: no single gradient knows it."""
+    eps = 0.05
+    attack = compose.over_targets(
+        pgd.pgd(Threat("linf", eps), steps=3, step_size=eps, start=pgd.at_origin), targets=9, at_once=at_once
+    )
+    found = attack(jax.random.key(0), linear_net, X, Y)
+    gap = W.T[None] - W.T[Y][:, None]  # b k d
+    worst = jnp.einsum("bkd,bd->bk", gap, X) + eps * jnp.abs(gap).sum(axis=2)
+    worst = jnp.where(jax.nn.one_hot(Y, K, dtype=bool), -jnp.inf, worst).max(axis=1)
+    np.testing.assert_allclose(found.value, worst, rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_classes_are_ranked_and_never_the_label():
+    logits = jnp.array([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0]])
+    ranked = compose.wrong_classes(logits, jnp.array([0, 2]), 9)
+    np.testing.assert_array_equal(ranked, [[2, 1], [1, 0]])
+
+
+def test_n_fgsm_steps_from_noise_and_leaves_the_ball_but_not_the_box():
+    threat = Threat("linf", 0.1)
+    found = fast.n_fgsm(threat)(jax.random.key(0), lambda z: (SLOPE * z).sum(axis=1), X)
+    offset = np.asarray((found.x - 0.1 * jnp.sign(SLOPE) - X)[(found.x > 0) & (found.x < 1)])
+    assert 0.15 < np.abs(offset).max() <= 0.2 + 1e-6  # what is left is the uniform noise of 2 eps
+    assert (found.x >= 0).all() and (found.x <= 1).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(list(EPS)), st.sampled_from([(5,), (2, 3), (3, 2, 1), (2, 2, 2, 2)]), st.integers(2, 6))
+def test_feasible_for_any_shape_and_number_of_classes(kind, shape, classes):
+    rng = np.random.default_rng(len(shape) * 10 + classes)
+    x = jnp.asarray(rng.uniform(size=(2, *shape)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(int(np.prod(shape)), classes)), jnp.float32)
+    threat = Threat(kind, 0.3)
+    objective = objectives.dlr(lambda z: z.reshape(2, -1) @ w, jnp.array([0, 1]))
+    found = pgd.pgd(threat, steps=3, step_size=0.1)(jax.random.key(0), objective, x)
+    assert threat.contains(found.x, x).all()
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda t: pgd.pgd(t, steps=-1, step_size=0.1), "steps is -1"),
+        (lambda t: pgd.pgd(t, steps=1, step_size=-0.1), "step_size is -0.1"),
+        (lambda t: pgd.pgd(t, steps=1, step_size=0.1, keep="first"), "keep is 'first'"),
+        (lambda t: compose.restarts(pgd.fgsm(t), 0), "times is 0"),
+        (lambda t: compose.restarts(pgd.fgsm(t), 2, at_once=0), "at_once is 0"),
+        (lambda t: compose.worst_of(), "no attack given"),
+        (lambda t: compose.over_targets(pgd.fgsm(t), targets=0), "targets is 0"),
+    ],
+)
+def test_bad_settings_are_refused_when_built(build, message):
+    with pytest.raises(ValueError, match=message):
+        build(Threat("linf", 0.1))
