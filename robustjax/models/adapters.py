@@ -1,0 +1,93 @@
+"""From a flax module to a `Model`: pure functions with the input normalisation inside."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, PRNGKeyArray
+
+from robustjax.types import Images, Model, Params, State
+
+TAPS = "features"  # the collection that networks sow their inner activations into
+
+
+def from_flax(
+    module: nn.Module,
+    *,
+    shape: tuple[int, ...],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Model:
+    """Turn a `flax.linen` module into a Model.
+
+    The module is called as `module(x, train=...)` on normalised images and draws its noise, if any, from the
+    stream "dropout". What it sows into the collection "features" becomes `Model.features`; names that sort in
+    the order of depth keep it through `jit`, which sorts dictionaries.
+
+    Args:
+      module: the network; its own `dtype` decides what it computes in.
+      shape: of one image, (h, w, c); used by `init` only.
+      mean, std: per channel of images in [0, 1]; the network sees (x - mean) / std. None: 0 and 1.
+    Returns:
+      A Model with float32 outputs. `state` holds every collection but the parameters, such as the running
+      statistics of BatchNorm, and is returned as it came unless `train` is set.
+    Raises:
+      ValueError: if mean or std do not fit the channels, or a std is not positive.
+    """
+    centre = _per_channel("mean", mean, 0.0, shape)
+    scale = _per_channel("std", std, 1.0, shape)
+    if not (scale > 0).all():
+        raise ValueError(f"from_flax: std is {std}, must be positive")
+
+    def normalise(x: Images) -> Images:
+        x = x.astype(jnp.float32)
+        return x if mean is None and std is None else (x - centre) / scale
+
+    def init(key: PRNGKeyArray) -> tuple[Params, State]:
+        weights, noise = jax.random.split(key)
+        rngs = {"params": weights, "dropout": noise}
+        variables = dict(module.init(rngs, normalise(jnp.zeros((1, *shape), jnp.float32)), train=False))
+        variables.pop(TAPS, None)
+        return variables.pop("params", {}), variables
+
+    def apply(
+        params: Params, state: State, x: Images, *, train: bool = False, key: PRNGKeyArray | None = None
+    ) -> tuple[Array, State]:
+        variables: Any = {"params": params, **state}
+        rngs = None if key is None else {"dropout": key}
+        if not train:
+            return _float32(module.apply(variables, normalise(x), train=False, rngs=rngs)), state
+        out, changed = module.apply(variables, normalise(x), train=True, rngs=rngs, mutable=list(state))
+        return _float32(out), {**state, **changed}
+
+    def features(params: Params, state: State, x: Images) -> dict[str, Array]:
+        variables: Any = {"params": params, **state}
+        _, changed = module.apply(variables, normalise(x), train=False, mutable=[TAPS])
+        taps: dict[str, Any] = flatten_dict(dict(changed).get(TAPS, {}), sep="/")
+        return {name: _pool(values[-1]) for name, values in taps.items()}
+
+    return Model(init, apply, features)
+
+
+def _per_channel(
+    name: str, values: Sequence[float] | None, default: float, shape: tuple[int, ...]
+) -> np.ndarray:
+    full = np.asarray([default] * shape[-1] if values is None else values, np.float32)
+    if full.shape != (shape[-1],):
+        raise ValueError(
+            f"from_flax: {name} is {values}, must have one number for each of {shape[-1]} channels"
+        )
+    return full
+
+
+def _float32(out: Any) -> Any:
+    return jax.tree.map(lambda a: a.astype(jnp.float32), out)
+
+
+def _pool(activation: Array) -> Array:
+    """Average over everything between the batch and the channels."""
+    return activation.astype(jnp.float32).mean(axis=tuple(range(1, activation.ndim - 1)))

@@ -1,0 +1,108 @@
+"""The layers that the networks share, with PyTorch's padding, initialisation and BatchNorm.
+
+Each function applies a named flax layer to `x`, to be called inside a `flax.linen.compact` method.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from robustjax.models.convolution import convolution
+
+Initializer = Callable[..., Array]
+DType = Any
+
+# PyTorch's default for kernels: uniform on +-1 / sqrt(fan in), a variance of 1 / (3 fan in).
+fan_in_uniform: Initializer = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+# He et al. 2015 for the backward pass, the usual choice of wide and dense networks: variance 2 / fan out.
+he_fan_out: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def bias_uniform(fan_in: int) -> Initializer:
+    """Draw biases as PyTorch does: uniform on +-1 / sqrt(fan in)."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32, **_):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def conv(
+    x: Float[Array, "b h w c"],
+    features: int,
+    kernel: int,
+    *,
+    name: str,
+    stride: int = 1,
+    padding: int | None = None,
+    bias: bool = False,
+    init: Initializer = fan_in_uniform,
+    dtype: DType = jnp.float32,
+) -> Float[Array, "b i j o"]:
+    """Convolve with a square kernel, zero-padded by `padding` on all sides (by default half the kernel).
+
+    "SAME" would pad a strided convolution on one side only, which moves the sampling grid against PyTorch's.
+    """
+    pad = kernel // 2 if padding is None else padding
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        use_bias=bias,
+        kernel_init=init,
+        bias_init=bias_uniform(kernel * kernel * x.shape[-1]),
+        conv_general_dilated=convolution(),
+        dtype=dtype,
+        name=name,
+    )(x)
+
+
+def linear(
+    x: Float[Array, "b c"],
+    features: int,
+    *,
+    name: str,
+    bias_init: Initializer | None = None,
+    dtype: DType = jnp.float32,
+) -> Float[Array, "b k"]:
+    """Apply an affine map; the bias is drawn as PyTorch does unless `bias_init` is given."""
+    bias_init = bias_uniform(x.shape[-1]) if bias_init is None else bias_init
+    return nn.Dense(features, kernel_init=fan_in_uniform, bias_init=bias_init, dtype=dtype, name=name)(x)
+
+
+def batch_norm(x: Array, *, train: bool, name: str, dtype: DType = jnp.float32) -> Array:
+    """Normalise by the statistics of the batch (train) or by running ones: momentum 0.9, eps 1e-5.
+
+    PyTorch calls this momentum 0.1.
+
+    Under `jit` with a sharded batch the statistics are those of the global batch; under `shard_map` or `pmap`
+    each device has its own. Computed in float32 whatever `dtype` is, which only the result has.
+    """
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
+    return norm(x.astype(jnp.float32)).astype(dtype)
+
+
+def max_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b i j c"]:
+    """Take the maximum of disjoint windows, dropping an incomplete last row or column.
+
+    A reshape, because the gradient of a window reduction (select and scatter) is slow on every backend.
+    """
+    return _windows(x, size).max(axis=(2, 4))
+
+
+def avg_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b i j c"]:
+    """Average disjoint windows, dropping an incomplete last row or column."""
+    return _windows(x, size).mean(axis=(2, 4))
+
+
+def _windows(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b i s j s c"]:
+    b, h, w, c = x.shape
+    rows, columns = h // size, w // size
+    return x[:, : rows * size, : columns * size].reshape(b, rows, size, columns, size, c)
