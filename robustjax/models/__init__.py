@@ -5,4 +5,11 @@ layers         convolution, linear, BatchNorm and pooling as PyTorch has them
 normalisation  channel means and standard deviations of data sets
 adapters       from a flax module to a Model
 small          linear, mlp, convnet_small, convnet
+resnet         resnet18, resnet34, resnet50 for small images
+preact         preact_resnet18
+wideresnet     wideresnet: WRN-depth-width
+densenet       densenet: DenseNet-BC
+
+A factory takes keyword-only settings and returns a Model; its feature taps are named stage0, stage1, ... by
+depth, and the last one is what the final linear layer reads.
 """

@@ -1,0 +1,125 @@
+"""Residual networks for small images: ResNet-18, -34 and -50 with activations after the addition.
+
+Feature taps: stage0 is the stem, stage1 to stage4 the groups of blocks; the linear layer reads stage4.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from robustjax.models import layers
+from robustjax.models.adapters import from_flax
+from robustjax.models.layers import DType
+from robustjax.types import Images, Logits, Model
+
+CIFAR = (32, 32, 3)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    features: int
+    stride: int
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j o"]:
+        y = layers.conv(x, self.features, 3, stride=self.stride, dtype=self.dtype, name="conv1")
+        y = nn.relu(layers.batch_norm(y, train=train, dtype=self.dtype, name="norm1"))
+        y = layers.conv(y, self.features, 3, dtype=self.dtype, name="conv2")
+        y = layers.batch_norm(y, train=train, dtype=self.dtype, name="norm2")
+        return nn.relu(y + _shortcut(x, self.features, self.stride, train, self.dtype))
+
+
+class Bottleneck(nn.Module):
+    """1x1, strided 3x3 and 1x1 convolutions around a shortcut; the output has 4 times `features` channels."""
+
+    features: int
+    stride: int
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j o"]:
+        y = layers.conv(x, self.features, 1, dtype=self.dtype, name="conv1")
+        y = nn.relu(layers.batch_norm(y, train=train, dtype=self.dtype, name="norm1"))
+        y = layers.conv(y, self.features, 3, stride=self.stride, dtype=self.dtype, name="conv2")
+        y = nn.relu(layers.batch_norm(y, train=train, dtype=self.dtype, name="norm2"))
+        y = layers.conv(y, 4 * self.features, 1, dtype=self.dtype, name="conv3")
+        y = layers.batch_norm(y, train=train, dtype=self.dtype, name="norm3")
+        return nn.relu(y + _shortcut(x, 4 * self.features, self.stride, train, self.dtype))
+
+
+def _shortcut(x: Array, features: int, stride: int, train: bool, dtype: DType) -> Array:
+    if stride == 1 and x.shape[-1] == features:
+        return x.astype(dtype)
+    x = layers.conv(x, features, 1, stride=stride, dtype=dtype, name="shortcut_conv")
+    return layers.batch_norm(x, train=train, dtype=dtype, name="shortcut_norm")
+
+
+class ResNet(nn.Module):
+    """A 3x3 stem of 64 channels, four groups of blocks at strides 1, 2, 2, 2, average pooling, linear."""
+
+    block: Callable[..., nn.Module]
+    depths: tuple[int, ...]
+    classes: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool = False) -> Logits:
+        x = layers.conv(x, 64, 3, dtype=self.dtype, name="conv1")
+        x = nn.relu(layers.batch_norm(x, train=train, dtype=self.dtype, name="norm1"))
+        self.sow("features", "stage0", x)
+        for i, depth in enumerate(self.depths):
+            for j in range(depth):
+                stride = 2 if i > 0 and j == 0 else 1
+                x = self.block(64 * 2**i, stride, self.dtype, name=f"stage{i + 1}_block{j}")(x, train)
+            self.sow("features", f"stage{i + 1}", x)
+        return layers.linear(x.mean(axis=(1, 2)), self.classes, dtype=self.dtype, name="head")
+
+
+def resnet18(
+    *,
+    classes: int = 10,
+    shape: tuple[int, ...] = CIFAR,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype: DType = jnp.float32,
+) -> Model:
+    """Build a ResNet-18: basic blocks 2, 2, 2, 2; 11,173,962 parameters.
+
+    Args:
+      classes: number of logits.
+      shape: of one image, (h, w, c).
+      mean, std: normalisation per channel, see `normalisation`.
+      dtype: what the network computes in; parameters, BatchNorm and logits are float32.
+
+    Reference: He et al. 2016, arXiv:1512.03385; 3x3 stem without pooling, 1x1 convolution and BatchNorm where
+      a shortcut changes shape, PyTorch's default initial values: the variant common for CIFAR.
+    """
+    return from_flax(ResNet(BasicBlock, (2, 2, 2, 2), classes, dtype), shape=shape, mean=mean, std=std)
+
+
+def resnet34(
+    *,
+    classes: int = 10,
+    shape: tuple[int, ...] = CIFAR,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype: DType = jnp.float32,
+) -> Model:
+    """Build a ResNet-34: basic blocks 3, 4, 6, 3; 21,282,122 parameters; settings as in `resnet18`."""
+    return from_flax(ResNet(BasicBlock, (3, 4, 6, 3), classes, dtype), shape=shape, mean=mean, std=std)
+
+
+def resnet50(
+    *,
+    classes: int = 10,
+    shape: tuple[int, ...] = CIFAR,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype: DType = jnp.float32,
+) -> Model:
+    """Build a ResNet-50: bottlenecks 3, 4, 6, 3; 23,520,842 parameters; settings as in `resnet18`."""
+    return from_flax(ResNet(Bottleneck, (3, 4, 6, 3), classes, dtype), shape=shape, mean=mean, std=std)
