@@ -10,7 +10,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -57,8 +57,14 @@ class Checkpoints:
         if read_only and not self.folder.is_dir():
             raise ValueError(f"Checkpoints: {self.folder} must be a folder to read from, there is none")
         self._best, self._read_only, self._say = best, read_only, say
+        self._keep = keep
+        self._ranks: dict[int, float] = {}
         with _quiet():
-            self._manager = _open(self.folder, keep, best, read_only)
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=self, cleanup_tmp_directories=not read_only, read_only=read_only
+            )
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._ranks = {step: self._rank(step) for step in self._manager.all_steps()}
 
     def save(self, step: int, state: Any, metrics: Mapping[str, Any] | None = None) -> None:
         """Save a state, in the background once its arrays are copied; a step already saved is left alone.
@@ -89,14 +95,13 @@ class Checkpoints:
                 for name, leaf in leaves.named(state).items()
             },
         }
+        self._ranks[step] = numbers.get(self._best or "", math.nan)
         with _quiet():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(stored), manifest=ocp.args.JsonSave(manifest)
+                    state=ocp.args.PyTreeSave(stored), manifest=ocp.args.JsonSave(manifest)
                 ),
-                # A NaN cannot be the best, and orbax would sort it anywhere.
-                metrics=numbers if not math.isnan(numbers.get(self._best or "", math.nan)) else None,
                 force=True,
             )
 
@@ -131,8 +136,8 @@ class Checkpoints:
             raise ValueError("Checkpoints.restore_best: best is None, must name a metric")
         steps = self.steps()
         with _quiet():
-            ranks = {step: self._rank(step) for step in steps}
-        ranked = sorted((rank, step) for step, rank in ranks.items() if not math.isnan(rank))
+            ranks = [(self._rank(step), step) for step in steps]
+        ranked = sorted(pair for pair in ranks if not math.isnan(pair[0]))
         return self._first_whole(like, [step for _, step in reversed(ranked)], others)
 
     def wait(self) -> None:
@@ -145,6 +150,13 @@ class Checkpoints:
         self.wait()
         with _quiet():
             self._manager.close()
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Tell orbax which checkpoints to keep: the newest, the best, and those of unknown metric."""
+        ranks = [self._ranks.get(found.step, math.nan) for found in checkpoints]
+        best = max(((rank, i) for i, rank in enumerate(ranks) if rank < math.inf), default=(0.0, -1))[1]
+        newest = len(ranks) - self._keep
+        return [i == best or i >= newest or rank == math.inf for i, rank in enumerate(ranks)]
 
     def __enter__(self) -> Self:
         return self
@@ -176,10 +188,10 @@ class Checkpoints:
             found = manifest["leaves"]
             if differs := leaves.mismatch(expected, found, others=others):
                 raise ValueError(f"Checkpoints.restore: {differs}, in {self.folder / str(step)}")
-            wanted = {name: ocp.PLACEHOLDER for name in found}
-            wanted |= {name: leaves.wanted(leaf) for name, leaf in expected.items()}
+            wanted = {name: leaves.wanted(leaf) for name, leaf in expected.items()}
+            to = ocp.checkpoint_utils.construct_restore_args(wanted)
             try:
-                stored = self._load(step, state=ocp.args.StandardRestore(wanted))
+                stored = self._load(step, state=ocp.args.PyTreeRestore(wanted, to, partial_restore=True))
                 wrong = [name for name in expected if leaves.checksum(stored[name]) != found[name][2]]
                 damage = _Damage(f"wrong checksum of {wrong[0]}") if wrong else None
             except Exception as error:
@@ -206,7 +218,7 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(**item))[next(iter(item))]
 
     def _rank(self, step: int) -> float:
-        """The metric; infinite where it cannot be read, so that the damage is met, and said, first."""
+        """The metric; infinite where it cannot be read, so that damage is met and said first."""
         manifest = self._manifest(step)
         return math.inf if isinstance(manifest, _Damage) else manifest["metrics"].get(self._best, math.nan)
 
@@ -233,23 +245,6 @@ def _damage(error: Exception) -> _Damage:
         raise error
     lines = str(error).strip().splitlines() or ["no message"]
     return _Damage(f"{type(error).__name__}: {lines[0][:100]}")
-
-
-def _open(folder: Path, keep: int, best: str | None, read_only: bool) -> ocp.CheckpointManager:
-    policies = ocp.checkpoint_managers
-    preserved: list[Any] = [policies.LatestN(keep)]
-    if best is not None:
-        preserved.append(
-            policies.BestN(
-                get_metric_fn=lambda numbers: numbers[best], n=1, keep_checkpoints_without_metrics=False
-            )
-        )
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(preserved),
-        cleanup_tmp_directories=not read_only,
-        read_only=read_only,
-    )
-    return ocp.CheckpointManager(folder, options=options)
 
 
 def _sync(name: str) -> None:

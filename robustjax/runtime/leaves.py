@@ -49,7 +49,9 @@ def wanted(like: Any) -> Any:
 def rewrap(stored: Any, like: Any) -> Any:
     """Undo `raw`: give a stored array the type of the leaf it replaces."""
     if _is_key(like):
-        return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(like))
+        found: list[Any] = []
+        jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), like)  # a struct has no impl
+        return jax.random.wrap_key_data(stored, impl=found[0])
     return stored if hasattr(like, "dtype") else type(like)(stored)
 
 

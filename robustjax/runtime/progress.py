@@ -87,8 +87,10 @@ class progress(Generic[Item]):
                     item = next(source)
                 except StopIteration:
                     break
-                yield step, item
-                step += 1
+                try:
+                    yield step, item
+                finally:  # also where the loop is left at the end of a step
+                    step += 1
                 now = self._clock()
                 recent.append((now, step))  # the first step, which compiles, ends before the first entry
                 while len(recent) > 2 and now - recent[0][0] > WINDOW_SECONDS:
