@@ -6,39 +6,57 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import PRNGKeyArray, PyTree
 
 from robustjax.types import Batch, Mask
 
-PerExampleFn = Callable[[PRNGKeyArray, Batch], PyTree]  # keys (b,) and a batch -> arrays that lead with b
+Evaluate = Callable[..., PyTree]  # (key, batches, *arguments) -> numpy arrays over the whole data set
 
 
-def over(fn: PerExampleFn, key: PRNGKeyArray, batches: Iterable[tuple[Batch, Mask]]) -> PyTree:
-    """Collect `fn` over batches as numpy arrays that lead with the number of examples.
+def mapped(fn: Callable[..., PyTree]) -> Evaluate:
+    """Compile a per-example function once and run it over any number of data sets and arguments.
 
     Args:
-      fn: a compiled function of one key per example and a batch; its arrays must lead with the batch.
-      key: example i, counted over the whole data set, gets `fold_in(key, i)`, whatever the batch size.
-      batches: (batch, mask) pairs; rows where the mask is false are padding.
-    Raises:
-      ValueError: if there is no batch.
+      fn: (keys (b,), batch, *arguments) -> arrays that lead with b. What differs from call to call, such as
+        parameters or a radius, belongs in the arguments: it is traced, so a sweep compiles once.
+    Returns:
+      evaluate(key, batches, *arguments) -> numpy arrays that lead with the number of examples. `batches` yields
+      (batch, mask); rows where the mask is false are padding. Example i, counted over the whole data set, gets
+      `fold_in(key, i)`, whatever the batch size. Raises ValueError if there is no batch.
     """
-    rows, seen = [], 0
-    waiting: Any = None
-    for batch, mask in batches:
-        size = mask.shape[0]
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(seen, seen + size))
-        now = fn(keys, batch), mask
-        # Fetching the previous batch only now lets the device work on this one meanwhile.
-        if waiting is not None:
-            rows.append(_fetch(*waiting))
-        waiting, seen = now, seen + size
-    if waiting is None:
-        raise ValueError("evaluation.over: no batch given, the data set is empty")
-    rows.append(_fetch(*waiting))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+
+    def one(words, first, batch: Batch, arguments):
+        index = first + jnp.arange(batch.label.shape[0])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.wrap_key_data(words), index)
+        return fn(keys, batch, *arguments)
+
+    compiled = jax.jit(one)
+
+    def evaluate(key: PRNGKeyArray, batches: Iterable[tuple[Batch, Mask]], *arguments: Any) -> PyTree:
+        # The host's copy of the key belongs to no device, so it joins batches that several processes share.
+        words = np.asarray(jax.random.key_data(key))
+        rows, waiting, seen = [], None, 0
+        for batch, mask in batches:
+            now = compiled(words, np.int32(seen), batch, arguments), mask
+            # Fetching the previous batch only now lets the device work on this one meanwhile.
+            if waiting is not None:
+                rows.append(_fetch(*waiting))
+            waiting, seen = now, seen + mask.shape[0]
+        if waiting is None:
+            raise ValueError("evaluation: no batch given, the data set is empty")
+        rows.append(_fetch(*waiting))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+
+    return evaluate
 
 
 def _fetch(result: PyTree, mask: Mask) -> PyTree:
-    keep = np.asarray(mask)
-    return jax.tree.map(lambda a: np.asarray(a)[keep], result)
+    keep = _on_host(mask)
+    return jax.tree.map(lambda a: _on_host(a)[keep], result)
+
+
+def _on_host(value: jax.Array) -> np.ndarray:
+    if value.is_fully_addressable or value.is_fully_replicated:
+        return np.asarray(value)
+    return np.asarray(multihost_utils.process_allgather(value, tiled=True))

@@ -72,10 +72,23 @@ def step(loss: Loss, tx: optax.GradientTransformation, *, ema_decay: Number = 0.
     Returns:
       The step; its metrics are the loss's, with `loss`, the value itself.
     """
+    return scheduled(lambda t: loss, tx, ema_decay=ema_decay)
+
+
+def scheduled(
+    loss_at: Callable[[Int[Array, ""]], Loss], tx: optax.GradientTransformation, *, ema_decay: Number = 0.999
+) -> Step:
+    """Compile a step whose loss follows the number of updates done, traced: a growing radius, a falling weight.
+
+    Args:
+      loss_at: builds the loss from the count, as in
+        `lambda t: adversarial(model, attack(Threat("linf", jnp.minimum(t / 1000, 1.0) * eps)))`.
+      tx, ema_decay: as in `step`.
+    """
 
     def one(now: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(now.key, now.step)
-        slope = jax.value_and_grad(loss, has_aux=True)
+        slope = jax.value_and_grad(loss_at(now.step), has_aux=True)
         (value, (state, metrics)), grads = slope(now.params, now.state, batch, key)
         updates, opt_state = tx.update(grads, now.opt_state, now.params)
         params = optax.apply_updates(now.params, updates)
