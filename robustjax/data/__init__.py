@@ -2,13 +2,26 @@
 
 tensorflow-datasets lives here and nowhere else.
 
-sources    load a split by name: prepared TFDS data, or the embedded sets
-digits     embedded: scikit-learn's digits
-order      which examples are held out, and the order of every epoch, by hashing
-batches    stream, pairs and evaluation: exact to resume, the same on any number of devices
-decode     a prepared split as plain arrays, kept beside it
-resize     scale and crop to one size
-store      arrays as a prepared TFDS data set, all or nothing
+sources        load a split by name: prepared TFDS data, then the embedded sets
+digits         embedded: scikit-learn's digits
+letters        embedded: letters in the look of the digits, as outliers
+order          which examples are held out, and the order of every epoch, by hashing
+batches        stream, pairs and evaluation: exact to resume, the same on any number of devices
+augment        crop, flip, cutout on the device
+outliers       noise that shows nothing
+checks         is this array what everything here works on?
+
+decode         a prepared split as plain arrays, kept beside it
+store          arrays as a prepared TFDS data set, all or nothing
+raw            raw files as the contents of a data set, verified against what is known
+known          classes, counts and checksums of public sets
+layouts        raw files that are arrays: idx, npy, npz
+cifar          CIFAR's pickles and binaries, and CIFAR-10-C
+mosaics        many tiles in one picture
+pictures       folders and zip files of pictures
+omniglot       Omniglot's zip files
+tiny_imagenet  Tiny ImageNet's folders
+resize         scale and crop to one size
 """
 
 from robustjax.data.batches import evaluation, pairs, stream

@@ -1,7 +1,7 @@
-"""Batches for training and evaluation, exact to resume and the same on any number of devices and processes.
+"""Batches for training and evaluation: exact to resume, the same on any number of devices and processes.
 
-A split stays one array of bytes, on the device if it fits; gathering, conversion to float and augmentation are
-one compiled function.
+A split stays one array of bytes, on the device if it fits; gathering, conversion to float and augmentation
+are one compiled function.
 """
 
 from collections import deque
@@ -49,8 +49,8 @@ def stream(
 ) -> Iterator[Batch]:
     """Yield full training batches without end.
 
-    Batch i holds positions i B .. (i + 1) B of the shuffled epochs laid end to end: every image once an epoch,
-    and everything a function of (seed, i), so a run resumed at `start` sees what it would have seen.
+    Batch i holds positions i B .. (i + 1) B of the shuffled epochs laid end to end: every image once an
+    epoch, and all a function of (seed, i), so a run resumed at `start` sees what it would have seen.
 
     Args:
       split: the images.
@@ -59,8 +59,8 @@ def stream(
       start: the first batch.
       augment: `(key, images) -> images` with one key per example; see `augment`.
       sharding: of the batch axis; by default all on one device. Every process must hold the same split.
-      resident: keep the images on every device, instead of copying each batch from the host; by default if they
-        take at most 1 GiB.
+      resident: keep the images on every device, instead of copying each batch from the host; by default if
+        they take at most 1 GiB.
     Raises:
       ValueError: if a number is out of range, or the batch does not divide over the devices.
     """
@@ -83,7 +83,7 @@ def pairs(
     sharding: NamedSharding | None = None,
     resident: bool | None = None,
 ) -> Iterator[Pair]:
-    """Yield full batches of data beside batches of outliers, each with its own order and epochs; see `stream`.
+    """Yield full batches of data beside batches of outliers, each with an order of its own; see `stream`.
 
     `outlier_augment` may also make the outliers: noise from keys, or the images with their pixels permuted.
 
@@ -141,7 +141,7 @@ def _stream(
         position = np.arange(step * batch_size, (step + 1) * batch_size)
         return fetch(order.rows(len(split.label), position, seed=seed, lane=lane))
 
-    # One thread ahead: gathering on the host then overlaps with whatever the caller does with the batch before.
+    # A thread ahead: gathering on the host then overlaps with what the caller does with the batch before.
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(fetched, start + ahead) for ahead in range(2))
         for step in count(start):
@@ -170,7 +170,7 @@ def _steps(
             value = augment(keys_for(jax.random.fold_in(jax.random.key(seed), step), batch_size), value)
         return Batch(value, label)
 
-    compiled = jax.jit(finished, out_shardings=sharding)
+    compiled = jax.jit(finished) if sharding is None else jax.jit(finished, out_shardings=sharding)
     if keep:
         everywhere = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
         image, label = _put(split.image, everywhere), _put(split.label, everywhere)
@@ -191,7 +191,9 @@ def _put(value: np.ndarray, sharding: NamedSharding | None, rows: np.ndarray | N
     if rows is None:
         return jax.make_array_from_callback(value.shape, sharding, lambda part: value[part])
     shape = (len(rows), *value.shape[1:])
-    return jax.make_array_from_callback(shape, sharding, lambda part: value[rows[part[0]]])
+    return jax.make_array_from_callback(
+        shape, sharding, lambda part: value[rows[(part or (slice(None),))[0]]]
+    )
 
 
 def _check(who: str, split: Split, batch_size: int, sharding: NamedSharding | None) -> None:

@@ -63,11 +63,19 @@ def _kept(folder: Path) -> Part:
 
 
 def _decoded(folder: Path, split: str, size: int | None) -> Part:
-    builder = tfds.builder_from_directory(folder)
+    builder: Any = tfds.builder_from_directory(folder)
     features: Any = builder.info.features
-    if not {"image", "label"} <= set(features):
-        raise ValueError(f"load: {folder} holds {', '.join(features)}, must hold image and label")
+    if not {"image", "label"} <= set(features) or not isinstance(features["image"], tfds.features.Image):
+        raise ValueError(
+            f"load: {folder} holds {', '.join(features)}, must hold pictures as image, and label"
+        )
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        kind = getattr(builder.info.file_format, "value", "another format")
+        raise ValueError(f"load: {folder} is stored as {kind}, prepare it with file_format='array_record'")
     height, width, channels = features["image"].shape
+    if features["image"].dtype != np.uint8 or channels not in (1, 3, None):
+        form = f"{features['image'].dtype} with {channels} channels"
+        raise ValueError(f"load: the images of {folder} are {form}, must be uint8 with 1 or 3")
     if size is None and (height is None or width is None):
         raise ValueError(f"load: the images of {folder} differ in size, give `size` to scale and crop them")
     # Bytes are decoded here: TFDS would want OpenCV, or warn of its absence.
@@ -81,6 +89,8 @@ def _decoded(folder: Path, split: str, size: int | None) -> Part:
             picture = Image.open(io.BytesIO(record["image"])).convert(mode)
             pixels = np.asarray(picture if size is None else to_square(picture, size))
             image[i] = pixels.reshape(image.shape[1:])
+    if len(np.unique(index)) < total:  # ids that number something else
+        index = np.arange(total)
     order = np.argsort(index, kind="stable")
     return Part(image[order], label[order], index[order])
 

@@ -1,4 +1,4 @@
-"""Read raw files that are arrays: idx as MNIST ships it, npy and npz. A reader returns None for other files."""
+"""Read raw files that are arrays: idx as MNIST has it, npy and npz. A reader gives None for other files."""
 
 import gzip
 import re
@@ -25,10 +25,10 @@ def idx(folder: Path, only: str = "") -> Raw | None:
     found: dict[str, Path] = {}
     for path in files(folder):
         match = _IDX.search(path.name)
-        if match and only in path.name:
-            # An unpacked file takes precedence over its archive.
-            if not match["packed"] or path.name.removesuffix(".gz") not in found:
-                found[path.name.removesuffix(".gz")] = path
+        name = path.name.removesuffix(".gz")
+        # An unpacked file takes precedence over its archive.
+        if match and only in name and not (match["packed"] and name in found):
+            found[name] = path
     parts: dict[str, Part] = {}
     for name, path in found.items():
         if "idx1" in name:

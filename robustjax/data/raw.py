@@ -1,86 +1,87 @@
 """Turn a folder of raw files into the contents of a data set, verified where the set is known."""
 
-import dataclasses
-import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from robustjax.data import layouts
+from robustjax.data import cifar, layouts
 from robustjax.data.decode import digest
 from robustjax.data.known import KNOWN, Known
+from robustjax.data.mosaics import mosaics
+from robustjax.data.omniglot import omniglot
+from robustjax.data.pictures import by_class
 from robustjax.data.store import Contents, Part, Raw
-
-# The first reader that finds its files wins; the most particular come first.
-READERS: tuple[Callable[[Path, str], Raw | None], ...] = (layouts.idx, layouts.npz)
+from robustjax.data.tiny_imagenet import outliers, tiny_imagenet
 
 
-def contents(name: str, folder: Path) -> Contents:
+def contents(name: str, folder: Path, *, size: int | None = None) -> Contents:
     """Read a folder of raw files, whatever their layout.
 
     A name that is known (mnist, cifar10, ...) must hold what is known of it: classes, counts and checksums.
 
+    Args:
+      name: what to call it; any name, or a known one.
+      folder: where the files are, folders inside it included.
+      size: scale and crop pictures to so many pixels a side; needed where they differ in size.
     Raises:
-      ValueError: if the folder is empty or of no known layout, a file is damaged, or the contents are not those
-        of the named set.
+      ValueError: if the folder is empty or of no known layout, a file is damaged, or the contents are not
+        those of the named set.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     if not layouts.files(folder):
         raise ValueError(f"{folder}: holds no files")
-    known = KNOWN.get(name)
-    if known:
-        _verify_files(name, known, folder)
-    found = (reader(folder, known.only if known else "") for reader in READERS)
-    raw = next((r for r in found if r is not None), None)
+    known = KNOWN.get(name, Known())
+    raw = _read(name, folder, known.only, size)
     if raw is None:
         raise ValueError(
             f"{folder}: no raw files of a known layout; it must hold idx files, CIFAR pickles or binaries, "
-            "npy or npz arrays, a mosaic with labels.npz, or pictures in a folder or zip for each class"
+            "npy or npz arrays, mosaics with labels.npz, or pictures in a folder or zip for each class"
         )
-    if known:
-        _verify(name, known, raw)
-    classes = known.classes if known and known.classes else raw.classes or _numbered(raw)
-    parts = {split: _without(part, raw.missing.get(split)) for split, part in raw.parts.items()}
+    for split, part in raw.parts.items():
+        _verify(name, split, part, known)
+    classes = known.classes or raw.classes or _numbered(raw)
     return Contents(
         name=name,
-        version=known.version if known else "1.0.0",
+        version=known.version,
         classes=classes,
-        parts=parts,
-        source=f"raw files of {name}" + (", checksums verified" if known and known.sha256 else ""),
-        note="; ".join(filter(None, (known.note if known else "", *_gaps(raw, classes)))),
+        parts={split: _without(part, raw.missing.get(split)) for split, part in raw.parts.items()},
+        source=f"raw files of {name}"
+        + (", checksums verified" if set(raw.parts) <= set(known.sha256) else ""),
+        note="; ".join(filter(None, (known.note, *_gaps(raw, classes)))),
     )
 
 
-def _verify_files(name: str, known: Known, folder: Path) -> None:
-    for path in layouts.files(folder):
-        if path.name in known.md5:
-            found = hashlib.md5(path.read_bytes()).hexdigest()
-            if found != known.md5[path.name]:
-                raise ValueError(f"{path}: MD5 is {found}, that of {name} is {known.md5[path.name]}")
+def _read(name: str, folder: Path, only: str, size: int | None) -> Raw | None:
+    """Try one layout after the other, the most particular first; None if there is none of them."""
+    if name == "omniglot":
+        return omniglot(folder, size=size or 28)
+    if name in ("tiny_imagenet", "tiny_imagenet/outliers"):
+        raw = tiny_imagenet(folder)
+        return outliers(raw) if raw and name.endswith("outliers") else raw
+    if name.startswith("cifar10_corrupted/"):
+        return cifar.corrupted(folder, name.partition("/")[2])
+    for reader in (mosaics, layouts.idx, cifar.pickles, cifar.binary, layouts.npz):
+        if (raw := reader(folder, only)) is not None:
+            return raw
+    return by_class(folder, only, size=size)
 
 
-def _verify(name: str, known: Known, raw: Raw) -> None:
+def _verify(name: str, split: str, part: Part, known: Known) -> None:
     other = "choose another name for another data set"
-    for split, part in raw.parts.items():
-        if split not in known.counts:
-            raise ValueError(f"{name}: {split} images found, it has {', '.join(known.counts)} alone; {other}")
-        if len(part.image) != known.counts[split]:
-            raise ValueError(
-                f"{name}: {len(part.image):,} {split} images found, must be {known.counts[split]:,}; {other}"
-            )
-        if split in known.sha256:
-            for what, array, must in zip(
-                ("pixels", "labels"),
-                (part.image, part.label.astype(np.uint8)),
-                known.sha256[split],
-                strict=True,
-            ):
-                if (found := digest(array)) != must:
-                    raise ValueError(
-                        f"{name}: SHA-256 of the {split} {what} is {found}, must be {must}; {other}"
-                    )
+    if known.counts and len(part.image) != known.counts.get(split, 0):
+        must = f"{known.counts.get(split, 0):,}"
+        raise ValueError(f"{name}: {len(part.image):,} {split} images found, must be {must}; {other}")
+    if split not in known.sha256:
+        return
+    image = part.image
+    if split in known.blank:
+        image = image.copy()
+        image[list(known.blank[split])] = 0
+    found = digest(image), digest(part.label.astype(np.uint8))
+    for what, have, must in zip(("pixels", "labels"), found, known.sha256[split], strict=True):
+        if have != must:
+            raise ValueError(f"{name}: SHA-256 of the {split} {what} is {have}, must be {must}; {other}")
 
 
 def _without(part: Part, missing: np.ndarray | None) -> Part:
@@ -98,9 +99,8 @@ def _gaps(raw: Raw, classes: tuple[str, ...]) -> list[str]:
         lost = np.bincount(part.label[np.isin(part.index, missing)], minlength=len(classes))
         if len(missing):
             most = ", ".join(f"{lost[k]} {classes[k]}" for k in np.argsort(-lost, kind="stable") if lost[k])
-            said.append(
-                f"{len(part.index) - len(missing):,} of {len(part.index):,} {split} images: {most} missing"
-            )
+            left = f"{len(part.index) - len(missing):,} of {len(part.index):,}"
+            said.append(f"{left} {split} images: {most} missing")
     return said
 
 

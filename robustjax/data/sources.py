@@ -4,17 +4,22 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from robustjax.data import decode, digits
+from robustjax.data import decode, digits, letters
 from robustjax.data.order import held_out
 from robustjax.data.store import Contents, Part, write
 
-EMBEDDED: dict[str, Callable[[], Contents]] = {"digits": digits.contents}
+EMBEDDED: dict[str, Callable[[], Contents]] = {
+    "digits": digits.contents,
+    "letters": partial(letters.contents, 8),
+    "letters/28": partial(letters.contents, 28),
+}
 SPLITS = ("train", "validation", "test")
 
 
@@ -46,8 +51,8 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
     """Load one split of a data set, in the order of its official index.
 
     "validation" is held out of the official training set, about one image in ten by a hash of its index, and
-    "train" is the rest; a set that has all three splits keeps its own. Where a set has training and validation
-    images but no test images, its validation images are "test".
+    "train" is the rest; a set that has all three splits keeps its own. Where a set has validation images but
+    no test images, its validation images are "test".
 
     Args:
       name: as TFDS names it: "mnist", "cifar10_corrupted/fog_3", "emnist/letters", or an embedded set.
@@ -76,7 +81,7 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
         chosen = held_out(part.index) == keep
         part = Part(part.image[chosen], part.label[chosen], part.index[chosen])
     features: Any = builder.info.features
-    names = tuple(features["label"].names)
+    names = tuple(getattr(features["label"], "names", None) or map(str, range(part.label.max() + 1)))
     metadata = builder.info.metadata or {}
     info = Info(
         name=name,

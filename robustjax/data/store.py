@@ -32,8 +32,8 @@ class Part:
 class Raw:
     """What a reader found in a folder of raw files.
 
-    `missing` lists, per split, official indices whose images are blanks to be dropped. `classes` are their names
-    if the files say them.
+    `missing` lists, per split, official indices whose images are blanks to be dropped. `classes` are their
+    names if the files say them.
     """
 
     parts: Mapping[str, Part]
@@ -73,6 +73,7 @@ class Stored(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "image": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
             "label": tfds.features.ClassLabel(names=list(contents.classes)),
             "index": tfds.features.Scalar(dtype=np.int64),
+            "id": tfds.features.Text(),  # as TFDS's own CIFAR-10 has it
         }
         return tfds.core.DatasetInfo(
             builder=self,
@@ -84,11 +85,12 @@ class Stored(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        return {split: self._generate_examples(part) for split, part in self.contents.parts.items()}
+        return {split: self._generate_examples(split, part) for split, part in self.contents.parts.items()}
 
-    def _generate_examples(self, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self, split: str, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
         for image, label, index in zip(part.image, part.label, part.index, strict=True):
-            yield int(index), {"image": io.BytesIO(png(image)), "label": int(label), "index": int(index)}
+            stored = {"image": io.BytesIO(png(image)), "label": int(label), "index": int(index)}
+            yield int(index), stored | {"id": f"{split}_{index:05d}"}
 
 
 def png(image: np.ndarray) -> bytes:

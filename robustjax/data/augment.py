@@ -1,0 +1,104 @@
+"""Augmentation on the device: functions `(key, images) -> images`, with one key or one key per example."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from robustjax.numerics import fold, keys_for, per_example
+from robustjax.types import Images
+
+Augment = Callable[[PRNGKeyArray, Images], Images]
+Colour = float | Sequence[float]  # in [0, 1]: one grey level, or one value per channel
+
+
+def crop(pad: int, *, fill: Colour = 0.0) -> Augment:
+    """Pad all sides and cut a window of the old size anywhere: a shift by up to `pad` pixels each way.
+
+    Args:
+      pad: pixels, at least 0.
+      fill: colour of the border.
+    Raises:
+      ValueError: if `pad` is negative or `fill` is outside [0, 1].
+    """
+    if pad < 0:
+        raise ValueError(f"crop: pad is {pad}, must be at least 0")
+    colour = _colour("crop", fill)
+
+    def cropped(key: PRNGKeyArray, images: Images) -> Images:
+        sides = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+        inside = jnp.pad(jnp.ones_like(images, dtype=bool), sides)
+        wide = jnp.where(inside, jnp.pad(images, sides), colour.astype(images.dtype))
+        # One slice per example: on the CPU twice as fast as taking rows and then columns.
+        corner = _integers(key, images, 0, 2 * pad + 1)
+        size = images.shape[1:]
+        return jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (at[0], at[1], jnp.int32(0)), size))(
+            wide, corner
+        )
+
+    return cropped
+
+
+def flip() -> Augment:
+    """Mirror left and right, every second image on average."""
+
+    def flipped(key: PRNGKeyArray, images: Images) -> Images:
+        chosen = jax.vmap(jax.random.bernoulli)(keys_for(key, len(images)))
+        return jnp.where(per_example(chosen, images), images[:, :, ::-1], images)
+
+    return flipped
+
+
+def cutout(size: int, *, fill: Colour = 0.0) -> Augment:
+    """Cover one square window of each image.
+
+    The centre is uniform over the image, so a window at the border is cut off by it.
+
+    Args:
+      size: of the window, in pixels, at least 0.
+      fill: its colour.
+    Raises:
+      ValueError: if `size` is negative or `fill` is outside [0, 1].
+
+    Reference: DeVries and Taylor 2017, arXiv:1708.04552.
+    """
+    if size < 0:
+        raise ValueError(f"cutout: size is {size}, must be at least 0")
+    colour = _colour("cutout", fill)
+
+    def covered(key: PRNGKeyArray, images: Images) -> Images:
+        height, width = images.shape[1:3]
+        # Drawn one axis at a time: the two may differ in length.
+        top = _integers(fold(key, 0), images, 0, height)[:, 0] - size // 2
+        left = _integers(fold(key, 1), images, 0, width)[:, 0] - size // 2
+        row, column = jnp.arange(height), jnp.arange(width)
+        across = (row >= top[:, None]) & (row < top[:, None] + size)
+        along = (column >= left[:, None]) & (column < left[:, None] + size)
+        window = across[:, :, None, None] & along[:, None, :, None]
+        return jnp.where(window, colour.astype(images.dtype), images)
+
+    return covered
+
+
+def chain(*steps: Augment) -> Augment:
+    """Apply one after the other, each with a key of its own."""
+
+    def chained(key: PRNGKeyArray, images: Images) -> Images:
+        for i, step in enumerate(steps):
+            images = step(fold(key, i), images)
+        return images
+
+    return chained
+
+
+def _integers(key: PRNGKeyArray, images: Images, low: int, high: int) -> Int[Array, "b 2"]:
+    keys = keys_for(key, len(images))
+    return jax.vmap(lambda k: jax.random.randint(k, (2,), low, high))(keys)
+
+
+def _colour(who: str, fill: Colour) -> Array:
+    values = [fill] if isinstance(fill, int | float) else list(fill)
+    if not all(0 <= v <= 1 for v in values):
+        raise ValueError(f"{who}: fill is {fill}, must be in [0, 1]")
+    return jnp.asarray(values, jnp.float32)

@@ -1,0 +1,106 @@
+"""Images that show nothing, from keys: noise, alone or made from the pixels of real images.
+
+Every function takes one key or one per example. Those of a key and images fit `pairs(outlier_augment=...)`,
+which then draws new outliers every step.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from robustjax.numerics import divide, fold, keys_for, per_example
+from robustjax.types import Images, PerExample
+
+Shape = tuple[int, ...]  # n, h, w, c
+
+
+def uniform(key: PRNGKeyArray, shape: Shape) -> Images:
+    """Draw every value uniformly from [0, 1)."""
+    return jax.vmap(lambda k: jax.random.uniform(k, shape[1:]))(keys_for(key, shape[0]))
+
+
+def gaussian(key: PRNGKeyArray, shape: Shape) -> Images:
+    """Draw every value from a normal distribution around 0.5 with deviation 1, and clip it to [0, 1]."""
+    noise = jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys_for(key, shape[0]))
+    return jnp.clip(0.5 + noise, 0.0, 1.0)
+
+
+def low_frequency(key: PRNGKeyArray, shape: Shape) -> Images:
+    """Draw uniform noise and smooth it. Reference: Meinke, Bitterwolf and Hein 2022, arXiv:2106.04260."""
+    return smoothed(fold(key, 1), uniform(fold(key, 0), shape))
+
+
+def permuted(key: PRNGKeyArray, images: Images) -> Images:
+    """Shuffle the pixels of every image; the channels of a pixel stay together."""
+    n, h, w, c = images.shape
+    orders = jax.vmap(lambda k: jax.random.permutation(k, h * w))(keys_for(key, n))
+    return jnp.take_along_axis(images.reshape(n, h * w, c), orders[..., None], axis=1).reshape(images.shape)
+
+
+def smoothed(key: PRNGKeyArray, images: Images) -> Images:
+    """Blur with a deviation drawn from [1, 2.5] pixels, then stretch every image to [0, 1].
+
+    Reference: Hein, Andriushchenko and Bitterwolf 2019, arXiv:1812.05720: 15 x 15 kernel, mirrored border.
+    """
+    return stretched(blurred(images, _between(key, images, 1.0, 2.5)))
+
+
+def contrast_stretched(key: PRNGKeyArray, images: Images) -> Images:
+    """Push values apart by sigmoid(g (x - 0.5)), with g drawn from [5, 30]."""
+    gain = per_example(_between(key, images, 5.0, 30.0), images)
+    return jax.nn.sigmoid(gain * (images - 0.5))
+
+
+def acet_noise(key: PRNGKeyArray, images: Images) -> Images:
+    """Smooth either uniform noise or the permuted pixels of an image, whichever a coin says.
+
+    Reference: Hein, Andriushchenko and Bitterwolf 2019, arXiv:1812.05720. There half of a batch is of either
+      kind; a coin for each example does not depend on the batch.
+    """
+    coin = jax.vmap(jax.random.bernoulli)(keys_for(fold(key, 0), len(images)))
+    noise = uniform(fold(key, 1), images.shape)
+    pixels = permuted(fold(key, 2), images)
+    return smoothed(fold(key, 3), jnp.where(per_example(coin, images), pixels, noise))
+
+
+def ccu_noise(key: PRNGKeyArray, images: Images) -> Images:
+    """Permute the pixels, blur with a deviation from [1, 2.5] pixels, and push the contrast.
+
+    Reference: Meinke and Hein 2020, arXiv:1909.12180. Its code blurs across the channels too, this does not.
+    """
+    pixels = permuted(fold(key, 0), images)
+    soft = blurred(pixels, _between(fold(key, 1), images, 1.0, 2.5))
+    return contrast_stretched(fold(key, 2), soft)
+
+
+def blurred(images: Images, deviation: PerExample, *, reach: int = 7) -> Images:
+    """Convolve each image with a Gaussian of its own, cut off `reach` pixels away, mirrored at the border."""
+    offset = jnp.arange(-reach, reach + 1, dtype=images.dtype)
+    weight = jnp.exp(-0.5 * jnp.square(offset / deviation[:, None]))
+    weight = weight / weight.sum(axis=1, keepdims=True)
+    for axis in (1, 2):
+        sides = [(0, 0)] * 4
+        sides[axis] = (reach, reach)
+        wide = jnp.pad(images, sides, mode="symmetric")
+        # Shifted copies weighted per example: a convolution would want one kernel for all.
+        shifts = (
+            jax.lax.slice_in_dim(wide, i, i + images.shape[axis], axis=axis) for i in range(2 * reach + 1)
+        )
+        images = sum(
+            (per_example(w, images) * s for w, s in zip(weight.T, shifts, strict=True)),
+            jnp.zeros_like(images),
+        )
+    return images
+
+
+def stretched(images: Images) -> Images:
+    """Move the darkest value of every image to 0 and the brightest to 1; an image of one value becomes 0."""
+    low, high = images.min(axis=(1, 2, 3)), images.max(axis=(1, 2, 3))
+    span = per_example(high - low, images)
+    # Rounding may exceed 1 by one unit in the last place.
+    return jnp.clip(divide(images - per_example(low, images), jnp.broadcast_to(span, images.shape)), 0.0, 1.0)
+
+
+def _between(key: PRNGKeyArray, images: Images, low: float, high: float) -> Float[Array, "b"]:
+    draw = jax.vmap(lambda k: jax.random.uniform(k, (), images.dtype, low, high))
+    return draw(keys_for(key, len(images)))
