@@ -73,7 +73,7 @@ def _decoded(folder: Path, split: str, size: int | None) -> Part:
         kind = getattr(builder.info.file_format, "value", "another format")
         raise ValueError(f"load: {folder} is stored as {kind}, prepare it with file_format='array_record'")
     height, width, channels = features["image"].shape
-    if features["image"].dtype != np.uint8 or channels not in (1, 3, None):
+    if features["image"].np_dtype != np.uint8 or channels not in (1, 3, None):
         form = f"{features['image'].dtype} with {channels} channels"
         raise ValueError(f"load: the images of {folder} are {form}, must be uint8 with 1 or 3")
     if size is None and (height is None or width is None):
