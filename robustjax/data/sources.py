@@ -115,6 +115,12 @@ def available(root: Path) -> list[str]:
     return sorted({p.as_posix() for p in prepared if not p.as_posix().startswith(".")} | set(EMBEDDED))
 
 
+def counts(folder: Path) -> dict[str, int]:
+    """Count the images of every stored split of a prepared data set, without reading them."""
+    splits = tfds.builder_from_directory(folder).info.splits
+    return {name: split.num_examples for name, split in splits.items()}
+
+
 def _stored(split: str, there: tuple[str, ...], name: str) -> tuple[str, bool | None]:
     """Say which stored split to read, and which part of it: held out, the rest, or all (None)."""
     if set(SPLITS) <= set(there):

@@ -1,0 +1,77 @@
+"""Turn a folder of raw files into a prepared data set that every experiment finds by name.
+
+    python experiments/prepare_data.py mnist --source ~/raw/mnist
+    python experiments/prepare_data.py --list
+
+Raw files are idx (.gz or not), CIFAR pickles or binaries, npy or npz arrays, mosaics with labels.npz, or pictures
+in a folder or zip for each class; which of them is found out. Sets that are known (mnist, fashion_mnist, kmnist,
+emnist/letters, notmnist, kannada_mnist, kannada_mnist/dig, cifar10, cifar10_corrupted/<type>_<severity>, cifar100,
+dtd, omniglot, tiny_imagenet, tiny_imagenet/outliers) must agree with the known counts and checksums; any other name
+is a set of your own. Nothing is downloaded. The result is a TFDS data set in $TFDS_DATA_DIR or
+~/tensorflow_datasets; the embedded sets (digits, letters, letters/28) prepare themselves.
+"""
+
+import dataclasses
+import pathlib
+
+import common
+import tyro
+
+from robustjax.data import raw, sources, store
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to prepare."""
+
+    name: tyro.conf.Positional[str] = ""  # of the data set
+    source: str | None = None  # folder of raw files
+    data_dir: str | None = None  # where to put it
+    size: int | None = None  # scale and crop pictures to so many pixels a side
+    list: bool = False  # show what is there
+
+
+def main(cfg: Config) -> None:
+    """Prepare one set, or list what is there."""
+    root = sources.place(cfg.data_dir)
+    if cfg.list:
+        return show(root)
+    if not cfg.name or cfg.source is None:
+        raise ValueError(
+            "name a data set and its raw files: prepare_data.py mnist --source FOLDER, or --list"
+        )
+    folder = sources.find(cfg.name, root)
+    if folder is not None:
+        print(f"{cfg.name} is prepared already, in {folder}; delete that folder to prepare it again")
+        return None
+    contents = raw.contents(cfg.name, pathlib.Path(cfg.source).expanduser(), size=cfg.size)
+    try:
+        folder = store.write(contents, root)
+    except OSError as error:
+        raise ValueError(f"cannot write to {root}: {error}") from error
+    for split in contents.parts:
+        name = "test" if split == "validation" and "test" not in contents.parts else split
+        found = sources.load(cfg.name, name, data_dir=root)
+        shape = " x ".join(map(str, found.image.shape[1:]))
+        held = " (without what validation holds out)" if name == "train" and len(contents.parts) < 3 else ""
+        print(f"{name}: {found.info.count:,} images, {shape}, {len(found.info.classes)} classes{held}")
+        print(f"  SHA-256 {found.info.sha256}")
+    print(f"{contents.source}. {contents.note}".strip())
+    print(f"prepared in {folder}")
+    return None
+
+
+def show(root: pathlib.Path) -> None:
+    """Print a line for every set that loads."""
+    print(f"in {root}:")
+    for name in sources.available(root):
+        folder = sources.find(name, root)
+        if folder is None:
+            print(f"  {name:24} embedded, prepares itself when first loaded")
+        else:
+            stored = ", ".join(f"{count:,} {split}" for split, count in sources.counts(folder).items())
+            print(f"  {name:24} {folder.name}  {stored}")
+
+
+if __name__ == "__main__":
+    common.guarded(main, tyro.cli(Config, description=__doc__))
