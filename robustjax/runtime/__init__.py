@@ -1,27 +1,43 @@
 """The impure edge: devices, files, clocks and pictures.
 
-    mesh          one `data` axis over all devices; several processes
-    checkpoint    save and restore a state, checked
+    mesh          one `data` axis over all devices; joining several processes
+    compilation   keeping compiled programs between runs
     record        the folder of a run: config.json and metrics.jsonl
+    checkpoint    save and restore a state, checked; `leaves`, what a checkpoint holds
     progress      how far a loop is
-    origin        versions, devices, commit and config of a result
+    stopping      leaving a loop cleanly on SIGTERM and Ctrl-C
+    figures       curves, training, ROC: PNG bytes (matplotlib)
+    grids         images side by side, what an attack did: PNG bytes (matplotlib)
+    report        a page of text, tables and pictures in one file
+    origin        config, versions, devices, commit and command of a result
     files         writing whole files
 
-A run in short:
+A run, in short:
 
     mesh = data_mesh()
-    with Run(cfg.out, cfg) as run, Checkpoints(run.folder / "checkpoints", best="valid_accuracy") as saved:
-        state, step = saved.restore(state) or (state, 0)
-        run.resume(step)
-        bar = progress(batches, start=step, total=cfg.updates, label="train", batch_size=cfg.batch_size)
+    with (
+        Run(cfg.out, cfg) as run,
+        Checkpoints(run.folder / "checkpoints", best="valid_accuracy") as saved,
+        stopping() as stop,
+    ):
+        state, done = saved.restore(state) or (state, 0)
+        run.resume(done)
+        bar = progress(batches, start=done, total=cfg.updates, label="train", batch_size=cfg.batch_size)
         for i, batch in bar:
             state, metrics = update(state, batch)
             run.record(i, metrics)
             bar.show(metrics)
-        saved.save(cfg.updates, state, {"valid_accuracy": accuracy})
+            if stop.agreed(i):
+                break
+        saved.save(i + 1, state)
+    sys.exit(stop.exit_code)
+
+`figures` and `grids` are imported by those who draw, so that matplotlib stays an extra.
 """
 
 from robustjax.runtime.checkpoint import Checkpoints as Checkpoints
+from robustjax.runtime.compilation import cache_compiled as cache_compiled
+from robustjax.runtime.files import write_whole as write_whole
 from robustjax.runtime.mesh import data_mesh as data_mesh
 from robustjax.runtime.mesh import distributed as distributed
 from robustjax.runtime.mesh import over_data as over_data
@@ -31,3 +47,5 @@ from robustjax.runtime.progress import progress as progress
 from robustjax.runtime.progress import say as say
 from robustjax.runtime.record import Run as Run
 from robustjax.runtime.record import read_metrics as read_metrics
+from robustjax.runtime.report import Report as Report
+from robustjax.runtime.stopping import stopping as stopping

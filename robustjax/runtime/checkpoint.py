@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -170,7 +171,7 @@ class Checkpoints:
         for i, step in enumerate(steps):
             with _quiet():
                 found = self._read(like, step, others)
-                if isinstance(found, _Damage):
+                if isinstance(found, _Damage) and found.in_flight:
                     _let_reads_end()
             if not isinstance(found, _Damage):
                 return found, step
@@ -195,7 +196,7 @@ class Checkpoints:
                 wrong = [name for name in expected if leaves.checksum(stored[name]) != found[name][2]]
                 damage = _Damage(f"wrong checksum of {wrong[0]}") if wrong else None
             except Exception as error:
-                damage = _damage(error)
+                damage = _damage(error)._replace(in_flight=True)
         if jax.process_count() > 1:  # where one process cannot read, all of them must turn to another
             hurt = multihost_utils.process_allgather(np.asarray(damage is not None))
             damage = damage or (_Damage("another process could not read it") if hurt.any() else None)
@@ -237,6 +238,7 @@ class Checkpoints:
 
 class _Damage(NamedTuple):
     what: str
+    in_flight: bool = False  # whether other reads were under way when this one failed
 
 
 def _damage(error: Exception) -> _Damage:
@@ -271,6 +273,7 @@ def _quiet() -> Iterator[None]:
 
 def _let_reads_end() -> None:
     """Wait for the reads that orbax leaves in flight when one fails, whose complaints python would print."""
-    for _ in range(3):
-        time.sleep(0.1)
-        gc.collect()
+    with warnings.catch_warnings(action="ignore"):
+        for _ in range(3):
+            time.sleep(0.1)
+            gc.collect()

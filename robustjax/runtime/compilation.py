@@ -24,4 +24,5 @@ def cache_compiled(enabled: bool = True, folder: str | Path | None = None) -> Pa
         return None
     path = Path(given or "~/.cache/robustjax").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(path))
-    return path if jax.config.read("jax_enable_compilation_cache") else None
+    on = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    return path if on else None

@@ -64,8 +64,8 @@ def distributed(
     """Join the other processes of this run; call it before anything touches a device.
 
     On Slurm, Cloud TPU, Kubernetes and Open MPI everything is found in the environment. Elsewhere, and to
-    try it on one machine, give every process the three addresses. If a process dies the others stop too,
-    within a minute: the run is then started again and resumes.
+    try it on one machine, give every process the three addresses. If a process dies the runtime of jax ends
+    the others within a minute ("another task died"): the run is then started again and resumes.
 
     Args:
       enabled: False does nothing.
@@ -91,5 +91,4 @@ def distributed(
             num_processes=processes,
             process_id=process_id,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=60,
         )

@@ -86,6 +86,7 @@ class Report:
             if columns is not None
             else list(dict.fromkeys(name for row in rows for name in row))
         )
+        decimals = {name: _decimals([row.get(name) for row in rows]) for name in names}
         numeric = {
             name: all(_is_number(row.get(name)) for row in rows)
             and any(row.get(name) is not None for row in rows)
@@ -101,7 +102,8 @@ class Report:
             lines.append(f"<caption>{html.escape(caption)}</caption>")
         lines.append(f"<thead><tr>{''.join(cell('th', name, name) for name in names)}</tr></thead><tbody>")
         lines += [
-            f"<tr>{''.join(cell('td', name, written(row.get(name))) for name in names)}</tr>" for row in rows
+            f"<tr>{''.join(cell('td', name, written(row.get(name), decimals[name])) for name in names)}</tr>"
+            for row in rows
         ]
         self._parts.append("\n".join([*lines, "</tbody></table></div>"]))
 
@@ -171,8 +173,8 @@ class Report:
         return path
 
 
-def written(value: Any) -> str:
-    """Write a value for a reader: floats with four digits, thousands apart, None as a dash."""
+def written(value: Any, decimals: int | None = None) -> str:
+    """Write a value for a reader: thousands apart, None as a dash, floats with four digits or `decimals`."""
     if value is None:
         return "–"  # noqa: RUF001
     if hasattr(value, "item") and np.size(value) == 1:
@@ -182,8 +184,16 @@ def written(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u2009")
     if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}"
     return str(value)
+
+
+def _decimals(column: Sequence[Any]) -> int | None:
+    """The decimals that give the largest number of a column four digits; None if they would blur others."""
+    sizes = [abs(float(v)) for v in column if _is_number(v) and v is not None and math.isfinite(v) and v != 0]
+    if not sizes or min(sizes) < 1e-2 * max(sizes):
+        return None
+    return max(0, 3 - math.floor(math.log10(max(sizes))))
 
 
 def _is_number(value: Any) -> bool:

@@ -1,0 +1,103 @@
+"""The progress line, with a clock of our own."""
+
+import io
+import itertools
+import re
+
+import jax.numpy as jnp
+import pytest
+
+from robustjax.runtime import progress
+from robustjax.runtime.progress import duration
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def run(file, *, seconds, total, start=0, stop=None, first=0.0, **settings):
+    """Go through a loop whose steps take `seconds`, the first one `first` more."""
+    clock = Clock()
+    bar = progress(
+        itertools.count(), total=total, start=start, file=file, clock=clock, label="train", **settings
+    )
+    steps = []
+    for step, item in bar:
+        assert item == step - start
+        steps.append(step)
+        clock.now += seconds + (first if step == start else 0.0)
+        bar.show({"loss": jnp.float32(step), "n": 3})
+        if step == stop:
+            break
+    return steps
+
+
+def test_a_log_gets_a_line_every_ten_seconds_and_one_at_the_end():
+    file = io.StringIO()
+    steps = run(file, seconds=1.0, total=35, batch_size=128)
+    assert steps == list(range(35))
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 4 and "\r" not in file.getvalue() and file.getvalue().endswith("\n")
+    assert lines[0] == "train   28%  10/35  128 img/s  0:10 gone, 0:25 left  loss 9  n 3"
+    assert lines[-1] == "train  100%  35/35  128 img/s  took 0:35  loss 34  n 3"
+
+
+def test_a_terminal_is_redrawn_in_place_at_most_five_times_a_second():
+    file = Terminal()
+    run(file, seconds=0.01, total=300)
+    text = file.getvalue()
+    assert text.count("\n") == 1 and text.endswith("\n")
+    assert text.count("\r") == pytest.approx(3.0 * 5 + 1, abs=2)
+
+
+def test_speed_leaves_out_the_step_that_compiles():
+    file = io.StringIO()
+    run(file, seconds=0.5, first=60.0, total=21, batch_size=10)
+    assert "20 img/s" in file.getvalue().splitlines()[-1]
+    assert "took 1:10" in file.getvalue().splitlines()[-1]
+
+
+def test_a_resumed_loop_starts_where_it_was():
+    file = io.StringIO()
+    assert run(file, seconds=1.0, start=90, total=100) == list(range(90, 100))
+    assert re.search(r"100%  100/100 .* took 0:10", file.getvalue())
+
+
+def test_a_loop_that_is_left_counts_the_step_it_was_in():
+    file = io.StringIO()
+    run(file, seconds=1.0, total=100, stop=3)
+    assert re.search(r"  4%  4/100 ", file.getvalue())
+
+
+def test_a_source_that_ends_early_ends_the_loop():
+    file = io.StringIO()
+    assert [item for _, item in progress("abc", total=10, file=file)] == ["a", "b", "c"]
+    assert "3/10" in file.getvalue()
+
+
+def test_a_finished_run_takes_nothing():
+    source = iter([1, 2])
+    assert list(progress(source, start=5, total=5, file=io.StringIO())) == []
+    assert next(source) == 1
+
+
+def test_start_must_not_lie_beyond_total():
+    with pytest.raises(ValueError, match="start is 6 and total 5"):
+        progress([], start=6, total=5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.21, "4.2s"), (9.99, "10.0s"), (62, "1:02"), (3599.7, "1:00:00"), (11045, "3:04:05")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
