@@ -69,9 +69,10 @@ def cutout(size: int, *, fill: Colour = 0.0) -> Augment:
 
     def covered(key: PRNGKeyArray, images: Images) -> Images:
         height, width = images.shape[1:3]
+        keys = keys_for(key, len(images))
         # Drawn one axis at a time: the two may differ in length.
-        top = _integers(fold(key, 0), images, 0, height)[:, 0] - size // 2
-        left = _integers(fold(key, 1), images, 0, width)[:, 0] - size // 2
+        top = _integers(fold(keys, 0), images, 0, height)[:, 0] - size // 2
+        left = _integers(fold(keys, 1), images, 0, width)[:, 0] - size // 2
         row, column = jnp.arange(height), jnp.arange(width)
         across = (row >= top[:, None]) & (row < top[:, None] + size)
         along = (column >= left[:, None]) & (column < left[:, None] + size)
@@ -85,8 +86,9 @@ def chain(*steps: Augment) -> Augment:
     """Apply one after the other, each with a key of its own."""
 
     def chained(key: PRNGKeyArray, images: Images) -> Images:
+        keys = keys_for(key, len(images))
         for i, step in enumerate(steps):
-            images = step(fold(key, i), images)
+            images = step(fold(keys, i), images)
         return images
 
     return chained

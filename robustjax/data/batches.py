@@ -7,6 +7,7 @@ are one compiled function.
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -117,7 +118,7 @@ def evaluation(
     total = len(split.label)
 
     def batches() -> Iterator[tuple[Batch, Mask]]:
-        fetch, finish = _steps(split, batch_size, 0, None, sharding, resident)
+        fetch, finish = _steps(split, 0, None, sharding, resident)
         for first in range(0, total, batch_size):
             position = np.arange(first, first + batch_size)
             yield finish(fetch(np.minimum(position, total - 1)), 0), _put(position < total, sharding)
@@ -135,7 +136,7 @@ def _stream(
     resident: bool | None,
     lane: int,
 ) -> Iterator[Batch]:
-    fetch, finish = _steps(split, batch_size, order.folded(seed, lane), augment, sharding, resident)
+    fetch, finish = _steps(split, order.folded(seed, lane), augment, sharding, resident)
 
     def fetched(step: int) -> Any:
         position = np.arange(step * batch_size, (step + 1) * batch_size)
@@ -152,36 +153,47 @@ def _stream(
 
 def _steps(
     split: Split,
-    batch_size: int,
     seed: int,
     augment: Augment | None,
     sharding: NamedSharding | None,
     resident: bool | None,
 ) -> tuple[Callable[[np.ndarray], Any], Callable[[Any, int], Batch]]:
     """Build the two halves of a batch: what the host sends for some rows, and the compiled rest."""
-    keep = split.image.nbytes <= RESIDENT if resident is None else resident
-
-    def finished(image: Array, label: Array, rows: Array | None, step: Array) -> Batch:
-        if rows is not None:
-            image, label = image[rows], label[rows]
-        value = to_float(image)
-        if augment is not None:
-            # Keys are made here from numbers: a key from outside would belong to one process.
-            value = augment(keys_for(jax.random.fold_in(jax.random.key(seed), step), batch_size), value)
-        return Batch(value, label)
-
-    compiled = jax.jit(finished) if sharding is None else jax.jit(finished, out_shardings=sharding)
-    if keep:
+    settings: dict[str, Any] = {"augment": augment, "sharding": sharding}
+    key = np.uint32(seed)
+    if split.image.nbytes <= RESIDENT if resident is None else resident:
         everywhere = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
         image, label = _put(split.image, everywhere), _put(split.label, everywhere)
         return (
             lambda rows: _put(rows.astype(np.int32), sharding),
-            lambda rows, step: compiled(image, label, rows, np.uint32(step)),
+            lambda rows, step: _finished(image, label, rows, key, np.uint32(step), **settings),
         )
     return (
         lambda rows: (_put(split.image, sharding, rows), _put(split.label, sharding, rows)),
-        lambda ready, step: compiled(*ready, None, np.uint32(step)),
+        lambda ready, step: _finished(*ready, None, key, np.uint32(step), **settings),
     )
+
+
+# One function for all streams, so that a second stream or evaluation of the same shape compiles nothing.
+@partial(jax.jit, static_argnames=("augment", "sharding"))
+def _finished(
+    image: Array,
+    label: Array,
+    rows: Array | None,
+    seed: Array,
+    step: Array,
+    *,
+    augment: Augment | None,
+    sharding: NamedSharding | None,
+) -> Batch:
+    if rows is not None:
+        image, label = image[rows], label[rows]
+    value = to_float(image)
+    if augment is not None:
+        # Keys are made here from numbers: a key from outside would belong to one process.
+        value = augment(keys_for(jax.random.fold_in(jax.random.key(seed), step), value.shape[0]), value)
+    batch = Batch(value, label)
+    return batch if sharding is None else jax.lax.with_sharding_constraint(batch, sharding)
 
 
 def _put(value: np.ndarray, sharding: NamedSharding | None, rows: np.ndarray | None = None) -> Array:

@@ -27,7 +27,8 @@ def gaussian(key: PRNGKeyArray, shape: Shape) -> Images:
 
 def low_frequency(key: PRNGKeyArray, shape: Shape) -> Images:
     """Draw uniform noise and smooth it. Reference: Meinke, Bitterwolf and Hein 2022, arXiv:2106.04260."""
-    return smoothed(fold(key, 1), uniform(fold(key, 0), shape))
+    keys = keys_for(key, shape[0])
+    return smoothed(fold(keys, 1), uniform(fold(keys, 0), shape))
 
 
 def permuted(key: PRNGKeyArray, images: Images) -> Images:
@@ -57,10 +58,11 @@ def acet_noise(key: PRNGKeyArray, images: Images) -> Images:
     Reference: Hein, Andriushchenko and Bitterwolf 2019, arXiv:1812.05720. There half of a batch is of either
       kind; a coin for each example does not depend on the batch.
     """
-    coin = jax.vmap(jax.random.bernoulli)(keys_for(fold(key, 0), len(images)))
-    noise = uniform(fold(key, 1), images.shape)
-    pixels = permuted(fold(key, 2), images)
-    return smoothed(fold(key, 3), jnp.where(per_example(coin, images), pixels, noise))
+    keys = keys_for(key, len(images))
+    coin = jax.vmap(jax.random.bernoulli)(fold(keys, 0))
+    noise = uniform(fold(keys, 1), images.shape)
+    pixels = permuted(fold(keys, 2), images)
+    return smoothed(fold(keys, 3), jnp.where(per_example(coin, images), pixels, noise))
 
 
 def ccu_noise(key: PRNGKeyArray, images: Images) -> Images:
@@ -68,9 +70,10 @@ def ccu_noise(key: PRNGKeyArray, images: Images) -> Images:
 
     Reference: Meinke and Hein 2020, arXiv:1909.12180. Its code blurs across the channels too, this does not.
     """
-    pixels = permuted(fold(key, 0), images)
-    soft = blurred(pixels, _between(fold(key, 1), images, 1.0, 2.5))
-    return contrast_stretched(fold(key, 2), soft)
+    keys = keys_for(key, len(images))
+    pixels = permuted(fold(keys, 0), images)
+    soft = blurred(pixels, _between(fold(keys, 1), images, 1.0, 2.5))
+    return contrast_stretched(fold(keys, 2), soft)
 
 
 def blurred(images: Images, deviation: PerExample, *, reach: int = 7) -> Images:
@@ -82,14 +85,13 @@ def blurred(images: Images, deviation: PerExample, *, reach: int = 7) -> Images:
         sides = [(0, 0)] * 4
         sides[axis] = (reach, reach)
         wide = jnp.pad(images, sides, mode="symmetric")
+
         # Shifted copies weighted per example: a convolution would want one kernel for all.
-        shifts = (
-            jax.lax.slice_in_dim(wide, i, i + images.shape[axis], axis=axis) for i in range(2 * reach + 1)
-        )
-        images = sum(
-            (per_example(w, images) * s for w, s in zip(weight.T, shifts, strict=True)),
-            jnp.zeros_like(images),
-        )
+        def add(i, total, wide=wide, axis=axis):
+            shifted = jax.lax.dynamic_slice_in_dim(wide, i, total.shape[axis], axis)
+            return total + per_example(weight[:, i], total) * shifted
+
+        images = jax.lax.fori_loop(0, 2 * reach + 1, add, jnp.zeros_like(images))
     return images
 
 
