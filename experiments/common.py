@@ -60,14 +60,22 @@ def script(main: Callable[[Config], int | None], presets: Mapping[str, Config], 
     if name not in presets:
         fail(f"{program}: preset is {name!r}, must be one of {', '.join(presets)}")
     about = f"{doc}\n\nPresets, to be named first: {', '.join(presets)} (here: {name})."
-    config = tyro.cli(type(presets[name]), default=presets[name], args=words, prog=program, description=about)
-    guarded(main, config)
+
+    def job() -> int | None:
+        preset = presets[name]
+        config = tyro.cli(type(preset), default=preset, args=words, prog=program, description=about)
+        for field in dataclasses.fields(config):
+            if isinstance(value := getattr(config, field.name), PGD):
+                value.check(field.name)
+        return main(config)
+
+    guarded(job)
 
 
-def guarded(main: Callable[[Config], int | None], config: Config) -> None:
-    """Run main and leave with its exit code; a ValueError becomes one line and exit code 2."""
+def guarded(job: Callable[[], int | None]) -> None:
+    """Do a job and leave with its exit code; a ValueError becomes one line and exit code 2."""
     try:
-        sys.exit(main(config) or 0)
+        sys.exit(job() or 0)
     except ValueError as error:
         if os.environ.get("ROBUSTJAX_TRACEBACK"):
             raise
@@ -104,17 +112,18 @@ class PGD:
     step: Fraction = 0.25  # length of one step, as a share of eps
     restarts: int = 1
 
-    def __post_init__(self):
+    def check(self, name: str) -> None:
         """Refuse what cannot be meant, before anything is built."""
         if not self.eps >= 0:
-            raise ValueError(f"--attack.eps is {self.eps:g}, must be at least 0")
+            raise ValueError(f"--{name}.eps is {self.eps:g}, must be at least 0")
         if self.eps > 1 and self.norm == "linf":
-            raise ValueError(f"--attack.eps is {self.eps:g}, must be at most 1 for images in [0, 1]; write 8/255")
-        if self.steps < 0 or self.restarts < 1 or not self.step > 0:
-            raise ValueError(
-                f"--attack.steps {self.steps} --attack.step {self.step:g} --attack.restarts {self.restarts}: "
-                "steps must be at least 0, step above 0, restarts at least 1"
-            )
+            raise ValueError(f"--{name}.eps is {self.eps:g}, must be at most 1 for images in [0, 1]; write 8/255")
+        if self.steps < 0:
+            raise ValueError(f"--{name}.steps is {self.steps}, must be at least 0")
+        if not self.step > 0:
+            raise ValueError(f"--{name}.step is {self.step:g}, must be above 0")
+        if self.restarts < 1:
+            raise ValueError(f"--{name}.restarts is {self.restarts}, must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)

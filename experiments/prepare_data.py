@@ -74,4 +74,4 @@ def show(root: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    common.guarded(main, tyro.cli(Config, description=__doc__))
+    common.guarded(lambda: main(tyro.cli(Config, description=__doc__)))

@@ -89,7 +89,7 @@ PRESETS = {
         attack=_at(0.3),
         judge=_at(0.3, steps=40, step=0.05),
         warmup=0.2,
-        updates=12000,
+        updates=6000,
         optimizer=_SMALL,
         validate_every=1000,
         record_every=50,
@@ -99,7 +99,7 @@ PRESETS = {
         attack=_at(0.1),
         judge=_at(0.1, steps=40, step=0.05),
         warmup=0.2,
-        updates=12000,
+        updates=6000,
         optimizer=_SMALL,
         validate_every=1000,
         record_every=50,
@@ -197,6 +197,8 @@ def checked(cfg: Config) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(cfg, name)}, must be at least 1")
     if not 0 <= cfg.warmup <= 1:
         raise ValueError(f"--warmup is {cfg.warmup:g}, must be a share of the run in [0, 1]")
+    if cfg.awp and cfg.loss in ("standard", "free"):
+        raise ValueError(f"--awp is {cfg.awp:g}, must be 0 with --loss {cfg.loss}, which attacks nothing first")
 
 
 def loss_at(cfg: Config, model: Model) -> Callable[[jax.Array], Loss]:
@@ -221,8 +223,6 @@ def loss_at(cfg: Config, model: Model) -> Callable[[jax.Array], Loss]:
             "n_fgsm": lambda: adversarial(model, compose.against(n_fgsm(threat), objectives.cross_entropy)),
             "free": lambda: free.free(model),
         }[cfg.loss]()
-        if cfg.awp and not isinstance(loss, MinMax):
-            raise ValueError(f"--awp is {cfg.awp:g}, must be 0 with --loss {cfg.loss}, which attacks nothing first")
         return awp(loss, gamma=cfg.awp) if cfg.awp and isinstance(loss, MinMax) else loss
 
     return at

@@ -1,0 +1,52 @@
+# On a fresh machine with Python 3.11 or newer: `make demo` sets up and runs the main job on embedded data,
+# `make test` sets up and passes the tests. Nothing outside .venv/ and runs/ is touched.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c .requirements.lock
+WORKERS ?= 2
+
+.PHONY: demo test oracles lint lock clean
+
+demo: .venv/demo
+	$(BIN)/python experiments/quickstart.py
+
+test: .venv/test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The same tests with PyTorch as an independent oracle, and the benchmark's peer.
+oracles: .venv/test
+	$(PIP) -e '.[oracles]'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m oracle
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# Resolve the newest versions inside the bounds of pyproject.toml, for every supported Python.
+lock: .venv/created
+	$(PIP) uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url \
+		--no-header --no-annotate --upgrade pyproject.toml -o .requirements.lock
+
+clean:
+	rm -rf .venv
+
+.venv/created:
+	@test -n "$(PYTHON)" || { echo "robustjax needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/demo: .venv/created pyproject.toml .requirements.lock
+	$(PIP) -e '.[experiments]'
+	@touch $@
+
+.venv/test: .venv/created pyproject.toml .requirements.lock
+	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/dev: .venv/created pyproject.toml .requirements.lock
+	$(PIP) -e '.[dev]'
+	@touch $@

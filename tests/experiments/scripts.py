@@ -1,0 +1,53 @@
+"""Run a script of experiments/ as a person would: in a process of its own, or quickly in this one."""
+
+import importlib
+import os
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "experiments"))
+
+
+class Done(NamedTuple):
+    """What is left of a script."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def environment(devices=1, **more):
+    """One simulated device unless asked for more."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"} | more
+
+
+def command(script, *words):
+    """Write the command line."""
+    return [sys.executable, str(ROOT / "experiments" / f"{script}.py"), *map(str, words)]
+
+
+def run(script, *words, devices=1, timeout=600, **more):
+    """Run a script in a process of its own."""
+    done = subprocess.run(
+        command(script, *words), env=environment(devices, **more), capture_output=True, text=True, timeout=timeout
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def call(capsys, monkeypatch, script, *words):
+    """Run a script in this process, through the same front door; seconds faster than `run`."""
+    module = importlib.import_module(script)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
+    common = importlib.import_module("common")
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(SystemExit) as left:
+        common.script(module.main, module.PRESETS, module.__doc__)
+    said = capsys.readouterr()
+    code = left.value.code
+    return Done(code if isinstance(code, int) else int(bool(code)), said.out, said.err)

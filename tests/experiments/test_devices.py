@@ -1,0 +1,54 @@
+"""One device is eight devices is two processes with four each."""
+
+import socket
+import subprocess
+
+import numpy as np
+import scripts
+from test_resume import final_arrays
+
+WORDS = [
+    "smoke", "--model", "convnet_small", "--updates", "6", "--validate-every", "6", "--record-every", "1",
+    "--images", "48", "--augment", "crop", "flip",
+]  # fmt: skip
+
+
+def metrics(folder):
+    import json
+
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def two_processes(out):
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    both = [
+        subprocess.Popen(
+            scripts.command(
+                "train_classifier", *WORDS, "--out", out, "--distributed", "--cluster.coordinator", f"localhost:{port}",
+                "--cluster.processes", 2, "--cluster.process-id", i,
+            ),
+            env=scripts.environment(4),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    for process in both:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+
+
+def test_same_losses_and_parameters(tmp_path):
+    for devices in (1, 8):
+        done = scripts.run("train_classifier", *WORDS, "--out", tmp_path / str(devices), devices=devices)
+        assert done.returncode == 0, done.stderr
+    two_processes(tmp_path / "two")
+    reference = final_arrays(tmp_path / "1", 6)
+    for other in ("8", "two"):
+        for name, value in final_arrays(tmp_path / other, 6).items():
+            np.testing.assert_allclose(value, reference[name], atol=1e-5, err_msg=f"{other}: {name}")
+        for a, b in zip(metrics(tmp_path / "1"), metrics(tmp_path / other), strict=True):
+            assert a.keys() == b.keys()
+            np.testing.assert_allclose([a["loss"]], [b["loss"]], atol=1e-5)

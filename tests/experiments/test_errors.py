@@ -1,0 +1,53 @@
+"""What is wrong with the input ends in one clear line, exit code 2, and nothing overwritten."""
+
+import json
+import shutil
+
+import pytest
+import scripts
+
+CASES = {
+    "unknown preset": ("train_classifier", ["mnits"], "preset is 'mnits', must be one of digits, mnist"),
+    "negative radius": ("train_classifier", ["smoke", "--attack.eps", "-1"], "--attack.eps is -1, must be at least 0"),
+    "radius in bytes": ("train_classifier", ["smoke", "--attack.eps", "8"], "at most 1 for images in [0, 1]"),
+    "no restarts": ("eval_attack", ["smoke", "--attack.restarts", "0"], "restarts at least 1"),
+    "unknown model": ("train_classifier", ["smoke", "--model", "resnet19"], "--model is 'resnet19', must be one of"),
+    "unknown data": ("train_classifier", ["smoke", "--dataset", "mnits"], "no mnits in"),
+    "no updates": ("train_classifier", ["smoke", "--updates", "0"], "--updates is 0, must be at least 1"),
+    "unknown augmentation": ("train_classifier", ["smoke", "--augment", "blur"], "--augment has 'blur'"),
+    "weights moved without attack": (
+        "train_classifier",
+        ["smoke", "--loss", "standard", "--awp", "0.1"],
+        "--awp is 0.1, must be 0 with --loss standard",
+    ),
+    "no such run": ("eval_attack", ["smoke", "--run", "nowhere"], "nowhere holds no run of train_classifier.py"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_line_and_exit_code_2(name, tmp_path, capsys, monkeypatch):
+    script, words, message = CASES[name]
+    done = scripts.call(capsys, monkeypatch, script, *words, "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and message in lines[0], done.stderr
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def test_another_config_in_the_same_folder_is_refused_and_nothing_changed(trained):
+    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    done = scripts.run("train_classifier", "smoke", "--out", trained, "--attack.eps", "0.2")
+    assert done.returncode == 2 and "attack.eps" in done.stderr and "Traceback" not in done.stderr
+    assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
+
+
+def test_checkpoint_of_another_architecture_is_refused(trained, tmp_path, capsys, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    page = json.loads((copy / "config.json").read_text())
+    page["config"]["model"] = "convnet_small"
+    (copy / "config.json").write_text(json.dumps(page))
+    done = scripts.call(capsys, monkeypatch, "eval_attack", "smoke", "--run", copy)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "conv0" in done.stderr

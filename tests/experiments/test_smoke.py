@@ -1,0 +1,81 @@
+"""Every script runs from the command line and leaves what it promises."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scripts  # first: it puts experiments/ on the path
+import train_classifier
+
+from robustjax import optimizers, training
+from robustjax.models import small
+from robustjax.types import Batch
+
+SMOKE = {
+    "quickstart": (["smoke"], ["report.html"]),
+    "eval_attack": (["smoke"], ["report.html", "results.json", "outcomes.npz"]),
+}
+
+
+def test_training_leaves_a_whole_run_folder(trained):
+    assert {p.name for p in trained.iterdir()} >= {"config.json", "metrics.jsonl", "checkpoints", "report.html"}
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
+    assert any("valid_robust" in line for line in lines)
+    made = json.loads((trained / "config.json").read_text())
+    assert made["config"]["loss"] == "adversarial" and "jax" in made["starts"][0]["versions"]
+    page = (trained / "report.html").read_text()
+    assert "data:image/png;base64" in page and "http" not in page.split("</style>")[1].split("Configuration")[0]
+
+
+@pytest.mark.parametrize("script", SMOKE)
+def test_other_scripts(script, trained, tmp_path):
+    words, files = SMOKE[script]
+    extra = ["--run", trained] if script == "eval_attack" else []
+    done = scripts.run(script, *words, *extra, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all((tmp_path / name).stat().st_size > 100 for name in files)
+
+
+def test_attack_outcomes_agree_with_the_table(trained, tmp_path, capsys, monkeypatch):
+    done = scripts.call(capsys, monkeypatch, "eval_attack", "smoke", "--run", trained, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    with np.load(tmp_path / "outcomes.npz") as outcomes:
+        assert outcomes["resisted"].shape == (3, 40)
+        np.testing.assert_allclose(
+            [row["accuracy %"] for row in found["rows"]], 100 * outcomes["resisted"].mean(axis=1)
+        )
+        np.testing.assert_array_equal(outcomes["resisted"][0], outcomes["margin"][0] < 0)
+
+
+@pytest.mark.parametrize("loss", ["standard", "trades", "mart", "half_adversarial", "fgsm_rs", "n_fgsm"])
+def test_every_loss_can_be_named(loss):
+    """One update of each; the whole script is run with the others."""
+    config = dataclasses.replace(train_classifier.PRESETS["smoke"], loss=loss)
+    model = small.mlp(shape=(8, 8, 1), widths=(8,))
+    tx = optimizers.sgd(0.1)
+    state = training.start(jax.random.key(0), model, tx)
+    batch = Batch(jnp.full((4, 8, 8, 1), 0.5), jnp.arange(4, dtype=jnp.int32))
+    _, metrics = training.scheduled(train_classifier.loss_at(config, model), tx)(state, batch)
+    assert np.isfinite(metrics["loss"])
+
+
+def test_options_together(tmp_path):
+    words = ["--updates", 4, "--validate-every", 4, "--images", 16, "--ema", "--tensorboard", "--dtype", "bfloat16"]
+    out = tmp_path / "run"
+    done = scripts.run("train_classifier", "smoke", "--out", out, *words, "--loss", "free", "--replays", 2)
+    assert done.returncode == 0, done.stderr
+    assert list((out / "tensorboard").glob("events*"))
+    done = scripts.run("eval_attack", "smoke", "--run", out)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", ["train_classifier", "eval_attack", "quickstart"])
+def test_help_teaches(script, capsys, monkeypatch):
+    done = scripts.call(capsys, monkeypatch, script, "--help")
+    assert done.returncode == 0
+    assert "smoke" in done.stdout and "python experiments/" in done.stdout

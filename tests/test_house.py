@@ -1,0 +1,84 @@
+"""The house rules that can be read off the syntax tree: imports go down, each library lives on its floor."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FLOORS = {
+    "types": 0, "numerics": 0, "logit": 0,
+    "threats": 1, "models": 1, "data": 1,
+    "attacks": 2,
+    "losses": 3, "smoothing": 3, "bounds": 3, "ood": 3, "perturbations": 3,
+    "training": 4, "optimizers": 4, "evaluation": 4, "analysis": 4,
+    "runtime": 5,
+}  # fmt: skip
+TOWERS = {"threats", "models", "data"}  # do not see each other
+HOMES = {
+    "flax": {"models"},
+    "tensorflow_datasets": {"data"},
+    "sklearn": {"data"},
+    "PIL": {"data"},
+    "matplotlib": {"data", "runtime"},  # data renders letters from its fonts
+    "optax": {"training", "optimizers", "losses"},  # losses: the optimiser that is part of a method
+    "scipy": {"analysis", "smoothing", "data"},
+    "orbax": {"runtime"},
+    "tensorboardX": {"runtime"},
+    "tyro": set(),
+    "torch": set(),
+}
+FILES = sorted((ROOT / "robustjax").rglob("*.py"))
+
+
+def room(path):
+    inside = path.relative_to(ROOT / "robustjax")
+    return inside.parts[0].removesuffix(".py")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if f.name != "__init__.py" or room(f) != "__init__"], ids=str)
+def test_imports_go_down_and_libraries_stay_home(path):
+    here = room(path)
+    for name in imports(path):
+        first, *rest = name.split(".")
+        if first == "robustjax" and rest:
+            there = rest[0]
+            assert FLOORS[there] <= FLOORS[here], f"{here} (floor {FLOORS[here]}) imports {there} (floor {FLOORS[there]})"
+            assert not ({here, there} <= TOWERS and here != there), f"{here} imports {there}, another tower"
+        elif first in HOMES:
+            assert here in HOMES[first], f"{here} imports {first}, whose home is {HOMES[first] or 'elsewhere'}"
+        assert first != "tensorflow", "TensorFlow is not a dependency"
+
+
+def test_every_module_and_public_name_has_a_docstring():
+    missing = []
+    for path in [*FILES, *sorted((ROOT / "experiments").glob("*.py"))]:
+        tree = ast.parse(path.read_text())
+        if not ast.get_docstring(tree):
+            missing.append(str(path))
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                if not ast.get_docstring(node):
+                    missing.append(f"{path}:{node.name}")
+    assert not missing
+
+
+def test_the_map_of_the_house_names_every_room():
+    text = ast.get_docstring(ast.parse((ROOT / "robustjax" / "__init__.py").read_text()))
+    assert text is not None
+    assert not [name for name in {room(f) for f in FILES} - {"__init__"} if name not in text]
+
+
+@pytest.mark.parametrize("folder", sorted({f.parent for f in FILES} - {ROOT / "robustjax"}), ids=lambda p: p.name)
+def test_each_room_lists_its_files(folder):
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    assert not [f.stem for f in folder.glob("*.py") if f.stem != "__init__" and f.stem not in text]
