@@ -77,7 +77,7 @@ def corrupted(folder: Path, config: str) -> Raw | None:
         raise ValueError(f"{folder}: must hold {file}.npy and labels.npy")
     try:
         image, label = (np.load(found[name], mmap_mode="r", allow_pickle=False) for name in (file, "labels"))
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{folder}: {file}.npy or labels.npy cannot be read as numbers ({error})") from error
     share = len(image) // 5
     rows = slice((int(severity) - 1) * share, int(severity) * share)

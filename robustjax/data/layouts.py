@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -124,5 +125,5 @@ def _arrays(path: Path) -> Mapping[str, np.ndarray]:
     try:
         loaded = np.load(path, allow_pickle=False)  # a pickle could run any code
         return {"": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read as numbers ({error})") from error

@@ -35,11 +35,7 @@ def contents(size: int) -> Contents:
     """
     if size not in (8, 28):
         raise ValueError(f"letters: size is {size}, must be 8 or 28")
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ValueError("letters: needs matplotlib, pip install 'robustjax[experiments]'") from error
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    folder = _folder()
     return Contents(
         name="letters" if size == 8 else f"letters/{size}",
         version="1.0.0",
@@ -48,6 +44,14 @@ def contents(size: int) -> Contents:
         source="letters rendered from the fonts of matplotlib",
         note="without letters that look like digits; training and test fonts differ",
     )
+
+
+def _folder() -> Path:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError("letters: needs matplotlib, pip install 'robustjax[experiments]'") from error
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
 def _part(folder: Path, fonts: tuple[str, ...], size: int) -> Part:

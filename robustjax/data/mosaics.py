@@ -1,5 +1,7 @@
 """Read mosaics: pictures that each hold 40 rows of square tiles, without loss, beside a `labels.npz`."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ def mosaics(folder: Path, only: str = "") -> Raw | None:
         return None
     try:
         facts = dict(np.load(folder / "labels.npz", allow_pickle=False))
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{folder / 'labels.npz'}: cannot be read as numbers ({error})") from error
     parts: dict[str, Part] = {}
     for split in sorted({split_of(p.name) for p in pictures}):

@@ -110,6 +110,9 @@ def write(contents: Contents, data_dir: Path) -> Path:
       ValueError: if an array has the wrong dtype, rank or length, a label is out of range, or an index
         is repeated.
     """
+    shapes = {split: list(part.image.shape[1:]) for split, part in contents.parts.items()}
+    if len(set(map(tuple, shapes.values()))) > 1:
+        raise ValueError(f"{contents.name}: the images of its splits differ in shape, {shapes}")
     for split, part in contents.parts.items():
         _check(f"{contents.name} {split}", part, len(contents.classes))
     target = data_dir / contents.name / contents.version
