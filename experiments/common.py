@@ -63,7 +63,7 @@ def script(main: Callable[[Config], int | None], presets: Mapping[str, Config], 
 
     def job() -> int | None:
         preset = presets[name]
-        config = tyro.cli(type(preset), default=preset, args=words, prog=program, description=about)
+        config: Any = tyro.cli(type(preset), default=preset, args=words, prog=program, description=about)
         for field in dataclasses.fields(config):
             if isinstance(value := getattr(config, field.name), PGD):
                 value.check(field.name)
@@ -117,7 +117,9 @@ class PGD:
         if not self.eps >= 0:
             raise ValueError(f"--{name}.eps is {self.eps:g}, must be at least 0")
         if self.eps > 1 and self.norm == "linf":
-            raise ValueError(f"--{name}.eps is {self.eps:g}, must be at most 1 for images in [0, 1]; write 8/255")
+            raise ValueError(
+                f"--{name}.eps is {self.eps:g}, must be at most 1 for images in [0, 1]; write 8/255"
+            )
         if self.steps < 0:
             raise ValueError(f"--{name}.steps is {self.steps}, must be at least 0")
         if not self.step > 0:
@@ -239,7 +241,9 @@ def trained(folder: str, *, data_dir: str | None = None) -> Trained:
         made = json.loads((path / "config.json").read_text())["config"]
         name, dataset, dtype, loss, ema = (made[key] for key in ("model", "dataset", "dtype", "loss", "ema"))
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} holds no run of train_classifier.py ({type(error).__name__}: {error})") from None
+        raise ValueError(
+            f"{path} holds no run of train_classifier.py ({type(error).__name__}: {error})"
+        ) from None
     test = data.load(dataset, "test", data_dir=data_dir or made["data_dir"])
     model = classifier(
         name, dataset=dataset, classes=len(test.info.classes), shape=test.image.shape[1:], dtype=dtype
@@ -251,9 +255,9 @@ def trained(folder: str, *, data_dir: str | None = None) -> Trained:
         found = saved.restore_best(like, others=True)
     if found is None:
         raise ValueError(f"{path / 'checkpoints'} has no whole checkpoint yet")
-    tree, step = found
+    tree: Any = found[0]
     params, state = tree["ema"] if ema else (tree["params"], tree["state"])
-    return Trained(made, model, params["network"] if loss == "free" else params, state, step, test)
+    return Trained(made, model, params["network"] if loss == "free" else params, state, found[1], test)
 
 
 def first(split, count: int | None):
@@ -271,7 +275,11 @@ def first(split, count: int | None):
 def accuracy_rows(curve: curves.Curve) -> list[dict[str, Any]]:
     """Tabulate a curve: radius, accuracy and its 95 % interval, in percent."""
     return [
-        {"radius": float(eps), "accuracy %": 100 * a.value, "95 % interval": f"{100 * a.low:.1f} to {100 * a.high:.1f}"}
+        {
+            "radius": float(eps),
+            "accuracy %": 100 * a.value,
+            "95 % interval": f"{100 * a.low:.1f} to {100 * a.high:.1f}",
+        }
         for eps, a in zip(curve.eps, curve.accuracy(), strict=True)
     ]
 

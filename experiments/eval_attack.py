@@ -14,6 +14,7 @@ import pathlib
 
 import common
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from robustjax import data, runtime
@@ -59,21 +60,28 @@ def main(cfg: Config) -> None:
     radii = np.linspace(0.0, cfg.attack.eps, cfg.radii + 1)
     total = -(-len(test.label) // cfg.batch_size)
     batches = runtime.progress(
-        data.evaluation(test, batch_size=cfg.batch_size), total=total, label="attack", batch_size=cfg.batch_size
+        data.evaluation(test, batch_size=cfg.batch_size),
+        total=total,
+        label="attack",
+        batch_size=cfg.batch_size,
     )
     numbered = (batch for _, batch in batches)
     curve = evaluate(jax.random.key(cfg.seed), it.params, it.state, numbered, radii)
 
     # --- check: every point lies where it must ---
-    origin = np.asarray(test.image, np.float32) / 255
+    origin = jnp.asarray(test.image, jnp.float32) / 255
     for eps, x in zip(curve.eps, curve.x, strict=True):
         if not Threat(cfg.attack.norm, float(eps)).contains(x, origin).all():
-            raise RuntimeError(f"a point found at radius {eps} is not feasible; this is a bug, please report it")
+            raise RuntimeError(
+                f"a point found at radius {eps} is not feasible; this is a bug, please report it"
+            )
 
     # --- tell ---
     rows = common.accuracy_rows(curve)
     for row in rows:
-        runtime.say(f"{cfg.attack.norm} {row['radius']:.4g}: {row['accuracy %']:.1f} % ({row['95 % interval']})")
+        runtime.say(
+            f"{cfg.attack.norm} {row['radius']:.4g}: {row['accuracy %']:.1f} % ({row['95 % interval']})"
+        )
     out.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         out / "outcomes.npz",
@@ -114,7 +122,9 @@ def write_page(
             ylabel="accuracy, %",
             limits=(0, 102),
         )
-        page.picture(picture, caption="Accuracy over the radius; the band is the exact 95 % binomial interval.")
+        page.picture(
+            picture, caption="Accuracy over the radius; the band is the exact 95 % binomial interval."
+        )
     page.section("Attacked images")
     broken = np.flatnonzero(curve.resisted[0] & ~curve.resisted[-1])
     page.picture(common.attacked_images(test, curve), caption="The first test images, at the largest radius.")
@@ -122,7 +132,11 @@ def write_page(
     page.scope(
         attacked=[f"{it.config['model']} of {cfg.run}, {test.info.count} test images of {test.info.name}"],
         attacks=[common.described(cfg.attack), f"radii up to {cfg.attack.eps:.4g}"],
-        not_attacked=["black-box and minimal-norm attacks", "other norms and larger radii", "gradient-masking checks"],
+        not_attacked=[
+            "black-box and minimal-norm attacks",
+            "other norms and larger radii",
+            "gradient-masking checks",
+        ],
     )
     return page.write(out / "report.html")
 

@@ -121,7 +121,9 @@ def write_page(cfg: Config, test: data.Split, found: dict[str, curves.Curve], ro
     lines = {}
     for name, curve in found.items():
         ends = curve.accuracy()
-        lines[name] = tuple(100 * np.array([getattr(a, part) for a in ends]) for part in ("value", "low", "high"))
+        lines[name] = tuple(
+            100 * np.array([getattr(a, part) for a in ends]) for part in ("value", "low", "high")
+        )
     picture = figures.curves(
         next(iter(found.values())).eps, lines, xlabel="linf radius", ylabel="accuracy, %", limits=(0, 102)
     )

@@ -48,7 +48,9 @@ class Config:
     """Train a classifier."""
 
     dataset: str = "digits"  # digits is embedded; others by name once prepared, see prepare_data.py
-    model: str = "convnet_small"  # linear, mlp, convnet(_small), resnet18/34/50, preact_resnet18, wideresnet28_10
+    model: str = (
+        "convnet_small"  # linear, mlp, convnet(_small), resnet18/34/50, preact_resnet18, wideresnet28_10
+    )
     dtype: str = "float32"  # what the network computes in; logits, losses and verdicts stay float32
     loss: LossName = "adversarial"
     attack: common.PGD = common.PGD()  # the adversary of training
@@ -143,7 +145,11 @@ def main(cfg: Config) -> int:
 
     # --- model, loss and optimiser ---
     model = common.classifier(
-        cfg.model, dataset=cfg.dataset, classes=len(train.info.classes), shape=train.image.shape[1:], dtype=cfg.dtype
+        cfg.model,
+        dataset=cfg.dataset,
+        classes=len(train.info.classes),
+        shape=train.image.shape[1:],
+        dtype=cfg.dtype,
     )
     tx = common.optimizer(cfg.optimizer, cfg.updates)
     trained, stream = model, plain_stream(cfg, train, batches)
@@ -164,7 +170,11 @@ def main(cfg: Config) -> int:
         state, begin = saved.restore(state) or (state, 0)
         run.resume(begin)
         bar = runtime.progress(
-            stream(begin), total=max(cfg.updates, begin), start=begin, label="train", batch_size=cfg.batch_size
+            stream(begin),
+            total=max(cfg.updates, begin),
+            start=begin,
+            label="train",
+            batch_size=cfg.batch_size,
         )
         for i, batch in bar:
             state, metrics = update(state, batch)
@@ -198,7 +208,9 @@ def checked(cfg: Config) -> None:
     if not 0 <= cfg.warmup <= 1:
         raise ValueError(f"--warmup is {cfg.warmup:g}, must be a share of the run in [0, 1]")
     if cfg.awp and cfg.loss in ("standard", "free"):
-        raise ValueError(f"--awp is {cfg.awp:g}, must be 0 with --loss {cfg.loss}, which attacks nothing first")
+        raise ValueError(
+            f"--awp is {cfg.awp:g}, must be 0 with --loss {cfg.loss}, which attacks nothing first"
+        )
 
 
 def loss_at(cfg: Config, model: Model) -> Callable[[jax.Array], Loss]:
@@ -291,7 +303,9 @@ def report(cfg: Config, model: Model, state, at: int, train, test, sharding) -> 
         return
     rows = common.accuracy_rows(curve)
     for row in rows:
-        runtime.say(f"test  {cfg.judge.norm} {row['radius']:.4g}: {row['accuracy %']:.1f} % ({row['95 % interval']})")
+        runtime.say(
+            f"test  {cfg.judge.norm} {row['radius']:.4g}: {row['accuracy %']:.1f} % ({row['95 % interval']})"
+        )
     page = Report(f"{cfg.loss} training of {cfg.model} on {cfg.dataset}", cfg)
     page.text(
         f"Checkpoint after {at} updates, the best under attack on {cfg.dataset}'s validation images; "
@@ -299,13 +313,19 @@ def report(cfg: Config, model: Model, state, at: int, train, test, sharding) -> 
     )
     page.table(rows, caption=f"Test accuracy under attack: {common.described(cfg.judge)}")
     page.section("Attacked images")
-    page.picture(common.attacked_images(test, curve), caption="The first test images, attacked at the full radius.")
+    page.picture(
+        common.attacked_images(test, curve), caption="The first test images, attacked at the full radius."
+    )
     page.section("Training")
     page.picture(figures.training(runtime.read_metrics(cfg.out)), caption="What was measured on the way.")
     page.scope(
         attacked=[f"{cfg.model} on the first {test.info.count} test images of {cfg.dataset}"],
         attacks=[f"{common.described(cfg.judge)}, at radius {cfg.judge.eps:.4g} and its half"],
-        not_attacked=["black-box and minimal-norm attacks", "other norms and larger radii", "gradient-masking checks"],
+        not_attacked=[
+            "black-box and minimal-norm attacks",
+            "other norms and larger radii",
+            "gradient-masking checks",
+        ],
     )
     path = page.write(f"{cfg.out}/report.html")
     runtime.say(f"report: {path}")

@@ -20,6 +20,7 @@ def mapped(fn: Callable[..., PyTree]) -> Evaluate:
     Args:
       fn: (keys (b,), batch, *arguments) -> arrays that lead with b. What differs from call to call, such as
         parameters or a radius, belongs in the arguments: it is traced, so a sweep compiles once.
+
     Returns:
       evaluate(key, batches, *arguments) -> numpy arrays that lead with the number of examples. `batches` yields
       (batch, mask); rows where the mask is false are padding. Example i, counted over the whole data set, gets

@@ -49,7 +49,9 @@ def targeted_dlr(logits: Logits, label: Labels, target: Labels) -> PerExample:
     Reference: Croce and Hein 2020, arXiv:2003.01690, equation 7.
     """
     if logits.shape[-1] < 4:
-        raise ValueError(f"targeted_dlr: {logits.shape[-1]} classes given, needs at least 4; use targeted_margin")
+        raise ValueError(
+            f"targeted_dlr: {logits.shape[-1]} classes given, needs at least 4; use targeted_margin"
+        )
     top, _ = jax.lax.top_k(logits, 4)
     scale = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12
     return targeted_margin(logits, label, target) / scale
@@ -91,4 +93,3 @@ def correct(logits: Logits, label: Labels) -> PerExample:
 def _pick(values: Logits, label: Labels) -> PerExample:
     # A one-hot product would turn -inf logits into NaN; a gather does not.
     return jnp.take_along_axis(values, label[:, None], axis=-1)[:, 0]
-

@@ -65,7 +65,9 @@ def keys_for(key: PRNGKeyArray, count: int) -> PRNGKeyArray:
         raise ValueError(f"keys_for: key has dtype {key.dtype}, must be made by jax.random.key")
     if key.ndim == 1:
         if key.shape[0] != count:
-            raise ValueError(f"keys_for: {key.shape[0]} keys given, must be one key or {count}, one per example")
+            raise ValueError(
+                f"keys_for: {key.shape[0]} keys given, must be one key or {count}, one per example"
+            )
         return key
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
 
@@ -96,7 +98,9 @@ def unpack(both: Array, sizes: tuple[int, int] | None = None) -> tuple[Array, Ar
     half = both.shape[0] // 2
     first, second = sizes or (half, half)
     if first + second != both.shape[0]:
-        raise ValueError(f"unpack: sizes are {(first, second)}, must add up to the {both.shape[0]} rows given")
+        raise ValueError(
+            f"unpack: sizes are {(first, second)}, must add up to the {both.shape[0]} rows given"
+        )
     groups = math.gcd(first, second)
     grouped = both.reshape(groups, -1, *both.shape[1:])
     cut = first // groups

@@ -17,6 +17,7 @@ def sgd(
       momentum: in [0, 1).
       nesterov: look ahead.
       weight_decay: coefficient of the parameter added to its gradient.
+
     Raises:
       ValueError: if momentum or weight_decay is out of range.
     """
@@ -40,7 +41,9 @@ def adam(rate: Rate, *, weight_decay: float = 0.0) -> optax.GradientTransformati
     )
 
 
-def piecewise(rate: float, updates: int, *, at: Sequence[float] = (0.5, 0.75), factor: float = 0.1) -> optax.Schedule:
+def piecewise(
+    rate: float, updates: int, *, at: Sequence[float] = (0.5, 0.75), factor: float = 0.1
+) -> optax.Schedule:
     """Multiply the rate by `factor` at the given shares of the run.
 
     Raises:

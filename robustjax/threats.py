@@ -31,6 +31,7 @@ class Threat:
       exact: project l2 onto the intersection of ball and box, its nearest point, instead of the ball and then
         the box, which is what published attacks do. Linf and l1 are always exact.
       density: share of the features that one l1 step moves.
+
     Raises:
       ValueError: for an unknown norm, a negative or NaN radius, an empty box or a density outside (0, 1].
 
@@ -51,7 +52,11 @@ class Threat:
             raise ValueError(f"Threat: norm is {self.norm!r}, must be one of {', '.join(get_args(Norm))}")
         if isinstance(self.eps, int | float) and not self.eps >= 0:
             raise ValueError(f"Threat: eps is {self.eps}, must be at least 0")
-        if isinstance(self.lower, int | float) and isinstance(self.upper, int | float) and self.lower > self.upper:
+        if (
+            isinstance(self.lower, int | float)
+            and isinstance(self.upper, int | float)
+            and self.lower > self.upper
+        ):
             raise ValueError(f"Threat: the box is [{self.lower}, {self.upper}], lower must not exceed upper")
         if not 0 < self.density <= 1:
             raise ValueError(f"Threat: density is {self.density}, must be in (0, 1]")
@@ -109,10 +114,17 @@ class Threat:
         count = max(1, round(self.density * grad[0].size))
         size = jnp.abs(grad)
         chosen = (size >= per_example(_kth_largest(size, count), grad)) & (size > 0)
-        return divide(jnp.where(chosen, jnp.sign(grad), 0.0), per_example(_total(chosen.astype(grad.dtype)), grad))
+        return divide(
+            jnp.where(chosen, jnp.sign(grad), 0.0), per_example(_total(chosen.astype(grad.dtype)), grad)
+        )
 
     def contains(
-        self, x: Float[Array, "b ..."], origin: Float[Array, "b ..."], *, rtol: float = 1e-6, atol: float = 1e-7
+        self,
+        x: Float[Array, "b ..."],
+        origin: Float[Array, "b ..."],
+        *,
+        rtol: float = 1e-6,
+        atol: float = 1e-7,
     ) -> Mask:
         """Say which points are feasible, up to the rounding of float32: |x - origin| <= eps (1 + rtol) + atol."""
         inside = norm(x - origin, self.norm) <= jnp.asarray(self.eps) * (1 + rtol) + atol
@@ -155,7 +167,8 @@ def _onto_l1_and_box(delta: Array, eps: Radius, low: Array, high: Array) -> Arra
     rest = size - per_example(middle, delta)
     free, full = (rest > 0) & (rest < room), rest >= room
     exact = divide(
-        _total(jnp.where(free, size, 0.0)) + _total(jnp.where(full, room, 0.0)) - radius, _total(free.astype(delta.dtype))
+        _total(jnp.where(free, size, 0.0)) + _total(jnp.where(full, room, 0.0)) - radius,
+        _total(free.astype(delta.dtype)),
     )
     # Where bisection ended on a kink there may be no free feature: then its own bound is the answer.
     threshold = jnp.where((exact >= less) & (exact <= more), exact, more)

@@ -69,6 +69,7 @@ def step(loss: Loss, tx: optax.GradientTransformation, *, ema_decay: Number = 0.
       tx: the optimiser given to `start`.
       ema_decay: decay of the moving average, capped early on: min(ema_decay, (1 + t) / (10 + t)) after t
         updates, and the first update copies.
+
     Returns:
       The step; its metrics are the loss's, with `loss`, the value itself.
     """

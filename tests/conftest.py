@@ -30,7 +30,9 @@ def _vmap(f):
 def _pmap(f):
     def mapped(*args):
         split = jax.tree.map(lambda v: v.reshape(2, -1, *v.shape[1:]), args)
-        return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), jax.pmap(f, devices=jax.devices()[:2])(*split))
+        return jax.tree.map(
+            lambda v: v.reshape(-1, *v.shape[2:]), jax.pmap(f, devices=jax.devices()[:2])(*split)
+        )
 
     return mapped
 

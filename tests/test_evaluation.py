@@ -15,7 +15,10 @@ Y = np.arange(11, dtype=np.int32)
 def cut(size):
     for first in range(0, len(X), size):
         rows = np.minimum(np.arange(first, first + size), len(X) - 1)
-        yield Batch(jnp.asarray(X[rows]), jnp.asarray(Y[rows])), jnp.asarray(np.arange(first, first + size) < len(X))
+        yield (
+            Batch(jnp.asarray(X[rows]), jnp.asarray(Y[rows])),
+            jnp.asarray(np.arange(first, first + size) < len(X)),
+        )
 
 
 def noisy(keys, batch, scale):

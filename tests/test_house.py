@@ -45,17 +45,23 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if f.name != "__init__.py" or room(f) != "__init__"], ids=str)
+@pytest.mark.parametrize(
+    "path", [f for f in FILES if f.name != "__init__.py" or room(f) != "__init__"], ids=str
+)
 def test_imports_go_down_and_libraries_stay_home(path):
     here = room(path)
     for name in imports(path):
         first, *rest = name.split(".")
         if first == "robustjax" and rest:
             there = rest[0]
-            assert FLOORS[there] <= FLOORS[here], f"{here} (floor {FLOORS[here]}) imports {there} (floor {FLOORS[there]})"
+            assert FLOORS[there] <= FLOORS[here], (
+                f"{here} (floor {FLOORS[here]}) imports {there} (floor {FLOORS[there]})"
+            )
             assert not ({here, there} <= TOWERS and here != there), f"{here} imports {there}, another tower"
         elif first in HOMES:
-            assert here in HOMES[first], f"{here} imports {first}, whose home is {HOMES[first] or 'elsewhere'}"
+            assert here in HOMES[first], (
+                f"{here} imports {first}, whose home is {HOMES[first] or 'elsewhere'}"
+            )
         assert first != "tensorflow", "TensorFlow is not a dependency"
 
 
@@ -66,9 +72,9 @@ def test_every_module_and_public_name_has_a_docstring():
         if not ast.get_docstring(tree):
             missing.append(str(path))
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                if not ast.get_docstring(node):
-                    missing.append(f"{path}:{node.name}")
+            public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if public and not ast.get_docstring(node):
+                missing.append(f"{path}:{node.name}")
     assert not missing
 
 
@@ -78,7 +84,9 @@ def test_the_map_of_the_house_names_every_room():
     assert not [name for name in {room(f) for f in FILES} - {"__init__"} if name not in text]
 
 
-@pytest.mark.parametrize("folder", sorted({f.parent for f in FILES} - {ROOT / "robustjax"}), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "folder", sorted({f.parent for f in FILES} - {ROOT / "robustjax"}), ids=lambda p: p.name
+)
 def test_each_room_lists_its_files(folder):
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
     assert not [f.stem for f in folder.glob("*.py") if f.stem != "__init__" and f.stem not in text]

@@ -34,7 +34,11 @@ EXPECTED = {
         (Z, Y, T),
         (Z[ROWS, T] - Z[ROWS, Y]) / (SORTED[:, 0] - (SORTED[:, 2] + SORTED[:, 3]) / 2),
     ),
-    "kl": (logit.kl, (Z, Q), np.array([scipy.stats.entropy(p, q) for p, q in zip(P, scipy.special.softmax(Q, 1))])),
+    "kl": (
+        logit.kl,
+        (Z, Q),
+        np.array([scipy.stats.entropy(p, q) for p, q in zip(P, scipy.special.softmax(Q, 1))]),
+    ),
     "ce_to_uniform": (logit.ce_to_uniform, (Z,), -np.log(P).mean(axis=1)),
     "log_confidence": (logit.log_confidence, (Z,), np.log(P.max(axis=1))),
     "entropy": (logit.entropy, (Z,), scipy.stats.entropy(P, axis=1)),

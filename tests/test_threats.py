@@ -22,7 +22,9 @@ def points(seed, shape, spread=1.0):
     rng = np.random.default_rng(seed)
     origin = rng.uniform(size=shape)
     origin = np.where(rng.uniform(size=shape) < 0.3, np.round(origin), origin)  # some features on the box
-    return jnp.asarray(origin + spread * rng.normal(size=shape), jnp.float32), jnp.asarray(origin, jnp.float32)
+    return jnp.asarray(origin + spread * rng.normal(size=shape), jnp.float32), jnp.asarray(
+        origin, jnp.float32
+    )
 
 
 @jax.jit
@@ -123,7 +125,10 @@ def test_samples_are_uniform_in_the_ball(kind):
     share = (norm(sample, kind) / 2.0) ** d
     assert scipy.stats.kstest(np.asarray(share), "uniform").pvalue > 1e-3
     if kind == "l1":  # the density is flat: each orthant has its share
-        assert scipy.stats.chisquare(np.unique(np.signbit(sample) @ [1, 2, 4], return_counts=True)[1]).pvalue > 1e-3
+        assert (
+            scipy.stats.chisquare(np.unique(np.signbit(sample) @ [1, 2, 4], return_counts=True)[1]).pvalue
+            > 1e-3
+        )
 
 
 @pytest.mark.parametrize("kind", NORMS)
@@ -146,7 +151,9 @@ def test_radius_per_example_is_that_radius_for_each():
     eps = jnp.array([0.1, 0.4, 2.0])
     for kind in NORMS:
         together = Threat(kind, eps).project(x, origin)
-        apart = [Threat(kind, float(e)).project(x[i : i + 1], origin[i : i + 1])[0] for i, e in enumerate(eps)]
+        apart = [
+            Threat(kind, float(e)).project(x[i : i + 1], origin[i : i + 1])[0] for i, e in enumerate(eps)
+        ]
         np.testing.assert_allclose(together, jnp.stack(apart), atol=1e-6)
 
 
@@ -162,7 +169,9 @@ def test_a_radius_sweep_compiles_once():
     for eps in np.linspace(0, 1, 10):
         project(Threat("l1", jnp.float32(eps)), x, origin)
     assert len(traces) == 1
-    curve = jax.vmap(lambda e: dataclasses.replace(Threat("l2", 0.0), eps=e).project(x, origin))(jnp.arange(4.0))
+    curve = jax.vmap(lambda e: dataclasses.replace(Threat("l2", 0.0), eps=e).project(x, origin))(
+        jnp.arange(4.0)
+    )
     assert curve.shape == (4, 2, 8)
 
 

@@ -25,7 +25,8 @@ TX = optimizers.sgd(0.05)
 def batch(i, size=16):
     rng = np.random.default_rng(i)
     return Batch(
-        jnp.asarray(rng.uniform(size=(size, *SHAPE)), jnp.float32), jnp.asarray(rng.integers(0, 3, size), jnp.int32)
+        jnp.asarray(rng.uniform(size=(size, *SHAPE)), jnp.float32),
+        jnp.asarray(rng.integers(0, 3, size), jnp.int32),
     )
 
 
@@ -86,7 +87,11 @@ def test_ema_starts_as_a_copy_and_then_follows_the_warmed_up_decay():
         state, _ = update(state, batch(t))
         keep = 0.0 if t == 0 else min(0.999, (1 + t) / (10 + t))
         now = [np.asarray(a) for a in jax.tree.leaves(state.params)]
-        expected = now if expected is None else [keep * e + (1 - keep) * n for e, n in zip(expected, now, strict=True)]
+        expected = (
+            now
+            if expected is None
+            else [keep * e + (1 - keep) * n for e, n in zip(expected, now, strict=True)]
+        )
     for a, b in zip(jax.tree.leaves(state.ema[0]), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     assert training.for_evaluation(state) is state.ema
@@ -159,9 +164,13 @@ def test_optimisers_equal_torch(name):
 
 def test_schedules_pass_through_their_stated_values():
     cosine = optimizers.cosine(0.1, 100)
-    np.testing.assert_allclose([cosine(0), cosine(25), cosine(50), cosine(100)], [0.1, 0.0853553, 0.05, 0.0], atol=1e-6)
+    np.testing.assert_allclose(
+        [cosine(0), cosine(25), cosine(50), cosine(100)], [0.1, 0.0853553, 0.05, 0.0], atol=1e-6
+    )
     cycle = optimizers.one_cycle(0.2, 100, peak=0.4)
-    np.testing.assert_allclose([cycle(0), cycle(20), cycle(40), cycle(70), cycle(100)], [0, 0.1, 0.2, 0.1, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        [cycle(0), cycle(20), cycle(40), cycle(70), cycle(100)], [0, 0.1, 0.2, 0.1, 0], atol=1e-6
+    )
     steps = optimizers.piecewise(1.0, 100, at=(0.5, 0.75))
     np.testing.assert_allclose([steps(49), steps(51), steps(76)], [1.0, 0.1, 0.01], rtol=1e-5)
 
@@ -191,4 +200,6 @@ def test_training_learns():
         image = np.clip(centres[label] + 0.1 * rng.normal(size=(32, *SHAPE)), 0, 1)
         state, metrics = update(state, Batch(jnp.asarray(image, jnp.float32), jnp.asarray(label, jnp.int32)))
     assert metrics["accuracy"] > 0.95
-    assert logit.correct(MODEL.apply(state.params, state.state, jnp.asarray(centres, jnp.float32))[0], jnp.arange(3)).all()
+    assert logit.correct(
+        MODEL.apply(state.params, state.state, jnp.asarray(centres, jnp.float32))[0], jnp.arange(3)
+    ).all()

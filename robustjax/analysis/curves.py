@@ -47,6 +47,7 @@ def over_radii(model: Model, attack_at: Callable[[Array], Attack]) -> Callable[.
     Args:
       model: the classifier.
       attack_at: builds the attack from the radius, which is traced.
+
     Returns:
       (key, params, state, batches, eps) -> Curve, where `batches` yields (batch, mask) and `eps` lists the radii
       in any order; radius 0 means the clean images. Raises ValueError for a radius that is negative or NaN.

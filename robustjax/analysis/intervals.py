@@ -20,6 +20,7 @@ def proportion(hits: np.ndarray, *, level: float = 0.95) -> Estimate:
     Args:
       hits: (n,), 1 or True where the event happened.
       level: coverage of the interval, at least.
+
     Raises:
       ValueError: if hits is empty or level is not inside (0, 1).
 

@@ -31,6 +31,7 @@ def restarts(ascent: Ascent, times: int, *, at_once: int | None = None) -> Ascen
       ascent: what to repeat; restart r sees each example's key folded with r.
       times: how often.
       at_once: how many to fold into the batch axis of one pass (memory grows with it); all by default.
+
     Raises:
       ValueError: if times or at_once is less than 1.
     """
@@ -52,6 +53,7 @@ def worst_of(*attacks: Attack, judge: Wish = objectives.margin) -> Attack:
     Args:
       attacks: what to run; attack i sees each example's key folded with i.
       judge: the common measure, since attacks may climb different objectives; the value returned is its.
+
     Raises:
       ValueError: if no attack is given.
     """
@@ -85,6 +87,7 @@ def over_targets(
       targets: how many wrong classes, by falling logit at x; all of them if there are fewer.
       judge: the common measure across targets; the value returned is its.
       at_once: how many targets to fold into the batch axis of one pass; all by default.
+
     Raises:
       ValueError: if targets or at_once is less than 1.
 

@@ -35,9 +35,11 @@ def pgd(
       start: the first point; by default uniform in the threat. `at_origin` and `gaussian` are others.
       keep: return the best point met, or the last one as training often does; "last" costs one forward pass
         less where its value is not used.
+
     Returns:
       An ascent (key, objective, x) -> Found: a feasible point, cut from the gradient, and its value. It costs
       `steps` gradients and one more forward pass. With "best" it is never worse than its start.
+
     Raises:
       ValueError: if steps or a known step_size is negative, or keep is unknown.
 
@@ -119,4 +121,3 @@ def _summed(objective: Objective):
         return value.sum(), value
 
     return total
-

@@ -16,8 +16,10 @@ def adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -> Min
       model: the classifier; the attack sees it frozen, in evaluation mode.
       attack: such as `against(pgd(threat, ...), objectives.cross_entropy)`.
       smoothing: probability mass spread evenly over all classes, in [0, 1].
+
     Returns:
       A loss over a `Batch`; metrics `robust_accuracy` and `risk` (nats) at the attacked images.
+
     Raises:
       ValueError: if a known smoothing is outside [0, 1].
 
@@ -45,8 +47,10 @@ def half_adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -
       model: the classifier.
       attack: as in `adversarial`.
       smoothing: probability mass spread evenly over all classes, in [0, 1].
+
     Returns:
       A loss over a `Batch` of even size; metrics `risk`, `accuracy` (clean half), `robust_accuracy`.
+
     Raises:
       ValueError: if a known smoothing is outside [0, 1].
 
@@ -64,7 +68,9 @@ def half_adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -
         both = numerics.pack(numerics.unpack(batch.image)[0], attacked)
         logits, state = model.apply(params, state, both, train=True, key=key)
         parts = jnp.stack(numerics.unpack(logits))
-        value = jax.vmap(lambda z, y: logit.cross_entropy(z, y, smoothing=smoothing).mean())(parts, label).mean()
+        value = jax.vmap(lambda z, y: logit.cross_entropy(z, y, smoothing=smoothing).mean())(
+            parts, label
+        ).mean()
         clean, robust = jax.vmap(lambda z, y: logit.correct(z, y).mean())(parts, label)
         return value, (state, {"risk": value, "accuracy": clean, "robust_accuracy": robust})
 

@@ -20,8 +20,10 @@ def awp(loss: MinMax, *, gamma: Number = 0.005) -> Loss:
       loss: such as `adversarial(...)` or `trades(...)`.
       gamma: relative size of the weight perturbation; the paper uses 0.01 with adversarial training and 0.005
         with TRADES.
+
     Returns:
       A loss over the same batches, with the metrics of the wrapped one, at the moved weights.
+
     Raises:
       ValueError: if a known gamma is negative.
 

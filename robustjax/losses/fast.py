@@ -43,7 +43,9 @@ def n_fgsm(threat: Threat, *, noise: Number = 2.0, step_size: Radius | None = No
         unit = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:], x.dtype, -1.0, 1.0))(keys)
         noisy = jnp.clip(x + noise * per_example(threat.eps, x) * unit, threat.lower, threat.upper)
         grad = jax.grad(lambda z: objective(z).sum())(noisy)
-        moved = noisy + per_example(length, x) * threat.steepest(jnp.where(jnp.isfinite(grad), grad, 0.0), noisy)
+        moved = noisy + per_example(length, x) * threat.steepest(
+            jnp.where(jnp.isfinite(grad), grad, 0.0), noisy
+        )
         moved = jax.lax.stop_gradient(jnp.clip(moved, threat.lower, threat.upper))
         return Found(moved, objective(moved))
 

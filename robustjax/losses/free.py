@@ -12,7 +12,7 @@ Reference: Shafahi et al. 2019, arXiv:1904.12843, algorithm 1.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -52,6 +52,7 @@ def free(model: Model) -> Loss:
 
     Args:
       model: the classifier, without the perturbation.
+
     Returns:
       A loss over `Free` parameters and a `Batch` of the perturbation's size; metrics `risk` (nats) and
       `robust_accuracy`.
@@ -78,15 +79,15 @@ def optimizer(
     """
     ball = dataclasses.replace(threat, lower=-jnp.inf, upper=jnp.inf)
 
-    def init(params: Free):
+    def init(params: Any):
         return tx.init(params.network)
 
-    def update(grads: Free, opt_state, params: Free | None = None):
+    def update(updates: Any, state: Any, params: Any = None):
         if params is None:
             raise ValueError("free.optimizer: params is None, must be given to update")
-        network, opt_state = tx.update(grads.network, opt_state, params.network)
-        moved = params.delta + per_example(step_size, params.delta) * ball.steepest(grads.delta)
+        network, state = tx.update(updates.network, state, params.network)
+        moved = params.delta + per_example(step_size, params.delta) * ball.steepest(updates.delta)
         moved = ball.project(moved, jnp.zeros_like(moved))
-        return Free(network, moved - params.delta), opt_state
+        return Free(network, moved - params.delta), state
 
     return optax.GradientTransformation(init, update)

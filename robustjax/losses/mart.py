@@ -15,9 +15,11 @@ def mart(model: Model, attack: Attack, *, beta: Number = 5.0) -> MinMax:
       model: the classifier.
       attack: the paper's is PGD on the cross-entropy.
       beta: weight of the divergence, lambda in the paper.
+
     Returns:
       A loss over a `Batch`; metrics `risk` (the boosted cross-entropy), `divergence`, both in nats,
       `accuracy`, `robust_accuracy`.
+
     Raises:
       ValueError: if a known beta is negative.
 

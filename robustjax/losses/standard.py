@@ -12,8 +12,10 @@ def standard(model: Model, *, smoothing: Number = 0.0) -> Loss:
     Args:
       model: the classifier.
       smoothing: probability mass spread evenly over all classes, in [0, 1].
+
     Returns:
       A loss over a `Batch`; metrics `accuracy` and `risk` (nats).
+
     Raises:
       ValueError: if a known smoothing is outside [0, 1].
 

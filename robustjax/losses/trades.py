@@ -14,8 +14,10 @@ def trades(model: Model, ascent: Ascent, *, beta: Number = 6.0) -> MinMax:
       ascent: must start away from x, where the gradient is zero; the paper starts at
         `pgd.gaussian(0.001)`, the default of `pgd` is uniform in the threat.
       beta: weight of the divergence, 1 / lambda in the paper.
+
     Returns:
       A loss over a `Batch`; metrics `risk`, `divergence` (nats), `accuracy`, `robust_accuracy`.
+
     Raises:
       ValueError: if a known beta is negative.
 

@@ -25,7 +25,10 @@ RADII = [0.2, 0.0, 0.05, 0.1]
 def batches(size=16):
     for first in range(0, N, size):
         rows = np.minimum(np.arange(first, first + size), N - 1)
-        yield Batch(jnp.asarray(X[rows]), jnp.asarray(Y[rows])), jnp.asarray(np.arange(first, first + size) < N)
+        yield (
+            Batch(jnp.asarray(X[rows]), jnp.asarray(Y[rows])),
+            jnp.asarray(np.arange(first, first + size) < N),
+        )
 
 
 def attack_at(eps):
@@ -46,7 +49,9 @@ def test_curve_is_the_closed_form_of_a_linear_classifier():
 
 
 def test_curve_never_rises_and_points_are_feasible():
-    weak = lambda eps: compose.against(pgd(Threat("linf", eps), steps=1, step_size=eps), objectives.cross_entropy)  # noqa: E731
+    weak = lambda eps: compose.against(
+        pgd(Threat("linf", eps), steps=1, step_size=eps), objectives.cross_entropy
+    )
     found = curves.over_radii(MODEL, weak)(jax.random.key(0), PARAMS, STATE, batches(), RADII)
     assert (np.diff(found.resisted.astype(int), axis=0) <= 0).all()
     assert (np.diff(found.margin, axis=0) >= 0).all()

@@ -51,7 +51,9 @@ REACHES_OPTIMUM = [name for name in NAMES if not name.startswith("fgsm")]
 def test_reaches_the_closed_form_on_a_linear_function(kind, name):
     """max <s, x + d> over |d| <= eps is <s, x> + eps |s|_dual, while the box does not bind."""
     threat = Threat(kind, EPS[kind], -jnp.inf, jnp.inf, density=1 / D)
-    found = jax.jit(lambda key: solvers(threat)[name](key, lambda z: (SLOPE * z).sum(axis=1), X))(jax.random.key(0))
+    found = jax.jit(lambda key: solvers(threat)[name](key, lambda z: (SLOPE * z).sum(axis=1), X))(
+        jax.random.key(0)
+    )
     gain = EPS[kind] * np.linalg.norm(SLOPE, DUAL[kind], axis=1)
     np.testing.assert_allclose(found.value - (SLOPE * X).sum(axis=1), gain, rtol=0.02)
 
@@ -93,7 +95,8 @@ def test_best_is_never_worse_than_the_start_nor_than_the_last():
         return jnp.sin(40 * z).sum(axis=1)
 
     ascents = {
-        keep: pgd.pgd(threat, steps=7, step_size=0.1, start=pgd.at_origin, keep=keep) for keep in ("best", "last")
+        keep: pgd.pgd(threat, steps=7, step_size=0.1, start=pgd.at_origin, keep=keep)
+        for keep in ("best", "last")
     }
     best, last = (a(jax.random.key(0), bumpy, X).value for a in ascents.values())
     assert (best >= bumpy(X)).all() and (best >= last).all() and (best > last).any()
@@ -111,7 +114,9 @@ def test_result_does_not_depend_on_the_batch():
 
 def test_objectives_that_are_nan_or_infinite_leave_a_feasible_point():
     threat = Threat("l2", 0.5)
-    found = pgd.pgd(threat, steps=3, step_size=0.2)(jax.random.key(0), lambda z: jnp.log(z - 2.0).sum(axis=1), X)
+    found = pgd.pgd(threat, steps=3, step_size=0.2)(
+        jax.random.key(0), lambda z: jnp.log(z - 2.0).sum(axis=1), X
+    )
     assert threat.contains(found.x, X).all()
 
 
@@ -135,7 +140,9 @@ def test_a_radius_sweep_compiles_once():
 
     values = [attacked(Threat("linf", jnp.float32(e)), jax.random.key(0)) for e in np.linspace(0, 0.5, 10)]
     assert len(traces) == 1
-    assert (np.diff(np.array(values), axis=0) >= -1e-5).all()  # on a linear net a larger ball never helps the net
+    assert (
+        np.diff(np.array(values), axis=0) >= -1e-5
+    ).all()  # on a linear net a larger ball never helps the net
 
 
 def test_worst_of_is_at_least_as_strong_as_each_and_as_the_clean_image():
@@ -147,7 +154,9 @@ def test_worst_of_is_at_least_as_strong_as_each_and_as_the_clean_image():
     worst = compose.worst_of(one, two)(key, linear_net, X, Y)
     keys = numerics.keys_for(key, B)
     apart = [a(numerics.fold(keys, i), linear_net, X, Y).x for i, a in enumerate((one, two))]
-    np.testing.assert_allclose(worst.value, jnp.maximum(jnp.maximum(*map(verdict, apart)), verdict(X)), atol=1e-6)
+    np.testing.assert_allclose(
+        worst.value, jnp.maximum(jnp.maximum(*map(verdict, apart)), verdict(X)), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2])
@@ -179,7 +188,9 @@ def test_n_fgsm_steps_from_noise_and_leaves_the_ball_but_not_the_box():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.sampled_from(list(EPS)), st.sampled_from([(5,), (2, 3), (3, 2, 1), (2, 2, 2, 2)]), st.integers(2, 6))
+@given(
+    st.sampled_from(list(EPS)), st.sampled_from([(5,), (2, 3), (3, 2, 1), (2, 2, 2, 2)]), st.integers(2, 6)
+)
 def test_feasible_for_any_shape_and_number_of_classes(kind, shape, classes):
     rng = np.random.default_rng(len(shape) * 10 + classes)
     x = jnp.asarray(rng.uniform(size=(2, *shape)), jnp.float32)

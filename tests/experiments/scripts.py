@@ -43,7 +43,11 @@ def command(script, *words):
 def run(script, *words, devices=1, timeout=600, **more):
     """Run a script in a process of its own."""
     done = subprocess.run(
-        command(script, *words), env=environment(devices, **more), capture_output=True, text=True, timeout=timeout
+        command(script, *words),
+        env=environment(devices, **more),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

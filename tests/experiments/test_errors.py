@@ -8,10 +8,22 @@ import scripts
 
 CASES = {
     "unknown preset": ("train_classifier", ["mnits"], "preset is 'mnits', must be one of digits, mnist"),
-    "negative radius": ("train_classifier", ["smoke", "--attack.eps", "-1"], "--attack.eps is -1, must be at least 0"),
+    "negative radius": (
+        "train_classifier",
+        ["smoke", "--attack.eps", "-1"],
+        "--attack.eps is -1, must be at least 0",
+    ),
     "radius in bytes": ("train_classifier", ["smoke", "--attack.eps", "8"], "at most 1 for images in [0, 1]"),
-    "no restarts": ("eval_attack", ["smoke", "--attack.restarts", "0"], "--attack.restarts is 0, must be at least 1"),
-    "unknown model": ("train_classifier", ["smoke", "--model", "resnet19"], "--model is 'resnet19', must be one of"),
+    "no restarts": (
+        "eval_attack",
+        ["smoke", "--attack.restarts", "0"],
+        "--attack.restarts is 0, must be at least 1",
+    ),
+    "unknown model": (
+        "train_classifier",
+        ["smoke", "--model", "resnet19"],
+        "--model is 'resnet19', must be one of",
+    ),
     "unknown data": ("train_classifier", ["smoke", "--dataset", "mnits"], "no mnits in"),
     "no updates": ("train_classifier", ["smoke", "--updates", "0"], "--updates is 0, must be at least 1"),
     "unknown augmentation": ("train_classifier", ["smoke", "--augment", "blur"], "--augment has 'blur'"),
@@ -20,7 +32,11 @@ CASES = {
         ["smoke", "--loss", "standard", "--awp", "0.1"],
         "--awp is 0.1, must be 0 with --loss standard",
     ),
-    "no such run": ("eval_attack", ["smoke", "--run", "nowhere"], "nowhere holds no run of train_classifier.py"),
+    "no such run": (
+        "eval_attack",
+        ["smoke", "--run", "nowhere"],
+        "nowhere holds no run of train_classifier.py",
+    ),
 }
 
 

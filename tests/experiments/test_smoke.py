@@ -21,14 +21,21 @@ SMOKE = {
 
 
 def test_training_leaves_a_whole_run_folder(trained):
-    assert {p.name for p in trained.iterdir()} >= {"config.json", "metrics.jsonl", "checkpoints", "report.html"}
+    assert {p.name for p in trained.iterdir()} >= {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "report.html",
+    }
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
     assert any("valid_robust" in line for line in lines)
     made = json.loads((trained / "config.json").read_text())
     assert made["config"]["loss"] == "adversarial" and "jax" in made["starts"][0]["versions"]
     page = (trained / "report.html").read_text()
-    assert "data:image/png;base64" in page and "http" not in page.split("</style>")[1].split("Configuration")[0]
+    assert (
+        "data:image/png;base64" in page and "http" not in page.split("</style>")[1].split("Configuration")[0]
+    )
 
 
 @pytest.mark.parametrize("script", SMOKE)
@@ -65,7 +72,18 @@ def test_every_loss_can_be_named(loss):
 
 
 def test_options_together(tmp_path):
-    words = ["--updates", 4, "--validate-every", 4, "--images", 16, "--ema", "--tensorboard", "--dtype", "bfloat16"]
+    words = [
+        "--updates",
+        4,
+        "--validate-every",
+        4,
+        "--images",
+        16,
+        "--ema",
+        "--tensorboard",
+        "--dtype",
+        "bfloat16",
+    ]
     out = tmp_path / "run"
     done = scripts.run("train_classifier", "smoke", "--out", out, *words, "--loss", "free", "--replays", 2)
     assert done.returncode == 0, done.stderr

@@ -110,7 +110,8 @@ def test_trades_and_mart_are_their_formulas():
     for name, loss in (("trades", trades(MODEL, ASCENT, beta=2.0)), ("mart", mart(MODEL, ATTACK, beta=2.0))):
         point = loss.attack(PARAMS, STATE, BATCH, jax.random.split(KEY)[0])
         p, q = (
-            scipy.special.softmax(np.float64(MODEL.apply(PARAMS, STATE, x)[0]), 1) for x in (BATCH.image, point)
+            scipy.special.softmax(np.float64(MODEL.apply(PARAMS, STATE, x)[0]), 1)
+            for x in (BATCH.image, point)
         )
         rows, y = np.arange(B), np.asarray(BATCH.label)
         divergence = (p * np.log(p / q)).sum(1)
