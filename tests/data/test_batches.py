@@ -1,4 +1,4 @@
-"""Batches: exact floats, exact resuming, every example once an epoch, the same on one device, eight, or two processes."""
+"""Batches: exact floats and resuming, every example once an epoch, the same on any devices and processes."""
 
 import itertools
 import os

@@ -220,7 +220,7 @@ def test_damaged_arrays_are_noticed(shelf, tmp_path):
     image = np.load(kept / "image.npy")
     image[3, 3, 3, 0] ^= 1
     np.save(kept / "image.npy", image)
-    with pytest.raises(ValueError, match="is damaged .*delete that folder and load again"):
+    with pytest.raises(ValueError, match=r"is damaged .*delete that folder and load again"):
         load("digits", "test", data_dir=tmp_path / "copy")
     shutil.rmtree(kept)
     assert (
@@ -229,7 +229,10 @@ def test_damaged_arrays_are_noticed(shelf, tmp_path):
 
 
 def test_processes_that_prepare_at_the_same_time_agree(tmp_path):
-    code = f"from robustjax.data import load; print(load('digits', 'test', data_dir={str(tmp_path)!r}).info.sha256)"
+    code = (
+        "from robustjax.data import load; "
+        f"print(load('digits', 'test', data_dir={str(tmp_path)!r}).info.sha256)"
+    )
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     running = [
         subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
