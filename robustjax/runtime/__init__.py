@@ -3,7 +3,7 @@
     mesh          one `data` axis over all devices; joining several processes
     compilation   keeping compiled programs between runs
     record        the folder of a run: config.json and metrics.jsonl
-    checkpoint    save and restore a state, checked; `leaves`, what a checkpoint holds
+    checkpoint    save and restore a state, checked (`leaves`: what it holds; `quiet`: silencing orbax)
     progress      how far a loop is
     stopping      leaving a loop cleanly on SIGTERM and Ctrl-C
     figures       curves, training, ROC: PNG bytes (matplotlib)

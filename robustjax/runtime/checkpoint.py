@@ -4,14 +4,8 @@ orbax writes and reads the arrays. Beside them lies a manifest with the name, dt
 leaf, which tells a damaged checkpoint (fall back) from one of another architecture (an error).
 """
 
-import contextlib
-import gc
-import logging
 import math
-import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -21,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from robustjax.runtime import leaves
+from robustjax.runtime import leaves, quiet
 from robustjax.runtime.progress import say as to_stderr
 
 Tree = TypeVar("Tree")
@@ -60,7 +54,7 @@ class Checkpoints:
         self._best, self._read_only, self._say = best, read_only, say
         self._keep = keep
         self._ranks: dict[int, float] = {}
-        with _quiet():
+        with quiet.orbax():
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=self, cleanup_tmp_directories=not read_only, read_only=read_only
             )
@@ -97,7 +91,7 @@ class Checkpoints:
             },
         }
         self._ranks[step] = numbers.get(self._best or "", math.nan)
-        with _quiet():
+        with quiet.orbax():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -136,20 +130,20 @@ class Checkpoints:
         if self._best is None:
             raise ValueError("Checkpoints.restore_best: best is None, must name a metric")
         steps = self.steps()
-        with _quiet():
+        with quiet.orbax():
             ranks = [(self._rank(step), step) for step in steps]
         ranked = sorted(pair for pair in ranks if not math.isnan(pair[0]))
         return self._first_whole(like, [step for _, step in reversed(ranked)], others)
 
     def wait(self) -> None:
         """Return when everything saved is on disk."""
-        with _quiet():
+        with quiet.orbax():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish writing and let go of the folder."""
         self.wait()
-        with _quiet():
+        with quiet.orbax():
             self._manager.close()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
@@ -169,10 +163,10 @@ class Checkpoints:
 
     def _first_whole(self, like: Tree, steps: list[int], others: bool) -> tuple[Tree, int] | None:
         for i, step in enumerate(steps):
-            with _quiet():
+            with quiet.orbax():
                 found = self._read(like, step, others)
                 if isinstance(found, _Damage) and found.in_flight:
-                    _let_reads_end()
+                    quiet.let_reads_end()
             if not isinstance(found, _Damage):
                 return found, step
             aside = "" if self._read_only else f", kept as {self._set_aside(step).name}"
@@ -231,7 +225,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             (self.folder / str(step)).rename(aside)
         _sync(f"set {step} aside")
-        with _quiet():
+        with quiet.orbax():
             self._manager.reload()
         return aside
 
@@ -252,28 +246,3 @@ def _damage(error: Exception) -> _Damage:
 def _sync(name: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence orbax, which logs what we say ourselves in one line, or raises."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    hooks = sys.excepthook, sys.unraisablehook
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    sys.excepthook = sys.unraisablehook = lambda *_: None
-    try:
-        yield
-    finally:
-        sys.excepthook, sys.unraisablehook = hooks
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _let_reads_end() -> None:
-    """Wait for the reads that orbax leaves in flight when one fails, whose complaints python would print."""
-    with warnings.catch_warnings(action="ignore"):
-        for _ in range(3):
-            time.sleep(0.1)
-            gc.collect()

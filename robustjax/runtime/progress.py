@@ -1,5 +1,6 @@
 """One line that says how far a loop is: a bar on a terminal, a line every ten seconds in a log."""
 
+import shutil
 import sys
 import time
 from collections import deque
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 Item = TypeVar("Item")
-BAR = 20  # characters
+BAR = 12  # characters
 WINDOW_SECONDS = 30.0  # speed is measured over the most recent ones
 REDRAW_SECONDS = {True: 0.2, False: 10.0}  # on a terminal, in a log
 
@@ -68,13 +69,11 @@ class progress(Generic[Item]):
         self._label, self._batch_size, self._clock = label, batch_size, clock
         self._file = file or sys.stderr
         self._silent = jax.process_index() != 0
-        self._numbers: Mapping[str, Any] = {}
-        self._text = ""
+        self._newest: list[dict[str, Any]] = []  # the last two shown: one of them is likely to be ready
 
     def show(self, metrics: Mapping[str, Any]) -> None:
         """Show these numbers at the end of the line from now on."""
-        self._collect()
-        self._numbers = dict(metrics)
+        self._newest = [dict(metrics), *self._newest[:1]]
 
     def __iter__(self) -> Iterator[tuple[int, Item]]:
         tty = self._file.isatty()
@@ -112,7 +111,6 @@ class progress(Generic[Item]):
     ) -> None:
         if self._silent:
             return
-        self._collect(wait=last)
         share = step / self._total if self._total else 1.0
         full = int(share * BAR)
         parts = [f"{int(share * 100):3d}%"]
@@ -122,7 +120,8 @@ class progress(Generic[Item]):
         if len(recent) > 1 and recent[-1][0] > recent[0][0]:
             rate = (recent[-1][1] - recent[0][1]) / (recent[-1][0] - recent[0][0])
             unit = "img/s" if self._batch_size else "steps/s"
-            parts.append(f"{rate * (self._batch_size or 1):.3g} {unit}")
+            speed = rate * (self._batch_size or 1)
+            parts.append(f"{speed:.0f} {unit}" if speed >= 100 else f"{speed:.3g} {unit}")
             if not last:
                 parts.append(f"{duration(elapsed)} gone, {duration((self._total - step) / rate)} left")
         elif not last:
@@ -130,15 +129,23 @@ class progress(Generic[Item]):
         if last:
             parts.append(f"took {duration(elapsed)}")
         line = "  ".join(
-            [*([self._label] if self._label else []), *parts, *([self._text] if self._text else [])]
+            [
+                *([self._label] if self._label else []),
+                *parts,
+                *([text] if (text := self._numbers(wait=last)) else []),
+            ]
         )
+        if before:  # a line that wraps cannot be redrawn in place
+            line = line[: shutil.get_terminal_size().columns - 1]
         self._file.write(before + line + after)
         self._file.flush()
 
-    def _collect(self, wait: bool = False) -> None:
-        """Turn the newest numbers into text, unless a device is still computing them."""
-        if wait or all(_ready(value) for value in self._numbers.values()):
-            self._text = "  ".join(f"{name} {_short(value)}" for name, value in self._numbers.items())
+    def _numbers(self, wait: bool) -> str:
+        """Write the newest numbers that no device is still computing."""
+        for numbers in self._newest:
+            if wait or all(_ready(value) for value in numbers.values()):
+                return "  ".join(f"{name} {_short(value)}" for name, value in numbers.items())
+        return ""
 
 
 def _ready(value: Any) -> bool:

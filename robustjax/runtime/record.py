@@ -50,7 +50,7 @@ class Run:
         self._metrics = self.folder / "metrics.jsonl"
         self._file: TextIO | None = None
         self._pending: tuple[int, dict[str, Any]] | None = None
-        self._events = None
+        self._tensorboard, self._events = tensorboard, None
         starts = []
         if self.resumed:
             made = _read_config(self.folder / "config.json")
@@ -76,10 +76,6 @@ class Run:
             }
             write_whole(self.folder / "config.json", json.dumps(page, indent=2) + "\n")
             self._trim(None)
-            if tensorboard:
-                from tensorboardX import SummaryWriter  # an extra, and slow to import
-
-                self._events = SummaryWriter(str(self.folder / "tensorboard"))
         self._last = self._read_last()
 
     def resume(self, step: int) -> None:
@@ -116,6 +112,13 @@ class Run:
             if isinstance(value, jax.Array) and self._writes:
                 value.copy_to_host_async()
 
+    def figure(self, name: str, png: bytes) -> Path:
+        """Write a picture to figures/NAME.png and return where it is."""
+        path = self.folder / "figures" / f"{name}.png"
+        if self._writes:
+            write_whole(path, png)
+        return path
+
     def close(self) -> None:
         """Write the last line."""
         self._flush()
@@ -146,7 +149,12 @@ class Run:
             self._file = self._metrics.open("a", encoding="utf-8")
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        if self._events is not None:
+        if self._tensorboard:
+            if self._events is None:
+                from tensorboardX import SummaryWriter  # an extra, and slow to import
+
+                # From this step on TensorBoard forgets what a killed run wrote.
+                self._events = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step or None)
             for name, value in metrics.items():
                 if np.size(value) == 1:
                     self._events.add_scalar(name, float(np.asarray(value).item()), step)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from robustjax.runtime import origin
@@ -167,9 +168,10 @@ class Report:
         )
 
     def write(self, path: str | Path) -> Path:
-        """Write the page, whole or not at all, and return where it is."""
+        """Write the page, whole or not at all, from process 0; return where it is."""
         path = Path(path)
-        write_whole(path, self.html())
+        if jax.process_index() == 0:
+            write_whole(path, self.html())
         return path
 
 

@@ -59,6 +59,14 @@ def test_a_terminal_is_redrawn_in_place_at_most_five_times_a_second():
     assert text.count("\r") == pytest.approx(3.0 * 5 + 1, abs=2)
 
 
+def test_a_terminal_line_does_not_wrap(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    file = Terminal()
+    run(file, seconds=1.0, total=30, batch_size=128)
+    drawn = file.getvalue().split("\r\x1b[K")[1:]
+    assert len(drawn) > 20 and max(len(line.rstrip("\n")) for line in drawn) == 39
+
+
 def test_speed_leaves_out_the_step_that_compiles():
     file = io.StringIO()
     run(file, seconds=0.5, first=60.0, total=21, batch_size=10)
