@@ -27,15 +27,17 @@ def noisy(params, state, batch, key):
     return logit.cross_entropy(logits, batch.label).mean(), (state, {"largest": jnp.abs(logits).max()})
 
 
+STEP = training.step(noisy, TX)
+
+
 def train(out, updates: int, killed_at: int | None = None):
     """Train, saving every fourth step, and leave without ending anything at `killed_at`."""
-    step = training.step(noisy, TX)
     run, saved = Run(out, {"seed": 0}), Checkpoints(out / "checkpoints")
     state = training.start(jax.random.key(0), MODEL, TX, MESH, ema=True)
     state, done = saved.restore(state) or (state, 0)
     run.resume(done)
     for i, _ in progress(range(updates), start=done, total=updates):
-        state, metrics = step(state, batch(i))
+        state, metrics = STEP(state, batch(i))
         run.record(i, metrics)
         if i % 4 == 3:
             saved.save(i + 1, state)
