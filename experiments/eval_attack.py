@@ -69,7 +69,7 @@ def main(cfg: Config) -> None:
     curve = evaluate(jax.random.key(cfg.seed), it.params, it.state, numbered, radii)
 
     # --- check: every point lies where it must ---
-    origin = jnp.asarray(test.image, jnp.float32) / 255
+    origin = jnp.asarray(np.asarray(test.image, np.float32) / 255)
     for eps, x in zip(curve.eps, curve.x, strict=True):
         if not Threat(cfg.attack.norm, float(eps)).contains(x, origin).all():
             raise RuntimeError(
