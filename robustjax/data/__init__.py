@@ -2,7 +2,7 @@
 
 tensorflow-datasets lives here and nowhere else.
 
-sources        load a split by name: prepared TFDS data, then the embedded sets
+sources        load a split by name: prepared TFDS data, then the embedded sets; or make one of arrays
 digits         embedded: scikit-learn's digits
 letters        embedded: letters in the look of the digits, as outliers
 order          which examples are held out, and the order of every epoch, by hashing
@@ -25,6 +25,6 @@ resize         scale and crop to one size
 """
 
 from robustjax.data.batches import evaluation, pairs, stream
-from robustjax.data.sources import Split, load
+from robustjax.data.sources import Split, load, of_arrays
 
-__all__ = ["Split", "evaluation", "load", "pairs", "stream"]
+__all__ = ["Split", "evaluation", "load", "of_arrays", "pairs", "stream"]

@@ -27,6 +27,8 @@ VARIATIONS = 8  # of every letter in every font: turned by up to 15 degrees, sla
 def contents(size: int) -> Contents:
     """Render all letters: 3,456 for training and 2,880, in other fonts, for testing.
 
+    The pixels depend a little on the version of FreeType; the checksum that comes with a split tells.
+
     Args:
       size: 8 for the look of scikit-learn's digits (a 32 x 32 bitmap, dots counted in blocks of 4 x 4), 28
         for that of MNIST (20 pixels high and smooth, with the centre of mass in the centre).

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from robustjax.data import decode, digits, letters
 from robustjax.data.order import held_out
-from robustjax.data.store import Contents, Part, write
+from robustjax.data.store import Contents, Part, check, write
 
 EMBEDDED: dict[str, Callable[[], Contents]] = {
     "digits": digits.contents,
@@ -64,6 +64,8 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
     """
     if split not in SPLITS:
         raise ValueError(f"load: split is {split!r}, must be one of {', '.join(SPLITS)}")
+    if size is not None and size < 1:
+        raise ValueError(f"load: size is {size}, must be at least 1 pixel")
     root = place(data_dir)
     folder = find(name, root)
     if folder is None and name in EMBEDDED:
@@ -71,18 +73,50 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
         folder = write(contents, root)
     if folder is None:
         raise ValueError(
-            f"load: no {name} in {root}, prepare it with `python experiments/prepare_data.py {name} "
-            f"--source <folder of raw files>`; here are: {', '.join(available(root))}"
+            f"load: no {name} in {root}, prepare it with `python experiments/prepare_data.py {name} --source "
+            f"<folder of raw files>` or, where TensorFlow is installed, `tfds build {name} --file_format="
+            f"array_record`; here are: {', '.join(available(root))}"
         )
     builder = tfds.builder_from_directory(folder)
     stored, keep = _stored(split, tuple(builder.info.splits), name)
     part = decode.arrays(folder, stored, size=size)
+    if part.label.min() < 0:
+        raise ValueError(f"load: the {stored} images of {name} have no labels, load another split")
     if keep is not None:
         chosen = held_out(part.index) == keep
         part = Part(part.image[chosen], part.label[chosen], part.index[chosen])
     features: Any = builder.info.features
-    names = tuple(getattr(features["label"], "names", None) or map(str, range(part.label.max() + 1)))
     metadata = builder.info.metadata or {}
+    return _described(
+        part,
+        name=name,
+        split=split,
+        classes=getattr(features["label"], "names", None) or (),
+        source=metadata.get("source", f"prepared TFDS data {name} {builder.version}"),
+        note=metadata.get("note", ""),
+    )
+
+
+def of_arrays(
+    image: np.ndarray, label: np.ndarray, *, name: str, split: str = "test", classes: Sequence[str] = ()
+) -> Split:
+    """Make a split of arrays in memory; the index of an image is its position.
+
+    Args:
+      image: uint8 (n, h, w, c) with 1 or 3 channels.
+      label: integers (n,).
+      name, split: what to call them in reports.
+      classes: names of the classes, their numbers by default.
+    Raises:
+      ValueError: if an array has the wrong dtype, rank or length, or a label is out of range.
+    """
+    part = Part(image, np.asarray(label).astype(np.int32), np.arange(len(label)))
+    check(f"of_arrays: {name} {split}", part, len(classes) or 1 + int(part.label.max(initial=0)))
+    return _described(part, name=name, split=split, classes=classes, source="arrays in memory", note="")
+
+
+def _described(part: Part, *, name: str, split: str, classes: Sequence[str], source: str, note: str) -> Split:
+    names = tuple(classes) or tuple(map(str, range(1 + int(part.label.max(initial=0)))))
     info = Info(
         name=name,
         split=split,
@@ -90,8 +124,8 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
         count=len(part.label),
         per_class=tuple(np.bincount(part.label, minlength=len(names)).tolist()),
         sha256=decode.digest(part.image),
-        source=metadata.get("source", f"prepared TFDS data {name} {builder.version}"),
-        note=metadata.get("note", ""),
+        source=source,
+        note=note,
     )
     return Split(part.image, part.label, part.index, info)
 
@@ -111,8 +145,10 @@ def find(name: str, root: Path) -> Path | None:
 
 def available(root: Path) -> list[str]:
     """List the names that `load` finds in a folder, embedded sets included."""
-    prepared = (v.parent.parent.relative_to(root) for v in root.glob("**/dataset_info.json"))
-    return sorted({p.as_posix() for p in prepared if not p.as_posix().startswith(".")} | set(EMBEDDED))
+    # <name>/<version> or <name>/<configuration>/<version>; a full search could meet whole downloads.
+    facts = (*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json"))
+    names = {path.parent.parent.relative_to(root).as_posix() for path in facts}
+    return sorted({name for name in names if find(name, root) and not name.startswith(".")} | set(EMBEDDED))
 
 
 def counts(folder: Path) -> dict[str, int]:

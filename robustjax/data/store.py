@@ -114,7 +114,7 @@ def write(contents: Contents, data_dir: Path) -> Path:
     if len(set(map(tuple, shapes.values()))) > 1:
         raise ValueError(f"{contents.name}: the images of its splits differ in shape, {shapes}")
     for split, part in contents.parts.items():
-        _check(f"{contents.name} {split}", part, len(contents.classes))
+        check(f"{contents.name} {split}", part, len(contents.classes))
     target = data_dir / contents.name / contents.version
     with scratch(data_dir) as folder:
         builder = Stored(contents, data_dir=folder, file_format="array_record")
@@ -146,7 +146,8 @@ def settle(made: Path, target: Path) -> None:
             raise
 
 
-def _check(what: str, part: Part, classes: int) -> None:
+def check(what: str, part: Part, classes: int) -> None:
+    """Raise a ValueError that begins with `what` unless the part is well formed."""
     image, label, index = part.image, part.label, part.index
     if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] not in (1, 3) or not len(image):
         raise ValueError(

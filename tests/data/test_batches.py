@@ -87,7 +87,7 @@ def test_resuming_anywhere_gives_the_same_batches(start, seed, resident):
 
 def test_augmentation_differs_between_steps_examples_and_seeds():
     split = split_of(1, shape=(1, 8, 1))
-    noise = lambda key, x: outliers.uniform(key, x.shape)  # noqa: E731
+    noise = lambda key, x: outliers.uniform(key, x.shape)
     drawn = [
         image.tobytes()
         for seed in (0, 1)

@@ -1,6 +1,7 @@
 """Loading: the embedded digits against scikit-learn, what is kept on disk, and data that are not there."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from robustjax.data import load, order, sources, store
+from robustjax.data import load, of_arrays, order, sources, store
 
 ROOT = Path(__file__).parents[2]
 
@@ -187,10 +188,30 @@ def test_pictures_of_several_sizes_need_a_size(tmp_path):
     np.testing.assert_array_equal(split.label, split.image[:, 0, 0, 0] // 40 % 2)
 
 
+def test_a_split_of_arrays():
+    image = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    split = of_arrays(image, np.asarray([0, 2, 2, 1, 0]), name="mine")
+    assert split.label.dtype == np.int32 and split.info.classes == ("0", "1", "2")
+    assert split.info.per_class == (2, 1, 2)
+    assert split.info.sha256 == hashlib.sha256(image.tobytes()).hexdigest()
+    assert of_arrays(image, np.zeros(5, int), name="mine", classes=("a", "b")).info.per_class == (5, 0)
+    for wrong in (image / 255, image[0], image[:0], image[..., :2]):
+        with pytest.raises(ValueError, match=r"of_arrays: mine test: .* must be"):
+            of_arrays(wrong, np.zeros(len(wrong), int), name="mine")
+
+
+def test_images_without_labels_are_refused(tmp_path):
+    store.write(made(), tmp_path)
+    load("made", "test", data_dir=tmp_path)
+    np.save(tmp_path / "made" / "1.0.0" / "decoded-test" / "label.npy", np.full(40, -1, np.int32))
+    with pytest.raises(ValueError, match="the test images of made have no labels"):
+        load("made", "test", data_dir=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "split", "words"),
     [
-        ("mnist", "test", "prepare_data.py mnist --source .*; here are: digits, letters"),
+        ("mnist", "test", "prepare_data.py mnist --source .*`tfds build mnist.*; here are: digits, letters"),
         ("digits", "dev", "split is 'dev', must be one of train, validation, test"),
     ],
 )
