@@ -20,6 +20,7 @@ cifar          CIFAR's pickles and binaries, and CIFAR-10-C
 mosaics        many tiles in one picture
 pictures       folders and zip files of pictures
 omniglot       Omniglot's zip files
+svhn           SVHN's MATLAB files
 tiny_imagenet  Tiny ImageNet's folders
 resize         scale and crop to one size
 """

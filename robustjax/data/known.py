@@ -182,6 +182,9 @@ KNOWN: dict[str, Known] = {
     "tiny_imagenet/outliers": Known(
         note="validation images without CIFAR-like classes, the first 8,000 to train on, the rest for test",
     ),
+    "svhn_cropped": Known(
+        version="3.1.0", classes=tuple("0123456789"), counts={"train": 73_257, "test": 26_032}
+    ),
     "emnist/letters": Known(
         version="3.1.0",
         classes=("none", *"abcdefghijklmnopqrstuvwxyz"),

@@ -11,6 +11,7 @@ from robustjax.data.mosaics import mosaics
 from robustjax.data.omniglot import omniglot
 from robustjax.data.pictures import by_class
 from robustjax.data.store import Contents, Part, Raw
+from robustjax.data.svhn import svhn
 from robustjax.data.tiny_imagenet import outliers, tiny_imagenet
 
 
@@ -36,7 +37,7 @@ def contents(name: str, folder: Path, *, size: int | None = None) -> Contents:
     if raw is None:
         raise ValueError(
             f"{folder}: no raw files of a known layout; it must hold idx files, CIFAR pickles or binaries, "
-            "npy or npz arrays, mosaics with labels.npz, or pictures in a folder or zip for each class"
+            "SVHN's .mat, npy or npz arrays, mosaics with labels.npz, or pictures in a folder or zip for each class"
         )
     for split, part in raw.parts.items():
         _verify(name, split, part, known)
@@ -61,7 +62,7 @@ def _read(name: str, folder: Path, only: str, size: int | None) -> Raw | None:
         return outliers(raw) if raw and name.endswith("outliers") else raw
     if name.startswith("cifar10_corrupted/"):
         return cifar.corrupted(folder, name.partition("/")[2])
-    for reader in (mosaics, layouts.idx, cifar.pickles, cifar.binary, layouts.npz):
+    for reader in (mosaics, layouts.idx, cifar.pickles, cifar.binary, svhn, layouts.npz):
         if (raw := reader(folder, only)) is not None:
             return raw
     return by_class(folder, only, size=size)

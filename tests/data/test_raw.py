@@ -134,6 +134,17 @@ def test_cifar10_c_arrays(tmp_path):
         raw.contents("cifar10_corrupted/snow_1", tmp_path)
 
 
+def test_svhn(tmp_path):
+    import scipy.io
+
+    label = np.where(LABEL == 0, 10, LABEL)[:, None]
+    scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": COLOUR.transpose(1, 2, 3, 0), "y": label})
+    scipy.io.savemat(tmp_path / "extra_32x32.mat", {"X": COLOUR, "y": label})
+    contents = raw.contents("mine", tmp_path)
+    assert set(contents.parts) == {"train"}
+    assert_part(contents.parts["train"], COLOUR, LABEL)
+
+
 def test_npz_in_one_file(tmp_path):
     np.savez(
         tmp_path / "mine.npz",
@@ -361,6 +372,7 @@ def cut(content: bytes) -> bytes:
         ({"test_batch": pickle.dumps({"data": GREY, "labels": [1]})}, "rows of 3072 bytes"),
         ({"test_batch.bin": b"12345"}, "whole number of records of 3073"),
         ({"x.npz": b"PK\x03\x04broken"}, "cannot be read as numbers"),
+        ({"test_32x32.mat": b"MATLAB"}, "cannot be read as a MATLAB file"),
         ({"x.npy": b""}, "cannot be read as numbers"),
         ({"labels.npz": b"PK\x03\x04broken", "test_00.png": coded(COLOUR[0])}, "cannot be read as numbers"),
         ({"a/1.png": cut(coded(GREY[0]))}, "damaged picture"),
