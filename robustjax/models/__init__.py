@@ -1,9 +1,10 @@
 """Networks as `Model`s. flax.linen lives here and nowhere else.
 
 convolution    a convolution whose gradients stay fast inside loops on the CPU
-layers         convolution, linear, BatchNorm and pooling as PyTorch has them
+layers         convolution, linear and BatchNorm as PyTorch has them
 normalisation  channel means and standard deviations of data sets
 adapters       from a flax module to a Model
+pooling        max_pool, avg_pool over disjoint windows
 small          linear, mlp, convnet_small, convnet
 resnet         resnet18, resnet34, resnet50 for small images
 preact         preact_resnet18

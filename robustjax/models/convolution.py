@@ -1,21 +1,24 @@
 """A convolution whose gradients stay fast inside loops on the CPU.
 
-XLA:CPU hands a convolution to its fast routine only if it is in NHWC / HWIO / NHWC order. It rewrites
-others into that order, but not inside the body of a loop (jax issue 12868), and jax's own gradients are
-others: the input gradient reads the kernel as HWOI, the weight gradient swaps batch and channels. An attack
-is a loop over input gradients, so it falls off that cliff: measured on two cores, 3 to 10 times slower for
-the input gradient, 50 to 100 times for the weight gradient. Here both are in the fast order by construction.
+XLA:CPU hands a convolution to a fast routine only if it is in NHWC / HWIO / NHWC order. It rewrites others
+into that order, but not inside the body of a loop (jax issue 12868), and jax's own gradients are others: the
+input gradient reads the kernel as HWOI, the weight gradient swaps batch and channels. An attack is a loop over
+input gradients, so it falls off that cliff. Measured on two cores with jax 0.10: 3 to 10 times slower for the
+input gradient, 50 to 100 times for the weight gradient. Here both are in the fast order by construction, and
+small kernels are kept away from a routine that would run them on one core.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 FAST = ("NHWC", "HWIO", "NHWC")
+Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 def convolution() -> Callable[..., Array]:
@@ -44,30 +47,36 @@ def convolve(
     """Compute `jax.lax.conv_general_dilated`, with derivatives that are fast in CPU loops.
 
     Values and derivatives of every order and mode are those of jax up to rounding. Convolutions that are not
-    two-dimensional, not NHWC / HWIO / NHWC, grouped or transposed are passed to jax as they are.
+    two-dimensional, not NHWC / HWIO / NHWC, grouped, dilated or transposed are passed to jax as they are.
     """
-    settings = dict(precision=precision, preferred_element_type=preferred_element_type)
-    ordinary = lhs.ndim == 4 and feature_group_count == batch_group_count == 1 and not _dilates(lhs_dilation)
-    if ordinary and _order(lhs, rhs, dimension_numbers) == _order(lhs, rhs, FAST):
-        if not isinstance(padding, str):
-            padding = tuple((int(low), int(high)) for low, high in padding)
-        dilation = None if rhs_dilation is None else tuple(rhs_dilation)
-        settings = dict(
-            window_strides=tuple(window_strides), padding=padding, rhs_dilation=dilation, **settings
-        )
-        return _convolve(tuple(settings.items()), lhs, rhs)
-    return lax.conv_general_dilated(
-        lhs,
-        rhs,
-        window_strides,
-        padding,
-        lhs_dilation,
-        rhs_dilation,
-        dimension_numbers,
-        feature_group_count,
-        batch_group_count,
-        **settings,
+    plain = (
+        not (_dilates(lhs_dilation) or _dilates(rhs_dilation))
+        and feature_group_count == batch_group_count == 1
     )
+    if not (plain and lhs.ndim == 4 and _order(lhs, rhs, dimension_numbers) == _order(lhs, rhs, FAST)):
+        return lax.conv_general_dilated(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count,
+            batch_group_count,
+            precision,
+            preferred_element_type,
+        )
+    strides = (int(window_strides[0]), int(window_strides[1]))
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
+    top, left = padding
+    pads = (int(top[0]), int(top[1])), (int(left[0]), int(left[1]))
+    if rhs.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0)):
+        # A matrix product is fast both ways, and no routine for small kernels gets in between.
+        picked = lhs[:, :: strides[0], :: strides[1]]
+        return lax.dot_general(picked, rhs[0, 0], (((3,), (0,)), ((), ())), precision, preferred_element_type)
+    return _convolve(Settings(strides, pads, precision, preferred_element_type), lhs, rhs)
 
 
 def _dilates(dilation: Sequence[int] | None) -> bool:
@@ -78,12 +87,48 @@ def _order(lhs: Array, rhs: Array, dimension_numbers: Any) -> lax.ConvDimensionN
     return lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
 
 
+class Settings(NamedTuple):
+    """What is static in a convolution."""
+
+    strides: tuple[int, int]
+    pads: Pads
+    precision: Any
+    dtype: Any
+
+    def run(self, x: Array, kernel: Array, order: Any, pads: Pads | None = None) -> Array:
+        """Convolve in the given order of dimensions."""
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            self.strides,
+            self.pads if pads is None else pads,
+            dimension_numbers=order,
+            precision=self.precision,
+            preferred_element_type=self.dtype,
+        )
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _convolve(settings: tuple[tuple[str, Any], ...], x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(x, kernel, dimension_numbers=FAST, **dict(settings))
+def _convolve(settings: Settings, x: Array, kernel: Array) -> Array:
+    if not _runs_on_one_core(settings, kernel.shape):
+        return settings.run(x, kernel, FAST)
+    (top, (left, right)) = settings.pads
+    return settings.run(x, kernel, FAST, (top, (left, right + 1)))[:, :, :-1]
 
 
-def _tangent(settings: tuple[tuple[str, Any], ...], primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _runs_on_one_core(settings: Settings, shape: tuple[int, ...]) -> bool:
+    """Say whether to make the result one column wider than its input.
+
+    XLA:CPU has two routines. YNNPACK's splits its work over output channels only, so that few of them leave all
+    but one core idle; it declines results larger than their input, and Eigen's splits over pixels. With hardly
+    any channels YNNPACK's is faster all the same.
+    """
+    side, _, narrow, wide = shape
+    same = settings.strides == (1, 1) and sum(settings.pads[1]) == shape[1] - 1
+    return same and min(narrow, wide) >= 8 and (wide < 128 or side * shape[1] * narrow * wide < 2**17)
+
+
+def _tangent(settings: Settings, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """Write each tangent in the order that jax's transposition turns into the fast one.
 
     Transposing a convolution swaps the two channel dimensions of the kernel, or, for the gradient of the
@@ -94,19 +139,46 @@ def _tangent(settings: tuple[tuple[str, Any], ...], primals: tuple, tangents: tu
     out = _convolve(settings, x, kernel)
     parts = []
     if not _is_zero(dx):
-        swapped = kernel.swapaxes(2, 3)
-        parts.append(
-            lax.conv_general_dilated(
-                dx, swapped, dimension_numbers=("NHWC", "HWOI", "NHWC"), **dict(settings)
-            )
-        )
+        parts.append(_along_input(settings, dx, kernel))
     if not _is_zero(dkernel):
-        order = ("CHWN", "IHWO", "HWNC")
-        turned = x.transpose(3, 1, 2, 0), dkernel.transpose(2, 0, 1, 3)
-        parts.append(
-            lax.conv_general_dilated(*turned, dimension_numbers=order, **dict(settings)).transpose(2, 0, 1, 3)
+        turned = settings.run(
+            x.transpose(3, 1, 2, 0), dkernel.transpose(2, 0, 1, 3), ("CHWN", "IHWO", "HWNC")
         )
+        parts.append(turned.transpose(2, 0, 1, 3))
     return out, sum(parts[1:], start=parts[0])
+
+
+def _along_input(settings: Settings, dx: Array, kernel: Array) -> Array:
+    shape = kernel.shape
+    if shape[2] == 1 and settings.strides == (1, 1):
+        return _along_one_channel(settings, dx, kernel)
+    pads = settings.pads
+    if _runs_on_one_core(settings, (*shape[:2], shape[3], shape[2])):
+        # The transpose of one more input column is one more column of the gradient.
+        dx = jnp.pad(dx, ((0, 0), (0, 0), (0, 1), (0, 0)))
+        pads = (pads[0], (pads[1][0], pads[1][1] - 1))
+    # The barrier lets XLA move the flip out of a loop, where it costs a copy of the kernel in every turn; the
+    # second flip meets the one of the transposition, and both disappear.
+    flipped = lax.optimization_barrier(lax.rev(kernel.swapaxes(2, 3), (0, 1)))
+    return settings.run(dx, lax.rev(flipped, (0, 1)), ("NHWC", "HWOI", "NHWC"), pads)
+
+
+def _along_one_channel(settings: Settings, dx: Array, kernel: Array) -> Array:
+    """Multiply shifted images with the kernel's taps: one product and a sum of shifts, when transposed."""
+    rows, columns = kernel.shape[:2]
+    (top, bottom), (left, right) = settings.pads
+    zero = jnp.zeros((), dx.dtype)
+    taps = [
+        lax.pad(
+            dx[..., 0],
+            zero,
+            ((0, 0, 0), (top - i, bottom + 1 + i - rows, 0), (left - j, right + 1 + j - columns, 0)),
+        )
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    stacked, flat = jnp.stack(taps), kernel.reshape(rows * columns, -1)
+    return lax.dot_general(stacked, flat, (((0,), (0,)), ((), ())), settings.precision, settings.dtype)
 
 
 def _is_zero(tangent: Any) -> bool:

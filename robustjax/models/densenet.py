@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from robustjax.models import layers
 from robustjax.models.adapters import from_flax
 from robustjax.models.layers import DType
+from robustjax.models.pooling import avg_pool
 from robustjax.types import Images, Logits, Model
 
 
@@ -51,7 +52,7 @@ class DenseNet(nn.Module):
             x = nn.relu(layers.batch_norm(x, train=train, dtype=dtype, name=f"norm{i + 1}"))
             if i < 2:
                 x = layers.conv(x, x.shape[-1] // 2, 1, init=he, dtype=dtype, name=f"transition{i + 1}")
-                x = layers.avg_pool(x, 2)
+                x = avg_pool(x, 2)
             self.sow("features", f"stage{i + 1}", x)
         zeros = nn.initializers.zeros_init()
         return layers.linear(x.mean(axis=(1, 2)), self.classes, bias_init=zeros, dtype=dtype, name="head")

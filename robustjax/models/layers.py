@@ -87,22 +87,3 @@ def batch_norm(x: Array, *, train: bool, name: str, dtype: DType = jnp.float32) 
     """
     norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
     return norm(x.astype(jnp.float32)).astype(dtype)
-
-
-def max_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b i j c"]:
-    """Take the maximum of disjoint windows, dropping an incomplete last row or column.
-
-    A reshape, because the gradient of a window reduction (select and scatter) is slow on every backend.
-    """
-    return _windows(x, size).max(axis=(2, 4))
-
-
-def avg_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b i j c"]:
-    """Average disjoint windows, dropping an incomplete last row or column."""
-    return _windows(x, size).mean(axis=(2, 4))
-
-
-def _windows(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b i s j s c"]:
-    b, h, w, c = x.shape
-    rows, columns = h // size, w // size
-    return x[:, : rows * size, : columns * size].reshape(b, rows, size, columns, size, c)
