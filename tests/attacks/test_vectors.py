@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from robustjax import logit
+from robustjax.attacks import patterns
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.solver import classified
 from robustjax.numerics import norm
@@ -105,3 +106,24 @@ def test_apgd_follows_the_published_trajectory(case):
     halvings = np.log2(np.asarray(case["final_step_size"]) / np.asarray(state.step_size))
     # On the plateau of the short l2 runs the last digit decides between two step sizes.
     close(halvings, 0.0, 1.01 if (kind, steps) == ("l2", 20) else 0.01)
+
+
+@pytest.mark.parametrize("case", VECTORS["square_side"])
+def test_square_sides(case):
+    size, kind = case.split("_", 1)
+    height, width = map(int, size.split("x"))
+    query, side = np.array(VECTORS["square_side"][case]).T
+    table = patterns.sides(height, width, 0.8, odd=kind != "inf")
+    np.testing.assert_array_equal(table[patterns.phase(jnp.asarray(query))], np.stack([side, side], axis=1))
+
+
+@pytest.mark.parametrize("sideways", [False, True])
+@pytest.mark.parametrize("case", VECTORS["square_eta_untransposed"])
+def test_square_bumps(case, sideways):
+    side, kind = int(case[1]), case[3:]
+    expected = np.zeros((9, 8))
+    pattern = np.array(VECTORS["square_eta_untransposed"][case])
+    expected[2 : 2 + side, 1 : 1 + side] = pattern.T if sideways else pattern
+    size, top, left = (jnp.full(1, n) for n in (side, 2, 1))
+    drawn = patterns.bumps(kind, size, size, top, left, jnp.full(1, sideways), 9, 8)
+    close(drawn[0, :, :, 0], expected, 1e-6)
