@@ -1,5 +1,6 @@
 """One device is eight devices is two processes with four each."""
 
+import json
 import socket
 import subprocess
 
@@ -8,14 +9,12 @@ import scripts
 from test_resume import final_arrays
 
 WORDS = [
-    "smoke", "--model", "convnet_small", "--updates", "6", "--validate-every", "6", "--record-every", "1",
-    "--images", "48", "--augment", "crop", "flip",
+    "smoke", "--model", "convnet_small", "--updates", "4", "--validate-every", "4", "--record-every", "1",
+    "--images", "32", "--augment", "crop", "flip",
 ]  # fmt: skip
 
 
 def metrics(folder):
-    import json
-
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -45,9 +44,9 @@ def test_same_losses_and_parameters(tmp_path):
         done = scripts.run("train_classifier", *WORDS, "--out", tmp_path / str(devices), devices=devices)
         assert done.returncode == 0, done.stderr
     two_processes(tmp_path / "two")
-    reference = final_arrays(tmp_path / "1", 6)
+    reference = final_arrays(tmp_path / "1", 4)
     for other in ("8", "two"):
-        for name, value in final_arrays(tmp_path / other, 6).items():
+        for name, value in final_arrays(tmp_path / other, 4).items():
             np.testing.assert_allclose(value, reference[name], atol=1e-5, err_msg=f"{other}: {name}")
         for a, b in zip(metrics(tmp_path / "1"), metrics(tmp_path / other), strict=True):
             assert a.keys() == b.keys()

@@ -19,9 +19,11 @@ def final_arrays(folder, step=300):
     """Read the leaves of the last checkpoint without our own code: orbax's, by name."""
     import orbax.checkpoint as ocp
 
+    path = (folder / "checkpoints" / str(step) / "state").absolute()
     with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.restore((folder / "checkpoints" / str(step) / "state").absolute())
-    return {name: np.asarray(value) for name, value in tree.items()}
+        plain = ocp.RestoreArgs(restore_type=np.ndarray)  # whatever devices wrote it
+        names = reader.metadata(path).item_metadata.tree
+        return reader.restore(path, restore_args=dict.fromkeys(names, plain))
 
 
 def assert_same_run(one, other):
