@@ -10,7 +10,7 @@ README = (ROOT / "README.md").read_text()
 def test_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
     import jax
 
     with jax.numpy_dtype_promotion("standard"):

@@ -47,7 +47,8 @@ def npz(folder: Path, only: str = "") -> Raw | None:
     "train", "val" or "test" in the name of the file or of the array says the split, "test" if neither does.
 
     Raises:
-      ValueError: for a file that is damaged, objects instead of numbers, or images without labels.
+      ValueError: for a file that is damaged, objects instead of numbers, images that are not bytes or without
+        labels.
     """
     images: dict[str, tuple[Path, np.ndarray]] = {}
     labels: dict[str, np.ndarray] = {}
@@ -64,11 +65,28 @@ def npz(folder: Path, only: str = "") -> Raw | None:
                 if split_of(name) in labels:
                     raise ValueError(f"{path}: second array of {split_of(name)} labels, must be one")
                 labels[split_of(name)] = array.reshape(-1)
+            elif array.ndim >= 3:
+                raise ValueError(f"{path}: {_why_not(array)}")
     if without := sorted(set(images) - set(labels)):
         raise ValueError(
             f"{images[without[0]][0]}: no labels for its images, one array of integers must hold them"
         )
     return Raw({s: part(image, labels[s]) for s, (_, image) in images.items()}) if images else None
+
+
+def _why_not(array: np.ndarray) -> str:
+    """Say what is wrong with images that are not bytes."""
+    said = f"images {list(array.shape)} are {array.dtype}, must be uint8"
+    if array.dtype.kind not in "fiu":
+        return said
+    if not np.isfinite(array).all():
+        return f"{said}; they hold NaN or infinity"
+    low, high = array.min(), array.max()
+    if low >= 0 and high <= 1 and array.dtype.kind == "f":
+        return f"{said}; they lie in [{low:g}, {high:g}], store (255 * x).round().astype('uint8')"
+    if low >= 0 and high <= 255:
+        return f"{said}; they lie in [{low:g}, {high:g}], store x.astype('uint8') if that loses nothing"
+    return f"{said}; they lie in [{low:g}, {high:g}], outside of 0 to 255"
 
 
 def split_of(name: str) -> str:

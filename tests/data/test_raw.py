@@ -338,6 +338,22 @@ def test_a_pickle_runs_nothing(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (np.full((4, 8, 8, 1), 0.5, np.float32), "they lie in [0.5, 0.5], store (255 * x).round()"),
+        (np.full((4, 8, 8, 1), 300.0, np.float32), "outside of 0 to 255"),
+        (np.full((4, 8, 8, 1), np.nan, np.float32), "NaN or infinity"),
+        (np.full((4, 8, 8, 1), 7, np.int64), "are int64, must be uint8"),
+    ],
+)
+def test_images_that_are_not_bytes_are_named(tmp_path, image, message):
+    np.savez(tmp_path / "train.npz", images=image, labels=np.arange(4))
+    with pytest.raises(ValueError) as refused:
+        raw.contents("mine", tmp_path)
+    assert message in str(refused.value)
+
+
 def test_objects_in_npz_run_nothing(tmp_path):
     (tmp_path / "raw").mkdir()
     np.savez(tmp_path / "raw" / "x.npz", image=np.asarray([Evil(tmp_path / "made")], object))

@@ -70,6 +70,21 @@ def test_contract(name):
     assert slope(moved, STATE, BATCH, KEY)[0][0] < value
 
 
+@pytest.mark.parametrize("name", ["half_adversarial", "mart", "awp of trades"])
+def test_same_under_every_transformation(variant, name):
+    """Over two independent batches."""
+    keys = jax.random.split(KEY, 2)
+    batches = Batch(jnp.stack([BATCH.image, BATCH.image[::-1]]), jnp.stack([BATCH.label, BATCH.label[::-1]]))
+
+    def each(batches, keys):
+        return jax.vmap(lambda batch, key: LOSSES[name](PARAMS, STATE, batch, key)[0])(batches, keys)
+
+    apart = [
+        LOSSES[name](PARAMS, STATE, jax.tree.map(lambda a, i=i: a[i], batches), keys[i])[0] for i in range(2)
+    ]
+    np.testing.assert_allclose(variant(each)(batches, keys), apart, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", [n for n, loss in LOSSES.items() if isinstance(loss, MinMax)])
 def test_no_gradient_flows_through_the_attack(name):
     """The gradient equals that of the risk at the attacked images taken as constants."""
