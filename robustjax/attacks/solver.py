@@ -13,7 +13,7 @@ from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Objective, 
 
 Count = int | Int[Array, ""]
 Judged = Callable[[Array], tuple[Array, PerExample]]  # x -> (value to climb, merit by which points are kept)
-Judge = Callable[[Logits, Labels], PerExample]  # such as logit.cross_entropy
+OfLogits = Callable[[Logits, Labels], Array]  # such as logit.cross_entropy
 
 
 class Solver(NamedTuple):
@@ -41,7 +41,7 @@ class Solver(NamedTuple):
         return jax.lax.stop_gradient(self.finish(state))
 
 
-def as_attack(solver: Solver, loss: Judge = logit.cross_entropy) -> Attack:
+def as_attack(solver: Solver, loss: OfLogits = logit.cross_entropy) -> Attack:
     """Turn a solver into an attack on a classifier: climb a loss, return the highest margin met."""
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
@@ -61,7 +61,7 @@ def judged(objective: Objective) -> Judged:
     return both
 
 
-def classified(logits_fn: LogitsFn, y: Labels, loss: Callable[[Logits, Labels], Array]) -> Judged:
+def classified(logits_fn: LogitsFn, y: Labels, loss: OfLogits) -> Judged:
     """Climb `loss(logits, y)` but keep points by their margin, both from one forward pass.
 
     The point kept is misclassified if any point met was, which the point of highest loss need not be.

@@ -11,6 +11,8 @@ import pytest
 from robustjax import logit
 from robustjax.attacks import patterns
 from robustjax.attacks.apgd import apgd
+from robustjax.attacks.fab import fab, fab_targeted
+from robustjax.attacks.hyperplane import onto_hyperplane
 from robustjax.attacks.solver import classified
 from robustjax.numerics import norm
 from robustjax.threats import Threat
@@ -56,6 +58,15 @@ def test_losses(case):
 def test_l1_projection(case):
     x, y = jnp.asarray([case["x"]]), jnp.asarray([case["y"]])
     close((Threat("l1", case["eps"]).project(x + y, x) - x)[0], case["delta"], 1e-6)
+
+
+@pytest.mark.parametrize("case", [c for c in VECTORS["projections"] if c["kind"] != "l1_box"], ids=str)
+def test_hyperplane_projection(case):
+    point, normal = jnp.asarray([case["t"]]), jnp.asarray([case["w"]])
+    gap = (normal * point).sum(axis=1) - case["b"]
+    d = onto_hyperplane(KIND[case["kind"][-1]], normal, gap, point, 0.0, 1.0)
+    close(d[0], case["d"], 1e-6)
+    close(jnp.abs((normal * d).sum(axis=1) + gap)[0], case["residual"], 1e-6)
 
 
 @pytest.mark.parametrize("steps", ["10", "20", "40", "50", "100", "200"])
@@ -127,3 +138,13 @@ def test_square_bumps(case, sideways):
     size, top, left = (jnp.full(1, n) for n in (side, 2, 1))
     drawn = patterns.bumps(kind, size, size, top, left, jnp.full(1, sideways), 9, 8)
     close(drawn[0, :, :, 0], expected, 1e-6)
+
+
+@pytest.mark.parametrize("attack", [lambda t: fab_targeted(t, targets=1), fab], ids=["targeted", "any"])
+@pytest.mark.parametrize("case", VECTORS["trajectories"]["fab_t"], ids=lambda c: KIND[c["norm"]])
+def test_fab_finds_the_published_minimum_norms(case, attack):
+    """The nearest boundary of this network is the one to the runner-up, so that both forms must agree."""
+    threat = Threat(KIND[case["norm"]], jnp.inf)
+    found = jax.jit(lambda key: attack(threat)(key, net, X, Y))(jax.random.key(0))
+    close(norm(found.x - X, threat.norm), case["min_norm"], 1e-4)
+    assert (found.value > 0).all()

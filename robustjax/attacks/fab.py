@@ -1,0 +1,217 @@
+"""FAB: the nearest point beyond a decision boundary, by projections onto its linear approximations."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from robustjax import logit
+from robustjax.attacks.compose import best_of, wrong_classes
+from robustjax.attacks.hyperplane import onto_hyperplane
+from robustjax.attacks.pgd import Start, at_origin, better
+from robustjax.attacks.solver import Count, Judged, Solver, as_attack, classified, nothing_yet, repeat, select
+from robustjax.numerics import TINY, Norm, constant, divide, fold, keys_for, norm, per_example
+from robustjax.threats import Threat
+from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Number, PerExample
+
+DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
+
+
+class Search(NamedTuple):
+    """Where a search stands, one row per example.
+
+    `nearest` is the nearest point of positive merit met so far, at `distance` (inf for none), however far;
+    `found` is the point of highest merit within the radius.
+    """
+
+    origin: Array
+    x: Array
+    nearest: Found
+    distance: PerExample
+    found: Found
+    step: Int[Array, "b"]
+
+
+def boundary(
+    threat: Threat,
+    *,
+    steps: int = 100,
+    alpha_max: Number = 0.1,
+    eta: Number = 1.05,
+    beta: Number = 0.9,
+    start: Start = at_origin,
+) -> Solver:
+    """Look for the nearest point where an objective is positive.
+
+    Every step linearises the objective, projects the iterate and the origin onto the boundary and the box, and
+    goes a little beyond a mixture of both. From a point of positive merit it steps back towards the origin.
+
+    The objective (the `Judged` of `advance`) may also have several values per example, (b, m): several
+    boundaries, of which each step takes the nearest, at the price of m gradients.
+
+    Args:
+      threat: norm and box. Its radius decides only what counts as found: a point of positive merit further away
+        is kept in the state but not returned. With eps = inf, every one counts.
+      steps: iterations, each a gradient and one more forward pass.
+      alpha_max: largest weight of the origin's projection.
+      eta: how far to go, as a multiple of the way to the boundary.
+      beta: what part of the way to keep when stepping back.
+      start: the first point, projected; x itself, or `halfway(threat)` for restarts.
+    Returns:
+      A solver whose result is the nearest point of positive merit, where there is one within the radius, and
+      the point of highest merit within the radius elsewhere.
+    Raises:
+      ValueError: if steps is less than 1.
+
+    Reference: Croce and Hein 2020, arXiv:1907.02044, with the constants of arXiv:2003.01690, without the final
+      search along the line.
+    """
+    if steps < 1:
+        raise ValueError(f"boundary: steps is {steps}, must be at least 1")
+
+    def init(key: PRNGKeyArray, x: Array) -> Search:
+        first = threat.project(start(key, x), x)
+        return Search(
+            x, first, nothing_yet(x), constant(x, jnp.inf), nothing_yet(first), constant(x, 0, jnp.int32)
+        )
+
+    def record(state: Search, x: Array, merit: PerExample) -> Search:
+        here, distance = Found(x, merit), norm(x - state.origin, threat.norm)
+        closer = (merit > 0) & (distance < state.distance)
+        allowed = distance <= jnp.asarray(threat.eps)
+        return state._replace(
+            nearest=select(closer, here, state.nearest),
+            distance=jnp.where(closer, distance, state.distance),
+            found=select(allowed, better(state.found, here), state.found),
+        )
+
+    def advance(objective: Judged, state: Search, count: Count) -> Search:
+        def move(state: Search) -> Search:
+            value, slope, merit = _nearest_boundary(threat.norm, objective, state.x)
+            state = record(state, state.x, merit)
+            way = state.origin - state.x
+            gaps = jnp.stack([value, value + (slope * way).reshape(way.shape[0], -1).sum(axis=1)])
+            # Both projections in one loop.
+            ours, origins = jax.vmap(
+                lambda gap, point: onto_hyperplane(threat.norm, slope, gap, point, threat.lower, threat.upper)
+            )(gaps, jnp.stack([state.x, state.origin]))
+            near, far = (jnp.maximum(norm(d, threat.norm), 1e-8) for d in (ours, origins))
+            alpha = per_example(jnp.minimum(near / (near + far), alpha_max), way)
+            x = (1.0 - alpha) * (state.x + eta * ours) + alpha * (state.origin + eta * origins)
+            x = jnp.clip(x, threat.lower, threat.upper)
+            merit = objective(x)[1]
+            back = state.origin + beta * (x - state.origin)
+            return record(state, x, merit)._replace(x=select(merit > 0, back, x))
+
+        return repeat(move, state, count, steps)
+
+    def finish(state: Search) -> Found:
+        return select(state.distance <= jnp.asarray(threat.eps), state.nearest, state.found)
+
+    return Solver(init, advance, finish, steps)
+
+
+def fab(
+    threat: Threat,
+    *,
+    steps: int = 100,
+    alpha_max: Number = 0.1,
+    eta: Number = 1.05,
+    beta: Number = 0.9,
+    start: Start = at_origin,
+) -> Attack:
+    """Look for the nearest misclassified point, each step towards the nearest of all classes.
+
+    Its value is the margin. A step costs as many gradients as there are classes; `fab_targeted` is cheaper.
+    See `boundary` for the settings; with eps = inf it is a minimum-norm attack.
+    """
+    solver = boundary(threat, steps=steps, alpha_max=alpha_max, eta=eta, beta=beta, start=start)
+    return as_attack(solver, leads)
+
+
+def fab_targeted(
+    threat: Threat,
+    *,
+    targets: int = 9,
+    at_once: int | None = None,
+    steps: int = 100,
+    alpha_max: Number = 0.1,
+    eta: Number = 1.05,
+    beta: Number = 0.9,
+    start: Start = at_origin,
+) -> Attack:
+    """Look for the nearest misclassified point beyond the boundary to each of the most likely wrong classes.
+
+    Args:
+      threat, steps, alpha_max, eta, beta, start: as for `boundary`.
+      targets: how many wrong classes, by falling logit at x; all of them if there are fewer.
+      at_once: how many targets to fold into the batch axis of one pass; all by default.
+    Raises:
+      ValueError: if targets, at_once or steps is less than 1.
+
+    Reference: Croce and Hein 2020, arXiv:2003.01690, section 5 (9 targets).
+    """
+    if targets < 1:
+        raise ValueError(f"fab_targeted: targets is {targets}, must be at least 1")
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"fab_targeted: at_once is {at_once}, must be at least 1")
+    solver = boundary(threat, steps=steps, alpha_max=alpha_max, eta=eta, beta=beta, start=start)
+
+    def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+        keys, ranked = keys_for(key, x.shape[0]), wrong_classes(logits_fn(x), y, targets)
+
+        def aim(rank: Array) -> Search:
+            target = ranked[:, rank]
+            objective = classified(logits_fn, y, lambda z, y: logit.targeted_margin(z, y, target))
+            return solver.advance(objective, solver.init(fold(keys, rank), x), solver.length)
+
+        ranks = jnp.arange(ranked.shape[1])
+        states = jax.lax.map(aim, ranks, batch_size=min(at_once or len(ranks), len(ranks)))
+        winner, rows = states.distance.argmin(axis=0), jnp.arange(x.shape[0])
+        state = jax.tree.map(lambda a: a[winner, rows], states)
+        return jax.lax.stop_gradient(solver.finish(state._replace(found=best_of(states.found))))
+
+    return attack
+
+
+def leads(logits: Logits, y: Labels) -> Logits:
+    """Compute z_j - z_y for every class: as many boundaries; that of the label itself has no slope."""
+    return logits - jnp.take_along_axis(logits, y[:, None], axis=-1)
+
+
+def halfway(threat: Threat) -> Start:
+    """Start in a random direction at half the radius: uniform (linf) or normal (l2, l1), scaled."""
+
+    def start(key: PRNGKeyArray, x: Array) -> Array:
+        def draw(k):
+            if threat.norm == "linf":
+                return jax.random.uniform(k, x.shape[1:], x.dtype, -1.0, 1.0)
+            return jax.random.normal(k, x.shape[1:], x.dtype)
+
+        u = jax.vmap(draw)(keys_for(key, x.shape[0]))
+        return x + 0.5 * per_example(threat.eps, x) * divide(u, per_example(norm(u, threat.norm), u))
+
+    return start
+
+
+def _nearest_boundary(kind: Norm, objective: Judged, x: Array) -> tuple[PerExample, Array, PerExample]:
+    """Get value and gradient of the boundary with the smallest |value| / |gradient|_dual, and the merit."""
+    values, pull, merit = jax.vjp(objective, x, has_aux=True)
+    many = values if values.ndim == 2 else values[:, None]
+
+    def consider(j, best):
+        # Made from the values so that under shard_map it varies over the same mesh axes.
+        chosen = jnp.where(jnp.arange(many.shape[1]) == j, jnp.ones_like(many), 0.0)
+        (slope,) = pull(chosen.reshape(values.shape))
+        slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
+        size = norm(slope, DUAL[kind])
+        ratio = jnp.where(size > TINY, jnp.abs(many[:, j]) / jnp.maximum(size, TINY), jnp.inf)
+        return select(ratio < best[0], (ratio, many[:, j], slope), best)
+
+    none = (constant(x, jnp.inf), constant(x, 0.0), jnp.zeros_like(x))
+    if many.shape[1] == 1:
+        _, value, slope = consider(0, none)
+    else:
+        _, value, slope = jax.lax.fori_loop(0, many.shape[1], consider, none)
+    return value, slope, merit
