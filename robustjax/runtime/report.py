@@ -29,8 +29,7 @@ p { max-width: 44rem; margin: .7rem 0; white-space: pre-line }
 .made code { overflow-wrap: anywhere }
 .wide { overflow-x: auto; margin: 1rem 0 }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums }
-caption, figcaption { text-align: left; color: var(--soft); font-size: .88rem; padding: .4rem 0 }
-caption { caption-side: bottom }
+figcaption { color: var(--soft); font-size: .88rem; padding: .4rem 0; max-width: 44rem }
 th, td { padding: .32rem .9rem .32rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--rule) }
 th { font-weight: 600; border-bottom: 2px solid var(--rule) }
@@ -98,15 +97,14 @@ class Report:
             align = ' class="number"' if numeric[name] else ""
             return f"<{tag}{align}>{html.escape(text)}</{tag}>"
 
-        lines = ['<div class="wide"><table>']
-        if caption:
-            lines.append(f"<caption>{html.escape(caption)}</caption>")
+        lines = ['<figure><div class="wide"><table>']
         lines.append(f"<thead><tr>{''.join(cell('th', name, name) for name in names)}</tr></thead><tbody>")
         lines += [
             f"<tr>{''.join(cell('td', name, written(row.get(name), decimals[name])) for name in names)}</tr>"
             for row in rows
         ]
-        self._parts.append("\n".join([*lines, "</tbody></table></div>"]))
+        below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+        self._parts.append("\n".join([*lines, f"</tbody></table></div>{below}</figure>"]))
 
     def picture(self, png: bytes, *, caption: str, width: float | None = None) -> None:
         """Add a picture, embedded in the page.

@@ -65,7 +65,7 @@ def test_the_page_is_well_formed_and_escapes():
     assert page.count("script") == 0 and page.count("b") == 0
     assert "".join(page.texts["h1"]) == "Robust <b>accuracy</b> & more"
     assert "It is <script>alert('x')</script> & \"quoted\"." in page.texts["p"]
-    assert "<clean>" in page.texts["td"] and page.texts["caption"] == ["A & B"]
+    assert "<clean>" in page.texts["td"] and page.texts["figcaption"][0] == "A & B"
     assert '"name": "</pre><script>"' in "".join(page.texts["pre"])
     assert {"the <model>", "pgd", "nothing"} == set(page.texts["li"])
 
