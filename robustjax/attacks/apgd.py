@@ -4,15 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int
 
 from robustjax.attacks.climb import Climb, Rule, Stage, climb
 from robustjax.attacks.pgd import Start, gaussian
-from robustjax.attacks.solver import Solver, select
+from robustjax.attacks.solver import Solver, check_finite, select
 from robustjax.attacks.sparse import sparse
-from robustjax.numerics import divide, keys_for, norm, per_example
+from robustjax.attacks.starts import rim
+from robustjax.numerics import per_example
 from robustjax.threats import Threat
 from robustjax.types import PerExample
 
@@ -39,7 +39,7 @@ def apgd(
     Returns:
       An ascent that can also be driven in segments.
     Raises:
-      ValueError: if steps is less than 1, rho is outside [0, 1] or compat is unknown.
+      ValueError: if steps is less than 1, rho is outside [0, 1], eps is infinite or compat is unknown.
 
     Reference: Croce and Hein 2020, arXiv:2003.01690 (linf, l2), and 2021, arXiv:2103.01208 (l1). Unlike the
       authors' code, the first step is compared with the start (see compat), and the point returned is the one
@@ -47,6 +47,7 @@ def apgd(
     """
     if steps < 1:
         raise ValueError(f"apgd: steps is {steps}, must be at least 1")
+    check_finite("apgd", threat)
     return climb(threat, _rule(threat, rho, start is None, compat), [(1.0, steps)], start or rim(threat))
 
 
@@ -69,7 +70,7 @@ def apgd_shrinking(
       start: the first point, projected to the first ball; by default x plus standard normal noise.
       compat: as in `apgd`.
     Raises:
-      ValueError: if the last multiple is not 1, a stage has no step, or rho or compat is not one of `apgd`.
+      ValueError: if the last multiple is not 1 or a stage has no step, and as for `apgd`.
 
     Reference: Croce and Hein 2021, arXiv:2103.01208.
     """
@@ -81,25 +82,9 @@ def apgd_shrinking(
         )
     if min(lengths) < 1:
         raise ValueError(f"apgd_shrinking: {steps} steps give stages of {lengths}, each must have at least 1")
+    check_finite("apgd_shrinking", threat)
     series = [(scale, length) for (scale, _), length in zip(stages, lengths, strict=True)]
     return climb(threat, _rule(threat, rho, False, compat), series, start or gaussian(1.0))
-
-
-def rim(threat: Threat) -> Start:
-    """Start where the ball ends: x + eps u / |u| with u uniform (linf) or normal (l2); x + u in l1."""
-
-    def start(key: PRNGKeyArray, x: Array) -> Array:
-        def draw(k):
-            if threat.norm == "linf":
-                return jax.random.uniform(k, x.shape[1:], x.dtype, -1.0, 1.0)
-            return jax.random.normal(k, x.shape[1:], x.dtype)
-
-        u = jax.vmap(draw)(keys_for(key, x.shape[0]))
-        if threat.norm == "l1":
-            return x + u
-        return x + per_example(threat.eps, x) * divide(u, per_example(norm(u, threat.norm), u))
-
-    return start
 
 
 def _rule(threat: Threat, rho: float, random_start: bool, compat: str | None) -> Rule:

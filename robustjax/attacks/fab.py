@@ -10,8 +10,17 @@ from robustjax import logit
 from robustjax.attacks.compose import best_of, wrong_classes
 from robustjax.attacks.hyperplane import onto_hyperplane
 from robustjax.attacks.pgd import Start, at_origin, better
-from robustjax.attacks.solver import Count, Judged, Solver, as_attack, classified, nothing_yet, repeat, select
-from robustjax.numerics import TINY, Norm, constant, divide, fold, keys_for, norm, per_example
+from robustjax.attacks.solver import (
+    Count,
+    Judged,
+    Solver,
+    as_attack,
+    classified,
+    nothing_yet,
+    repeat,
+    select,
+)
+from robustjax.numerics import TINY, Norm, constant, fold, keys_for, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Number, PerExample
 
@@ -57,7 +66,7 @@ def boundary(
       alpha_max: largest weight of the origin's projection.
       eta: how far to go, as a multiple of the way to the boundary.
       beta: what part of the way to keep when stepping back.
-      start: the first point, projected; x itself, or `halfway(threat)` for restarts.
+      start: the first point, projected; x itself, or `starts.halfway(threat)` for restarts.
     Returns:
       A solver whose result is the nearest point of positive merit, where there is one within the radius, and
       the point of highest merit within the radius elsewhere.
@@ -150,7 +159,7 @@ def fab_targeted(
     Raises:
       ValueError: if targets, at_once or steps is less than 1.
 
-    Reference: Croce and Hein 2020, arXiv:2003.01690, section 5 (9 targets).
+    Reference: Croce and Hein 2020, arXiv:2003.01690 (9 targets).
     """
     if targets < 1:
         raise ValueError(f"fab_targeted: targets is {targets}, must be at least 1")
@@ -178,21 +187,6 @@ def fab_targeted(
 def leads(logits: Logits, y: Labels) -> Logits:
     """Compute z_j - z_y for every class: as many boundaries; that of the label itself has no slope."""
     return logits - jnp.take_along_axis(logits, y[:, None], axis=-1)
-
-
-def halfway(threat: Threat) -> Start:
-    """Start in a random direction at half the radius: uniform (linf) or normal (l2, l1), scaled."""
-
-    def start(key: PRNGKeyArray, x: Array) -> Array:
-        def draw(k):
-            if threat.norm == "linf":
-                return jax.random.uniform(k, x.shape[1:], x.dtype, -1.0, 1.0)
-            return jax.random.normal(k, x.shape[1:], x.dtype)
-
-        u = jax.vmap(draw)(keys_for(key, x.shape[0]))
-        return x + 0.5 * per_example(threat.eps, x) * divide(u, per_example(norm(u, threat.norm), u))
-
-    return start
 
 
 def _nearest_boundary(kind: Norm, objective: Judged, x: Array) -> tuple[PerExample, Array, PerExample]:

@@ -1,5 +1,6 @@
 """What every iterative solver is: init, advance and finish over a state whose rows are examples."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from robustjax import logit
 from robustjax.numerics import constant
+from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Objective, PerExample
 
 Count = int | Int[Array, ""]
@@ -90,6 +92,16 @@ def select(mask: Bool[Array, "b"], yes: Any, no: Any) -> Any:
         return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b)
 
     return jax.tree.map(rows, yes, no)
+
+
+def check_finite(name: str, threat: Threat) -> None:
+    """Refuse an infinite radius, which is fine for a projection but not as the unit of a step.
+
+    Raises:
+      ValueError: if the radius is known to be infinite.
+    """
+    if isinstance(threat.eps, int | float) and math.isinf(threat.eps):
+        raise ValueError(f"{name}: eps is {threat.eps}, must be finite")
 
 
 def nothing_yet(x: Array) -> Found:

@@ -30,7 +30,7 @@ def sparse(random_start: bool) -> Rule:
     Args:
       random_start: what a random start has moved says nothing; begin with a fifth of the features.
 
-    Reference: Croce and Hein 2021, arXiv:2103.01208, algorithm 1.
+    Reference: Croce and Hein 2021, arXiv:2103.01208.
     """
 
     def begin(stage: Stage, state: Climb) -> Climb:

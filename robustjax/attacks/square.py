@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from robustjax.attacks import patterns
 from robustjax.attacks.pgd import better
-from robustjax.attacks.solver import Count, Judged, Solver, nothing_yet, repeat, select
+from robustjax.attacks.solver import Count, Judged, Solver, check_finite, nothing_yet, repeat, select
 from robustjax.numerics import Norm, constant, divide, keys_for, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Found, PerExample
@@ -60,7 +60,7 @@ def square(
     Returns:
       An ascent that can also be driven in segments, one forward pass per iteration.
     Raises:
-      ValueError: if queries is negative, p_init is outside (0, 1] or compat is unknown.
+      ValueError: if queries is negative, p_init is outside (0, 1], eps is infinite or compat is unknown.
 
     Reference: Andriushchenko et al. 2020, arXiv:1912.00049 (linf, l2), and Croce and Hein 2021,
       arXiv:2103.01208 (l1). Windows are drawn per example. Those too large for a narrow image become
@@ -72,6 +72,8 @@ def square(
         raise ValueError(f"square: p_init is {p_init}, must be in (0, 1]")
     if compat not in (None, "official"):
         raise ValueError(f"square: compat is {compat!r}, must be 'official' or None")
+
+    check_finite("square", threat)
 
     def init(key: PRNGKeyArray, x: Array) -> Queries:
         first, rest = jax.vmap(jax.random.split, out_axes=1)(keys_for(key, x.shape[0]))

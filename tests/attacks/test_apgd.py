@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from robustjax import logit
 from robustjax.attacks import objectives
-from robustjax.attacks.apgd import apgd, apgd_shrinking, rim
+from robustjax.attacks.apgd import apgd, apgd_shrinking
 from robustjax.attacks.pgd import at_origin
 from robustjax.attacks.solver import as_attack, classified, judged
+from robustjax.attacks.starts import rim
 from robustjax.numerics import norm
 from robustjax.threats import Threat
 
@@ -271,6 +272,7 @@ def test_each_example_may_have_its_own_radius():
             "must end with the threat's own radius",
         ),
         (lambda t: apgd_shrinking(t, stages=()), "must end with"),
+        (lambda t: apgd(Threat("l2", np.inf)), "apgd: eps is inf"),
     ],
 )
 def test_bad_settings_are_refused_when_built(build, message):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from robustjax import logit
 from robustjax.attacks import compose, objectives
-from robustjax.attacks.fab import boundary, fab, fab_targeted, halfway
+from robustjax.attacks.fab import boundary, fab, fab_targeted
 from robustjax.attacks.hyperplane import onto_hyperplane
 from robustjax.attacks.solver import classified, judged
+from robustjax.attacks.starts import halfway
 from robustjax.numerics import norm
 from robustjax.threats import Threat
 
@@ -252,6 +253,7 @@ def test_judged_values_and_merits_may_differ():
         (lambda t: fab(t, steps=0), "steps is 0"),
         (lambda t: fab_targeted(t, targets=0), "targets is 0"),
         (lambda t: fab_targeted(t, at_once=0), "at_once is 0"),
+        (lambda t: halfway(Threat("l2", np.inf)), "halfway: eps is inf"),
     ],
 )
 def test_bad_settings_are_refused_when_built(build, message):

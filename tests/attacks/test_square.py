@@ -221,7 +221,7 @@ def test_rows_may_be_dropped_shuffled_padded_and_joined_with_rows_of_another_age
     mixed = jax.tree.map(lambda a, b: jnp.concatenate([a[:2], b[2:]]), take(old), take(young))
     for count in (7, 100):  # the second is more than anyone has left
         mixed = advance(mixed, Y[order], jnp.int32(count))
-    assert (mixed.step == solver.length).all() and advance._cache_size() <= 2
+    assert (mixed.step == solver.length).all()
     found = solver.finish(mixed)
     np.testing.assert_allclose(found.value, whole.value[order], rtol=1e-5)
     np.testing.assert_allclose(found.x, whole.x[order], atol=1e-6)
@@ -264,3 +264,8 @@ def test_values_that_are_nan_leave_a_feasible_point():
 def test_bad_settings_are_refused_when_built(settings, message):
     with pytest.raises(ValueError, match=message):
         square(Threat("linf", 0.1), **settings)
+
+
+def test_an_infinite_radius_is_refused_when_built():
+    with pytest.raises(ValueError, match="square: eps is inf"):
+        square(Threat("l2", np.inf))
