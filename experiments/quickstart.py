@@ -37,7 +37,7 @@ class Config:
     batch_size: int = 128
     judge: common.PGD = common.PGD(eps=0.3, steps=50, step=0.05, restarts=2)
     radii: int = 6
-    images: int | None = None  # test images, None for all 360
+    images: int | None = None  # test images, None for all 359
     seed: int = 0
     out: str = "runs/quickstart"
     data_dir: str | None = None

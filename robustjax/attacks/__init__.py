@@ -3,4 +3,17 @@
 objectives  what to climb, from a classifier's logits
 pgd         projected gradient ascent and its one-step form
 compose     restarts, the worst of several, all targets, attacks from ascents
+apgd        Auto-PGD in linf, l2 and l1, and over shrinking balls
+fab         the nearest point beyond a decision boundary, targeted and not
+square      random search that asks for values only
+
+What those three are made of:
+
+solver      init, advance and finish: a solver that can be driven in segments
+starts      random first points
+climb       gradient ascent with step sizes that a rule adapts
+sparse      the rule of l1 APGD
+hyperplane  the shortest way to a hyperplane inside a box
+bisection   exact thresholds without a sort
+patterns    Square's windows and bumps
 """
