@@ -1,11 +1,14 @@
 """The small networks have their published sizes, take any image size, and agree with PyTorch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from robustjax.models import small
+from robustjax.types import frozen
 
 FACTORIES = {
     "linear": small.linear,
@@ -37,12 +40,12 @@ def test_parameter_counts(name, count):
 @pytest.mark.parametrize("name", list(FACTORIES))
 def test_any_image_size(name, shape):
     model = FACTORIES[name](classes=4, shape=shape, mean=(0.5,) * shape[-1], std=(0.25,) * shape[-1])
-    params, state = model.init(jax.random.key(0))
+    params, state = jax.jit(model.init)(jax.random.key(0))
     x = jax.random.uniform(jax.random.key(1), (3, *shape))
-    logits, after = model.apply(params, state, x, train=True)
+    logits, after = jax.jit(lambda *args: model.apply(*args, train=True))(params, state, x)
     assert logits.shape == (3, 4)
     assert after == state == {}
-    taps = model.features(params, state, x)
+    taps = jax.jit(model.features)(params, state, x)
     assert list(taps) == sorted(taps) == [f"stage{i}" for i in range(len(taps))]
     head = params["head"]
     np.testing.assert_allclose(
@@ -50,14 +53,15 @@ def test_any_image_size(name, shape):
     )
 
 
-def test_half_precision():
-    for factory in FACTORIES.values():
-        full, half = factory(shape=(8, 8, 1)), factory(shape=(8, 8, 1), dtype=jnp.bfloat16)
-        params, state = half.init(jax.random.key(0))
-        x = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1))
-        low, high = half.apply(params, state, x)[0], full.apply(params, state, x)[0]
-        assert low.dtype == jnp.float32
-        assert 0 < jnp.abs(low - high).max() < 0.05
+@pytest.mark.parametrize("name", ["convnet_small", "convnet"])
+def test_half_precision(name):
+    full, half = (FACTORIES[name](shape=(8, 8, 1), dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
+    params, state = jax.jit(half.init)(jax.random.key(0))
+    x = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1))
+    run = jax.jit(lambda params, state, x: [model.apply(params, state, x)[0] for model in (full, half)])
+    high, low = run(params, state, x)
+    assert low.dtype == jnp.float32
+    assert 0 < jnp.abs(low - high).max() < 0.05
 
 
 @pytest.mark.oracle
@@ -85,3 +89,22 @@ def test_logits_are_those_of_pytorch(name):
     z = f.relu(f.linear(z, torch.tensor(np.array(params["hidden"]["kernel"]).T.copy()), bias("hidden")))
     z = f.linear(z, torch.tensor(np.array(params["head"]["kernel"]).T.copy()), bias("head"))
     np.testing.assert_allclose(model.apply(params, state, x)[0], z.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["convnet_small", "convnet"])
+def test_a_sharded_batch_needs_no_communication(name):
+    model = FACTORIES[name](shape=(12, 12, 1))
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2], axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere, split = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("data",)))
+
+    @functools.partial(jax.jit, in_shardings=(everywhere, everywhere, split), out_shardings=split)
+    def slope(params, state, x):
+        return jax.grad(lambda x: frozen(model, params, state)(x).max(axis=1).sum())(x)
+
+    program = (
+        slope.lower(params, state, jax.ShapeDtypeStruct((4, 12, 12, 1), jnp.float32)).compile().as_text()
+    )
+    assert not [
+        word for word in ("all-gather", "all-to-all", "all-reduce", "collective-permute") if word in program
+    ]
