@@ -52,7 +52,7 @@ class Config:
     peak: int = 2048  # side of the matrix product that measures the peak
     out: str | None = None  # a file to append one line of JSON to
 
-    def __post_init__(self):
+    def check(self) -> None:
         """Refuse what cannot be meant."""
         if len(self.batch_size) != len(self.networks):
             raise ValueError(

@@ -50,7 +50,9 @@ Fraction = Annotated[
 def script(main: Callable[[Config], int | None], presets: Mapping[str, Config], doc: str | None) -> None:
     """Run a script: `python script.py [preset] [--field value ...]`, the first preset by default.
 
-    What is wrong with the input ends in one line on stderr and exit code 2, never in a traceback.
+    What is wrong with the input ends in one line on stderr and exit code 2, never in a traceback: `PGD` fields
+    are checked, and a config may have a method `check` that raises ValueError. (Raised while parsing, it would
+    come in a box of several lines.)
     """
     words = sys.argv[1:]
     name = next(iter(presets))
@@ -67,6 +69,8 @@ def script(main: Callable[[Config], int | None], presets: Mapping[str, Config], 
         for field in dataclasses.fields(config):
             if isinstance(value := getattr(config, field.name), PGD):
                 value.check(field.name)
+        if check := getattr(config, "check", None):
+            check()
         return main(config)
 
     guarded(job)

@@ -39,6 +39,12 @@ class Config:
     out: str | None = None  # where to write; <run>/attack by default
     data_dir: str | None = None
 
+    def check(self) -> None:
+        """Refuse numbers that cannot be meant, before any work."""
+        for name in ("radii", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
+
 
 PRESETS = {
     "pgd": Config(),
@@ -49,8 +55,6 @@ PRESETS = {
 
 def main(cfg: Config) -> None:
     """Attack, check, tabulate, draw."""
-    if cfg.radii < 1:
-        raise ValueError(f"--radii is {cfg.radii}, must be at least 1")
     it = common.trained(cfg.run, data_dir=cfg.data_dir)
     test = common.first(it.test, cfg.images)
     out = pathlib.Path(cfg.out or pathlib.Path(cfg.run) / "attack")

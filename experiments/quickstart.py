@@ -42,6 +42,14 @@ class Config:
     out: str = "runs/quickstart"
     data_dir: str | None = None
 
+    def check(self) -> None:
+        """Refuse numbers that cannot be meant, before any work."""
+        if not 0 <= self.eps <= 1:
+            raise ValueError(f"--eps is {self.eps:g}, must be in [0, 1]")
+        for name in ("updates", "batch_size", "radii"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
+
 
 PRESETS = {
     "digits": Config(),

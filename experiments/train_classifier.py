@@ -48,9 +48,9 @@ class Config:
     """Train a classifier."""
 
     dataset: str = "digits"  # digits is embedded; others by name once prepared, see prepare_data.py
-    model: str = (
-        "convnet_small"  # linear, mlp, convnet(_small), resnet18/34/50, preact_resnet18, wideresnet28_10
-    )
+    # one of linear, mlp, convnet_small, convnet, resnet18, resnet34, resnet50, preact_resnet18,
+    # wideresnet28_10, wideresnet34_10
+    model: str = "convnet_small"
     dtype: str = "float32"  # what the network computes in; logits, losses and verdicts stay float32
     loss: LossName = "adversarial"
     attack: common.PGD = common.PGD()  # the adversary of training
@@ -75,6 +75,18 @@ class Config:
     tensorboard: bool = False
     distributed: bool = False
     cluster: common.Cluster = common.Cluster()
+
+    def check(self) -> None:
+        """Refuse numbers that cannot be meant, before any work."""
+        for name in ("updates", "batch_size", "validate_every", "record_every", "replays"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"--warmup is {self.warmup:g}, must be a share of the run in [0, 1]")
+        if self.awp and self.loss in ("standard", "free"):
+            raise ValueError(
+                f"--awp is {self.awp:g}, must be 0 with --loss {self.loss}, which attacks nothing first"
+            )
 
 
 def _at(eps: float, **settings) -> common.PGD:
@@ -136,7 +148,6 @@ def main(cfg: Config) -> int:
     """Train, validate, judge on test images, report."""
     # --- devices and data ---
     common.distributed(cfg.distributed, cfg.cluster)
-    checked(cfg)
     mesh = runtime.data_mesh()
     batches = runtime.over_data(mesh)
     train = data.load(cfg.dataset, "train", data_dir=cfg.data_dir)
@@ -198,19 +209,6 @@ def main(cfg: Config) -> int:
 
 
 MAY_DIFFER = ("out", "keep", "tensorboard", "data_dir", "distributed", "cluster")
-
-
-def checked(cfg: Config) -> None:
-    """Refuse numbers that cannot be meant, before any work."""
-    for name in ("updates", "batch_size", "validate_every", "record_every", "replays"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(cfg, name)}, must be at least 1")
-    if not 0 <= cfg.warmup <= 1:
-        raise ValueError(f"--warmup is {cfg.warmup:g}, must be a share of the run in [0, 1]")
-    if cfg.awp and cfg.loss in ("standard", "free"):
-        raise ValueError(
-            f"--awp is {cfg.awp:g}, must be 0 with --loss {cfg.loss}, which attacks nothing first"
-        )
 
 
 def loss_at(cfg: Config, model: Model) -> Callable[[jax.Array], Loss]:

@@ -92,6 +92,17 @@ def test_without_a_box_a_far_point_lands_on_the_sphere(kind):
     np.testing.assert_allclose(norm(found - origin, kind), 2.0, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [100, 3072, 20000])
+def test_dense_l1_points_stay_inside_however_they_are_summed(size):
+    rng = np.random.default_rng(size)
+    origin = jnp.asarray(rng.uniform(0.3, 0.7, size=(8, size)), jnp.float32)
+    x = origin + jnp.asarray(rng.normal(size=(8, size)), jnp.float32)
+    eps = 0.1 * size
+    found = jax.jit(Threat("l1", eps, -jnp.inf, jnp.inf).project)(x, origin)
+    length = np.abs(np.float64(found) - np.float64(origin)).sum(axis=1)
+    assert (length <= eps * (1 + 1e-6)).all() and (length >= eps * (1 - 5e-6)).all()
+
+
 @pytest.mark.parametrize("kind", NORMS)
 def test_steepest_direction_has_unit_length_and_the_dual_slope(kind):
     """With one feature moving, max over the unit ball of <g, d> is the dual norm of g."""
