@@ -13,6 +13,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "allow")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """Keep the workers small: a thousand tests compile gigabytes of programs."""
+    yield
+    jax.clear_caches()
+
+
 def _eager(f):
     return f
 

@@ -14,7 +14,8 @@ def awp(loss: MinMax, *, gamma: Number = 0.005) -> Loss:
 
     The images are attacked once, at w. In each layer v is the gradient of the risk there, scaled to the
     relative length gamma; only arrays of two or more dimensions (kernels) move. BatchNorm statistics are
-    updated by the second pass alone.
+    updated by the second pass alone. On many devices v is that of the global batch, under jit with a sharded
+    batch and under shard_map with replicated parameters alike.
 
     Args:
       loss: such as `adversarial(...)` or `trades(...)`.

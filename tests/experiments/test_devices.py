@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import scripts
-from test_resume import final_arrays
+from test_interruption import final_arrays
 
 WORDS = [
     "smoke", "--model", "convnet_small", "--updates", "4", "--validate-every", "4", "--record-every", "1",

@@ -72,17 +72,22 @@ def test_contract(name):
 
 @pytest.mark.parametrize("name", ["half_adversarial", "mart", "awp of trades"])
 def test_same_under_every_transformation(variant, name):
-    """Over two independent batches."""
+    """Over two independent batches, each with its own copy of the parameters.
+
+    A copy that all devices share would do for the value, but under shard_map jax sums a gradient towards it over
+    devices, so that AWP would move the weights against both batches.
+    """
     keys = jax.random.split(KEY, 2)
     batches = Batch(jnp.stack([BATCH.image, BATCH.image[::-1]]), jnp.stack([BATCH.label, BATCH.label[::-1]]))
+    copies = jax.tree.map(lambda w: jnp.stack([w, w]), PARAMS)
 
-    def each(batches, keys):
-        return jax.vmap(lambda batch, key: LOSSES[name](PARAMS, STATE, batch, key)[0])(batches, keys)
+    def each(batches, keys, params):
+        return jax.vmap(lambda batch, key, p: LOSSES[name](p, STATE, batch, key)[0])(batches, keys, params)
 
     apart = [
         LOSSES[name](PARAMS, STATE, jax.tree.map(lambda a, i=i: a[i], batches), keys[i])[0] for i in range(2)
     ]
-    np.testing.assert_allclose(variant(each)(batches, keys), apart, rtol=1e-5)
+    np.testing.assert_allclose(variant(each)(batches, keys, copies), apart, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", [n for n, loss in LOSSES.items() if isinstance(loss, MinMax)])
