@@ -2,7 +2,7 @@
 
     python experiments/quickstart.py
 
-It uses the 1,797 handwritten digits that come with scikit-learn, takes about two minutes on two cores, prints
+It uses the 1,797 handwritten digits that come with scikit-learn, takes under a minute on two cores, prints
 the accuracy of both networks over a curve of radii and writes runs/quickstart/report.html: the curve, and what
 the attack made of the first test images.
 """
