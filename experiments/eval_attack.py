@@ -127,11 +127,14 @@ def write_page(
             limits=(0, 102),
         )
         page.picture(
-            picture, caption="Accuracy over the radius; the band is the exact 95 % binomial interval."
+            picture,
+            caption="Accuracy over the radius; the band is the exact 95 % binomial interval.",
+            name="curve",
         )
     page.section("Attacked images")
     broken = np.flatnonzero(curve.resisted[0] & ~curve.resisted[-1])
-    page.picture(common.attacked_images(test, curve), caption="The first test images, at the largest radius.")
+    drawn = common.attacked_images(test, curve)
+    page.picture(drawn, caption="The first test images, at the largest radius.", name="attacked")
     page.text(f"{len(broken)} of {int(curve.resisted[0].sum())} images classified correctly were broken.")
     page.scope(
         attacked=[f"{it.config['model']} of {cfg.run}, {test.info.count} test images of {test.info.name}"],

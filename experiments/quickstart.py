@@ -135,13 +135,16 @@ def write_page(cfg: Config, test: data.Split, found: dict[str, curves.Curve], ro
     picture = figures.curves(
         next(iter(found.values())).eps, lines, xlabel="linf radius", ylabel="accuracy, %", limits=(0, 102)
     )
-    page.picture(picture, caption="Accuracy under attack; bands are exact 95 % binomial intervals.")
+    page.picture(
+        picture, caption="Accuracy under attack; bands are exact 95 % binomial intervals.", name="curve"
+    )
     page.table(rows, caption=f"The same in numbers. {common.described(cfg.judge)}.")
     for name, curve in found.items():
         page.section(f"The {name} network, attacked")
         middle = int(np.searchsorted(curve.eps, cfg.eps, side="right")) - 1
         page.picture(
             common.attacked_images(test, curve, radius=middle),
+            name=f"attacked_{name}",
             caption=f"The first test images (not chosen), attacked at radius {curve.eps[middle]:.3g}: what the network "
             "says before and after.",
         )

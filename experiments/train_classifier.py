@@ -312,14 +312,17 @@ def report(cfg: Config, model: Model, state, at: int, train, test, sharding) -> 
     page.table(rows, caption=f"Test accuracy under attack: {common.described(cfg.judge)}")
     page.section("Attacked images")
     page.picture(
-        common.attacked_images(test, curve), caption="The first test images, attacked at the full radius."
+        common.attacked_images(test, curve),
+        caption="The first test images, attacked at the full radius.",
+        name="attacked",
     )
     page.section("Training")
     measured = runtime.read_metrics(cfg.out)
     names = [name for name in dict.fromkeys(itertools.chain(*measured)) if name != "step"]
     if all(line.get("loss") == line.get("risk") for line in measured):
         names.remove("risk")  # it is the whole loss
-    page.picture(figures.training(measured, names=names), caption="What was measured on the way.")
+    drawn = figures.training(measured, names=names)
+    page.picture(drawn, caption="What was measured on the way.", name="training")
     page.scope(
         attacked=[f"{cfg.model} on the first {test.info.count} test images of {cfg.dataset}"],
         attacks=[f"{common.described(cfg.judge)}, at radius {cfg.judge.eps:.4g} and its half"],

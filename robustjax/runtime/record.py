@@ -112,13 +112,6 @@ class Run:
             if isinstance(value, jax.Array) and self._writes:
                 value.copy_to_host_async()
 
-    def figure(self, name: str, png: bytes) -> Path:
-        """Write a picture to figures/NAME.png and return where it is."""
-        path = self.folder / "figures" / f"{name}.png"
-        if self._writes:
-            write_whole(path, png)
-        return path
-
     def close(self) -> None:
         """Write the last line."""
         self._flush()

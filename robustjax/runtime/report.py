@@ -62,6 +62,7 @@ class Report:
         self._config = origin.plain(config)
         self._made = origin.made_with()
         self._parts: list[str] = []
+        self._figures: dict[str, bytes] = {}
 
     def section(self, title: str) -> None:
         """Begin a section."""
@@ -106,11 +107,14 @@ class Report:
         below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
         self._parts.append("\n".join([*lines, f"</tbody></table></div>{below}</figure>"]))
 
-    def picture(self, png: bytes, *, caption: str, width: float | None = None) -> None:
+    def picture(
+        self, png: bytes, *, caption: str, name: str | None = None, width: float | None = None
+    ) -> None:
         """Add a picture, embedded in the page.
 
         Args:
           png: its bytes.
+          name: `write` also puts it into figures/NAME.png beside the page, for use in a paper or a talk.
           caption: what it shows; also read out to those who cannot see it.
           width: in inches; by default that of a picture of 200 dots per inch, as `figures` makes them.
         Raises:
@@ -118,6 +122,8 @@ class Report:
         """
         if not png.startswith(b"\x89PNG\r\n\x1a\n"):
             raise ValueError("Report.picture: png is no PNG file, must be the bytes of one")
+        if name is not None:
+            self._figures[name] = png
         inches = width or int.from_bytes(png[16:20]) / 200
         source = base64.b64encode(png).decode()
         text = html.escape(caption)
@@ -166,10 +172,11 @@ class Report:
         )
 
     def write(self, path: str | Path) -> Path:
-        """Write the page, whole or not at all, from process 0; return where it is."""
+        """Write the page, whole or not at all, and the named pictures; return where the page is."""
         path = Path(path)
-        if jax.process_index() == 0:
-            write_whole(path, self.html())
+        for name, png in self._figures.items():
+            write_whole(path.parent / "figures" / f"{name}.png", png)
+        write_whole(path, self.html())
         return path
 
 

@@ -30,6 +30,7 @@ def test_training_leaves_a_whole_run_folder(trained):
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
     assert any("valid_robust" in line for line in lines)
+    assert {p.name for p in (trained / "figures").iterdir()} == {"attacked.png", "training.png"}
     made = json.loads((trained / "config.json").read_text())
     assert made["config"]["loss"] == "adversarial" and "jax" in made["starts"][0]["versions"]
     page = (trained / "report.html").read_text()

@@ -168,12 +168,6 @@ def test_every_kind_of_number_is_strict_json(tmp_path):
     }
 
 
-def test_figures_lie_in_the_folder(tmp_path):
-    with Run(tmp_path, Config()) as run:
-        path = run.figure("roc", b"png")
-    assert path == tmp_path / "figures/roc.png" and path.read_bytes() == b"png"
-
-
 def test_an_error_in_the_loop_is_not_hidden_by_the_last_numbers(tmp_path):
     class Failed:
         def __array__(self, dtype=None, copy=None):

@@ -123,3 +123,12 @@ def test_writing_leaves_one_whole_file(tmp_path):
 def test_only_png_is_embedded():
     with pytest.raises(ValueError, match="no PNG"):
         Report("r").picture(b"<svg/>", caption="c")
+
+
+def test_named_pictures_also_lie_beside_the_page(tmp_path):
+    report = Report("r")
+    report.picture(PNG, caption="c", name="roc")
+    report.picture(PNG, caption="d")
+    report.write(tmp_path / "run" / "report.html")
+    assert [path.name for path in (tmp_path / "run" / "figures").iterdir()] == ["roc.png"]
+    assert (tmp_path / "run" / "figures" / "roc.png").read_bytes() == PNG
