@@ -172,11 +172,12 @@ class Report:
         )
 
     def write(self, path: str | Path) -> Path:
-        """Write the page, whole or not at all, and the named pictures; return where the page is."""
+        """Write the page, whole or not at all, and the named pictures, from process 0; return where it is."""
         path = Path(path)
-        for name, png in self._figures.items():
-            write_whole(path.parent / "figures" / f"{name}.png", png)
-        write_whole(path, self.html())
+        if jax.process_index() == 0:
+            for name, png in self._figures.items():
+                write_whole(path.parent / "figures" / f"{name}.png", png)
+            write_whole(path, self.html())
         return path
 
 
