@@ -32,6 +32,8 @@ Config = TypeVar("Config")
 
 def _fraction(words: list[str]) -> float:
     top, _, bottom = words[0].partition("/")
+    if bottom and float(bottom) == 0:
+        raise ValueError(f"{words[0]} divides by zero")
     return float(top) / float(bottom) if bottom else float(top)
 
 
