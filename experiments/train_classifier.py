@@ -36,7 +36,7 @@ from robustjax.runtime import figures
 from robustjax.runtime.report import Report
 from robustjax.runtime.stopping import stopping
 from robustjax.threats import Threat
-from robustjax.types import Loss, Model, frozen
+from robustjax.types import Ascent, Loss, Model, frozen
 
 LossName = Literal[
     "standard", "adversarial", "half_adversarial", "trades", "mart", "fgsm_rs", "n_fgsm", "free"
@@ -83,6 +83,8 @@ class Config:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"--warmup is {self.warmup:g}, must be a share of the run in [0, 1]")
+        if self.smoothing and self.loss in ("trades", "mart", "free"):
+            raise ValueError(f"--smoothing is {self.smoothing:g}, must be 0 with --loss {self.loss}")
         if self.awp and self.loss in ("standard", "free"):
             raise ValueError(
                 f"--awp is {self.awp:g}, must be 0 with --loss {self.loss}, which attacks nothing first"
@@ -223,14 +225,19 @@ def loss_at(cfg: Config, model: Model) -> Callable[[jax.Array], Loss]:
         ascent = pgd(threat, steps=cfg.attack.steps, step_size=cfg.attack.step * eps, keep="last")
         ascent = compose.restarts(ascent, cfg.attack.restarts) if cfg.attack.restarts > 1 else ascent
         adversary = compose.against(ascent, objectives.cross_entropy)
+
+        def against_one_step(ascent: Ascent) -> Loss:
+            one_step = compose.against(ascent, objectives.cross_entropy)
+            return adversarial(model, one_step, smoothing=cfg.smoothing)
+
         loss = {
             "standard": lambda: standard(model, smoothing=cfg.smoothing),
             "adversarial": lambda: adversarial(model, adversary, smoothing=cfg.smoothing),
             "half_adversarial": lambda: half_adversarial(model, adversary, smoothing=cfg.smoothing),
             "trades": lambda: trades(model, ascent, beta=cfg.beta),
             "mart": lambda: mart(model, adversary, beta=cfg.beta),
-            "fgsm_rs": lambda: adversarial(model, compose.against(fgsm_rs(threat), objectives.cross_entropy)),
-            "n_fgsm": lambda: adversarial(model, compose.against(n_fgsm(threat), objectives.cross_entropy)),
+            "fgsm_rs": lambda: against_one_step(fgsm_rs(threat)),
+            "n_fgsm": lambda: against_one_step(n_fgsm(threat)),
             "free": lambda: free.free(model),
         }[cfg.loss]()
         return awp(loss, gamma=cfg.awp) if cfg.awp and isinstance(loss, MinMax) else loss

@@ -32,6 +32,11 @@ CASES = {
         ["smoke", "--loss", "standard", "--awp", "0.1"],
         "--awp is 0.1, must be 0 with --loss standard",
     ),
+    "smoothing that a loss would ignore": (
+        "train_classifier",
+        ["smoke", "--loss", "trades", "--smoothing", "0.1"],
+        "--smoothing is 0.1, must be 0 with --loss trades",
+    ),
     "no such run": (
         "eval_attack",
         ["smoke", "--run", "nowhere"],
