@@ -3,9 +3,8 @@
 XLA:CPU hands a convolution to a fast routine only if it is in NHWC / HWIO / NHWC order. It rewrites others
 into that order, but not inside the body of a loop (jax issue 12868), and jax's own gradients are others: the
 input gradient reads the kernel as HWOI, the weight gradient swaps batch and channels. An attack is a loop over
-input gradients, so it falls off that cliff. Measured on two cores with jax 0.10: 3 to 10 times slower for the
-input gradient, 50 to 100 times for the weight gradient. Here both are in the fast order by construction, and
-small kernels are kept away from a routine that would run them on one core.
+input gradients, so it falls off that cliff. Here both are in the fast order by construction, and small kernels
+are kept away from a routine that would run them on one core.
 """
 
 from collections.abc import Callable, Sequence
