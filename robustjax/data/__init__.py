@@ -9,6 +9,9 @@ order          which examples are held out, and the order of every epoch, by has
 batches        stream, pairs and evaluation: exact to resume, the same on any number of devices
 augment        crop, flip, cutout on the device
 outliers       noise that shows nothing
+scenes         images whose foreground and background are known: labels, groups, masks
+planted        real digits on textures: core and spurious features under control
+painting       the pieces of a planted scene: enlarged digits, textures
 checks         is this array what everything here works on?
 
 decode         a prepared split as plain arrays, kept beside it
