@@ -2,4 +2,5 @@
 
 curves     robust accuracy over radii
 intervals  confidence intervals
+linear/    the theory of adversarially trained linear regression with core and spurious features
 """
