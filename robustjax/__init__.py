@@ -6,9 +6,10 @@ box), and solvers that know nothing else. The house, floor by floor; imports go 
 6  experiments/   scripts: one per capability
 5  runtime/       the impure edge: devices, checkpoints, records, figures, reports
 4  training       TrainState, start, step            optimizers   the field's optimisers and schedules
-   evaluation     a per-example function over a data set
+   evaluation/    functions and suites of attacks over a data set
    analysis/      what to make of the numbers
 3  losses/        training objectives, one file per paper
+   perturbations/ rotations, shifts, corruptions: sets searched through a decoder
 2  attacks/       solvers: they know a threat and a function, never a network
 1  threats        norm balls with a box
    models/        networks behind `types.Model`

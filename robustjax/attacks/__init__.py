@@ -6,6 +6,8 @@ compose     restarts, the worst of several, all targets, attacks from ascents
 apgd        Auto-PGD in linf, l2 and l1, and over shrinking balls
 fab         the nearest point beyond a decision boundary, targeted and not
 square      random search that asks for values only
+autoattack  suites of attacks, as data
+grid        every point of a regular grid, and refinement of what a search found
 
 What those three are made of:
 

@@ -1,0 +1,131 @@
+"""Perturbation sets: a ball of parameters and a decoder to images, and any solver sent through it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from robustjax.attacks.solver import Count, Judged, Solver
+from robustjax.numerics import constant, fold, keys_for
+from robustjax.perturbations.sampling import Border
+from robustjax.perturbations.spatial import warp
+from robustjax.threats import Threat
+from robustjax.types import Ascent, Attack, Found, Images, Labels, Logits, LogitsFn, Objective, PerExample
+
+Decode = Callable[[PRNGKeyArray, Images, Array], Images]  # (one key per example, x, u) -> perturbed images
+
+
+class PerturbationSet(NamedTuple):
+    """The images `decode(key, x, u)` with u, (b, dimension), in `threat` around the origin 0.
+
+    The key is for decoders with a random part, which it fixes: a search then sees one image per u. Deterministic
+    decoders ignore it.
+    """
+
+    decode: Decode
+    threat: Threat
+    dimension: int
+
+    def origin(self, x: Images) -> Float[Array, "b d"]:
+        """Give every image the middle of the ball, u = 0."""
+        return jnp.broadcast_to(constant(x, 0.0)[:, None], (x.shape[0], self.dimension))
+
+    def sample(self, key: PRNGKeyArray, x: Images) -> Images:
+        """Perturb each image by a u drawn uniformly from the set; one key, or one per example."""
+        own, inner = _keys(key, x)
+        return self.decode(own, x, self.threat.sample(inner, self.origin(x)))
+
+
+def spatial(limits: Sequence[float], *, border: Border = "zero") -> PerturbationSet:
+    """Rotate, shift, scale and shear: warp(x, u * limits) with u in [-1, 1].
+
+    Args:
+      limits: the largest rotation in degrees, shifts down and right in pixels and, if wanted, growth and shear
+        in degrees: 3 to 5 numbers in the order of `warp`.
+      border: what moves in from outside.
+    Raises:
+      ValueError: if there are not 3 to 5 limits, one is negative, or a growth reaches 1.
+
+    Reference: Engstrom et al. 2019, arXiv:1712.02779: limits (30, 3, 3) for 32 x 32 pixels.
+    """
+    if len(limits) not in (3, 4, 5) or min(limits) < 0 or (len(limits) > 3 and limits[3] >= 1):
+        raise ValueError(
+            f"spatial: limits is {tuple(limits)}, must be 3 to 5 numbers, none negative, the growth below 1"
+        )
+    units = tuple(float(limit) for limit in limits)
+
+    def decode(key: PRNGKeyArray, x: Images, u: Array) -> Images:
+        del key
+        return warp(x, u * jnp.asarray(units, u.dtype), border=border)
+
+    return PerturbationSet(decode, Threat("linf", 1.0, -1.0, 1.0), len(units))
+
+
+def through(space: PerturbationSet, attack: Attack) -> Attack:
+    """Let an attack search the parameters u of a set, and return the image it ends at.
+
+    Args:
+      space: where to search.
+      attack: any attack on vectors within `space.threat`, such as `as_attack(square(space.threat))`,
+        `against(pgd(space.threat, ...))` or `refined(as_attack(grid(...)), ...)`. It starts around u = 0.
+    Returns:
+      An attack (key, logits_fn, x, y) -> Found: the perturbed image, and the value of the inner attack.
+    """
+
+    def outer(key: PRNGKeyArray, logits_fn: LogitsFn, x: Images, y: Labels) -> Found:
+        own, inner = _keys(key, x)
+
+        def seen(u: Array) -> Logits:
+            return logits_fn(space.decode(own, x, u))
+
+        found = attack(inner, seen, space.origin(x), y)
+        return jax.lax.stop_gradient(Found(space.decode(own, x, found.x), found.value))
+
+    return outer
+
+
+def ascent_through(space: PerturbationSet, ascent: Ascent) -> Ascent:
+    """Let an ascent climb an objective of images over the parameters of a set: max over u of f(decode(x, u))."""
+
+    def outer(key: PRNGKeyArray, objective: Objective, x: Images) -> Found:
+        own, inner = _keys(key, x)
+        found = ascent(inner, lambda u: objective(space.decode(own, x, u)), space.origin(x))
+        return jax.lax.stop_gradient(Found(space.decode(own, x, found.x), found.value))
+
+    return outer
+
+
+class Lifted(NamedTuple):
+    """Where a search through a set stands: the keys of the decoder, the images, and the inner state."""
+
+    key: PRNGKeyArray
+    x: Images
+    inner: Any
+
+
+def solver_through(space: PerturbationSet, solver: Solver) -> Solver:
+    """Turn a solver over u into one over images, which can be driven in segments like any other."""
+
+    def init(key: PRNGKeyArray, x: Images) -> Lifted:
+        own, inner = _keys(key, x)
+        return Lifted(own, x, solver.init(inner, space.origin(x)))
+
+    def advance(objective: Judged, state: Lifted, count: Count) -> Lifted:
+        def over_u(u: Array) -> tuple[Array, PerExample]:
+            return objective(space.decode(state.key, state.x, u))
+
+        return state._replace(inner=solver.advance(over_u, state.inner, count))
+
+    def finish(state: Lifted) -> Found:
+        found = solver.finish(state.inner)
+        return Found(space.decode(state.key, state.x, found.x), found.value)
+
+    return Solver(init, advance, finish, solver.length)
+
+
+def _keys(key: PRNGKeyArray, x: Images) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Split into keys for the decoder and keys for the search."""
+    keys = keys_for(key, x.shape[0])
+    return fold(keys, 0), fold(keys, 1)
