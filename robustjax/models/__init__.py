@@ -11,6 +11,13 @@ preact         preact_resnet18
 wideresnet     wideresnet: WRN-depth-width
 densenet       densenet: DenseNet-BC
 
+resnet_imagenet  resnet18_imagenet, resnet50_imagenet for large images
+published        the variants of preact and wideresnet that public checkpoints are of
+weights          imported: a network with the weights of a PyTorch checkpoint; load, constants, into, fingerprint
+layernames       how public PyTorch code names layers
+tensorfiles      .safetensors and the files of torch.save as numpy arrays
+pickles          pickles, read without running them
+
 A factory takes keyword-only settings and returns a Model; its feature taps are named stage0, stage1, ... by
 depth, and the last one is what the final linear layer reads.
 """

@@ -1,0 +1,220 @@
+"""Weights of others: PyTorch checkpoints of public model zoos, read without PyTorch and without running them.
+
+    net = weights.imported("wong.pt", architecture="preact_resnet18_wong", classes=10, **normalisation.CIFAR10)
+    logits_fn = frozen(net.model, net.params, net.state)
+
+Two things a file does not tell, and the caller must know: which of several networks with the same layers it is
+of (see `published`), and, unless it stores them, the constants by which images are normalised.
+"""
+
+import difflib
+import functools
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustjax.models import layernames, preact, published, resnet, resnet_imagenet, tensorfiles, wideresnet
+from robustjax.models.layers import DType
+from robustjax.types import Model, Params, State
+
+Path = str | os.PathLike[str]
+Tensors = Mapping[str, np.ndarray]
+SHOWN = 3  # names of a kind in an error
+
+ARCHITECTURES: dict[str, Callable[..., Model]] = {
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet18_imagenet": resnet_imagenet.resnet18_imagenet,
+    "resnet50_imagenet": resnet_imagenet.resnet50_imagenet,
+    "preact_resnet18": preact.preact_resnet18,
+    "preact_resnet18_wong": published.preact_resnet18_wong,
+    "preact_resnet18_rice": published.preact_resnet18_rice,
+    **{
+        f"{name}{depth}_{width}": functools.partial(factory, depth=depth, width=width)
+        for name, factory, sizes in (
+            (
+                "wideresnet",
+                wideresnet.wideresnet,
+                ((28, 4), (28, 10), (34, 10), (34, 15), (34, 20), (70, 16)),
+            ),
+            ("gowal", published.wideresnet_gowal, ((28, 10), (34, 10), (34, 20), (70, 16), (106, 16))),
+        )
+        for depth, width in sizes
+    },
+}
+
+
+class Imported(NamedTuple):
+    """A network with the weights of a file, and what a report should say of it."""
+
+    model: Model
+    params: Params
+    state: State
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+
+def imported(
+    path: Path,
+    *,
+    architecture: str,
+    classes: int,
+    shape: tuple[int, ...] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    entry: str | None = None,
+    dtype: DType = jnp.float32,
+) -> Imported:
+    """Build a network with the weights of a checkpoint.
+
+    Args:
+      path: of a file of safetensors or of `torch.save`.
+      architecture: a key of `ARCHITECTURES`; for other sizes call `load`, `constants` and `into`.
+      classes: number of logits.
+      shape: of one image, (h, w, c); by default that of the architecture.
+      mean, std: by which the network normalises images in [0, 1]. May be left out where the file stores them,
+        as some zoos do, and for ImageNet, whose constants are the default.
+      entry: which state dict to take from a file with several, such as "ema".
+      dtype: what the network computes in.
+    Raises:
+      ValueError: in one line, if the file cannot be read or does not fit, or if the constants are unknown or
+        other than those it stores.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"imported: architecture is {architecture!r}, must be one of {', '.join(ARCHITECTURES)}"
+        )
+    factory, tensors = ARCHITECTURES[architecture], load(path, entry=entry)
+    defaults: dict[str, Any] = {k: p.default for k, p in inspect.signature(factory).parameters.items()}
+    size: tuple[int, ...] = defaults["shape"] if shape is None else shape
+    stored, tensors = constants(tensors, channels=size[-1])
+    given = None if mean is None or std is None else (tuple(mean), tuple(std))
+    if (mean is None) != (std is None):
+        raise ValueError("imported: one of mean and std is given, must be both or neither")
+    if given and stored and not np.allclose(given, stored, rtol=1e-5, atol=0):
+        raise ValueError(
+            f"imported: mean and std are {given}, but the file was trained with {stored}: leave them out"
+        )
+    chosen = stored or given or (defaults["mean"] and (defaults["mean"], defaults["std"]))
+    if not chosen:
+        raise ValueError(
+            f"imported: {os.fspath(path)} stores no mean and std, must be given: those of its training, "
+            "or mean (0, 0, 0) and std (1, 1, 1) if the network takes images in [0, 1] as they are"
+        )
+    model = factory(classes=classes, shape=size, mean=chosen[0], std=chosen[1], dtype=dtype)
+    params, state = into(model, tensors)
+    return Imported(model, params, state, chosen[0], chosen[1], fingerprint(path))
+
+
+def load(path: Path, *, entry: str | None = None) -> dict[str, np.ndarray]:
+    """Read the tensors of a checkpoint, without running anything in it.
+
+    Reads .safetensors and what `torch.save` writes, in its zip and its older format. The state dict may lie
+    within other dictionaries, next to optimisers or settings of any class, which are passed over. Wrappers
+    such as "module." are stripped off the names, and what the network never reads is dropped.
+
+    Args:
+      path: of the file.
+      entry: which state dict to take from a file with several, by its key.
+    Returns:
+      From name to array, read-only, in PyTorch's order of dimensions.
+    Raises:
+      ValueError: in one line, if the file cannot be read, or calls for code to be run.
+    """
+    tensors = tensorfiles.state_dict(path, entry)
+    return {name: tensors[full] for name, full in layernames.bare(tensors).items()}
+
+
+def fingerprint(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def constants(
+    tensors: Tensors, *, channels: int = 3
+) -> tuple[tuple[tuple[float, ...], tuple[float, ...]] | None, dict[str, np.ndarray]]:
+    """Take the constants of normalisation out of a checkpoint: (mean, std) or None, and the other tensors.
+
+    Raises:
+      ValueError: if there are several, one without the other, or not one number or one for each channel.
+    """
+    rest, found = dict(tensors), []
+    for kind, pattern in (("mean", layernames.MEAN), ("std", layernames.STD)):
+        values = [
+            np.asarray(rest.pop(name), np.float32).ravel() for name in list(rest) if pattern.search(name)
+        ]
+        if any(value.size not in (1, channels) or (value != values[0]).any() for value in values):
+            raise ValueError(f"constants: the file stores {kind} {values}, must be one number a channel")
+        found += [tuple(np.broadcast_to(value, channels).tolist()) for value in values[:1]]
+    if len(found) == 1:
+        raise ValueError("constants: the file stores one of mean and std, must be both or neither")
+    return ((found[0], found[1]) if found else None), rest
+
+
+def into(model: Model, tensors: Tensors) -> tuple[Params, State]:
+    """Arrange tensors of PyTorch as the parameters and state of a residual network.
+
+    Args:
+      model: one of `resnet`, `resnet_imagenet`, `preact`, `wideresnet` or `published`.
+      tensors: as from `load`, without `constants`; named as in pytorch-cifar, torchvision, TRADES or Gowal et al.
+    Returns:
+      What `model.init` returns, with the values of the file.
+    Raises:
+      ValueError: in one line, unless every parameter and running statistic has its tensor, of its shape, and
+        every tensor is used.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(jax.eval_shape(model.init, jax.random.key(0)))
+    candidates = min(
+        ([_called(layout, path) for path, _ in leaves] for layout in layernames.LAYOUTS),
+        key=lambda names: sum(not any(name in tensors for name in of) for of in names),
+    )
+    values, missing, misfits, used = [], [], [], set()
+    for (path, leaf), names in zip(leaves, candidates, strict=True):
+        name = next((name for name in names if name in tensors), None)
+        if name is None:
+            missing.append(names[0] if names else "/".join(key.key for key in path[1:]))
+            continue
+        used.add(name)
+        value = np.asarray(tensors[name])
+        if value.ndim == leaf.ndim and (turned := value.transpose(_order(value.ndim))).shape == leaf.shape:
+            values.append(jnp.asarray(turned, leaf.dtype))
+        else:
+            wanted = tuple(leaf.shape[i] for i in np.argsort(_order(leaf.ndim)))
+            misfits.append(f"{name} is {value.shape}, must be {wanted}")
+    unused = [name for name in tensors if name not in used]
+    if missing or misfits or unused:
+        near = {name: difflib.get_close_matches(name, unused, 1) for name in missing[:SHOWN]}
+        told = [f"{name} (nearest: {near[name][0]})" if near.get(name) else name for name in missing]
+        parts = [_some("missing", told), _some("unused", unused), _some("of another shape", misfits)]
+        seems = layernames.described({name: value.shape for name, value in tensors.items()})
+        raise ValueError(
+            f"into: the tensors do not fit the network: {'; '.join(filter(None, parts))}; they seem to be of {seems}"
+        )
+    return jax.tree_util.tree_unflatten(tree, values)
+
+
+def _called(layout: layernames.Layout, path: Any) -> list[str]:
+    *layer, kind = (key.key for key in path[1:] if key.key != "batch_stats")
+    word = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(
+        kind, kind
+    )
+    return [f"{name}.{word}" for name in layout("/".join(layer))]
+
+
+def _order(ndim: int) -> tuple[int, ...]:
+    """From PyTorch's order, output channels first, to output channels last."""
+    return {2: (1, 0), 4: (2, 3, 1, 0)}.get(ndim, tuple(range(ndim)))
+
+
+def _some(what: str, names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{what}: {', '.join(names[:SHOWN])}{more}" if names else ""
