@@ -1,6 +1,11 @@
 """What to make of the numbers.
 
-curves     robust accuracy over radii
-intervals  confidence intervals
-linear/    the theory of adversarially trained linear regression with core and spurious features
+curves       robust accuracy over radii
+intervals    confidence intervals: exact binomial, bootstrap
+noise        on the object or on the rest of an image
+sensitivity  relative foreground sensitivity: which noise hurts more
+groups       accuracy by class and by group, worst group
+backgrounds  what a change of background does: gap, flips, coarse classes, effective robustness
+saliency     whether what matters to the answer lies on the object
+linear/      the theory of adversarially trained linear regression with core and spurious features
 """
