@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from robustjax.analysis.linear.gaussian import Gaussian
+from robustjax.analysis.linear.gaussian import Gaussian, arrays
 from robustjax.numerics import Norm, divide, norm
 from robustjax.types import Number
 
@@ -23,8 +23,9 @@ def error(model: Gaussian, theta: Float[Array, "m"]) -> Scalar:
 
     Its gradient at s = 0 is taken as zero.
     """
-    gap = jnp.asarray(theta) - model.theta_star
-    square = jnp.einsum("i,ij,j->", gap, model.covariance, gap, precision="highest") + model.sigma**2
+    covariance, theta_star = arrays(model)
+    gap = jnp.asarray(theta) - theta_star
+    square = jnp.einsum("i,ij,j->", gap, covariance, gap, precision="highest") + model.sigma**2
     positive = square > 0  # the other branch must not divide by zero in the gradient
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 

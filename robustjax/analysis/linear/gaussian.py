@@ -100,5 +100,16 @@ def shifted(model: Gaussian, tau: Number) -> Gaussian:
     if isinstance(model.covariance, np.ndarray) and isinstance(tau, int | float):
         covariance = np.where(across, tau * model.covariance, model.covariance)
     else:
-        covariance = jnp.where(across, tau * model.covariance, model.covariance)
+        given, _ = arrays(model)
+        covariance = jnp.where(across, tau * given, given)
     return dataclasses.replace(model, covariance=covariance)
+
+
+def arrays(model: Gaussian) -> tuple[Float[Array, "m m"], Float[Array, "m"]]:
+    """Return covariance and theta_star as arrays of JAX, float64 under `jax.enable_x64` and float32 otherwise."""
+
+    def converted(value):
+        # jax 0.10 recalls a numpy constant by its identity, in the precision of its first use: hand it a new one.
+        return jnp.asarray(value.copy()) if isinstance(value, np.ndarray) else jnp.asarray(value)
+
+    return converted(model.covariance), converted(model.theta_star)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
 from robustjax.analysis.linear.closed_form import error
-from robustjax.analysis.linear.gaussian import Gaussian, shifted
+from robustjax.analysis.linear.gaussian import Gaussian, arrays, shifted
 from robustjax.numerics import divide
 from robustjax.types import Number
 
@@ -31,7 +31,7 @@ class Measures(NamedTuple):
 
 def measures(model: Gaussian, theta: Float[Array, "m"]) -> Measures:
     """Measure the spurious reliance of a predictor (m,); for theta = 0 all measures are 0."""
-    theta, covariance, core = jnp.asarray(theta), jnp.asarray(model.covariance), model.core
+    theta, (covariance, _), core = jnp.asarray(theta), arrays(model), model.core
     inner, outer = theta[:core], theta[core:]
     varied = [
         jnp.einsum("i,ij,j->", part, block, part, precision="highest")

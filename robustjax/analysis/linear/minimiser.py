@@ -176,18 +176,27 @@ def _path(model: Gaussian, kind: Norm) -> Callable[[float], np.ndarray]:
     if kind == "l2":
         values, vectors = np.linalg.eigh(covariance)
         rotated, unit = vectors.T @ theta_star, values.mean()
-        return lambda u: vectors @ (values * (1 - u) / (values * (1 - u) + unit * u) * rotated)
-    if kind == "l1":
+
+        def inside(u: float) -> np.ndarray:
+            return vectors @ (values * (1 - u) / (values * (1 - u) + unit * u) * rotated)
+
+    elif kind == "l1":
         largest = np.abs(theta_star).max()
-        return lambda u: box.nearest(covariance, theta_star, (1 - u) * largest)[0]
-    precision, strongest = np.linalg.inv(covariance), np.abs(full).max()
 
-    def lasso(u: float) -> np.ndarray:
-        pull, side = box.nearest(precision, full, u * strongest)
-        # Features whose multiplier is inside the box are out, exactly.
-        return np.where(side == 0, 0.0, theta_star - np.linalg.solve(covariance, pull)) if u < 1 else 0 * full
+        def inside(u: float) -> np.ndarray:
+            return box.nearest(covariance, theta_star, (1 - u) * largest)[0]
 
-    return lasso
+    else:
+        precision, strongest = np.linalg.inv(covariance), np.abs(full).max()
+
+        def inside(u: float) -> np.ndarray:
+            pull, side = box.nearest(precision, full, u * strongest)
+            # Features whose multiplier is inside the box are out, exactly.
+            return np.where(side == 0, 0.0, theta_star - np.linalg.solve(covariance, pull))
+
+    # The ends exactly: with sigma = 0 the rounding of a residual that must be zero would pass for a radius.
+    ends = {0.0: theta_star, 1.0: np.zeros_like(theta_star)}
+    return lambda u: ends[u] if u in ends else inside(u)
 
 
 def _measured(model: Gaussian, theta: np.ndarray, kind: Norm) -> tuple[float, float, np.ndarray]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from robustjax import optimizers
-from robustjax.analysis.linear.gaussian import Gaussian
+from robustjax.analysis.linear.gaussian import Gaussian, arrays
 from robustjax.attacks.pgd import at_origin, pgd
 from robustjax.numerics import Norm
 from robustjax.threats import Threat
@@ -31,15 +31,14 @@ def draw(key: PRNGKeyArray, model: Gaussian, count: int, *, whiten: bool = False
     size = model.theta_star.shape[0]
     if whiten and count < size + 3:
         raise ValueError(f"draw: count is {count}, must be at least {size + 3} to whiten {size} features")
-    z = jax.random.normal(key, (count, size + 1))
+    z = jax.random.normal(key, (count, size + 1), jnp.float32)
     if whiten:
         z = z - z.mean(axis=0)
         factor = jnp.linalg.cholesky(jnp.matmul(z.T, z, precision="highest") / count)
         z = jax.scipy.linalg.solve_triangular(factor, z.T, lower=True).T
-    colour = jnp.linalg.cholesky(jnp.asarray(model.covariance, z.dtype))
-    x = jnp.matmul(z[:, :size], colour.T, precision="highest")
-    rule = jnp.asarray(model.theta_star, z.dtype)
-    return x, jnp.matmul(x, rule, precision="highest") + model.sigma * z[:, size]
+    covariance, theta_star = (a.astype(z.dtype) for a in arrays(model))
+    x = jnp.matmul(z[:, :size], jnp.linalg.cholesky(covariance).T, precision="highest")
+    return x, jnp.matmul(x, theta_star, precision="highest") + model.sigma * z[:, size]
 
 
 def adversary(eps: Number, kind: Norm, *, steps: int = 10) -> Ascent:

@@ -82,10 +82,12 @@ def relies(model: Gaussian, eps: float, kind: Norm) -> Reliance:
     """
     alone, inner = _core_solution(model, eps, kind, "relies")
     core = alone.core
-    pull = np.abs(model.covariance[core:, :core] @ (alone.theta_star - inner.theta))
+    across = np.asarray(model.covariance[core:, :core], np.float64)
+    missed = np.asarray(alone.theta_star - inner.theta)
+    pull = np.abs(across @ missed)
     limit = inner.lam if kind == "linf" else 0.0
-    # Zero up to the rounding of the products that make it, so that uncorrelated features stay unused.
-    rounding = 1e-12 * float(np.abs(model.covariance).max() * np.abs(model.theta_star).sum())
+    # A sum that is zero but for the rounding of its terms must not count as a correlation.
+    rounding = np.abs(across) @ (1e-10 * np.abs(missed) + 1e-15 * np.abs(alone.theta_star))
     return Reliance(bool((pull > limit + rounding).any()), pull, limit)
 
 
