@@ -13,6 +13,7 @@ What those three are made of:
 
 solver      init, advance and finish: a solver that can be driven in segments
 starts      random first points
+nearest     what searches for the nearest point share
 climb       gradient ascent with step sizes that a rule adapts
 sparse      the rule of l1 APGD
 hyperplane  the shortest way to a hyperplane inside a box

@@ -90,7 +90,7 @@ def climb(threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start
             fresh = stage.age == 0
             wanted = select(fresh, before.best.x, rule.propose(stage, before))
             x = stage.threat.project(wanted, before.origin)
-            value, merit, grad = _evaluate(objective, x)
+            value, merit, grad = evaluate(objective, x)
             found = select(index == len(series) - 1, better(before.found, Found(x, merit)), before.found)
             best = select(fresh | (value > before.best.value), Peak(x, value, grad), before.best)
             after = before._replace(x=x, x_prev=before.x, grad=grad, value=value, best=best, found=found)
@@ -103,7 +103,7 @@ def climb(threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start
     return Solver(init, advance, lambda state: state.found, total)
 
 
-def _evaluate(objective: Judged, x: Array) -> tuple[PerExample, PerExample, Array]:
+def evaluate(objective: Judged, x: Array) -> tuple[PerExample, PerExample, Array]:
     """Get value, merit and gradient from one forward and one backward pass; only the merit may be NaN."""
 
     def total(z):

@@ -9,36 +9,20 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from robustjax import logit
 from robustjax.attacks.compose import best_of, wrong_classes
 from robustjax.attacks.hyperplane import onto_hyperplane
-from robustjax.attacks.pgd import Start, at_origin, better
-from robustjax.attacks.solver import (
-    Count,
-    Judged,
-    Solver,
-    as_attack,
-    classified,
-    nothing_yet,
-    repeat,
-    select,
-)
-from robustjax.numerics import TINY, Norm, constant, fold, keys_for, norm, per_example
+from robustjax.attacks.nearest import Kept, answer, facing, keep, nobody
+from robustjax.attacks.pgd import Start, at_origin
+from robustjax.attacks.solver import Count, Judged, Solver, as_attack, classified, repeat, select
+from robustjax.numerics import constant, fold, keys_for, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Number, PerExample
 
-DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
-
 
 class Search(NamedTuple):
-    """Where a search stands, one row per example.
-
-    `nearest` is the nearest point of positive merit met so far, at `distance` (inf for none), however far;
-    `found` is the point of highest merit within the radius.
-    """
+    """Where a search stands, one row per example."""
 
     origin: Array
     x: Array
-    nearest: Found
-    distance: PerExample
-    found: Found
+    kept: Kept
     step: Int[Array, "b"]
 
 
@@ -79,25 +63,18 @@ def boundary(
     if steps < 1:
         raise ValueError(f"boundary: steps is {steps}, must be at least 1")
 
+    look = facing(threat.norm)
+
     def init(key: PRNGKeyArray, x: Array) -> Search:
         first = threat.project(start(key, x), x)
-        return Search(
-            x, first, nothing_yet(x), constant(x, jnp.inf), nothing_yet(first), constant(x, 0, jnp.int32)
-        )
+        return Search(x, first, nobody(first), constant(x, 0, jnp.int32))
 
     def record(state: Search, x: Array, merit: PerExample) -> Search:
-        here, distance = Found(x, merit), norm(x - state.origin, threat.norm)
-        closer = (merit > 0) & (distance < state.distance)
-        allowed = distance <= jnp.asarray(threat.eps)
-        return state._replace(
-            nearest=select(closer, here, state.nearest),
-            distance=jnp.where(closer, distance, state.distance),
-            found=select(allowed, better(state.found, here), state.found),
-        )
+        return state._replace(kept=keep(threat, state.origin, state.kept, x, merit))
 
     def advance(objective: Judged, state: Search, count: Count) -> Search:
         def move(state: Search) -> Search:
-            value, slope, merit = _nearest_boundary(threat.norm, objective, state.x)
+            value, merit, slope = look(objective, state.x)
             state = record(state, state.x, merit)
             way = state.origin - state.x
             gaps = jnp.stack([value, value + (slope * way).reshape(way.shape[0], -1).sum(axis=1)])
@@ -115,10 +92,7 @@ def boundary(
 
         return repeat(move, state, count, steps)
 
-    def finish(state: Search) -> Found:
-        return select(state.distance <= jnp.asarray(threat.eps), state.nearest, state.found)
-
-    return Solver(init, advance, finish, steps)
+    return Solver(init, advance, lambda state: answer(threat, state.origin, state.kept), steps)
 
 
 def fab(
@@ -177,9 +151,10 @@ def fab_targeted(
 
         ranks = jnp.arange(ranked.shape[1])
         states = jax.lax.map(aim, ranks, batch_size=min(at_once or len(ranks), len(ranks)))
-        winner, rows = states.distance.argmin(axis=0), jnp.arange(x.shape[0])
+        winner, rows = states.kept.distance.argmin(axis=0), jnp.arange(x.shape[0])
         state = jax.tree.map(lambda a: a[winner, rows], states)
-        return jax.lax.stop_gradient(solver.finish(state._replace(found=best_of(states.found))))
+        kept = state.kept._replace(found=best_of(states.kept.found))
+        return jax.lax.stop_gradient(solver.finish(state._replace(kept=kept)))
 
     return attack
 
@@ -187,25 +162,3 @@ def fab_targeted(
 def leads(logits: Logits, y: Labels) -> Logits:
     """Compute z_j - z_y for every class: as many boundaries; that of the label itself has no slope."""
     return logits - jnp.take_along_axis(logits, y[:, None], axis=-1)
-
-
-def _nearest_boundary(kind: Norm, objective: Judged, x: Array) -> tuple[PerExample, Array, PerExample]:
-    """Get value and gradient of the boundary with the smallest |value| / |gradient|_dual, and the merit."""
-    values, pull, merit = jax.vjp(objective, x, has_aux=True)
-    many = values if values.ndim == 2 else values[:, None]
-
-    def consider(j, best):
-        # Made from the values so that under shard_map it varies over the same mesh axes.
-        chosen = jnp.where(jnp.arange(many.shape[1]) == j, jnp.ones_like(many), 0.0)
-        (slope,) = pull(chosen.reshape(values.shape))
-        slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-        size = norm(slope, DUAL[kind])
-        ratio = jnp.where(size > TINY, jnp.abs(many[:, j]) / jnp.maximum(size, TINY), jnp.inf)
-        return select(ratio < best[0], (ratio, many[:, j], slope), best)
-
-    none = (constant(x, jnp.inf), constant(x, 0.0), jnp.zeros_like(x))
-    if many.shape[1] == 1:
-        _, value, slope = consider(0, none)
-    else:
-        _, value, slope = jax.lax.fori_loop(0, many.shape[1], consider, none)
-    return value, slope, merit

@@ -120,7 +120,7 @@ def test_targets_may_be_folded_or_mapped_and_there_are_at_most_all_of_them(at_on
 def test_beyond_the_radius_nothing_is_returned_but_the_strongest_point_inside():
     solver = boundary(Threat("l2", jnp.inf), steps=20)
     objective = classified(net, Y, logit.margin)
-    distance = jax.jit(lambda: solver.advance(objective, solver.init(KEY, X), solver.length))().distance
+    distance = jax.jit(lambda: solver.advance(objective, solver.init(KEY, X), solver.length))().kept.distance
     eps = distance * jnp.array([0.5, 0.9, 0.999, 1.001, 1.5, 9.0])
     threat = Threat("l2", eps)
     found = jax.jit(lambda: boundary(threat, steps=20)(KEY, objectives.margin(net, Y), X))()
@@ -223,10 +223,10 @@ def test_rows_may_be_dropped_shuffled_padded_and_joined_with_rows_of_another_age
     for count in (7, 100):  # the second is more than anyone has left
         mixed = advance(threat, mixed, Y[order], jnp.int32(count))
     assert (mixed.step == 30).all()
-    np.testing.assert_allclose(mixed.distance, whole.distance[order], rtol=1e-4)
-    np.testing.assert_allclose(mixed.nearest.x, whole.nearest.x[order], atol=1e-4)
+    np.testing.assert_allclose(mixed.kept.distance, whole.kept.distance[order], rtol=1e-4)
+    np.testing.assert_allclose(mixed.kept.nearest.x, whole.kept.nearest.x[order], atol=1e-4)
     within = advance(Threat("l2", jnp.float32(0.1)), young, Y, jnp.int32(5))
-    assert (norm(within.found.x - X, "l2") <= 0.1).all() and len(traces) == 1
+    assert (norm(within.kept.found.x - X, "l2") <= 0.1).all() and len(traces) == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0], ids=["nan", "flat"])
@@ -242,9 +242,9 @@ def test_judged_values_and_merits_may_differ():
     origin = jnp.zeros((1, 2))
     both = lambda x: (x[:, 0] - 1.0, x[:, 0] - 1.03)
     state = solver.advance(both, solver.init(KEY, origin), 10)
-    assert 1.03 < state.distance[0] < 1.06
+    assert 1.03 < state.kept.distance[0] < 1.06
     alone = solver.advance(judged(lambda x: x[:, 0] - 1.0), solver.init(KEY, origin), 10)
-    assert 1.0 < alone.distance[0] < 1.01
+    assert 1.0 < alone.kept.distance[0] < 1.01
 
 
 @pytest.mark.parametrize(
