@@ -11,6 +11,7 @@ augment        crop, flip, cutout on the device
 outliers       noise that shows nothing
 scenes         images whose foreground and background are known: labels, groups, masks
 planted        real digits on textures: core and spurious features under control
+rebalance      rows so that rare groups, or past errors, count more
 painting       the pieces of a planted scene: enlarged digits, textures
 checks         is this array what everything here works on?
 

@@ -7,5 +7,6 @@ trades       clean risk plus stability of the prediction
 mart         attention to misclassified images
 fast         one-step training attacks: FGSM-RS and N-FGSM
 free         one backward pass for network and perturbation
+group_dro    the worst group, plainly and under attack
 awp          adversarial weight perturbation, around any of the above
 """
