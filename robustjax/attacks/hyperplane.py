@@ -31,17 +31,24 @@ def onto_hyperplane(
 
     Reference: Croce and Hein 2020, arXiv:1907.02044, which sorts. Features that tie in l1 share the move.
     """
+    up, down = (
+        (edge + jnp.zeros_like(point)).reshape(point.shape[0], -1) for edge in (upper - point, point - lower)
+    )
+    shape, normal = (
+        normal.shape,
+        normal.reshape(normal.shape[0], -1),
+    )  # loops over flat rows become vector code
     # At scale 1 neither squares of tiny gradients underflow nor sums of large ones overflow.
     scale = norm(normal, "linf")
     slope = divide(jnp.abs(normal), per_example(scale, normal))
     needed = divide(jnp.abs(gap), scale)
     away = -jnp.sign(normal) * per_example(jnp.sign(gap), normal)
     # No feature need go further than where it meets the hyperplane alone; that bounds rooms without a box.
-    room = jnp.where(away > 0, upper - point, point - lower)
+    room = jnp.where(away > 0, up, down)
     room = jnp.clip(room, 0.0, divide(jnp.broadcast_to(per_example(needed, slope), slope.shape), slope))
 
     def reached(move: Array) -> PerExample:
-        return (slope * move).reshape(slope.shape[0], -1).sum(axis=1)
+        return (slope * move).sum(axis=1)
 
     if kind == "l1":
 
@@ -51,11 +58,11 @@ def onto_hyperplane(
         t = per_example(least(little_above, slope), slope)
         whole, part = jnp.where(slope > t, room, 0.0), jnp.where(slope == t, room, 0.0)
         share = jnp.clip(divide(needed - reached(whole), reached(part)), 0.0, 1.0)
-        return away * (whole + per_example(share, part) * part)
+        return (away * (whole + per_example(share, part) * part)).reshape(shape)
 
     def move(t: PerExample) -> Array:
         return jnp.minimum(per_example(t, slope) * (slope if kind == "l2" else 1.0), room)
 
     t = least(lambda t: reached(move(t)) >= needed, slope)
     out_of_reach = reached(room) <= needed
-    return away * jnp.where(per_example(out_of_reach, room), room, move(t))
+    return (away * jnp.where(per_example(out_of_reach, room), room, move(t))).reshape(shape)

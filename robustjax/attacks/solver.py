@@ -76,6 +76,19 @@ def classified(logits_fn: LogitsFn, y: Labels, loss: OfLogits) -> Judged:
     return both
 
 
+def until_found(solver: Solver) -> Solver:
+    """Let every row rest at its first point of positive merit, whatever the length of the segments."""
+
+    def advance(objective: Judged, state: Any, count: Count) -> Any:
+        def once(_, state):
+            resting = solver.finish(state).value > 0
+            return select(resting, state, solver.advance(objective, state, 1))
+
+        return jax.lax.fori_loop(0, count, once, state)
+
+    return solver._replace(advance=advance)
+
+
 def repeat(move: Callable[[Any], Any], state: Any, count: Count, length: int) -> Any:
     """Apply `move`, `count` times, to the rows of a state whose `step` is below `length`, and count there."""
 

@@ -49,12 +49,12 @@ def sparse(random_start: bool) -> Rule:
         skipped = jnp.floor((1.0 - state.memory.share) * features).astype(jnp.int32)
         count = features - jnp.clip(skipped, 0, features - 1)
         size = jnp.abs(state.grad)
+        flat = size.reshape(size.shape[0], -1)  # vector code, unlike the same over (b, h, w, c)
 
         def few_above(threshold: PerExample) -> Mask:
-            above = size > per_example(threshold, size)
-            return above.reshape(size.shape[0], -1).sum(axis=1, dtype=jnp.int32) < count
+            return (flat > threshold[:, None]).sum(axis=1, dtype=jnp.int32) < count
 
-        chosen = size >= per_example(least(few_above, size), size)
+        chosen = size >= per_example(least(few_above, flat), size)
         direction = jnp.where(chosen, jnp.sign(state.grad), 0.0)
         direction = divide(direction, per_example(norm(direction, "l1"), direction))
         return state.x + per_example(state.step_size, state.x) * direction

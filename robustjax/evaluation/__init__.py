@@ -1,0 +1,10 @@
+"""Functions and attacks over whole data sets.
+
+mapped    a per-example function, batch by batch
+suite     several attacks in turn on whatever the ones before left standing
+course    where a suite stands, and how that is kept
+pool      the rows of one attack on the device, kept full
+verdicts  what a suite did to every example; merging
+"""
+
+from robustjax.evaluation.mapped import mapped as mapped

@@ -1,0 +1,200 @@
+"""The rows of one attack on the device: examples come and go, the batch stays full."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+
+from robustjax.attacks.autoattack import Trial
+from robustjax.attacks.solver import select, until_found
+from robustjax.threats import Threat
+from robustjax.types import Found, LogitsFn
+
+Trials = Callable[[Threat], Sequence[Trial]]
+Network = Callable[..., LogitsFn]  # (*arguments) -> LogitsFn, such as functools.partial(frozen, model)
+FREE = -1
+FIRST = 8  # iterations of the first segment: many images break at once
+
+
+class Fresh(NamedTuple):
+    """What enters the rows where `load` is true, and what every row needs on the way."""
+
+    load: Bool[Array, "s"]
+    x: Array
+    label: Int[Array, "s"]
+    target: Int[Array, "s"]
+    number: Int[Array, "s"]  # of the example in its data set
+    run: Int[Array, "s"]
+
+
+class Turn(NamedTuple):
+    """What came out of one segment."""
+
+    state: Any
+    found: Found
+    over: Bool[Array, "s"]
+    step: Int[Array, "s"]
+
+
+@dataclasses.dataclass
+class Pool:
+    """Which example and run is in each row, FREE where none is, how many steps it made, and the solver's state."""
+
+    example: np.ndarray
+    run: np.ndarray
+    step: np.ndarray
+    state: Any = None
+    count: int = FIRST  # iterations of the next segment
+
+    @classmethod
+    def empty(cls, size: int = 0) -> "Pool":
+        """Make rows that hold nothing."""
+        return cls(np.full(size, FREE), np.zeros(size, np.int64), np.zeros(size, np.int64))
+
+    @property
+    def live(self) -> np.ndarray:
+        """Say which rows hold a run."""
+        return self.example != FREE
+
+    def resized(self, size: int, like: tuple[int, ...], trial: Trial, sharding: Sharding | None) -> "Pool":
+        """Move the live rows into a pool of another size; `like` is the shape of an example."""
+        keep = np.flatnonzero(self.live)
+        moved = Pool.empty(size)
+        moved.count = self.count
+        for name in ("example", "run", "step"):
+            getattr(moved, name)[: len(keep)] = getattr(self, name)[keep]
+        if self.state is None:
+            state = blank(trial, jnp.zeros((size, *like), jnp.float32))
+        else:
+            order = np.zeros(size, np.int32)
+            order[: len(keep)] = keep
+            state = gathered(self.state, order)
+        moved.state = spread(state, sharding)
+        return moved
+
+    def enter(self, examples: np.ndarray, runs: np.ndarray) -> np.ndarray:
+        """Put runs into the first free rows; return which rows these are."""
+        rows = np.flatnonzero(~self.live)[: len(examples)]
+        self.example[rows], self.run[rows], self.step[rows] = examples, runs, 0
+        return rows
+
+    def segment(self, length: int) -> int:
+        """Choose how many iterations to make: rows should end together, and nobody wait for long."""
+        left = length - self.step[self.live]
+        count = min(self.count, int(left.max()))
+        return min(count, int(left.min())) if left.min() >= count // 4 else count
+
+    def pace(self, leaving: float, length: int) -> None:
+        """Look less often while hardly anyone leaves, more often while many do."""
+        if leaving < 0.02:
+            self.count = min(2 * self.count, max(FIRST, length // 20))
+        elif leaving > 0.1:
+            self.count = max(FIRST // 2, self.count // 2)
+
+
+def turns(network: Network, trials: Trials) -> Callable[..., Turn]:
+    """Compile, per trial and number of rows, one segment of its solver.
+
+    Returns:
+      turn(state, fresh, key, count, threat, arguments, trial=) -> Turn. Rows where `load` is true start a new run;
+      then all rows make `count` more iterations, except those whose run is over: at a misclassified point, or
+      at the end. `trial` is the place in the suite; everything else is traced, so neither radius nor segment
+      length compiles anew.
+    """
+
+    @partial(jax.jit, static_argnames=("trial",), donate_argnames=("state",))
+    def turn(
+        state: Any,
+        fresh: Fresh,
+        key: PRNGKeyArray,
+        count: Array,
+        threat: Threat,
+        arguments: PyTree,
+        *,
+        trial: int,
+    ) -> Turn:
+        one = trials(threat)[trial]
+        solver = until_found(one.solver)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, fresh.number)
+        state = select(fresh.load, one.init(keys, fresh.run, fresh.x), state)
+        objective = one.objective(network(*arguments), fresh.label, fresh.target)
+        state = solver.advance(objective, state, count)
+        found = solver.finish(state)
+        return Turn(state, found, (found.value > 0) | (state.step >= solver.length), state.step)
+
+    return turn
+
+
+def blank(trial: Trial, x: Array) -> Any:
+    """Make a state of the right shapes for the rows of x (s, ...), to be loaded over."""
+    keys = jax.random.split(jax.random.key(0), x.shape[0])
+    shapes = jax.eval_shape(trial.init, keys, jnp.zeros(x.shape[0], jnp.int32), x)
+
+    def zeros(leaf):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return keys if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(zeros, shapes)
+
+
+@jax.jit
+def gathered(state: Any, rows: Int[Array, "t"]) -> Any:
+    """Keep some rows of a state, in this order."""
+    return jax.tree.map(lambda leaf: leaf[rows], state)
+
+
+def on_host(state: Any) -> list[np.ndarray]:
+    """Copy the leaves of a state to the host; keys as their words."""
+    return [
+        np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(state)
+    ]
+
+
+def on_device(leaves: Sequence[np.ndarray], like: Any, sharding: Sharding | None) -> Any:
+    """Undo `on_host` for a state that looks like `like`."""
+    expected, structure = jax.tree.flatten(like)
+    found = [
+        jax.random.wrap_key_data(jnp.asarray(value)) if _is_key(leaf) else jnp.asarray(value)
+        for value, leaf in zip(leaves, expected, strict=True)
+    ]
+    return spread(jax.tree.unflatten(structure, found), sharding)
+
+
+def buckets(largest: int, smallest: int, multiple: int = 1) -> list[int]:
+    """List the batch sizes to compile, rising: the largest and its halves, down to the smallest.
+
+    Each is rounded up to a multiple of the number of devices.
+
+    Raises:
+      ValueError: unless 1 <= smallest <= largest.
+    """
+    if not 1 <= smallest <= largest:
+        raise ValueError(
+            f"suite: smallest is {smallest} and batch_size {largest}, must be 1 <= smallest <= batch_size"
+        )
+    sizes, size = set(), largest
+    while size >= smallest:
+        sizes.add(math.ceil(size / multiple) * multiple)
+        size //= 2
+    return sorted(sizes)
+
+
+def fitting(sizes: Sequence[int], count: int) -> int:
+    """Find the smallest of the rising sizes that holds this many rows, or the largest of all."""
+    return next((size for size in sizes if size >= count), sizes[-1])
+
+
+def spread(value: Any, sharding: Sharding | None) -> Any:
+    """Copy arrays that lead with rows to the devices."""
+    return jax.tree.map(jnp.asarray, value) if sharding is None else jax.device_put(value, sharding)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

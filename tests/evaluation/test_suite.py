@@ -1,0 +1,303 @@
+"""A suite gives the same verdicts however it is cut, stopped and resumed, and the right ones where that is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from robustjax.attacks import autoattack
+from robustjax.evaluation import suite
+from robustjax.evaluation.verdicts import BROKEN, NOT_RUN, RESISTED, merge
+from robustjax.threats import Threat
+
+RNG = np.random.default_rng(0)
+FIRST = jnp.asarray(RNG.normal(size=(36, 24)) / 6, jnp.float32)
+SECOND = jnp.asarray(RNG.normal(size=(24, 5)) / 4, jnp.float32)
+X = RNG.uniform(size=(30, 6, 6, 1)).astype(np.float32)
+KEY = jax.random.key(0)
+BALL = Threat("linf", 0.03)
+
+
+def network(first, second):
+    return lambda x: jax.nn.relu(x.reshape(x.shape[0], -1) @ first) @ second
+
+
+Y = np.array(network(FIRST, SECOND)(X).argmax(axis=1))
+Y[:2] = (Y[:2] + 1) % 5  # wrong from the start
+
+
+def trials(threat):
+    """The standard attacks, short."""
+    return (
+        autoattack.apgd_ce(threat, steps=6),
+        autoattack.apgd_targeted(threat, classes=5, targets=3, steps=6),
+        autoattack.fab_targeted(threat, classes=5, targets=2, steps=5),
+        autoattack.random_search(threat, queries=40),
+    )
+
+
+def run(*, rows=slice(None), threat=BALL, tasks=trials, call=None, **settings):
+    evaluate = suite.over(network, tasks, **{"batch_size": 16, "smallest": 4, **settings})
+    index = np.arange(len(Y))[rows]
+    return evaluate(KEY, X[rows], Y[rows], threat, FIRST, SECOND, index=index, **(call or {}))
+
+
+def same(first, second):
+    for name in ("attacks", "index", "label", "clean", "outcome", "prediction"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
+    for name in ("margin", "x", "value", "distance"):
+        np.testing.assert_allclose(
+            getattr(first, name), getattr(second, name), atol=2e-5, equal_nan=True, err_msg=name
+        )
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return run()
+
+
+def test_verdicts_are_sound_and_the_attack_is_of_use(whole):
+    logits = network(FIRST, SECOND)(jnp.asarray(whole.x))
+    wrong = np.asarray(logits.argmax(axis=1)) != Y
+    np.testing.assert_array_equal(wrong, ~whole.standing)
+    assert BALL.contains(whole.x, X).all()
+    assert (whole.clean[:2] != Y[:2]).all() and (whole.outcome[:, :2] == NOT_RUN).all()
+    assert (whole.x[:2] == X[:2]).all()
+    assert 5 <= whole.standing.sum() <= 22
+    broken = (whole.outcome == BROKEN).any(axis=0)
+    assert ((whole.margin > 0).any(axis=0) == broken).all()
+    later = np.cumsum(whole.outcome == BROKEN, axis=0) - (whole.outcome == BROKEN) > 0
+    assert (whole.outcome[later] == NOT_RUN).all() and (whole.outcome[:, whole.standing] == RESISTED).all()
+    values = [estimate.value for _, estimate in whole.accuracy()]
+    assert values == sorted(values, reverse=True) and values[-1] == whole.standing.mean()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 64, "smallest": 64},
+        {"batch_size": 8, "smallest": 1, "segment": 3},
+        {"batch_size": 5, "smallest": 2, "segment": 1000},
+    ],
+    ids=str,
+)
+def test_cutting_it_otherwise_changes_nothing(whole, settings):
+    same(run(**settings), whole)
+
+
+def test_order_and_neighbours_change_nothing(whole):
+    order = np.random.default_rng(1).permutation(len(Y))
+    shuffled = run(rows=order)
+    back = np.argsort(order)
+    np.testing.assert_array_equal(shuffled.outcome[:, back], whole.outcome)
+    np.testing.assert_allclose(shuffled.x[back], whole.x, atol=2e-5)
+    same(merge([run(rows=slice(0, 13)), run(rows=slice(13, None))]), whole)
+
+
+def test_devices_change_nothing(whole):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    same(run(sharding=NamedSharding(mesh, PartitionSpec("data"))), whole)
+
+
+def test_it_finds_what_the_pure_attack_finds(whole):
+    attack = jax.jit(
+        lambda x, y, threat: autoattack.worst_case(trials(threat))(KEY, network(FIRST, SECOND), x, y)
+    )
+    found = attack(X, Y, BALL)
+    np.testing.assert_array_equal(np.asarray(found.value) > 0, ~whole.standing)
+    # Images that stand were searched to the end by both.
+    np.testing.assert_allclose(found.value[whole.standing], whole.value[whole.standing], atol=2e-5)
+
+
+class Diary:
+    """Keeps everything, and is killed after some segments."""
+
+    def __init__(self, kept=None, lives=10**9):
+        self.kept, self.lives = kept, lives
+
+    def load(self):
+        return self.kept
+
+    def keep(self, arrays):
+        self.kept = {name: np.array(value) for name, value in arrays().items()}
+        self.lives -= 1
+        if self.lives == 0:
+            raise KeyboardInterrupt
+
+
+def test_killed_anywhere_it_goes_on_bit_for_bit(whole):
+    evaluate = suite.over(network, trials, batch_size=16, smallest=4, segment=4)
+
+    def attempt(diary):
+        return evaluate(KEY, X, Y, BALL, FIRST, SECOND, memory=diary)
+
+    diary = Diary()
+    expected, total = attempt(diary), 10**9 - diary.lives
+    for lives in np.random.default_rng(0).integers(1, total, size=5):
+        diary, done = Diary(lives=int(lives)), None
+        while done is None:
+            try:
+                done = attempt(diary)
+            except KeyboardInterrupt:
+                diary.lives = int(lives)
+        for name in ("outcome", "margin", "x", "value", "prediction", "steps"):
+            np.testing.assert_array_equal(getattr(done, name), getattr(expected, name), err_msg=name)
+    same(expected, whole)
+
+
+def test_progress_of_another_evaluation_is_refused():
+    diary = Diary(lives=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(call={"memory": diary})
+    with pytest.raises(ValueError, match="belongs to evaluation"):
+        run(threat=Threat("linf", 0.04), call={"memory": Diary(diary.kept)})
+
+
+def test_radii_compile_once_and_a_larger_one_never_helps():
+    opened = []
+
+    def counted(*arguments):
+        opened.append(1)
+        return network(*arguments)
+
+    evaluate = suite.over(counted, trials, batch_size=32, smallest=8)
+    report, standing = None, []
+    for eps in (0.0, 0.01, 0.02, 0.04):
+        report = evaluate(KEY, X, Y, Threat("linf", eps), FIRST, SECOND, given=report)
+        standing.append(report.standing)
+        if eps == 0.0:
+            assert report.standing.sum() == (report.clean == Y).sum()
+            assert not opened[40:]
+    # Three sizes for each of four attacks, and looking at x, which also has three sizes and two widths.
+    assert len(opened) <= 4 * 3 + 2 * 3
+    assert all((later <= earlier).all() for earlier, later in zip(standing, standing[1:], strict=False))
+    assert standing[0].sum() > standing[-1].sum()
+
+
+def test_every_attack_on_every_image():
+    full = run(call={"every": True})
+    assert ((full.outcome != NOT_RUN) == (full.clean == Y)).all()
+    np.testing.assert_array_equal(full.standing, run().standing)
+
+
+def test_merging_other_attacks_can_only_lower_the_number(whole):
+    first, second = run(tasks=lambda t: trials(t)[:1]), run(tasks=lambda t: trials(t)[1:])
+    both = merge([first, second])
+    assert both.attacks == whole.attacks
+    np.testing.assert_array_equal(both.standing, first.standing & second.standing)
+    np.testing.assert_array_equal(both.standing, whole.standing)
+    wrong = np.asarray(network(FIRST, SECOND)(jnp.asarray(both.x)).argmax(axis=1)) != Y
+    np.testing.assert_array_equal(wrong, ~both.standing)
+    with pytest.raises(ValueError, match="both reports ran apgd-ce"):
+        merge([first, first])
+    with pytest.raises(ValueError, match="in both reports"):
+        merge([first, run(rows=slice(0, 5))])
+
+
+@pytest.mark.parametrize(("kind", "eps", "dual"), [("linf", 0.01, 1), ("l2", 0.05, 2), ("l1", 0.15, np.inf)])
+def test_standard_is_exact_on_a_linear_network(kind, eps, dual):
+    """Away from the box, an image stands where min_j (z_y - z_j) / |w_y - w_j|_dual exceeds the radius."""
+    weight = np.random.default_rng(3).normal(size=(12, 4)).astype(np.float32)
+    x = np.random.default_rng(4).uniform(0.4, 0.6, size=(40, 12)).astype(np.float32)
+    y = (x @ weight).argmax(axis=1)
+    gaps = (x @ weight)[np.arange(40), y][:, None] - x @ weight
+    slopes = np.linalg.norm(weight[:, y].T[:, :, None] - weight[None], ord=dual, axis=1)
+    distance = np.where(slopes > 0, gaps / np.maximum(slopes, 1e-9), np.inf).min(axis=1)
+    evaluate = suite.over(
+        lambda w: lambda x: x @ w, lambda t: autoattack.standard(t, classes=4)[:3], batch_size=40
+    )
+    standing = evaluate(KEY, x, y, Threat(kind, eps), weight).standing
+    clear = np.abs(distance / eps - 1) > 0.01
+    np.testing.assert_array_equal(standing[clear], (distance > eps)[clear])
+    assert 0.2 < standing.mean() < 0.8
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    kind=st.sampled_from(["linf", "l2", "l1"]),
+    classes=st.sampled_from([2, 3, 4, 10, 100]),
+    shape=st.sampled_from([(7,), (3, 5), (5, 9, 1), (4, 6, 3), (2, 3, 4, 2)]),
+    eps=st.floats(0.0, 1.5),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_soundness_for_any_shape_and_number_of_classes(kind, classes, shape, eps, seed):
+    draw = np.random.default_rng(seed)
+    weight = draw.normal(size=(int(np.prod(shape)), classes)).astype(np.float32)
+    x = draw.uniform(size=(6, *shape)).astype(np.float32)
+    x.flat[:3] = 0.0, 1.0, 0.0
+
+    def net(w):
+        return lambda z: jnp.tanh(z.reshape(z.shape[0], -1) @ w)
+
+    def short(threat):
+        return (
+            autoattack.apgd_ce(threat, steps=4, shrinking=kind == "l1"),
+            autoattack.apgd_dlr(threat, classes=classes, steps=3),
+            autoattack.apgd_targeted(threat, classes=classes, targets=2, steps=3),
+            autoattack.fab_untargeted(threat, classes=classes, steps=2),
+            autoattack.fab_targeted(threat, classes=classes, targets=2, steps=3, restarts=2),
+            *([autoattack.random_search(threat, queries=6)] if len(shape) < 4 else []),
+        )
+
+    y = draw.integers(0, classes, size=6)
+    found = suite.over(net, short, batch_size=6, smallest=6)(KEY, x, y, Threat(kind, eps), weight)
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[kind]
+    distance = np.linalg.norm((found.x.astype(np.float64) - x).reshape(6, -1), ord=order, axis=1)
+    assert (distance <= eps * (1 + 1e-6) + 1e-6).all()
+    assert (found.x >= 0).all() and (found.x <= 1).all() and np.isfinite(found.x).all()
+    wrong = np.asarray(net(weight)(jnp.asarray(found.x)).argmax(axis=1)) != y
+    np.testing.assert_array_equal(found.standing, ~wrong)
+    assert (found.standing <= (found.clean == y)).all()
+
+
+def test_networks_that_return_nan_count_as_wrong():
+    evaluate = suite.over(lambda: lambda x: jnp.full((x.shape[0], 3), jnp.nan), trials_of_three, batch_size=4)
+    found = evaluate(KEY, X[:4], Y[:4] % 3, BALL)
+    assert not found.standing.any() and (found.clean == -1).all()
+
+
+def trials_of_three(threat):
+    return (autoattack.apgd_ce(threat, steps=2),)
+
+
+def test_a_stricter_verdict_overrules_the_attack():
+    """An attack on a network that is always fooled breaks nothing that the judge still gets right."""
+    evaluate = suite.over(
+        lambda first, second: lambda x: -network(first, second)(x),
+        lambda threat: trials(threat)[:1],
+        batch_size=32,
+        verdict=network,
+    )
+    found = evaluate(KEY, X, Y, Threat("linf", 1e-5), FIRST, SECOND)
+    np.testing.assert_array_equal(found.standing, found.clean == Y)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": X[:3]}, "3 images, 30 labels"),
+        ({"index": np.zeros(30, int)}, "same number twice"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(change, words):
+    arguments = {"images": X, "labels": Y, "index": None, **change}
+    with pytest.raises(ValueError, match=words):
+        suite.over(network, trials)(
+            KEY, arguments["images"], arguments["labels"], BALL, FIRST, SECOND, index=arguments["index"]
+        )
+
+
+def test_settings_that_cannot_be_meant_are_refused():
+    with pytest.raises(ValueError, match="segment is 0"):
+        suite.over(network, trials, segment=0)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        suite.over(network, trials, batch_size=0)
+    with pytest.raises(ValueError, match="norm is 'l1'"):
+        autoattack.plus(Threat("l1", 1.0), classes=10)
+    with pytest.raises(ValueError, match="classes is 1"):
+        autoattack.standard(BALL, classes=1)
+    with pytest.raises(ValueError, match="names of their own"):
+        autoattack.worst_case([autoattack.apgd_ce(BALL)] * 2)
