@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-# Around the network proper: parallel and compiled modules, wrappers that normalise or attack.
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
+# Around the network proper: parallel and compiled modules, wrappers that normalise (then it is the second of two).
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "1.")
 # Left behind by training code and never read by the network that the file is of.
 DEAD = (
     r"(^|\.)num_batches_tracked$",  # BatchNorm's count of updates
@@ -14,9 +14,7 @@ DEAD = (
     r"^model_preact_hl1\.",  # aliases of the first layers
     r"^attacker\.",  # the `robustness` library: the same network once more, within its attack
 )
-STORED = (
-    r"^(?:(?:normalize|normalizer|normalization|normalise|normaliser|normalisation|norm_layer)\.)?(?:new_)?"
-)
+STORED = r"^(?:(?:normalize|normalizer|normalization|normalise|normaliser|normalisation|0)\.)?(?:new_)?"
 MEAN, STD = re.compile(STORED + r"(?:mean|mu)$"), re.compile(STORED + r"(?:std|sigma)$")
 
 

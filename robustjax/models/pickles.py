@@ -59,7 +59,12 @@ RECORDED = {
     "numpy.dtype", "torch.device", "copyreg._reconstructor", "copy_reg._reconstructor", "_codecs.encode",
     "collections.Counter", "collections.deque",
     *(f"{numpy}.multiarray.{name}" for numpy in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
-    *(f"{pathlib}.{kind}Path" for pathlib in ("pathlib", "pathlib._local") for kind in ("", "Posix", "Windows")),
+    *(
+        f"{pathlib}.{pure}{system}Path"
+        for pathlib in ("pathlib", "pathlib._local")
+        for pure in ("", "Pure")
+        for system in ("", "Posix", "Windows")
+    ),
 }  # fmt: skip
 
 
@@ -144,8 +149,9 @@ def _read(stream: BinaryIO, storages: dict[str, Storage]) -> Any:
             if isinstance(stack[-1], StandIn):
                 stack[-1].state = state  # of a dictionary it is torch's version numbers
         elif code == "BINPERSID":
-            stack[-1] = _storage(stack[-1])
-            storages[stack[-1].key] = stack[-1]
+            stack[-1] = _outside(stack[-1])
+            if isinstance(stack[-1], Storage):
+                storages[stack[-1].key] = stack[-1]
         elif code == "DUP":
             stack.append(stack[-1])
         elif code == "POP":
@@ -160,10 +166,9 @@ def _read(stream: BinaryIO, storages: dict[str, Storage]) -> Any:
 def _build(code: str, marked: list[Any], name: Any) -> Any:
     if code == "DICT":
         return dict(zip(marked[::2], marked[1::2], strict=True))
-    if code == "INST":
-        return StandIn(Named(*name.split(" ", 1)), tuple(marked))
-    if code == "OBJ":
-        return StandIn(marked[0], tuple(marked[1:]))
+    if code in ("INST", "OBJ"):
+        kind, *arguments = [Named(*name.split(" ", 1)), *marked] if code == "INST" else marked
+        return _called(kind, tuple(arguments)) if arguments else StandIn(kind)
     return {"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}[code](marked)
 
 
@@ -199,8 +204,11 @@ def _called(function: Any, arguments: Any) -> Any:
     raise ValueError(f"the pickle calls {name}, which is refused: only tensors and plain values are read")
 
 
-def _storage(identity: Any) -> Storage:
-    word, kind, key, _, _, *view = identity
-    if word != "storage" or not isinstance(kind, Named) or (view and view[0] is not None):
+def _outside(identity: Any) -> Storage | Named:
+    """Say what a reference to something outside the pickle is of: a storage, or the source code of a class."""
+    word, kind, *rest = identity
+    if word == "module" and isinstance(kind, Named):
+        return kind
+    if word != "storage" or not isinstance(kind, Named) or any(view is not None for view in rest[3:]):
         raise ValueError(f"the pickle refers to {identity!r}, which is no storage of PyTorch")
-    return Storage(kind.name, str(key))
+    return Storage(kind.name, str(rest[0]))

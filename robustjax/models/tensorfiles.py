@@ -51,8 +51,10 @@ def state_dict(path: Path, entry: str | None = None) -> dict[str, Array]:
             for name, value in chosen.items()
             if isinstance(value, pickles.Tensor | Array)
         }
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    except Exception as error:  # damage shows as any of a dozen kinds, in zipfile, json, numpy and here
+        reason = f"it is damaged ({type(error).__name__}: {error})"
+        if isinstance(error, ValueError | zipfile.BadZipFile | OSError):
+            reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"load: {os.fspath(path)} cannot be read: {' '.join(reason.split())}") from None
 
 
@@ -117,7 +119,9 @@ def _safetensors(path: Path) -> tuple[Any, Numbers]:
     for name, kind, shape, start, end in entries:
         if kind not in SAFETENSORS:
             raise ValueError(f"{name} has the type {kind}, must be one of {', '.join(SAFETENSORS)}")
-        if not 0 <= start <= end <= len(body):
+        if not all(isinstance(n, int) and n >= 0 for n in (start, end, *shape)):
+            raise ValueError(f"its header places {name} at {start} to {end}, of shape {shape}")
+        if not start <= end <= len(body):
             raise ValueError(f"it is cut off within {name}")
         if end - start != math.prod(shape) * _width(SAFETENSORS[kind]):
             raise ValueError(f"{name} has {end - start} bytes, which do not fit its shape {shape}")
