@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from robustjax.analysis.linear.gaussian import Gaussian, arrays
+from robustjax.analysis.linear.gaussian import Gaussian, Weights, arrays
 from robustjax.numerics import Norm, divide, norm
 from robustjax.types import Number
 
@@ -18,7 +18,7 @@ def expected_square(s: Number, b: Number) -> Number:
     return s * s + 2 * MEAN_ABS * s * b + b * b
 
 
-def error(model: Gaussian, theta: Float[Array, "m"]) -> Scalar:
+def error(model: Gaussian, theta: Weights) -> Scalar:
     """Return the standard deviation s of the residual y - theta . x, so s^2 is the mean squared error.
 
     Its gradient at s = 0 is taken as zero.
@@ -30,12 +30,12 @@ def error(model: Gaussian, theta: Float[Array, "m"]) -> Scalar:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
-def dual_norm(theta: Float[Array, "m"], kind: Norm) -> Scalar:
+def dual_norm(theta: Weights, kind: Norm) -> Scalar:
     """Return max theta . d over |d| <= 1 in the norm of the budget: l1 for linf, l2 for l2, the largest for l1."""
     return norm(jnp.asarray(theta)[None], DUAL[kind])[0]
 
 
-def adversarial_risk(model: Gaussian, theta: Float[Array, "m"], eps: Number, kind: Norm) -> Scalar:
+def adversarial_risk(model: Gaussian, theta: Weights, eps: Number, kind: Norm) -> Scalar:
     """Return E max (y - theta . (x + d))^2 over |d| <= eps, the expectation over the Gaussian in closed form.
 
     The adversary adds eps |theta|_* to the size of every residual, which is normal with deviation s:
@@ -52,12 +52,13 @@ def adversarial_risk(model: Gaussian, theta: Float[Array, "m"], eps: Number, kin
 
 
 def worst_point(
-    theta: Float[Array, "m"], x: Float[Array, "b m"], y: Float[Array, "b"], eps: Number, kind: Norm
+    theta: Weights, x: Float[Array, "b m"], y: Float[Array, "b"], eps: Number, kind: Norm
 ) -> Float[Array, "b m"]:
     """Return the points within eps of x with the largest squared error: the inner maximum, exactly.
 
     A residual of zero has two; the one that makes it positive is returned.
     """
+    theta = jnp.asarray(theta)
     if kind == "linf":
         along = jnp.sign(theta)
     elif kind == "l2":

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from robustjax.types import Number
 
+Weights = Float[Array, "m"] | np.ndarray  # of a linear predictor, one per feature
+
 
 @partial(
     jax.tree_util.register_dataclass,
@@ -33,7 +35,7 @@ class Gaussian:
     """
 
     covariance: Float[Array, "m m"] | np.ndarray
-    theta_star: Float[Array, "m"] | np.ndarray
+    theta_star: Weights
     sigma: Number
     core: int
 

@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Scalar
 
 from robustjax.analysis.linear.closed_form import error
-from robustjax.analysis.linear.gaussian import Gaussian, arrays, shifted
+from robustjax.analysis.linear.gaussian import Gaussian, Weights, arrays, shifted
 from robustjax.numerics import divide
 from robustjax.types import Number
 
@@ -29,7 +29,7 @@ class Measures(NamedTuple):
     noise_share: Scalar
 
 
-def measures(model: Gaussian, theta: Float[Array, "m"]) -> Measures:
+def measures(model: Gaussian, theta: Weights) -> Measures:
     """Measure the spurious reliance of a predictor (m,); for theta = 0 all measures are 0."""
     theta, (covariance, _), core = jnp.asarray(theta), arrays(model), model.core
     inner, outer = theta[:core], theta[core:]
@@ -46,6 +46,6 @@ def measures(model: Gaussian, theta: Float[Array, "m"]) -> Measures:
     )
 
 
-def squared_error(model: Gaussian, theta: Float[Array, "m"], *, tau: Number = 1.0) -> Scalar:
+def squared_error(model: Gaussian, theta: Weights, *, tau: Number = 1.0) -> Scalar:
     """Return the mean squared error of a predictor where core-spurious correlations are multiplied by tau."""
     return jnp.square(error(shifted(model, tau), theta))

@@ -161,8 +161,8 @@ def shift_of(model: Gaussian, theta: np.ndarray) -> Shift:
 def benefit(model: Gaussian, eps: float, kind: Norm) -> Benefit:
     """Compare adversarial risks with and without access to the spurious features.
 
-    preserved <= core_only, strictly if the predictor relies on them: correlations that last make a model more
-    robust. Broken, they make the same predictor less robust than it was: broken >= preserved.
+    preserved <= core_only <= broken, strictly if the predictor relies on them: correlations that last make a model
+    more robust, and the same model is less robust than one without them once they break.
 
     Raises:
       ValueError: if sigma is 0 or eps is not positive.
