@@ -124,7 +124,7 @@ def over(
             course = courses.begin(images, clean, value, targets, len(suite))
             if given is not None:
                 course.x[:], course.value[:] = given.x, given.value
-        gone = np.zeros(len(labels), bool) if given is None else (given.outcome == BROKEN).any(axis=0)
+        gone = np.zeros(len(labels), bool) if given is None else given.broken
 
         def one_turn(trial: Trial, able: np.ndarray, counted: np.ndarray) -> bool:
             """Make one segment; False if nothing is left to do for this attack."""
@@ -183,6 +183,7 @@ def over(
             index=index,
             label=labels,
             clean=course.clean,
+            already=gone,
             outcome=course.outcome,
             margin=course.margin,
             x=course.x,
@@ -274,7 +275,7 @@ def _floats(images: np.ndarray) -> np.ndarray:
 
 def _owner(key, images, labels, index, threat: Threat, suite, every: bool, given: Verdicts | None) -> str:
     settings = [str((trial.name, trial.runs, trial.solver.length)) for trial in suite]
-    earlier = [] if given is None else [given.outcome]
+    earlier = [] if given is None else [given.broken]
     bounds = [np.asarray(value, np.float64) for value in (threat.eps, threat.lower, threat.upper)]
     texts = np.array([threat.norm, str(every), *settings])
     return courses.owner(jax.random.key_data(key), images, labels, index, *bounds, texts, *earlier)

@@ -19,6 +19,7 @@ class Verdicts:
       index: (n,) number of the example in its data set; decides its random numbers.
       label: (n,) what it shows.
       clean: (n,) the prediction for the image itself.
+      already: (n,) bool, broken in the report that this one goes on from.
       outcome: (a, n) int8: BROKEN, RESISTED, or NOT_RUN for an image misclassified before the attack began.
       margin: (a, n) the largest max_{j != y} z_j - z_y the attack reached; NaN where it was not run.
       x: (n, ...) the first misclassified point met; where there is none, the point of largest margin; the image
@@ -33,6 +34,7 @@ class Verdicts:
     index: np.ndarray
     label: np.ndarray
     clean: np.ndarray
+    already: np.ndarray
     outcome: np.ndarray
     margin: np.ndarray
     x: np.ndarray
@@ -45,7 +47,12 @@ class Verdicts:
     @property
     def standing(self) -> np.ndarray:
         """Say which images are classified correctly and were broken by no attack: (n,) bool."""
-        return (self.clean == self.label) & ~(self.outcome == BROKEN).any(axis=0)
+        return (self.clean == self.label) & ~self.broken
+
+    @property
+    def broken(self) -> np.ndarray:
+        """Say which images were broken, here or in the report this one goes on from: (n,) bool."""
+        return self.already | (self.outcome == BROKEN).any(axis=0)
 
     @property
     def broken_by(self) -> np.ndarray:
@@ -56,7 +63,7 @@ class Verdicts:
     def accuracy(self, *, level: float = 0.95) -> list[tuple[str, Estimate]]:
         """Estimate the accuracy on clean images and after each attack, worst case over those so far."""
         right = self.clean == self.label
-        left = right & ~np.logical_or.accumulate(self.outcome == BROKEN, axis=0)
+        left = right & ~self.already & ~np.logical_or.accumulate(self.outcome == BROKEN, axis=0)
         names = ("clean", *self.attacks)
         return [
             (name, proportion(hits, level=level)) for name, hits in zip(names, [right, *left], strict=True)
@@ -124,7 +131,7 @@ def _above(first: Verdicts, second: Verdicts) -> Verdicts:
     margins = np.where(
         np.isnan([first.value, second.value[order]]), -np.inf, [first.value, second.value[order]]
     )
-    take = ~(first.outcome == BROKEN).any(axis=0) & (margins[1] > margins[0])
+    take = ~first.broken & (margins[1] > margins[0])
     chosen = {
         name: np.where(
             take.reshape(-1, *[1] * (getattr(first, name).ndim - 1)),
@@ -141,5 +148,12 @@ def _above(first: Verdicts, second: Verdicts) -> Verdicts:
         name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in ("steps", "seconds")
     }
     return Verdicts(
-        first.attacks + second.attacks, first.index, first.label, first.clean, **stacked, **chosen, **spent
+        attacks=first.attacks + second.attacks,
+        index=first.index,
+        label=first.label,
+        clean=first.clean,
+        already=first.already | second.already[order],
+        **stacked,
+        **chosen,
+        **spent,
     )

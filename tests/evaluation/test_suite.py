@@ -1,5 +1,8 @@
 """A suite gives the same verdicts however it is cut, stopped and resumed, and the right ones where that is known."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,10 +42,15 @@ def trials(threat):
     )
 
 
+@functools.cache
+def evaluator(tasks=trials, **settings):
+    return suite.over(network, tasks, **{"batch_size": 32, "smallest": 16, **settings})
+
+
 def run(*, rows=slice(None), threat=BALL, tasks=trials, call=None, **settings):
-    evaluate = suite.over(network, tasks, **{"batch_size": 16, "smallest": 4, **settings})
     index = np.arange(len(Y))[rows]
-    return evaluate(KEY, X[rows], Y[rows], threat, FIRST, SECOND, index=index, **(call or {}))
+    given = call or {}
+    return evaluator(tasks, **settings)(KEY, X[rows], Y[rows], threat, FIRST, SECOND, index=index, **given)
 
 
 def same(first, second):
@@ -78,9 +86,8 @@ def test_verdicts_are_sound_and_the_attack_is_of_use(whole):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"batch_size": 64, "smallest": 64},
-        {"batch_size": 8, "smallest": 1, "segment": 3},
-        {"batch_size": 5, "smallest": 2, "segment": 1000},
+        {"batch_size": 8, "smallest": 4, "segment": 3},
+        {"batch_size": 5, "smallest": 5, "segment": 1000},
     ],
     ids=str,
 )
@@ -129,14 +136,12 @@ class Diary:
 
 
 def test_killed_anywhere_it_goes_on_bit_for_bit(whole):
-    evaluate = suite.over(network, trials, batch_size=16, smallest=4, segment=4)
-
     def attempt(diary):
-        return evaluate(KEY, X, Y, BALL, FIRST, SECOND, memory=diary)
+        return run(batch_size=8, smallest=4, segment=3, call={"memory": diary})
 
     diary = Diary()
     expected, total = attempt(diary), 10**9 - diary.lives
-    for lives in np.random.default_rng(0).integers(1, total, size=5):
+    for lives in np.random.default_rng(0).integers(1, total, size=3):
         diary, done = Diary(lives=int(lives)), None
         while done is None:
             try:
@@ -163,17 +168,15 @@ def test_radii_compile_once_and_a_larger_one_never_helps():
         opened.append(1)
         return network(*arguments)
 
-    evaluate = suite.over(counted, trials, batch_size=32, smallest=8)
+    evaluate = suite.over(counted, trials, batch_size=32, smallest=16)
     report, standing = None, []
     for eps in (0.0, 0.01, 0.02, 0.04):
         report = evaluate(KEY, X, Y, Threat("linf", eps), FIRST, SECOND, given=report)
         standing.append(report.standing)
-        if eps == 0.0:
-            assert report.standing.sum() == (report.clean == Y).sum()
-            assert not opened[40:]
-    # Three sizes for each of four attacks, and looking at x, which also has three sizes and two widths.
-    assert len(opened) <= 4 * 3 + 2 * 3
-    assert all((later <= earlier).all() for earlier, later in zip(standing, standing[1:], strict=False))
+    assert standing[0].sum() == (report.clean == Y).sum()
+    # Two sizes for each of four attacks, and for looking at x, which lists three targets or one.
+    assert len(opened) <= 4 * 2 + 2 * 2
+    assert all((later <= earlier).all() for earlier, later in itertools.pairwise(standing))
     assert standing[0].sum() > standing[-1].sum()
 
 
@@ -183,39 +186,26 @@ def test_every_attack_on_every_image():
     np.testing.assert_array_equal(full.standing, run().standing)
 
 
-def test_merging_other_attacks_can_only_lower_the_number(whole):
-    first, second = run(tasks=lambda t: trials(t)[:1]), run(tasks=lambda t: trials(t)[1:])
-    both = merge([first, second])
-    assert both.attacks == whole.attacks
-    np.testing.assert_array_equal(both.standing, first.standing & second.standing)
-    np.testing.assert_array_equal(both.standing, whole.standing)
-    wrong = np.asarray(network(FIRST, SECOND)(jnp.asarray(both.x)).argmax(axis=1)) != Y
-    np.testing.assert_array_equal(wrong, ~both.standing)
-    with pytest.raises(ValueError, match="both reports ran apgd-ce"):
-        merge([first, first])
-    with pytest.raises(ValueError, match="in both reports"):
-        merge([first, run(rows=slice(0, 5))])
-
-
-@pytest.mark.parametrize(("kind", "eps", "dual"), [("linf", 0.01, 1), ("l2", 0.05, 2), ("l1", 0.15, np.inf)])
-def test_standard_is_exact_on_a_linear_network(kind, eps, dual):
-    """Away from the box, an image stands where min_j (z_y - z_j) / |w_y - w_j|_dual exceeds the radius."""
+@pytest.mark.parametrize(("kind", "dual"), [("linf", 1), ("l2", 2), ("l1", np.inf)])
+def test_standard_is_exact_on_a_linear_network(kind, dual):
+    """Far from the box, an image stands where min_j (z_y - z_j) / |w_y - w_j|_dual exceeds the radius."""
     weight = np.random.default_rng(3).normal(size=(12, 4)).astype(np.float32)
     x = np.random.default_rng(4).uniform(0.4, 0.6, size=(40, 12)).astype(np.float32)
     y = (x @ weight).argmax(axis=1)
     gaps = (x @ weight)[np.arange(40), y][:, None] - x @ weight
     slopes = np.linalg.norm(weight[:, y].T[:, :, None] - weight[None], ord=dual, axis=1)
     distance = np.where(slopes > 0, gaps / np.maximum(slopes, 1e-9), np.inf).min(axis=1)
+    eps = float(np.median(distance[distance > 0]))
     evaluate = suite.over(
-        lambda w: lambda x: x @ w, lambda t: autoattack.standard(t, classes=4)[:3], batch_size=40
+        lambda w: lambda x: x @ w, lambda t: autoattack.standard(t, classes=4)[:2], batch_size=40, smallest=40
     )
-    standing = evaluate(KEY, x, y, Threat(kind, eps), weight).standing
+    standing = evaluate(KEY, x, y, Threat(kind, eps, -9.0, 9.0), weight).standing
     clear = np.abs(distance / eps - 1) > 0.01
     np.testing.assert_array_equal(standing[clear], (distance > eps)[clear])
-    assert 0.2 < standing.mean() < 0.8
+    assert 0.3 < standing.mean() < 0.7
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     kind=st.sampled_from(["linf", "l2", "l1"]),
     classes=st.sampled_from([2, 3, 4, 10, 100]),
@@ -234,10 +224,8 @@ def test_soundness_for_any_shape_and_number_of_classes(kind, classes, shape, eps
 
     def short(threat):
         return (
-            autoattack.apgd_ce(threat, steps=4, shrinking=kind == "l1"),
-            autoattack.apgd_dlr(threat, classes=classes, steps=3),
+            autoattack.apgd_ce(threat, steps=5, shrinking=kind == "l1"),
             autoattack.apgd_targeted(threat, classes=classes, targets=2, steps=3),
-            autoattack.fab_untargeted(threat, classes=classes, steps=2),
             autoattack.fab_targeted(threat, classes=classes, targets=2, steps=3, restarts=2),
             *([autoattack.random_search(threat, queries=6)] if len(shape) < 4 else []),
         )
@@ -293,7 +281,7 @@ def test_arrays_that_do_not_fit_are_refused(change, words):
 def test_settings_that_cannot_be_meant_are_refused():
     with pytest.raises(ValueError, match="segment is 0"):
         suite.over(network, trials, segment=0)
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size 0"):
         suite.over(network, trials, batch_size=0)
     with pytest.raises(ValueError, match="norm is 'l1'"):
         autoattack.plus(Threat("l1", 1.0), classes=10)
