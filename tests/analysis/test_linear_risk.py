@@ -197,3 +197,14 @@ def test_radii_zero_and_the_mean_squared_error():
     for kind in KINDS:
         risk = closed_form.adversarial_risk(model, best.theta, 0.0, kind)
         assert float(risk) == pytest.approx(float(squared_error(model, best.theta)), rel=1e-6)
+
+
+def test_gradient_vanishes_at_smooth_optima():
+    """The minimiser on the host and the risk in JAX are two programs; they must speak of the same function."""
+    with jax.enable_x64(True):
+        slope = jax.jit(jax.grad(closed_form.adversarial_risk, argnums=1), static_argnums=3)
+        for inputs, _, _ in cases("opt2") + cases("opt_multi"):
+            if inputs["p"] == "2":
+                model = model_of(inputs)
+                found = slope(model, minimise(model, inputs["eps"], "l2").theta, inputs["eps"], "l2")
+                np.testing.assert_allclose(found, 0, atol=1e-8)
