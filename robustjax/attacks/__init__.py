@@ -5,6 +5,10 @@ pgd         projected gradient ascent and its one-step form
 compose     restarts, the worst of several, all targets, attacks from ascents
 apgd        Auto-PGD in linf, l2 and l1, and over shrinking balls
 fab         the nearest point beyond a decision boundary, targeted and not
+ddn         minimum norms in l2, on spheres whose radius follows the verdict
+fmn         minimum norms in linf, l2 and l1, in balls whose radius follows the verdict
+deepfool    a quick estimate of minimum norms, from linearised boundaries
+carlini_wagner  minimum norms in l2, as a trade with the margin
 square      random search that asks for values only
 autoattack  suites of attacks, as data
 grid        every point of a regular grid, and refinement of what a search found
@@ -15,6 +19,7 @@ solver      init, advance and finish: a solver that can be driven in segments
 starts      random first points
 nearest     what searches for the nearest point share
 climb       gradient ascent with step sizes that a rule adapts
+adam        the direction of Adam, one age per example
 sparse      the rule of l1 APGD
 hyperplane  the shortest way to a hyperplane inside a box
 bisection   exact thresholds without a sort

@@ -1,0 +1,78 @@
+"""FMN: the nearest adversarial point in linf, l2 and l1, by projected steps whose radius follows the verdict."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from robustjax.attacks.nearest import DUAL, Hunt, Rule, View, annealed, hunt, unit
+from robustjax.attacks.pgd import Start, at_origin
+from robustjax.attacks.solver import Solver
+from robustjax.numerics import TINY, constant, norm, per_example
+from robustjax.threats import Threat
+from robustjax.types import PerExample, Radius
+
+LAST_GAMMA, LAST_STEP = 1e-4, 1e-5
+
+
+def fmn(
+    threat: Threat,
+    *,
+    steps: int = 100,
+    step_size: Radius = 1.0,
+    gamma: float = 0.05,
+    start: Start = at_origin,
+) -> Solver:
+    """Step along the gradient and project onto a ball, which shrinks or grows with the verdict on its points.
+
+        x <- project(x + a g / |g|_2)
+
+    Before a point of positive merit is met, the radius is |d| + |value| / |gradient|_dual, where the linearised
+    boundary begins, and a share gamma more. After that it changes by gamma: down after such a point, at most to
+    the distance of the nearest, and up after any other.
+
+    Args:
+      threat: norm and box. Its radius decides only what counts as found: a nearest point further away is kept in
+        the state but not returned. With eps = inf, every one counts.
+      steps: gradients; a last forward pass looks at what the radius allows.
+      step_size: a, length of the first step in l2, in the units of x, one number or one per example; it falls
+        to 1e-5 along half a cosine.
+      gamma: first relative change of the radius, in (0, 1); it falls to 1e-4.
+      start: the first point, projected; x itself, or a random one for restarts.
+    Returns:
+      A solver whose result is the nearest point of positive merit, where there is one within the radius, and
+      the point of highest merit within the radius elsewhere. What it climbs should be zero on the boundary, as
+      `logit.margin` is: otherwise its first radius is a wrong guess.
+    Raises:
+      ValueError: if steps is less than 1, or step_size or gamma is out of range.
+
+    Reference: Pintor et al. 2021, arXiv:2102.12827 (algorithm 1), without l0 and without the search along the
+      line from an adversarial start. Projections are onto ball and box at once, not one after the other, and
+      the guess of the radius, which the paper takes as it is, goes beyond the boundary.
+    """
+    if steps < 1:
+        raise ValueError(f"fmn: steps is {steps}, must be at least 1")
+    if isinstance(step_size, int | float) and not step_size > 0:
+        raise ValueError(f"fmn: step_size is {step_size}, must be positive")
+    if not 0 < gamma < 1:
+        raise ValueError(f"fmn: gamma is {gamma}, must be in (0, 1)")
+
+    def begin(first: Array, origin: Array) -> PerExample:
+        del origin
+        return constant(first, jnp.inf)
+
+    def follow(state: Hunt, view: View) -> tuple[Array, PerExample]:
+        change = annealed(state.step, steps, gamma, LAST_GAMMA)
+        steep, nearest = norm(view.grad, DUAL[threat.norm]), state.kept.distance
+        rest = jnp.where(steep > TINY, jnp.abs(view.value) / jnp.maximum(steep, TINY), jnp.inf)
+        guess = norm(state.x - state.origin, threat.norm) + rest
+        # Without going beyond it, the guess comes ever nearer to a boundary and may never cross it.
+        larger = jnp.where(jnp.isfinite(nearest), state.memory, guess) * (1.0 + change)
+        smaller = jnp.minimum(state.memory * (1.0 - change), nearest)
+        radius = jnp.where(view.merit > 0, smaller, larger)
+        length = per_example(annealed(state.step, steps, jnp.asarray(step_size), LAST_STEP), state.x)
+        # One after the other, ball and box leave points short of the radius, and the guess behind the boundary.
+        ball = dataclasses.replace(threat, eps=radius, exact=True)
+        return ball.project(state.x + length * unit(view.grad), state.origin), radius
+
+    return hunt(threat, Rule(begin, follow), steps=steps, start=start)
