@@ -5,8 +5,12 @@
     record        the folder of a run: config.json and metrics.jsonl
     checkpoint    save and restore a state, checked (`leaves`: what it holds; `quiet`: silencing orbax)
     progress      how far a loop is
+    survivors     how far a suite of attacks is
+    snapshot      progress of an evaluation in a file
+    ledger        verdicts of a suite in files
     stopping      leaving a loop cleanly on SIGTERM and Ctrl-C
     figures       curves, training, ROC: PNG bytes (matplotlib)
+    panels        several small curves side by side: PNG bytes (matplotlib)
     grids         images side by side, what an attack did: PNG bytes (matplotlib)
     report        a page of text, tables and pictures in one file
     origin        config, versions, devices, commit and command of a result

@@ -1,0 +1,50 @@
+"""One line that says how many images an attack has left standing, and how long the rest takes."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TextIO
+
+import jax
+
+from robustjax.evaluation.suite import Standing
+from robustjax.runtime.progress import REDRAW_SECONDS, WINDOW_SECONDS, duration
+
+
+def survivors(
+    *, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+) -> Callable[[Standing], None]:
+    """Build the `watch` of a suite: a line that is redrawn on a terminal, a new one every ten seconds in a log.
+
+    The time left is an upper bound at the present speed: whoever breaks is done early.
+    """
+    out = file or sys.stderr
+    began, drawn, attack = clock(), -1e9, ""
+    recent: deque[tuple[float, float]] = deque()
+
+    def watch(now: Standing) -> None:
+        nonlocal drawn, attack
+        time_ = clock()
+        recent.append((time_, now.work))
+        while len(recent) > 2 and time_ - recent[0][0] > WINDOW_SECONDS:
+            recent.popleft()
+        if jax.process_index() != 0:
+            return
+        tty = out.isatty()
+        ended = now.share >= 1
+        if time_ - drawn < REDRAW_SECONDS[tty] and not (tty and (ended or now.attack != attack)):
+            return
+        drawn, attack = time_, now.attack
+        speed = (recent[-1][1] - recent[0][1]) / max(recent[-1][0] - recent[0][0], 1e-9)
+        left = f", at most {duration(now.work_left / speed)} left" if speed > 0 else ""
+        line = (
+            f"{now.number}/{now.attacks} {now.attack}  {100 * now.share:3.0f}%  {now.standing} of {now.images} "
+            f"standing  {duration(time_ - began)} gone{left}"
+        )
+        out.write(f"\r\x1b[K{line}" if tty else f"{line}\n")
+        if tty and ended:
+            out.write("\n")
+        out.flush()
+
+    return watch
