@@ -9,5 +9,7 @@ backgrounds  what a change of background does: gap, flips, coarse classes, effec
 saliency     whether what matters to the answer lies on the object
 probe        logistic regression on features, l1 and l2
 last_layer   deep feature reweighting: refit the last layer on balanced groups
+reliance     all of this for networks of several seeds on paired scenes
+measures     the numbers made of that, by name, and differences with intervals
 linear/      the theory of adversarially trained linear regression with core and spurious features
 """

@@ -5,11 +5,13 @@ It applies to any network, adversarially trained or not, and `retrained` may be 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from robustjax.analysis.groups import worst_group
 from robustjax.analysis.probe import Linear, logistic_l1, scaling
@@ -80,24 +82,25 @@ def dfr(
         rows = rng.permutation(np.flatnonzero(group == g))
         half[rows[: len(rows) // 2]] = True
 
-    # Subsets are weights of 0 and 1, so that one program fits all of them.
-    @jax.jit
-    def fit(weights, strength):
-        return jax.lax.map(
-            lambda ws: logistic_l1(scaled, target, classes=classes, weight=ws[0], strength=ws[1]),
-            (weights, strength),
-        )
-
     one = np.broadcast_to(_balanced(rng, group, half), (len(strengths), len(label)))
-    tuning = fit(one, jnp.asarray(strengths, jnp.float32))
+    tuning = _fits(scaled, target, one, jnp.asarray(strengths, jnp.float32), classes)
     verdicts = [
         np.asarray(Linear(w, b)(scaled).argmax(axis=-1)) == label for w, b in zip(*tuning, strict=True)
     ]
     tuned = {c: float(worst_group(v[~half], group[~half])) for c, v in zip(strengths, verdicts, strict=True)}
     best = max(tuned, key=lambda c: tuned[c])
     subsets = np.stack([_balanced(rng, group, np.ones_like(half)) for _ in range(refits)])
-    layers = fit(subsets, jnp.full(refits, best, jnp.float32))
+    layers = _fits(scaled, target, subsets, jnp.full(refits, best, jnp.float32), classes)
     return Refit(scale.undone(Linear(layers.weight.mean(axis=0), layers.bias.mean(axis=0))), best, tuned)
+
+
+# Subsets are weights of 0 and 1, so that one program fits all of them.
+@partial(jax.jit, static_argnames="classes")
+def _fits(scaled: Array, label: Array, weights: Array, strength: Array, classes: int) -> Linear:
+    def fit(each):
+        return logistic_l1(scaled, label, classes=classes, weight=each[0], strength=each[1])
+
+    return jax.lax.map(fit, (weights, strength))
 
 
 def retrained(model: Model, params: Params, state: State, layer: Linear) -> LogitsFn:

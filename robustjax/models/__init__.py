@@ -6,6 +6,7 @@ normalisation  channel means and standard deviations of data sets
 adapters       from a flax module to a Model
 pooling        max_pool, avg_pool over disjoint windows
 small          linear, mlp, convnet_small, convnet
+strided        strided: small, fast with many networks at once
 resnet         resnet18, resnet34, resnet50 for small images
 preact         preact_resnet18
 wideresnet     wideresnet: WRN-depth-width

@@ -1,0 +1,361 @@
+"""What the page of tradeoff.py says: three findings, what was expected, and all numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import common
+import numpy as np
+
+from robustjax import runtime
+from robustjax.analysis.intervals import Estimate
+from robustjax.analysis.measures import MEASURES, Measure, Term, estimate
+from robustjax.runtime.panels import Line, Panel, panels
+from robustjax.runtime.report import Report
+
+STRONG, WEAK = (0.25, 0.08), (0.08, 0.05)  # of the background: scale of the texture, and of the pixel noise
+FRONTIER = ("clean", "robust", "worst", "rfs")
+ALIKE = ("clean", "robust", "worst_class", "rfs")  # of networks whose backgrounds nobody planted
+CORNER = "Linf radii are drawn at the l2 length of their farthest corner."
+
+
+class Cell(NamedTuple):
+    """One setting, trained with all seeds at once; plain training has radius 0."""
+
+    task: Literal["multi", "binary"]
+    background: tuple[float, float]
+    correlation: float
+    method: Literal["plain", "group_dro", "jtt"] = "plain"
+    norm: str = "l2"
+    eps: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Name the file of the setting."""
+        training = f"{self.norm}_{self.eps:.5g}" if self.eps else "clean"
+        return (
+            f"{self.task}_background{self.background[0]:g}_rho{self.correlation:g}_{self.method}_{training}"
+        )
+
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Results(NamedTuple):
+    """What was measured of every setting, and how to look at it."""
+
+    cells: dict[Cell, Arrays]
+    correlation: float  # of the settings that differ in the radius
+    radius: float  # l2, of the settings that differ in the correlation
+    features: int  # pixels times channels
+    resamples: int
+
+    def multi(self, background: tuple[float, float], norm: str = "l2", eps: float = 0.0) -> Cell:
+        """Name the setting of ten classes with a radius."""
+        return Cell("multi", background, self.correlation, "plain", norm, eps)
+
+    def binary(self, norm: str = "l2", eps: float = 0.0) -> Cell:
+        """Name the setting of two classes with a radius."""
+        return Cell("binary", WEAK, 0.95, "plain", norm, eps)
+
+    def correlated(self, correlation: float, eps: float) -> Cell:
+        """Name the setting of ten classes with a correlation."""
+        return Cell("multi", STRONG, correlation, "plain", "l2", eps)
+
+    def radii(self, like: Cell) -> list[float]:
+        """List the radii trained, 0 left out, of settings that differ from one in the radius alone."""
+        return sorted(c.eps for c in self.cells if c.eps and c == like._replace(eps=c.eps))
+
+    def largest(self, like: Cell) -> Cell | None:
+        """Find the setting of largest radius."""
+        radii = self.radii(like)
+        return like._replace(eps=radii[-1]) if radii else None
+
+    def estimate(self, *terms: tuple[float, Cell, str]) -> Estimate:
+        """Estimate a signed sum of measures."""
+        return estimate([(s, self.cells[c], MEASURES[m]) for s, c, m in terms], resamples=self.resamples)
+
+    def change(self, one: Cell, other: Cell, measure: str) -> str:
+        """Say in a verb how a measure differs between settings."""
+        found = self.estimate((1, one, measure), (-1, other, measure))
+        return "raises" if found.low > 0 else "lowers" if found.high < 0 else "does not clearly change"
+
+    def line(self, points: Sequence[tuple[float, Cell]], measure: str) -> Line:
+        """Draw a measure over settings."""
+        return drawn([(x, self.cells[c]) for x, c in points], MEASURES[measure], self.resamples)
+
+    def over_radii(self, background: tuple[float, float], measure: str) -> dict[str, Line]:
+        """Draw a measure over the radii of each norm, plain training first."""
+        lines = {}
+        for norm, reach in (("l2", 1.0), ("linf", self.features**0.5)):
+            radii = self.radii(self.multi(background, norm))
+            cells = [self.multi(background), *(self.multi(background, norm, e) for e in radii)]
+            if radii:
+                lines[f"{norm} training"] = self.line([(c.eps * reach, c) for c in cells], measure)
+        return lines
+
+
+def drawn(points: Sequence[tuple[float, Arrays]], measure: Measure, resamples: int) -> Line:
+    """Draw a measure over settings given by their arrays."""
+    found = [estimate([(1, arrays, measure)], resamples=resamples) for _, arrays in points]
+    value, low, high = ([getattr(f, part) for f in found] for part in ("value", "low", "high"))
+    return Line([x for x, _ in points], value, low, high)
+
+
+def written(found: Estimate) -> str:
+    """Write an estimate with its interval."""
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
+# --- what is expected ---------------------------------------------------------------------------------
+
+
+class Claim(NamedTuple):
+    """A statement about a signed sum of measures, and on which side of a bound it is expected."""
+
+    text: str
+    terms: tuple[tuple[float, Cell, str], ...]
+    bound: float
+    above: bool
+
+    def judged(self, results: Results) -> dict[str, str]:
+        """Compare with what was found: one row of a table."""
+        found = results.estimate(*self.terms)
+        agrees = found.value >= self.bound if self.above else found.value <= self.bound
+        return {
+            "claim": self.text,
+            "expected": f"at {'least' if self.above else 'most'} {self.bound:g}",
+            "found": written(found),
+            "verdict": "agrees" if agrees else "does not agree",
+        }
+
+
+def claims(results: Results) -> list[Claim]:
+    """State what is expected; a claim whose settings were not trained is left out."""
+    out: list[Claim] = []
+
+    def say(text: str, bound: float, *terms: tuple[float, Cell | None, str], above: bool = True) -> None:
+        known = [
+            (s, c, m) for s, c, m in terms if c and c in results.cells and MEASURES[m].known(results.cells[c])
+        ]
+        if len(known) == len(terms):
+            out.append(Claim(text, tuple(known), bound, above))
+
+    strong, weak, two = results.multi(STRONG), results.multi(WEAK), results.binary()
+    top = {n: results.largest(strong._replace(norm=n)) for n in ("l2", "linf")}
+    for norm, robust in top.items():
+        where = f"strong background, {norm} training:"
+        say(f"{where} a wider background gap", 0.05, (1, robust, "gap"), (-1, strong, "gap"))
+        say(
+            f"{where} more right from the background alone",
+            0.25,
+            (1, robust, "only_bg"),
+            (-1, strong, "only_bg"),
+        )
+        say(
+            f"{where} robust on its own background only",
+            0.4,
+            (1, robust, "robust_same"),
+            (-1, robust, "robust_rand"),
+        )
+    small = {n: results.largest(weak._replace(norm=n)) for n in ("l2", "linf")}
+    say(
+        "weak background, linf training: a narrower gap",
+        -0.08,
+        (1, small["linf"], "gap"),
+        (-1, weak, "gap"),
+        above=False,
+    )
+    say("weak background: a smaller gap by linf than by l2 training", 0.0, (1, small["linf"], "gap"),
+        (-1, small["l2"], "gap"), above=False)  # fmt: skip
+    for eps, name, kept, lost in ((0.0, "plain", 0.15, -0.15), (results.radius, "adversarial", 0.2, -0.35)):
+        low, high = (results.correlated(c, eps) for c in (0.1, 0.95))
+        for measure, what, bound in (("robust", "kept", kept), ("robust_rand", "broken", lost)):
+            way = "more" if bound > 0 else "less"
+            say(f"{name} training with a shortcut: {way} robust where it is {what}", bound, (1, high, measure),
+                (-1, low, measure), above=bound > 0)  # fmt: skip
+    for norm in ("l2", "linf"):
+        robust = results.largest(two._replace(norm=norm))
+        say(
+            f"two classes, {norm} training: a worse worst group",
+            -0.1,
+            (1, robust, "worst"),
+            (-1, two, "worst"),
+            above=False,
+        )
+        say(f"two classes, {norm} training, last layer refitted: worst group", 0.45, (1, robust, "refit"))
+    return out
+
+
+# --- the page -----------------------------------------------------------------------------------------
+
+
+def page(cfg: Any, results: Results, examples: bytes) -> Report:
+    """Write the page a person reads."""
+    sheet = Report("What adversarial training does to shortcuts", cfg)
+    sheet.text(
+        "A network can recognise a digit by its shape, or take a shortcut: here every digit lies on a texture that "
+        "mostly belongs to its class. Adversarial training hardens a network against small changes of its input. Does "
+        "it then look more at the digit, or more at the background? Real digits, artificial backgrounds, "
+        f"{cfg.seeds} networks for every setting; shades are 95 % bootstrap intervals over networks and test images."
+    )
+    sheet.picture(
+        examples,
+        name="examples",
+        caption="What the networks see: the same test digits on their own textures, on random ones, and the texture "
+        "alone; above a strong background, below a weak one.",
+    )
+    findings = [told(results) for told in (_radii, _correlations, _groups)]
+    for number, (sentence, picture, caption) in enumerate((f for f in findings if f), 1):
+        sheet.section(f"{number}. {sentence}")
+        sheet.picture(picture, caption=caption, name=f"picture{number}")
+    sheet.section("What was expected, and what was found")
+    rows = [claim.judged(results) for claim in claims(results)]
+    for row in rows:
+        runtime.say(f"{row['verdict']:>15}: {row['claim']}: {row['found']}, expected {row['expected']}")
+    sheet.table(
+        rows,
+        caption="Differences of accuracies, averaged over networks. The verdict compares the average with what was "
+        "expected; where the interval holds the bound, another run may decide otherwise.",
+    )
+    sheet.section("Accuracy, robustness, worst group and sensitivity over the radius")
+    for name, background in (("strong", STRONG), ("weak", WEAK)):
+        drawings = [
+            Panel(m.title, results.over_radii(background, key), "reach of training (l2)", m.unit)
+            for key, m in ((key, MEASURES[key]) for key in FRONTIER)
+        ]
+        sheet.picture(
+            panels(drawings, across=2),
+            name=f"frontier_{name}",
+            caption=f"The {name} background. {CORNER} Foreground sensitivity (RFS) is high where noise on the digit "
+            "hurts more than noise on the background; it mixes where a network looks with how much noise it bears, so "
+            "it is not to be read alone.",
+        )
+    sheet.section("All settings")
+    sheet.table(
+        [_row(cell, arrays) for cell, arrays in results.cells.items()],
+        caption="Averages over networks and test images. The worst group is a class on its own or on another "
+        "background, in each network by itself; refitted: the last layer fitted again on scenes without the shortcut.",
+    )
+    sheet.scope(
+        **_scope(
+            cfg, [f"{len(results.cells)} settings of a small convolutional network, {cfg.seeds} seeds each"]
+        )
+    )
+    return sheet
+
+
+def compared(cfg: Any, found: Sequence[tuple[Mapping[str, Any], Arrays]]) -> Report:
+    """Write the page about networks that others trained: facts (name, norm, eps) and arrays of each."""
+    sheet = Report("What these networks rely on", cfg)
+    sheet.text("Each network is judged on the test images of its own data set.")
+    rows = []
+    for facts, arrays in found:
+        known = [MEASURES[m] for m in (*ALIKE, "overlap") if MEASURES[m].known(arrays)]
+        terms: list[list[Term]] = [[(1, arrays, m)] for m in known]
+        numbers = [written(estimate(term, resamples=cfg.resamples)) for term in terms]
+        training = f"{facts['norm']} {facts['eps']:.4g}" if facts["eps"] else "plain"
+        rows.append(
+            {"network": facts["name"], "training": training}
+            | dict(zip((m.title for m in known), numbers, strict=True))
+        )
+    sheet.table(rows, caption="Means with 95 % bootstrap intervals over test images.")
+    norms = list(dict.fromkeys(facts["norm"] for facts, _ in found))
+    drawings = []
+    for measure in (MEASURES[m] for m in ALIKE if all(MEASURES[m].known(a) for _, a in found)):
+        lines = {}
+        for norm in norms:
+            points = [(f["eps"], a) for f, a in found if f["norm"] == norm or not f["eps"]]
+            lines[f"{norm} training"] = drawn(sorted(points, key=lambda p: p[0]), measure, cfg.resamples)
+        drawings.append(Panel(measure.title, lines, "radius of training", measure.unit))
+    sheet.picture(
+        panels(drawings, across=2),
+        name="frontier",
+        caption="Over the radius of training; 0 is plain training.",
+    )
+    sheet.scope(**_scope(cfg, [facts["name"] for facts, _ in found]))
+    return sheet
+
+
+def _radii(results: Results) -> tuple[str, bytes, str]:
+    cells = {}
+    for b in (STRONG, WEAK):
+        top = results.largest(results.multi(b, "linf")) or results.largest(results.multi(b))
+        cells[b] = results.change(top, results.multi(b), "gap") if top else "is not known to change"
+    drawings = [
+        Panel(f"{name} background", results.over_radii(b, "gap"), "reach of training (l2)", "accuracy lost")
+        for name, b in (("Strong", STRONG), ("Weak", WEAK))
+    ]
+    return (
+        f"Strong adversarial training {cells[STRONG]} the reliance on a strong background; it {cells[WEAK]} that on a "
+        "weak one.",
+        panels(drawings, across=2),
+        f"How much accuracy is lost when backgrounds no longer match; at 0 the background does not matter. {CORNER}",
+    )
+
+
+def _correlations(results: Results) -> tuple[str, bytes, str] | None:
+    drawings = []
+    known = sorted(
+        c.correlation for c in results.cells if c == results.correlated(c.correlation, results.radius)
+    )
+    if len(known) < 2:
+        return None
+    for name, radius in (("Plain training", 0.0), ("Adversarial training", results.radius)):
+        points = [(c, results.correlated(c, radius)) for c in known]
+        lines = {
+            "backgrounds as in training": results.line(points, "robust"),
+            "random backgrounds": results.line(points, "robust_rand"),
+        }
+        drawings.append(Panel(name, lines, "correlation in training", "accuracy under attack", (0, 1)))
+    # With a perfect shortcut nothing else is trained at all, so the comparison stops short of 1.
+    ends = [results.correlated(c, results.radius) for c in (max([c for c in known if c < 1]), known[0])]
+    kept, lost = (results.change(ends[0], ends[1], m) for m in ("robust", "robust_rand"))
+    return (
+        f"A shortcut {kept} the robustness of adversarially trained networks while it holds, and {lost} it once it "
+        "breaks.",
+        panels(drawings, across=2),
+        "Accuracy under attack of networks trained with more or less of a shortcut, plainly and at l2 "
+        f"{results.radius:g}.",
+    )
+
+
+def _groups(results: Results) -> tuple[str, bytes, str] | None:
+    last = results.largest(results.binary())
+    if last is None:
+        return None
+    points = [(e, results.binary("l2", e)) for e in (0.0, *results.radii(results.binary()))]
+    lines = {
+        "as trained": results.line(points, "worst"),
+        "last layer refitted": results.line(points, "refit"),
+    }
+    back = results.estimate((1, last, "refit"), (-1, last, "worst"))
+    done = "brings back" if back.low > 0 else "does not clearly bring back"
+    return (
+        f"Refitting the last layer on a few images without the shortcut {done} the digits that adversarial training "
+        "gave up.",
+        panels([Panel("Worst group of two classes", lines, "l2 radius of training", "accuracy", (0, 1))]),
+        "Accuracy on the worst combination of class and background: is the digit lost from the features, or ignored?",
+    )
+
+
+def _row(cell: Cell, arrays: Arrays) -> dict[str, Any]:
+    facts = {
+        "task": cell.task,
+        "background": cell.background[0],
+        "correlation": cell.correlation,
+        "method": cell.method,
+        "radius": f"{cell.norm} {cell.eps:.4g}" if cell.eps else "plain",
+    }
+    return facts | {m.title: f"{m.of(arrays):.3f}" if m.known(arrays) else None for m in MEASURES.values()}
+
+
+def _scope(cfg: Any, attacked: list[str]) -> dict[str, list[str]]:
+    return {
+        "attacked": attacked,
+        "attacks": [f"{common.described(cfg.judge)}, radius {cfg.judge.eps:g}"],
+        "not_attacked": [
+            "other norms and radii than the judge's",
+            "black-box and minimal-norm attacks",
+            "gradient-masking checks",
+        ],
+    }

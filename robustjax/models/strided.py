@@ -1,0 +1,75 @@
+"""A small network of strided convolutions, as matrix products over patches.
+
+With a leading axis of parameters, as `vmap` over seeds gives it, a convolution becomes a grouped one, which is
+several times slower on a CPU; a matrix product becomes a batch of them and stays fast, in loops as well.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from robustjax.models import layers
+from robustjax.models.adapters import from_flax
+from robustjax.models.layers import DType
+from robustjax.types import Images, Logits, Model
+
+
+class Strided(nn.Module):
+    """3x3 convolutions of stride 2 with ReLU, a hidden layer and a linear one."""
+
+    classes: int
+    widths: tuple[int, ...]
+    hidden: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool = False) -> Logits:
+        for i, width in enumerate(self.widths):
+            x = nn.relu(Patches(width, self.dtype, name=f"conv{i}")(x))
+            self.sow("features", f"stage{i}", x)
+        x = nn.relu(layers.linear(x.reshape(x.shape[0], -1), self.hidden, dtype=self.dtype, name="hidden"))
+        self.sow("features", f"stage{len(self.widths)}", x)
+        return layers.linear(x, self.classes, dtype=self.dtype, name="head")
+
+
+class Patches(nn.Module):
+    """A 3x3 convolution of stride 2, zero-padded by 1."""
+
+    features: int
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j o"]:
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", layers.fan_in_uniform, shape, jnp.float32)
+        bias = self.param("bias", layers.bias_uniform(9 * x.shape[-1]), (self.features,), jnp.float32)
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        high, wide = ((side + 1) // 2 for side in x.shape[1:3])
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        taps = [x[:, i : i + 2 * high - 1 : 2, j : j + 2 * wide - 1 : 2] for i in range(3) for j in range(3)]
+        return jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, self.features) + bias
+
+
+def strided(
+    *,
+    classes: int = 10,
+    shape: tuple[int, ...] = (16, 16, 3),
+    widths: Sequence[int] = (24, 48, 64),
+    hidden: int = 128,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype: DType = jnp.float32,
+) -> Model:
+    """Build the network.
+
+    Args:
+      classes: number of logits.
+      shape: of one image, (h, w, c).
+      widths: channels of each convolution.
+      hidden: width of the layer that the last one reads.
+      mean, std: normalisation per channel.
+      dtype: what the network computes in; parameters and logits are float32.
+    """
+    return from_flax(Strided(classes, tuple(widths), hidden, dtype), shape=shape, mean=mean, std=std)

@@ -1,0 +1,86 @@
+"""The trade-off script: what it leaves, how it resumes, other people's networks, and its verdicts."""
+
+import io
+
+import numpy as np
+import scripts  # first: it puts experiments/ on the path
+import tradeoff
+from pages import tradeoff as pages
+
+TINY = ["smoke", "--out"]
+
+
+def test_it_resumes_from_finished_settings(tmp_path, capsys, monkeypatch):
+    # In processes of their own, which share compiled programs: compiling is all that takes time here.
+    done = scripts.run("tradeoff", *TINY, tmp_path)
+    assert done.returncode == 0, done.stderr
+    cells = sorted((tmp_path / "cells").iterdir())
+    assert len(cells) == 6 == done.stderr.count("setting ")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png") == 5 and "agree" in page
+    with np.load(cells[0]) as file:
+        assert file["prediction/original"].shape == (2, 24) and file["weights/head.kernel"].shape == (
+            2,
+            128,
+            10,
+        )
+
+    before = {c: c.read_bytes() for c in cells}
+    cells[2].unlink()
+    again = scripts.run("tradeoff", *TINY, tmp_path)
+    assert again.returncode == 0 and again.stderr.count("setting ") == 1
+    with np.load(cells[2]) as file, np.load(io.BytesIO(before[cells[2]])) as old:
+        for name in old.files:
+            np.testing.assert_array_equal(file[name], old[name])
+    other = scripts.call(capsys, monkeypatch, "tradeoff", *TINY, tmp_path, "--epochs", 2)
+    assert other.returncode == 2 and "epochs" in other.stderr
+
+
+def test_networks_that_others_trained(trained, tmp_path):
+    words = ["--runs", trained, "--test", 40]
+    done = scripts.run("tradeoff", *TINY, tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    (cell,) = (tmp_path / "cells").iterdir()
+    found = tradeoff.unpacked(cell)
+    assert found["robust/original"].shape == (1, 40) and "noise/foreground" in found
+    assert "worst class" in (tmp_path / "report.html").read_text()
+
+
+def test_every_setting_is_trained_once():
+    cells = tradeoff.grid(tradeoff.PRESETS["digits"])
+    assert len(cells) == len({c.name for c in cells}) == 31
+    strong = [c for c in cells if c.background == pages.STRONG and c.correlation == 0.8]
+    assert [(c.norm, round(c.eps * 255, 2)) for c in strong] == [
+        ("l2", 0), ("l2", 38.25), ("l2", 76.5), ("l2", 153), ("linf", 2), ("linf", 4), ("linf", 8)
+    ]  # fmt: skip
+
+
+def made_up(gap, seeds=2, count=200):
+    """Predictions with a given background gap."""
+    label = np.arange(count) % 10
+    random = np.where(np.arange(count) < gap * count, (label + 1) % 10, label)
+    arrays = {"label": label, "prediction/mixed_same": label, "prediction/mixed_rand": random}
+    return {name: np.broadcast_to(a, (seeds, count)) for name, a in arrays.items()}
+
+
+def test_verdicts_say_what_was_found():
+    results = pages.Results({}, 0.8, 0.3, 768, 50)
+    plain, robust = results.multi(pages.STRONG), results.multi(pages.STRONG, "l2", 0.6)
+    for gap, verdict in ((0.3, "agrees"), (0.22, "does not agree")):
+        results.cells.update({plain: made_up(0.2), robust: made_up(gap)})
+        (claim,) = pages.claims(results)  # the only one whose settings and arrays are there
+        row = claim.judged(results)
+        assert row["verdict"] == verdict and row["found"].startswith(f"{gap - 0.2:.3f}")
+        low, high = (float(w) for w in row["found"].split("(")[1][:-1].split(" to "))
+        assert low <= gap - 0.2 <= high
+    assert results.change(plain, plain, "gap") == "does not clearly change"
+
+
+def test_what_cannot_be_meant_is_refused(tmp_path, capsys, monkeypatch):
+    for words, message in (
+        (["--l2", "0"], "must be above 0"),
+        (["--correlations", "1.2"], "must be in [0, 1]"),
+        (["--seeds", "0"], "--seeds is 0, must be at least 1"),
+    ):
+        done = scripts.call(capsys, monkeypatch, "tradeoff", *TINY, tmp_path / "no", *words)
+        assert done.returncode == 2 and message in done.stderr and not (tmp_path / "no").exists()
