@@ -2,6 +2,7 @@
 
 objectives  what to climb, from a classifier's logits
 pgd         projected gradient ascent and its one-step form
+steady      the same as a solver
 compose     restarts, the worst of several, all targets, attacks from ascents
 apgd        Auto-PGD in linf, l2 and l1, and over shrinking balls
 fab         the nearest point beyond a decision boundary, targeted and not
@@ -10,7 +11,11 @@ fmn         minimum norms in linf, l2 and l1, in balls whose radius follows the 
 deepfool    a quick estimate of minimum norms, from linearised boundaries
 carlini_wagner  minimum norms in l2, as a trade with the margin
 square      random search that asks for values only
+spsa        ascent along gradients estimated from values
+transfer    points made on one network, judged by another
+adaptive    networks as an adaptive attacker sees them: means over randomness, slopes where there are none
 autoattack  suites of attacks, as data
+health      signs that attacks on a network cannot be believed (flags: each sign; probes: what to measure for them)
 grid        every point of a regular grid, and refinement of what a search found
 
 What those three are made of:

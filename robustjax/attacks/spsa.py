@@ -1,0 +1,117 @@
+"""SPSA: ascent along gradients estimated from values at random pairs of points."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from robustjax.attacks.adam import Moments, adam, rest
+from robustjax.attacks.pgd import Start, at_origin, better
+from robustjax.attacks.solver import Count, Judged, Solver, nothing_yet, repeat
+from robustjax.numerics import constant, fold, keys_for, per_example
+from robustjax.threats import Threat
+from robustjax.types import Found, Number, Objective
+
+
+class Estimated(NamedTuple):
+    """Where an ascent stands, one row per example: `x` is asked next, `found` has the highest merit so far."""
+
+    key: PRNGKeyArray
+    origin: Array
+    x: Array
+    moments: Moments
+    found: Found
+    step: Int[Array, "b"]
+
+
+def spsa(
+    threat: Threat,
+    *,
+    steps: int = 100,
+    samples: int = 128,
+    delta: Number = 0.01,
+    step_size: Number = 0.01,
+    at_once: int | None = 16,
+    start: Start = at_origin,
+) -> Solver:
+    """Climb by Adam along estimated gradients and project; ask for values only.
+
+    For networks that have no gradient, or none to be trusted: g = mean of v (f(x + delta v) - f(x - delta v))
+    / (2 delta) over random signs v.
+
+    Args:
+      threat: where the result must lie.
+      steps: estimates; with the last point that makes steps + 1 iterations.
+      samples: pairs of values per estimate.
+      delta: how far from x to ask, per feature, in the units of x; outside threat and box too.
+      step_size: of Adam, about how far each feature moves per step.
+      at_once: how many pairs to fold into the batch axis of one pass; None for all.
+      start: the first point, projected.
+    Returns:
+      An ascent that can also be driven in segments, of 2 samples + 1 forward passes per iteration. Never worse
+      than its start.
+    Raises:
+      ValueError: if steps is negative, samples or at_once is less than 1, or delta or step_size not positive.
+
+    Reference: Uesato et al. 2018, arXiv:1802.05666 (linf, the margin as objective). Pairs whose values are not
+      finite count as flat.
+    """
+    if steps < 0:
+        raise ValueError(f"spsa: steps is {steps}, must be at least 0")
+    for name, count in (("samples", samples), ("at_once", at_once)):
+        if count is not None and count < 1:
+            raise ValueError(f"spsa: {name} is {count}, must be at least 1")
+    for name, number in (("delta", delta), ("step_size", step_size)):
+        if isinstance(number, int | float) and not number > 0:
+            raise ValueError(f"spsa: {name} is {number}, must be positive")
+
+    def init(key: PRNGKeyArray, x: Array) -> Estimated:
+        first, rest_of_keys = jax.vmap(jax.random.split, out_axes=1)(keys_for(key, x.shape[0]))
+        begin = threat.project(start(first, x), x)
+        return Estimated(rest_of_keys, x, begin, rest(begin), nothing_yet(begin), constant(x, 0, jnp.int32))
+
+    def advance(objective: Judged, state: Estimated, count: Count) -> Estimated:
+        def move(state: Estimated) -> Estimated:
+            found = better(state.found, Found(state.x, objective(state.x)[1]))
+            keys = jax.vmap(jax.random.fold_in)(state.key, state.step)
+            slope = estimated_gradient(
+                keys, lambda x: objective(x)[0], state.x, samples=samples, delta=delta, at_once=at_once
+            )
+            way, moments = adam(state.moments, slope, state.step)
+            x = threat.project(state.x + step_size * way, state.origin)
+            return state._replace(x=x, moments=moments, found=found)
+
+        return repeat(move, state, count, steps + 1)
+
+    return Solver(init, advance, lambda state: state.found, steps + 1)
+
+
+def estimated_gradient(
+    keys: PRNGKeyArray, objective: Objective, x: Array, *, samples: int, delta: Number, at_once: int | None
+) -> Array:
+    """Average v (f(x + delta v) - f(x - delta v)) / (2 delta) over random signs v: unbiased where f is linear.
+
+    Args:
+      keys: one per example.
+      objective: f, asked for values only.
+      x: where, (b, ...).
+      samples: how many v.
+      delta: half the distance of a pair, per feature.
+      at_once: how many pairs to fold into the batch axis of one pass; None for all.
+    """
+    width = min(at_once or samples, samples)
+    parts = math.ceil(samples / width)
+
+    def part(total: Array, ranks: Int[Array, "s"]) -> tuple[Array, None]:
+        draw = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))
+        signs = jax.vmap(lambda rank: draw(fold(keys, rank)))(ranks)
+        values = jax.vmap(objective)(jnp.concatenate([x + delta * signs, x - delta * signs]))
+        slope = (values[:width] - values[width:]) / (2.0 * delta)
+        # The last part may be filled up with pairs that do not count.
+        slope = jnp.where(jnp.isfinite(slope) & (ranks < samples)[:, None], slope, 0.0)
+        return total + (jax.vmap(per_example)(slope, signs) * signs).sum(axis=0), None
+
+    ranks = jnp.arange(parts * width).reshape(parts, width)
+    return jax.lax.scan(part, jnp.zeros_like(x), ranks)[0] / samples

@@ -1,0 +1,29 @@
+"""Adversarial points made on one network and judged by another."""
+
+import jax
+from jaxtyping import Array, PRNGKeyArray
+
+from robustjax.attacks import objectives
+from robustjax.attacks.compose import Wish
+from robustjax.types import Attack, Found, Labels, LogitsFn
+
+
+def transferred(attack: Attack, source: LogitsFn, *, judge: Wish = objectives.margin) -> Attack:
+    """Attack a source network and judge the points on the victim, which is asked once.
+
+    For victims whose gradients mislead: where points from another network break more than the victim's own,
+    these are masked. `compose.worst_of` joins several sources.
+
+    Args:
+      attack: makes the points; best one that climbs far beyond the source's boundary, as `against(pgd(...))`.
+      source: the network it sees.
+      judge: how to judge; the value returned is its, on the victim.
+
+    Reference: Papernot et al. 2016, arXiv:1605.07277.
+    """
+
+    def judged(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+        point = attack(key, source, x, y).x
+        return jax.lax.stop_gradient(Found(point, judge(logits_fn, y)(point)))
+
+    return judged
