@@ -24,6 +24,8 @@ from typing import Any, Literal, NamedTuple
 import common
 import jax
 import jax.numpy as jnp
+import numpy as np
+import peers
 
 from robustjax import optimizers, training
 from robustjax.attacks import objectives
@@ -112,47 +114,18 @@ def ours(case: Case, model: Model, cfg: Config, attack: Attack, batch: Batch) ->
     return turn
 
 
-def pytorch(name: str, case: Case, cfg: Config, count: int) -> Callable[[], None]:
-    """Build one turn of PyTorch in eager mode."""
+def pytorch(name: str, case: Case, model: Model, cfg: Config, batch: Batch) -> Callable[[], None]:
+    """Build one turn of PyTorch in eager mode, with the same weights and images."""
     import torch
-    from torch import nn
     from torch.nn import functional as f
 
-    torch.set_num_threads(os.cpu_count() or 1)
     place = "cuda" if torch.cuda.is_available() else "cpu"
-
-    class Block(nn.Module):
-        def __init__(self, narrow: int, wide: int, stride: int):
-            super().__init__()
-            self.conv1, self.norm1 = nn.Conv2d(narrow, wide, 3, stride, 1, bias=False), nn.BatchNorm2d(wide)
-            self.conv2, self.norm2 = nn.Conv2d(wide, wide, 3, 1, 1, bias=False), nn.BatchNorm2d(wide)
-            change = nn.Sequential(nn.Conv2d(narrow, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
-            self.shortcut = change if stride > 1 else nn.Identity()
-
-        def forward(self, x):
-            y = self.norm2(self.conv2(f.relu(self.norm1(self.conv1(x)))))
-            return f.relu(y + self.shortcut(x))
-
-    def resnet18() -> nn.Module:
-        stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-        widths = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
-        blocks = [Block(*a) for narrow, wide, s in widths for a in ((narrow, wide, s), (wide, wide, 1))]
-        return nn.Sequential(*stem, *blocks, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(512, 10))
-
-    def convnet() -> nn.Module:
-        first = [nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
-        second = [nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
-        last = [nn.Flatten(), nn.Linear(7 * 7 * 64, 1024), nn.ReLU(), nn.Linear(1024, 10)]
-        return nn.Sequential(*first, *second, *last)
-
-    def convnet_small() -> nn.Module:
-        first = [nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU()]
-        return nn.Sequential(*first, nn.Flatten(), nn.Linear(7 * 7 * 32, 100), nn.ReLU(), nn.Linear(100, 10))
-
-    net = {"resnet18": resnet18, "convnet": convnet, "convnet_small": convnet_small}[name]().to(place)
+    net = peers.network(name, *model.init(jax.random.key(0))).to(place)
     tx = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    h, w, c = case.shape
-    x, y = torch.rand(count, c, h, w, device=place), torch.randint(10, (count,), device=place)
+    image = np.array(batch.image).transpose(0, 3, 1, 2)
+    x, y = (
+        torch.from_numpy(np.ascontiguousarray(a)).to(place) for a in (image, np.array(batch.label, np.int64))
+    )
 
     def update() -> None:
         net.eval()
@@ -228,7 +201,7 @@ def measure(name: Network, count: int, cfg: Config) -> dict[str, Any]:
         for label, ascent in ascents.items()
     }
     if cfg.torch and find_spec("torch"):
-        contenders["pytorch"] = pytorch(name, case, cfg, count)
+        contenders["pytorch"] = pytorch(name, case, model, cfg, batch)
 
     rates = {
         label: [cfg.updates * count / s for s in seconds]

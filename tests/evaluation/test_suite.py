@@ -197,7 +197,7 @@ def test_standard_is_exact_on_a_linear_network(kind, dual):
     distance = np.where(slopes > 0, gaps / np.maximum(slopes, 1e-9), np.inf).min(axis=1)
     eps = float(np.median(distance[distance > 0]))
     evaluate = suite.over(
-        lambda w: lambda x: x @ w, lambda t: autoattack.standard(t, classes=4)[:2], batch_size=40, smallest=40
+        lambda w: lambda x: x @ w, lambda t: autoattack.standard(t, classes=4)[1:3], batch_size=40, smallest=40
     )
     standing = evaluate(KEY, x, y, Threat(kind, eps, -9.0, 9.0), weight).standing
     clear = np.abs(distance / eps - 1) > 0.01

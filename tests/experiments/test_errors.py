@@ -16,8 +16,8 @@ CASES = {
     "radius in bytes": ("train_classifier", ["smoke", "--attack.eps", "8"], "at most 1 for images in [0, 1]"),
     "no restarts": (
         "eval_attack",
-        ["smoke", "--attack.restarts", "0"],
-        "--attack.restarts is 0, must be at least 1",
+        ["smoke", "--source.run", "x", "--restarts", "0"],
+        "--restarts is 0, must be at least 1",
     ),
     "unknown model": (
         "train_classifier",
@@ -39,8 +39,37 @@ CASES = {
     ),
     "no such run": (
         "eval_attack",
-        ["smoke", "--run", "nowhere"],
+        ["smoke", "--source.run", "nowhere"],
         "nowhere holds no run of train_classifier.py",
+    ),
+    "no network": ("eval_attack", ["smoke"], "are all missing, must be one: the network to judge"),
+    "unknown attack": (
+        "eval_attack",
+        ["smoke", "--source.run", "x", "--attacks", "pdg"],
+        "--attacks has 'pdg', must be of apgd-ce",
+    ),
+    "not a part": (
+        "eval_attack",
+        ["smoke", "--source.run", "x", "--share", "3/2"],
+        "--share is '3/2', must be like 2/8",
+    ),
+    "no such function": (
+        "eval_attack",
+        ["smoke", "--source.function", "json:nothing", "--source.dataset", "digits"],
+        "which cannot be imported",
+    ),
+    "no such checkpoint": (
+        "eval_attack",
+        [
+            "smoke",
+            "--source.checkpoint",
+            "no.pt",
+            "--source.architecture",
+            "resnet18",
+            "--source.dataset",
+            "digits",
+        ],
+        "no.pt",
     ),
 }
 
@@ -69,6 +98,6 @@ def test_checkpoint_of_another_architecture_is_refused(trained, tmp_path, capsys
     page = json.loads((copy / "config.json").read_text())
     page["config"]["model"] = "convnet_small"
     (copy / "config.json").write_text(json.dumps(page))
-    done = scripts.call(capsys, monkeypatch, "eval_attack", "smoke", "--run", copy)
+    done = scripts.call(capsys, monkeypatch, "eval_attack", "smoke", "--source.run", copy)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "conv0" in done.stderr

@@ -1,0 +1,104 @@
+"""The networks of the benchmarks in PyTorch, with our weights, so that both sides run the same function."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+NETWORKS = ("convnet_small", "convnet", "resnet18")
+
+
+def network(name: str, params: Any, state: Any, constants: Mapping[str, Any] | None = None) -> Any:
+    """Rebuild a network of ours in PyTorch: images (b, c, h, w) in [0, 1] to logits.
+
+    Args:
+      name: one of `NETWORKS`.
+      params, state: of our network.
+      constants: mean and std of its normalisation, None for none.
+    Raises:
+      ValueError: for another network.
+    """
+    import torch
+    from torch import nn
+    from torch.nn import functional as f
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    running = state.get("batch_stats", {})
+
+    def tensor(value: Any) -> Any:
+        return nn.Parameter(torch.from_numpy(np.array(value, np.float32)))
+
+    def conv(entry: Any, stride: int = 1, pad: int = 1) -> nn.Conv2d:
+        kernel = np.asarray(entry["kernel"]).transpose(3, 2, 0, 1)
+        wide, narrow, size, _ = kernel.shape
+        layer = nn.Conv2d(narrow, wide, size, stride, pad, bias="bias" in entry)
+        layer.weight = tensor(kernel)
+        if "bias" in entry:
+            layer.bias = tensor(entry["bias"])
+        return layer
+
+    def linear(entry: Any, channels: int | None = None) -> nn.Linear:
+        kernel = np.asarray(entry["kernel"])
+        if channels:  # rows in the order h, w, c here and c, h, w there
+            side = int(np.sqrt(len(kernel) // channels))
+            kernel = kernel.reshape(side, side, channels, -1).transpose(2, 0, 1, 3).reshape(kernel.shape)
+        layer = nn.Linear(*kernel.shape)
+        layer.weight, layer.bias = tensor(kernel.T), tensor(entry["bias"])
+        return layer
+
+    def norm(entry: Any, found: Any) -> nn.BatchNorm2d:
+        layer = nn.BatchNorm2d(len(np.asarray(entry["scale"])))
+        layer.weight, layer.bias = tensor(entry["scale"]), tensor(entry["bias"])
+        layer.running_mean, layer.running_var = (
+            torch.from_numpy(np.array(found[part], np.float32)) for part in ("mean", "var")
+        )
+        return layer
+
+    class Normalised(nn.Module):
+        def __init__(self, mean: Any, std: Any):
+            super().__init__()
+            self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
+            self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
+
+        def forward(self, x):
+            return (x - self.mean) / self.std
+
+    class Block(nn.Module):
+        def __init__(self, own: Any, found: Any, stride: int):
+            super().__init__()
+            self.conv1, self.norm1 = conv(own["conv1"], stride), norm(own["norm1"], found["norm1"])
+            self.conv2, self.norm2 = conv(own["conv2"]), norm(own["norm2"], found["norm2"])
+            self.shortcut = nn.Identity()
+            if "shortcut_conv" in own:
+                change = norm(own["shortcut_norm"], found["shortcut_norm"])
+                self.shortcut = nn.Sequential(conv(own["shortcut_conv"], stride, 0), change)
+
+        def forward(self, x):
+            y = self.norm2(self.conv2(f.relu(self.norm1(self.conv1(x)))))
+            return f.relu(y + self.shortcut(x))
+
+    if name == "resnet18":
+        blocks = [(i, j) for i in range(1, 5) for j in range(2)]
+        body = [conv(params["conv1"]), norm(params["norm1"], running["norm1"]), nn.ReLU()]
+        for i, j in blocks:
+            key = f"stage{i}_block{j}"
+            body.append(Block(params[key], running[key], 2 if i > 1 and j == 0 else 1))
+        body += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear(params["head"])]
+    elif name in NETWORKS:
+        small = name == "convnet_small"
+        first, second = (
+            conv(params[key], 2 if small else 1, 1 if small else 2) for key in ("conv0", "conv1")
+        )
+        pools = [[] if small else [nn.MaxPool2d(2)] for _ in range(2)]
+        tail = [
+            nn.Flatten(),
+            linear(params["hidden"], second.out_channels),
+            nn.ReLU(),
+            linear(params["head"]),
+        ]
+        body = [first, *pools[0], nn.ReLU(), second, *pools[1], nn.ReLU(), *tail]
+    else:
+        raise ValueError(f"peers: no PyTorch network for {name!r}, must be one of {', '.join(NETWORKS)}")
+    front = [Normalised(**constants)] if constants else []
+    return nn.Sequential(*front, *body).eval()

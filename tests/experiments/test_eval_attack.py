@@ -1,0 +1,128 @@
+"""Attack reports: any network, killed and resumed, in parts, continued; the files agree with one another."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scripts  # first: it puts experiments/ on the path
+
+import eval_attack  # isort: skip
+import merge_reports  # isort: skip
+
+from robustjax.runtime import ledger
+from robustjax.runtime.snapshot import Snapshot
+
+
+@pytest.fixture
+def attack(capsys, monkeypatch, trained):
+    """Run the smoke preset in this process."""
+
+    def run(out, *words, source=("--source.run", trained)):
+        return scripts.call(capsys, monkeypatch, "eval_attack", "smoke", *source, "--out", out, *words)
+
+    return run
+
+
+def same(first, second):
+    for name in ("attacks", "index", "label", "clean", "already", "outcome", "margin", "x", "value", "steps"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
+
+
+def test_killed_and_resumed_the_report_is_the_same(attack, tmp_path, monkeypatch):
+    assert attack(tmp_path / "whole").returncode == 0
+    whole, about = ledger.read(tmp_path / "whole")
+    page = json.loads((tmp_path / "whole" / "verdicts.json").read_text())
+    assert page["accuracy"] == ledger.rows(whole) and page["curve"] == about["curve"]
+    assert [e["standing"] for e in page["examples"]] == whole.standing.tolist()
+    assert whole.standing.mean() <= about["curve"][0]["robust"]
+
+    monkeypatch.setattr(eval_attack, "Snapshot", lambda path: Snapshot(path, every=0.0))
+    watch = eval_attack.survivors
+    for turns in (1, 4):  # killed after so many segments, and once more in the same place
+
+        def mortal(turns=turns):
+            left = [turns]
+
+            def look(standing):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                watch()(standing)
+
+            return look
+
+        monkeypatch.setattr(eval_attack, "survivors", mortal)
+        assert attack(tmp_path / "killed").returncode == 130
+    assert list((tmp_path / "killed").glob("progress_*.npz"))
+    monkeypatch.setattr(eval_attack, "survivors", watch)
+    assert attack(tmp_path / "killed").returncode == 0
+    same(ledger.read(tmp_path / "killed")[0], whole)
+    assert not list((tmp_path / "killed").glob("progress_*.npz"))
+
+
+def test_parts_and_more_attacks_are_joined(attack, tmp_path, capsys, monkeypatch):
+    one_radius = ("--radii", 1)
+    assert attack(tmp_path / "all", *one_radius).returncode == 0
+    for number in (1, 2):
+        assert attack(tmp_path / str(number), *one_radius, "--share", f"{number}/2").returncode == 0
+    merge_reports.main(
+        merge_reports.Config((str(tmp_path / "2"), str(tmp_path / "1")), str(tmp_path / "joined"))
+    )
+    joined, whole = ledger.read(tmp_path / "joined")[0], ledger.read(tmp_path / "all")[0]
+    np.testing.assert_array_equal(joined.index, whole.index)
+    np.testing.assert_array_equal(joined.outcome, whole.outcome)
+
+    more = ("--attacks", "apgd-ce", "fab-t", "--given", tmp_path / "all")
+    assert attack(tmp_path / "more", *one_radius, *more).returncode == 0
+    further = ledger.read(tmp_path / "more")[0]
+    assert (further.standing <= whole.standing).all() and (further.already == whole.broken).all()
+    done = attack(tmp_path / "less", *one_radius, "--eps", 0.05, *more)
+    assert done.returncode == 2 and "is at radius 0.1, must be at most 0.05" in done.stderr
+    with pytest.raises(ValueError, match=r"has eps 0\.2"):
+        attack(tmp_path / "far", *one_radius, "--eps", 0.2, "--share", "2/2")
+        merge_reports.main(merge_reports.Config((str(tmp_path / "1"), str(tmp_path / "far"))))
+
+
+WEIGHT = jax.random.normal(jax.random.key(0), (64, 10)) / 8
+
+
+def logits(x):
+    """A network that a user names."""
+    return x.reshape(x.shape[0], -1) @ WEIGHT
+
+
+def noisy(keys, x):
+    """The same with noise on the images."""
+    return logits(x + 0.1 * jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys))
+
+
+def wrong_shape(x):
+    """No logits."""
+    return jnp.zeros((x.shape[0], 3))
+
+
+def test_any_function(attack, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(scripts.ROOT / "tests" / "experiments"))
+
+    def source(name, *more):
+        return "--source.function", f"test_eval_attack:{name}", "--source.dataset", "digits", *more
+
+    assert attack(tmp_path / "a", "--every", "--health", source=source("logits")).returncode == 0
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "Signs that the attacks cannot be believed" in page
+    random = attack(
+        tmp_path / "b", "--radii", 1, source=source("noisy", "--source.stochastic", "--source.passes", 2)
+    )
+    assert random.returncode == 0, random.stderr
+    assert ledger.read(tmp_path / "b")[1]["subject"]["passes of the verdict"] == 10
+    done = attack(tmp_path / "c", source=source("wrong_shape"))
+    assert done.returncode == 2 and "must give logits of shape (2, 10)" in done.stderr
+
+
+def test_every_attack_by_name_runs(attack, tmp_path):
+    words = ("--radii", 1, "--images", 8, "--norm", "l2", "--eps", 0.5, "--steps", 2)
+    assert attack(tmp_path, *words, "--attacks", *eval_attack.ATTACKS).returncode == 0
+    found = ledger.read(tmp_path)[0]
+    assert found.attacks == tuple(eval_attack.ATTACKS) and (found.distance <= 0.5 + 1e-6).all()
