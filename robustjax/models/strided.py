@@ -2,6 +2,9 @@
 
 With a leading axis of parameters, as `vmap` over seeds gives it, a convolution becomes a grouped one, which is
 several times slower on a CPU; a matrix product becomes a batch of them and stays fast, in loops as well.
+
+Weights are drawn with variance 1 / fan in. PyTorch's third of that, which the other networks have, is too little
+here: adversarial training then often ends in a network that always gives the same answer.
 """
 
 from collections.abc import Sequence
@@ -10,7 +13,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from robustjax.models import layers
 from robustjax.models.adapters import from_flax
 from robustjax.models.layers import DType
 from robustjax.types import Images, Logits, Model
@@ -29,9 +31,9 @@ class Strided(nn.Module):
         for i, width in enumerate(self.widths):
             x = nn.relu(Patches(width, self.dtype, name=f"conv{i}")(x))
             self.sow("features", f"stage{i}", x)
-        x = nn.relu(layers.linear(x.reshape(x.shape[0], -1), self.hidden, dtype=self.dtype, name="hidden"))
+        x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x.reshape(x.shape[0], -1)))
         self.sow("features", f"stage{len(self.widths)}", x)
-        return layers.linear(x, self.classes, dtype=self.dtype, name="head")
+        return nn.Dense(self.classes, dtype=self.dtype, name="head")(x)
 
 
 class Patches(nn.Module):
@@ -43,8 +45,8 @@ class Patches(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j o"]:
         shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", layers.fan_in_uniform, shape, jnp.float32)
-        bias = self.param("bias", layers.bias_uniform(9 * x.shape[-1]), (self.features,), jnp.float32)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
         high, wide = ((side + 1) // 2 for side in x.shape[1:3])
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
