@@ -17,6 +17,7 @@ adaptive    networks as an adaptive attacker sees them: means over randomness, s
 autoattack  suites of attacks, as data
 health      signs that attacks on a network cannot be believed (flags: each sign; probes: what to measure for them)
 grid        every point of a regular grid, and refinement of what a search found
+health      signs that attacks cannot be believed
 
 What those three are made of:
 
@@ -29,4 +30,7 @@ sparse      the rule of l1 APGD
 hyperplane  the shortest way to a hyperplane inside a box
 bisection   exact thresholds without a sort
 patterns    Square's windows and bumps
+probes      small measurements of a network, each compiled once
+flags       where signs of trouble begin, in the answers of a network
+contests    and in how searches compare
 """

@@ -1,0 +1,182 @@
+"""Look for signs that attacks on a network cannot be believed: on a few images before, in the outcomes after."""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int8, PRNGKeyArray
+
+from robustjax import logit
+from robustjax.attacks import contests, flags, probes
+from robustjax.attacks.flags import Flag as Flag
+from robustjax.attacks.flags import rows as rows
+from robustjax.attacks.solver import check_finite
+from robustjax.numerics import constant, fold, keys_for, norm
+from robustjax.threats import Threat
+from robustjax.types import Labels, LogitsFn, Radius
+
+PASSES = 5  # of the same images, as in AutoAttack
+STRIDE = 2.5  # eps: the way that all steps make together, so that PGD can cross the ball
+SEARCHES = ("more steps", "noise", "one step")
+
+
+def checks(
+    key: PRNGKeyArray,
+    logits_fn: LogitsFn,
+    x: Array,
+    y: Labels,
+    threat: Threat,
+    *,
+    steps: int = 20,
+    draws: int = 50,
+) -> tuple[Flag, ...]:
+    """Try the network and small attacks on it with a few images, some 64, and say what looks wrong.
+
+    Random outputs, probabilities, NaN, no gradients; PGD that more steps do not help, that uniform noise, random
+    search or a single step beats, or that fails although the whole box is allowed. It runs on the host and
+    compiles five programs. A flag is a reason to look closer; no flag is no proof.
+
+    Args:
+      key: one key, or one per image.
+      logits_fn: the network; called several times as it is, then traced. As a `jax.tree_util.Partial` of a function
+        and its parameters it shares compiled programs with others of that function.
+      x, y: images and labels; broken images are counted among those classified correctly.
+      threat: where adversarial points may lie.
+      steps: of PGD on cross-entropy and on the margin.
+      draws: uniform points in the threat, and queries of Square.
+    Returns:
+      One flag per check; only "inputs" if the outputs cannot be logits.
+    Raises:
+      ValueError: if steps is less than 2, draws less than 1 or eps infinite.
+
+    Reference: Athalye et al. 2018, arXiv:1802.00420, section 3.1; Carlini et al. 2019, arXiv:1902.06705; Croce and
+      Hein 2020, arXiv:2003.01690, and the warnings of their code; Pintor et al. 2022, arXiv:2106.09947.
+    """
+    if steps < 2:
+        raise ValueError(f"checks: steps is {steps}, must be at least 2")
+    if draws < 1:
+        raise ValueError(f"checks: draws is {draws}, must be at least 1")
+    check_finite("checks", threat)
+    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)
+    shape: Any = getattr(jax.eval_shape(logits_fn, x), "shape", ())
+    box = np.asarray(threat.lower), np.asarray(threat.upper)
+    fit = flags.inputs(shape, np.asarray(x), np.asarray(y), *box)
+    if not flags.fits(shape, len(y)):
+        return (fit,)
+    classes = shape[-1]
+
+    # A compiled program would replay what Python drew when it was traced: call the function itself.
+    calls = np.stack([np.asarray(logits_fn(x), np.float32) for _ in range(PASSES)])
+    network = probes.hoisted(logits_fn, x)
+    replays = np.stack([np.asarray(probes.look(network, x)) for _ in range(2)])
+    right = np.asarray(logit.correct(jnp.asarray(calls[0]), y)) > 0
+    losses = {"cross-entropy": False} | ({"DLR": True} if classes > 2 else {})
+    slopes = {name: tuple(map(np.asarray, probes.slope(network, x, y, dlr))) for name, dlr in losses.items()}
+    return (
+        fit,
+        flags.few_classes(classes),
+        flags.randomised(calls, replays, np.asarray(y)),
+        flags.probabilities(calls[0]),
+        flags.not_finite(calls[0], {name: size for name, (size, _) in slopes.items()}),
+        *(flags.zero_gradient(name, size[right], value[right]) for name, (size, value) in slopes.items()),
+        *_searches(keys_for(key, len(y)), network, x, y, right, threat, steps, draws),
+    )
+
+
+def from_outcomes(
+    names: Sequence[str],
+    outcome: Int8[np.ndarray, "a n"],
+    margin: np.ndarray,
+    *,
+    black_box: Collection[str] = ("square",),
+) -> tuple[Flag, ...]:
+    """Look at what the attacks of a suite did to each image.
+
+    Args:
+      names: of the attacks.
+      outcome: (a, n): 1 broken, 0 resisted, -1 not run.
+      margin: (a, n) the largest max_{j != y} z_j - z_y that each attack reached; NaN where it was not run.
+      black_box: names of those that ask for no gradient.
+    Returns:
+      Flags about attacks without gradients that do better than the others, and about verdicts that hang by a thread.
+    Raises:
+      ValueError: if there is not one row per name.
+    """
+    outcome, margin = np.asarray(outcome), np.asarray(margin)
+    if not len(names) == len(outcome) == len(margin):
+        raise ValueError(
+            f"from_outcomes: {len(names)} names, {len(outcome)} rows of outcomes and {len(margin)} of margins given, "
+            "must be as many of each"
+        )
+    blind = np.array([name in black_box for name in names], bool)
+    if blind.all() or not blind.any():
+        why = "needs attacks with and without gradients"
+        both = tuple(flags.unchecked(name, why) for name in ("black box alone", "black box ahead"))
+    else:
+        both = (
+            contests.alone(outcome[blind], outcome[~blind]),
+            contests.ahead(outcome, margin, blind),
+        )
+    return (*both, contests.ties(margin))
+
+
+def _searches(
+    keys: PRNGKeyArray,
+    network: LogitsFn,
+    x: Array,
+    y: Labels,
+    right: np.ndarray,
+    threat: Threat,
+    steps: int,
+    draws: int,
+) -> tuple[Flag, ...]:
+    if not right.any():
+        why = "no image is classified correctly"
+        return tuple(flags.unchecked(name, why) for name in (*SEARCHES, "unlimited radius"))
+    ball, box = _arrays(threat, threat.eps, x), _arrays(threat, _diameter(threat, x), x)
+    radius, diameter = (float(jnp.max(jnp.asarray(one.eps))) for one in (ball, box))
+
+    def walk(around: Threat, start: Array, marks: Sequence[int], *, margin: bool, stride: float = STRIDE):
+        share = stride / marks[-1]
+        found = probes.walk(network, x, y, around, start, jnp.array(marks, jnp.int32), share, margin)
+        return jax.tree.map(lambda column: np.asarray(column)[..., right], found)
+
+    unlimited = flags.unchecked("unlimited radius", "the box is infinite")
+    if np.isfinite(diameter):
+        far, stands = probes.drawn(box, fold(keys, 0), x), right[right]
+        for start, length in ((far, steps), (far, 5 * steps), (x, 5 * steps)):
+            if stands.any():
+                stands = stands & ~walk(box, start, (1, 1, length), margin=True).broken
+        unlimited = contests.unlimited(stands, diameter)
+    if not radius > 0:
+        return (*(flags.unchecked(name, "the radius is 0") for name in SEARCHES), unlimited)
+
+    marks, start = (1, max(1, steps // 4), steps), probes.drawn(ball, fold(keys, 1), x)
+    by_loss, by_margin = (walk(ball, start, marks, margin=margin) for margin in (False, True))
+    once = walk(ball, x, (1, 1, 1), margin=False, stride=1.0).last[-1]
+    points = (probes.drawn(ball, fold(keys, 2 + i), x) for i in range(draws))
+    noise = np.any([logit.margin(probes.look(network, point), y) > 0 for point in points], axis=0)
+    search = np.asarray(probes.searched(network, fold(keys, 2 + draws), x, y, ball, draws))
+    many = by_loss.broken | by_margin.broken
+    return (
+        contests.more_steps(marks, by_loss.last, by_loss.rise, ~many),
+        contests.beaten(
+            "noise", {"uniform noise": noise[right], "random search": search[right]}, many, luck=False
+        ),
+        contests.beaten("one step", {"one step": once}, many, luck=True),
+        unlimited,
+    )
+
+
+def _diameter(threat: Threat, x: Array) -> Array:
+    span = jnp.asarray(threat.upper, jnp.float32) - jnp.asarray(threat.lower, jnp.float32)
+    return norm(jnp.broadcast_to(span, x.shape[1:])[None], threat.norm)[0]
+
+
+def _arrays(threat: Threat, eps: Radius, x: Array) -> Threat:
+    # Threats of equal shapes and types share a program.
+    lower, upper = (jnp.asarray(edge, jnp.float32) for edge in (threat.lower, threat.upper))
+    return dataclasses.replace(threat, eps=constant(x, eps), lower=lower, upper=upper)
