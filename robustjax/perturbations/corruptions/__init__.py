@@ -14,4 +14,5 @@ What they are made of:
 severity    parameters between whole severities, batches from single images
 smoothing   linear filters of traced width
 fractal     random landscapes
+draws       random numbers
 """

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from robustjax.perturbations.corruptions import parameters
+from robustjax.perturbations.corruptions.draws import uniform
 from robustjax.perturbations.corruptions.severity import at, each
 from robustjax.perturbations.corruptions.smoothing import along, gaussian, interpolation
 from robustjax.perturbations.sampling import folded
@@ -56,10 +57,13 @@ def glass_blur(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     def one(key, image, severity):
         sigma, _, sweeps = at(parameters.GLASS_BLUR, severity)
         rows, columns = jnp.meshgrid(*(jnp.arange(n) for n in image.shape[:2]), indexing="ij")
-        inside = (rows >= 2) & (columns >= 2)
+        inside = ((rows >= 2) & (columns >= 2))[..., None]
         image = gaussian(image, sigma, largest=0.4)
-        for sweep, (up, left) in enumerate(jax.random.bernoulli(key, 0.5, (2, 2, *rows.shape)) & inside):
-            moved = image[rows - up.astype(rows.dtype), columns - left.astype(rows.dtype)]
+        for sweep, (up, left) in enumerate((uniform(key, (2, 2, *inside.shape)) < 0.5) & inside):
+            # What wraps around comes to rows and columns that do not move.
+            above = jnp.roll(image, 1, axis=0)
+            sideways = jnp.where(up, jnp.roll(above, 1, axis=1), jnp.roll(image, 1, axis=1))
+            moved = jnp.where(left, sideways, jnp.where(up, above, image))
             image = image + jnp.clip(sweeps - sweep, 0.0, 1.0) * (moved - image)
         return gaussian(image, sigma, largest=0.4)
 

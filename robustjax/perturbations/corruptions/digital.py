@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from robustjax.numerics import divide
 from robustjax.perturbations.corruptions import parameters
+from robustjax.perturbations.corruptions.draws import uniform
 from robustjax.perturbations.corruptions.severity import at, each
 from robustjax.perturbations.corruptions.smoothing import gaussian, separable
 from robustjax.perturbations.sampling import bilinear
@@ -88,9 +89,9 @@ def elastic_transform(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
         rows, columns = jnp.meshgrid(
             jnp.arange(height, dtype=image.dtype), jnp.arange(width, dtype=image.dtype), indexing="ij"
         )
-        moves = jitter * jax.random.uniform(points, (3, 2), minval=-1.0, maxval=1.0)
+        moves = jitter * uniform(points, (3, 2), -1.0, 1.0)
         image = bilinear(image, *_affine(rows, columns, moves), "mirror")
-        draws = jax.random.uniform(field, (height, width, 2), minval=-1.0, maxval=1.0)
+        draws = uniform(field, (height, width, 2), -1.0, 1.0)
         largest = float(side * parameters.ELASTIC_TRANSFORM[:, 1].max())
         shift = amplitude * gaussian(draws, sigma, largest=largest, truncate=3.0, border="symmetric")
         return bilinear(image, rows + shift[..., 0], columns + shift[..., 1], "symmetric")

@@ -51,21 +51,23 @@ def compressed(image: Float[Array, "h w c"], quality: Number) -> Float[Array, "h
       image: (h, w, c) of any size; it is continued by its last row and column.
       quality: 1 to 100, in the sense of libjpeg; it may be traced.
 
-    Reference: ITU T.81, the tables of its annex K and libjpeg's scaling and chroma filters. Colours in between
-      are not rounded to 8 bits.
+    Reference: ITU T.81, the tables of its annex K, and libjpeg's scaling, chroma filters and rounding; only the
+      result itself is not rounded to 8 bits.
     """
     height, width, channels = image.shape
     levels = 255.0 * image
     if channels != 3:
         return (_through_blocks(levels - 128.0, _scaled(LUMA, quality)) + 128.0) / 255.0
     rotation = jnp.asarray(TO_YCBCR)
-    luma, chroma = jnp.split(
-        jnp.einsum("hwc,dc->hwd", levels, rotation, precision=jax.lax.Precision.HIGHEST), [1], axis=-1
-    )
+    colours = jnp.einsum("hwc,dc->hwd", levels, rotation, precision=jax.lax.Precision.HIGHEST)
+    luma, chroma = jnp.split(_rounded(colours, jnp.round), [1], axis=-1)
     luma = _through_blocks(luma - 128.0, _scaled(LUMA, quality)) + 128.0
     small = separable(chroma, *(jnp.asarray(_halving(n)) for n in (height, width)))
+    # Means of four that end in a half or a quarter go down and up by turns, so that no drift results.
+    turns = jnp.where(jnp.arange(small.shape[1]) % 2 == 0, 0.25, 0.5)[:, None]
+    small = _rounded(small, lambda plane: jnp.floor(plane + turns))
     small = _through_blocks(small, _scaled(CHROMA, quality))
-    chroma = separable(small, *(_doubling(n) for n in (height, width)))
+    chroma = _rounded(separable(small, *(_doubling(n) for n in (height, width))), jnp.round)
     back = jnp.asarray(np.linalg.inv(TO_YCBCR.astype(np.float64)).astype(np.float32))
     joined = jnp.concatenate([luma, chroma], axis=-1)
     return jnp.einsum("hwc,dc->hwd", joined, back, precision=jax.lax.Precision.HIGHEST) / 255.0
@@ -80,10 +82,11 @@ def _through_blocks(plane: Float[Array, "h w c"], table: Float[Array, "8 8"]) ->
     cosine, precision = jnp.asarray(_cosines()), jax.lax.Precision.HIGHEST
     waves = jnp.einsum("ui,ribjc,vj->rubvc", cosine, blocks, cosine, precision=precision)
     table = table[:, None, :, None]
-    waves = _rounded(waves / table, jnp.round) * table
+    waves = _rounded(waves / table, lambda waves: _to_levels(waves * table, table)) * table
     blocks = jnp.einsum("ui,rubvc,vj->ribjc", cosine, waves, cosine, precision=precision)
     # A decoder keeps to the 256 levels.
-    return jnp.clip(blocks.reshape(plane.shape)[:height, :width], -128.0, 127.0)
+    plane = _rounded(blocks.reshape(plane.shape)[:height, :width], jnp.round)
+    return jnp.clip(plane, -128.0, 127.0)
 
 
 def _scaled(table: np.ndarray, quality: Number) -> Float[Array, "8 8"]:
@@ -92,6 +95,12 @@ def _scaled(table: np.ndarray, quality: Number) -> Float[Array, "8 8"]:
     # The small number keeps whole hundreds whole where a device divides carelessly.
     exact = (jnp.asarray(table) * percent + 50.0) / 100.0 + 1e-3
     return jnp.clip(_rounded(exact, jnp.floor), 1.0, 255.0)
+
+
+def _to_levels(waves: Array, table: Array) -> Array:
+    """Round to multiples of the table as libjpeg does: to eighths first, then halves away from zero."""
+    eighths = jnp.round(8.0 * jnp.abs(waves)) / 8.0
+    return jnp.sign(waves) * jnp.floor(eighths / table + (0.5 + 1e-5))
 
 
 def _rounded(x: Array, to) -> Array:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.perturbations.corruptions import parameters
+from robustjax.perturbations.corruptions.draws import normal, uniform
 from robustjax.perturbations.corruptions.severity import at, each
 from robustjax.types import Images, Radius
 
@@ -14,7 +15,7 @@ def gaussian_noise(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     """Add sigma z with z normal."""
 
     def one(key, image, severity):
-        return image + at(parameters.GAUSSIAN_NOISE, severity) * jax.random.normal(key, image.shape)
+        return image + at(parameters.GAUSSIAN_NOISE, severity) * normal(key, image.shape)
 
     return each(one, key, x, severity)
 
@@ -23,7 +24,7 @@ def speckle_noise(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     """Add sigma x z with z normal."""
 
     def one(key, image, severity):
-        return image + at(parameters.SPECKLE_NOISE, severity) * image * jax.random.normal(key, image.shape)
+        return image + at(parameters.SPECKLE_NOISE, severity) * image * normal(key, image.shape)
 
     return each(one, key, x, severity)
 
@@ -36,8 +37,8 @@ def impulse_noise(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
 
     def one(key, image, severity):
         where, which = jax.random.split(key)
-        hit = jax.random.uniform(where, image.shape) < at(parameters.IMPULSE_NOISE, severity)
-        salt = jax.random.bernoulli(which, 0.5, image.shape).astype(image.dtype)
+        hit = uniform(where, image.shape) < at(parameters.IMPULSE_NOISE, severity)
+        salt = (uniform(which, image.shape) < 0.5).astype(image.dtype)
         return jnp.where(hit, salt, image)
 
     return each(one, key, x, severity)
@@ -55,7 +56,7 @@ def shot_noise(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
 
     def one(key, image, severity):
         deviation = at(1.0 / np.sqrt(parameters.SHOT_NOISE), severity)
-        z = jax.random.normal(key, image.shape)
+        z = normal(key, image.shape)
         # Beyond a million photons the noise is far below a grey level, and float32 can count no further.
         mean = jnp.minimum(image / jnp.maximum(jnp.square(deviation), 1e-12), 1e6)
         residue = jnp.where(mean > 0, (poisson(z, mean) - mean) / jnp.sqrt(jnp.maximum(mean, 1e-12)), 0.0)

@@ -1,12 +1,12 @@
 """Spatter: drops of water, or of mud, on the lens."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from robustjax.numerics import divide
 from robustjax.perturbations.corruptions import parameters
 from robustjax.perturbations.corruptions.digital import grey
+from robustjax.perturbations.corruptions.draws import normal
 from robustjax.perturbations.corruptions.severity import at, each
 from robustjax.perturbations.corruptions.smoothing import gaussian
 from robustjax.perturbations.sampling import Border, folded
@@ -29,7 +29,7 @@ def spatter(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
 
     def one(key, image, severity):
         mean, deviation, sigma, threshold, strength, mud, weight = at(parameters.SPATTER, severity)
-        liquid = mean + deviation * jax.random.normal(key, image.shape[:2])
+        liquid = mean + deviation * normal(key, image.shape[:2])
         liquid = gaussian(liquid[..., None], sigma, largest=1.0)[..., 0]
         liquid = jnp.where(liquid < threshold, 0.0, jnp.minimum(liquid, 1.0))
         shine = weight * strength * _shine(liquid)[..., None]

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from robustjax.perturbations.corruptions import parameters
 from robustjax.perturbations.corruptions.blur import zoomed
 from robustjax.perturbations.corruptions.digital import grey
+from robustjax.perturbations.corruptions.draws import normal
 from robustjax.perturbations.corruptions.fractal import covering, plasma
 from robustjax.perturbations.corruptions.severity import at, each
 from robustjax.perturbations.corruptions.smoothing import along, interpolation, separable
@@ -23,7 +24,7 @@ def snow(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     def one(key, image, severity):
         mean, deviation, _, threshold, radius, sigma, mix, weight = at(parameters.SNOW, severity)
         noise, fall = jax.random.split(key)
-        flakes = mean + deviation * jax.random.normal(noise, image.shape[:2])
+        flakes = mean + deviation * normal(noise, image.shape[:2])
         lines = [interpolation(at(_lines(size), severity), size) for size in image.shape[:2]]
         flakes = separable(flakes[..., None], *lines)
         flakes = jnp.where(flakes < threshold, 0.0, jnp.minimum(flakes, 1.0))
