@@ -111,6 +111,7 @@ def over(
         index = np.arange(len(labels)) if index is None else np.asarray(index)
         suite = tuple(trials(threat))
         check_trials(suite)
+        width = max(max(trial.targets for trial in suite), 1)
         _check(images, labels, index, given)
         images = _floats(images)
         owner = _owner(key, images, labels, index, threat, suite, every, given)
@@ -119,7 +120,6 @@ def over(
         if kept:
             course = courses.unpacked(kept, owner, suite, sharding)
         else:
-            width = max(max(trial.targets for trial in suite), 1)
             clean, value, targets = look(images, labels, width, arguments)
             course = courses.begin(images, clean, value, targets, len(suite))
             if given is not None:
@@ -160,7 +160,7 @@ def over(
             """Recompute what an attack claims in one more pass."""
             claimed = np.flatnonzero((course.broke != courses.NONE) & counted)
             if len(claimed):
-                prediction, course.value[claimed], _ = look(course.x[claimed], labels[claimed], 1, arguments)
+                prediction, course.value[claimed], _ = look(course.x[claimed], labels[claimed], width, arguments)
                 refuted = claimed[prediction == labels[claimed]]
                 course.outcome[course.trial, refuted] = RESISTED
 
@@ -177,7 +177,7 @@ def over(
             confirm(counted)
             course.conclude()
 
-        prediction, value, _ = look(course.x, labels, 1, arguments)
+        prediction, value, _ = look(course.x, labels, width, arguments)
         return Verdicts(
             attacks=tuple(trial.name for trial in suite),
             index=index,

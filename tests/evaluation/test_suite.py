@@ -168,14 +168,14 @@ def test_radii_compile_once_and_a_larger_one_never_helps():
         opened.append(1)
         return network(*arguments)
 
-    evaluate = suite.over(counted, trials, batch_size=32, smallest=16)
+    evaluate = suite.over(counted, lambda threat: trials(threat)[1:3], batch_size=32, smallest=16)
     report, standing = None, []
     for eps in (0.0, 0.01, 0.02, 0.04):
         report = evaluate(KEY, X, Y, Threat("linf", eps), FIRST, SECOND, given=report)
         standing.append(report.standing)
     assert standing[0].sum() == (report.clean == Y).sum()
-    # Two sizes for each of four attacks, and for looking at x, which lists three targets or one.
-    assert len(opened) <= 4 * 2 + 2 * 2
+    # Two sizes for each of two attacks, and for looking at points.
+    assert len(opened) <= (2 + 1) * 2
     assert all((later <= earlier).all() for earlier, later in itertools.pairwise(standing))
     assert standing[0].sum() > standing[-1].sum()
 
@@ -205,7 +205,7 @@ def test_standard_is_exact_on_a_linear_network(kind, dual):
     assert 0.3 < standing.mean() < 0.7
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     kind=st.sampled_from(["linf", "l2", "l1"]),
     classes=st.sampled_from([2, 3, 4, 10, 100]),
@@ -227,7 +227,7 @@ def test_soundness_for_any_shape_and_number_of_classes(kind, classes, shape, eps
             autoattack.apgd_ce(threat, steps=5, shrinking=kind == "l1"),
             autoattack.apgd_targeted(threat, classes=classes, targets=2, steps=3),
             autoattack.fab_targeted(threat, classes=classes, targets=2, steps=3, restarts=2),
-            *([autoattack.random_search(threat, queries=6)] if len(shape) < 4 else []),
+            autoattack.random_search(threat, queries=6),
         )
 
     y = draw.integers(0, classes, size=6)
