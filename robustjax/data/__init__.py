@@ -27,6 +27,13 @@ omniglot       Omniglot's zip files
 svhn           SVHN's MATLAB files
 tiny_imagenet  Tiny ImageNet's folders
 resize         scale and crop to one size
+
+trees          pictures and masks of a published folder tree, decoded when asked for
+waterbirds     landbirds and waterbirds on land and water
+imagenet9      the backgrounds challenge, and its map of ImageNet's classes
+rival10        ten classes with masks of the objects
+salient_imagenet  soft masks of core and spurious features
+objectnet      objects in unusual places, and the map of ImageNet's classes
 """
 
 from robustjax.data.batches import evaluation, pairs, stream
