@@ -10,6 +10,7 @@ box), and solvers that know nothing else. The house, floor by floor; imports go 
    analysis/      what to make of the numbers
 3  losses/        training objectives, one file per paper
    perturbations/ rotations, shifts, corruptions: sets searched through a decoder
+   ood/           detectors of outliers, their metrics, and attacks on their scores
 2  attacks/       solvers: they know a threat and a function, never a network
 1  threats        norm balls with a box
    models/        networks behind `types.Model`

@@ -1,0 +1,170 @@
+"""How well scores tell data from outliers: exact in the presence of ties, in float64 on the host.
+
+Everywhere a score is larger on data (`inside`) than on outliers (`outside`), and an example is accepted where its
+score reaches a threshold. A score that is NaN counts against the detector: data are rejected, outliers accepted.
+Intervals are made in `analysis.intervals`, of the pooled scores and a mask:
+`bootstrap(lambda s, data: auroc(s[data], s[~data]), scores, is_data)`.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def auroc(inside: ArrayLike, outside: ArrayLike) -> float:
+    """Compute P(a > b) + P(a = b) / 2 for random a of the data and b of the outliers.
+
+    Args:
+      inside: scores of data (n,).
+      outside: scores of outliers (m,).
+    Raises:
+      ValueError: if one of them is empty or not a vector; so do all functions here.
+    """
+    less, ties, pairs = _compare(*pair("auroc", inside, outside))
+    return (2 * less + ties) / (2 * pairs)
+
+
+def auroc_pessimistic(inside: ArrayLike, outside: ArrayLike) -> float:
+    """Compute P(a > b): every tie counts against the detector."""
+    less, _, pairs = _compare(*pair("auroc_pessimistic", inside, outside))
+    return less / pairs
+
+
+def tie_mass(inside: ArrayLike, outside: ArrayLike) -> float:
+    """Compute P(a = b), the share of the AUROC that rests on ties, as saturated probabilities produce them."""
+    _, ties, pairs = _compare(*pair("tie_mass", inside, outside))
+    return ties / pairs
+
+
+def aupr_in(inside: ArrayLike, outside: ArrayLike) -> float:
+    """Compute the average precision with data as positives: sum_k (R_k - R_{k-1}) P_k over distinct thresholds."""
+    return _average_precision(*pair("aupr_in", inside, outside))
+
+
+def aupr_out(inside: ArrayLike, outside: ArrayLike) -> float:
+    """Compute the average precision with outliers as positives."""
+    a, b = pair("aupr_out", inside, outside)
+    return _average_precision(-b, -a)
+
+
+def threshold_keeping(inside: ArrayLike, share: float = 0.95) -> float:
+    """Find the largest threshold that accepts at least this share of the data.
+
+    Raises:
+      ValueError: if share is not in (0, 1].
+    """
+    a = vector("threshold_keeping", inside, -math.inf)
+    return float(np.sort(a)[a.size - _needed("threshold_keeping", share, a.size)])
+
+
+def fpr_id95(inside: ArrayLike, outside: ArrayLike, *, share: float = 0.95) -> float:
+    """Compute the share of outliers accepted when 95 % of the data are: data are the positives.
+
+    This is the FPR of ODIN, ALOE, ATOM and RATIO; `fpr_ood95` is another number under the same usual name.
+
+    Args:
+      inside: scores of data (n,).
+      outside: scores of outliers (m,).
+      share: of the data to accept, at least.
+    """
+    return fpr(outside, threshold_keeping(inside, share))
+
+
+def fpr_ood95(inside: ArrayLike, outside: ArrayLike, *, share: float = 0.95) -> float:
+    """Compute the share of data rejected when 95 % of the outliers are: outliers are the positives.
+
+    This is the FPR of Hendrycks' outlier exposure and of OpenOOD since version 1.5.
+
+    Args:
+      inside: scores of data (n,).
+      outside: scores of outliers (m,).
+      share: of the outliers to reject, at least.
+    """
+    a, b = pair("fpr_ood95", inside, outside)
+    threshold = np.sort(b)[_needed("fpr_ood95", share, b.size) - 1]
+    return float((a <= threshold).mean())
+
+
+def detection_error(inside: ArrayLike, outside: ArrayLike) -> float:
+    """Compute the least mean of both error rates over all thresholds, min_t [P(a < t) + P(b >= t)] / 2."""
+    a, b = (np.sort(v) for v in pair("detection_error", inside, outside))
+    thresholds = np.unique(np.concatenate([a, b]))
+    missed = np.searchsorted(a, thresholds) / a.size
+    accepted = 1.0 - np.searchsorted(b, thresholds) / b.size
+    return min(0.5, float((missed + accepted).min()) / 2)  # 0.5: above all scores, nothing is accepted
+
+
+def fnr(inside: ArrayLike, threshold: float) -> float:
+    """Compute the share of data rejected at a given threshold."""
+    return float((vector("fnr", inside, -math.inf) < threshold).mean())
+
+
+def fpr(outside: ArrayLike, threshold: float) -> float:
+    """Compute the share of outliers accepted at a given threshold."""
+    return float((vector("fpr", outside, math.inf) >= threshold).mean())
+
+
+def end_to_end_accuracy(correct: ArrayLike, inside: ArrayLike, threshold: float) -> float:
+    """Compute the share of data that are both classified correctly and accepted.
+
+    Args:
+      correct: (n,), 1 or True where the class is right.
+      inside: scores of the same examples (n,).
+      threshold: least score that is accepted.
+    Raises:
+      ValueError: if correct has another length.
+    """
+    a, right = vector("end_to_end_accuracy", inside, -math.inf), np.asarray(correct).astype(bool)
+    if right.shape != a.shape:
+        raise ValueError(f"end_to_end_accuracy: correct has shape {right.shape}, must be {a.shape}")
+    return float((right & (a >= threshold)).mean())
+
+
+def summary(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
+    """Compute all of the above that need no setting, by name."""
+    of = (
+        auroc, auroc_pessimistic, tie_mass, aupr_in, aupr_out, fpr_id95, fpr_ood95, detection_error,
+    )  # fmt: skip
+    return {metric.__name__: metric(inside, outside) for metric in of}
+
+
+def pair(name: str, inside: ArrayLike, outside: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Read both vectors of scores in float64, NaN as the worst score for the detector."""
+    return vector(name, inside, -math.inf), vector(name, outside, math.inf)
+
+
+def vector(name: str, scores: ArrayLike, for_nan: float) -> np.ndarray:
+    """Read a vector of scores in float64.
+
+    Raises:
+      ValueError: if it is empty or not a vector.
+    """
+    values = np.asarray(scores, np.float64)
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"{name}: scores have shape {values.shape}, must be a vector of at least one")
+    return np.where(np.isnan(values), for_nan, values)
+
+
+def _compare(a: np.ndarray, b: np.ndarray) -> tuple[int, int, int]:
+    """Count the pairs with a > b, those with a = b, and all: whole numbers, so nothing is rounded."""
+    b = np.sort(b)
+    below, up_to = np.searchsorted(b, a, "left"), np.searchsorted(b, a, "right")
+    return int(below.sum()), int((up_to - below).sum()), a.size * b.size
+
+
+def _average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
+    positive, negative = np.sort(positive), np.sort(negative)
+    thresholds = np.unique(positive)[::-1]  # elsewhere recall does not rise
+    hits = positive.size - np.searchsorted(positive, thresholds)
+    alarms = negative.size - np.searchsorted(negative, thresholds)
+    gained = np.diff(hits, prepend=0) / positive.size
+    return float((gained * hits / (hits + alarms)).sum())
+
+
+def _needed(name: str, share: float, count: int) -> int:
+    """Round share * count up, reading the share as the decimal that was written: 0.95 of 20 is 19."""
+    if not 0 < share <= 1:
+        raise ValueError(f"{name}: share is {share}, must be in (0, 1]")
+    return math.ceil(Fraction(str(float(share))) * count)
