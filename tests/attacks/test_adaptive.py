@@ -151,13 +151,13 @@ def test_a_quantiser_falls_once_its_slope_is_replaced():
 
 
 def test_values_are_those_of_the_forward_function_to_the_bit_and_slopes_those_of_the_other():
-    forward, backward = (lambda x: jnp.floor(1e6 * x) + 0.1), jnp.sin
+    forward, backward = (lambda x: jnp.round(7.0 * x) / 7.0), (lambda x: 1e3 * jnp.sin(x))
     both = substituted(forward, backward)
     np.testing.assert_array_equal(jax.jit(both)(X), jax.jit(forward)(X))
     value, pull = jax.vjp(both, X)
     np.testing.assert_array_equal(value, forward(X))
-    np.testing.assert_allclose(pull(2.0 * X)[0], 2.0 * X * jnp.cos(X), rtol=1e-5)
-    np.testing.assert_allclose(jax.jvp(both, (X,), (X,))[1], X * jnp.cos(X), rtol=1e-5)
+    np.testing.assert_allclose(pull(2.0 * X)[0], 2e3 * X * jnp.cos(X), rtol=1e-5)
+    np.testing.assert_allclose(jax.jvp(both, (X,), (X,))[1], 1e3 * X * jnp.cos(X), rtol=1e-5)
 
 
 def test_forward_functions_may_leave_jax_and_close_over_traced_values():

@@ -33,6 +33,14 @@ def test_confidence_moves_the_boundary():
         assert (plane(state.kept.nearest.x) > confidence).all()
 
 
+@pytest.mark.parametrize("confidence", [0.0, 0.4])
+def test_a_large_constant_settles_where_the_confidence_is_reached(confidence):
+    settings = {"steps": 700, "step_size": 0.002, "initial_const": 10.0, "confidence": confidence}
+    solver = carlini_wagner(Threat("l2", jnp.inf, -1.0, 2.0), searches=1, **settings)
+    state = jax.jit(lambda: solver.advance(judged(plane), solver.init(KEY, ORIGIN), 699))()
+    np.testing.assert_allclose(plane(state.x), confidence, atol=0.1)
+
+
 def test_constants_grow_by_ten_until_one_is_enough_and_then_halve_the_interval():
     """Below c = 2 gap / |w|^2 the minimum of d^2 + c max(gap - <w, d>, 0) lies before the plane."""
     searches = 8

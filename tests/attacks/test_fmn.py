@@ -46,6 +46,15 @@ def test_the_radius_follows_the_verdict_and_never_exceeds_the_nearest():
     np.testing.assert_allclose(state.kept.distance, 1 - 0.1 * np.sqrt(3), rtol=2e-3)
 
 
+def test_the_radius_falls_back_to_the_nearest_from_any_height():
+    solver = fmn(Threat("l2", jnp.inf, -9.0, 9.0), steps=30)
+    origin = jnp.zeros((1, 3))
+    state = solver.init(KEY, origin)._replace(x=jnp.full((1, 3), 2.0), memory=jnp.asarray([100.0]))
+    state = solver.advance(judged(lambda x: x.sum(axis=1) - 1.0), state, 1)
+    np.testing.assert_allclose(state.memory, 2.0 * np.sqrt(3), rtol=1e-6)
+    assert norm(state.x, "l2")[0] <= 2.0 * np.sqrt(3) + 1e-5
+
+
 def found_at(kind):
     attack = as_attack(fmn(Threat(kind, jnp.inf), steps=200), logit.margin)
     found = jax.jit(lambda: attack(KEY, net, X, Y))()

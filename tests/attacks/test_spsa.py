@@ -91,6 +91,19 @@ def test_the_start_is_evaluated_and_nothing_else_without_steps():
     np.testing.assert_allclose(found.value, linear(X), rtol=1e-6)
 
 
+def test_every_step_and_every_row_draws_anew():
+    solver = spsa(Threat("linf", 0.5), steps=9, samples=1)
+    same = jnp.broadcast_to(X[:1], X.shape)
+    state = solver.init(KEY, same)
+    moved = [
+        np.asarray(
+            solver.advance(lambda x: (x @ WEIGHT[:, 0],) * 2, state._replace(step=0 * state.step + n), 1).x
+        )
+        for n in (0, 1)
+    ]
+    assert len(np.unique(np.sign(np.concatenate(moved) - same[0]), axis=0)) == 2 * N
+
+
 def test_pairs_without_finite_values_leave_a_feasible_point():
     threat = Threat("linf", 0.1)
     found = jax.jit(lambda: spsa(threat, steps=3, samples=4)(KEY, lambda x: jnp.log(linear(x) - 1e3), X))()
