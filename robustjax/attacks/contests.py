@@ -26,7 +26,7 @@ def more_steps(counts: Sequence[int], last: np.ndarray, rise: np.ndarray, resist
       counts: steps made; last: (len(counts), b) whether the last point after so many is misclassified.
       rise: (b,) loss at the last point less that at the first; resists: (b,) whether no point met was misclassified.
 
-    Reference: Carlini et al. 2019, arXiv:1902.06705, sections 4 and 5; incomplete optimisation: Pintor et al. 2022,
+    Reference: Carlini et al. 2019, arXiv:1902.06705; incomplete optimisation: Pintor et al. 2022,
       arXiv:2106.09947.
     """
     broken, total = last.sum(axis=1), len(rise)

@@ -49,9 +49,10 @@ def unchecked(name: str, why: str) -> Flag:
     return Flag(name, False, f"not checked: {why}", {})
 
 
-def fits(shape: tuple[int, ...], count: int) -> bool:
-    """Say whether outputs of this shape can be logits of `count` images."""
-    return len(shape) == 2 and shape[0] == count and shape[1] > 1
+def fits(shape: tuple[int, ...], y: np.ndarray) -> bool:
+    """Say whether outputs of this shape can be logits and y their labels."""
+    shaped = len(shape) == 2 and shape[1] > 1 and y.shape == shape[:1]
+    return shaped and bool(((y >= 0) & (y < shape[1])).all())
 
 
 def inputs(
@@ -63,7 +64,7 @@ def inputs(
       shape: of what the network returns for x; x: images, (b, ...); y: labels, (b,).
       lower, upper: the box that the images must lie in.
     """
-    shaped = fits(shape, len(x)) and y.shape == (len(x),)
+    shaped = len(shape) == 2 and shape[1] > 1 and shape[:1] == y.shape == x.shape[:1]
     strange = int(((y < 0) | (y >= shape[1])).sum()) if shaped else 0
     outside = float(np.max(np.maximum(lower - x, x - upper), initial=0, where=np.isfinite(x)))
     troubles = [
@@ -100,7 +101,7 @@ def randomised(calls: np.ndarray, compiled: np.ndarray, y: np.ndarray) -> Flag:
       y: labels.
 
     Reference: Croce et al.'s AutoAttack warns from the same numbers; random defences: Athalye et al. 2018,
-      arXiv:1802.00420, section 5.3.
+      arXiv:1802.00420.
     """
     spread, off, counts = 0.0, 0.0, []
     scaled = []
@@ -161,9 +162,9 @@ def zero_gradient(loss: str, slope: np.ndarray, value: np.ndarray) -> Flag:
     Args:
       loss: its name; slope: the largest entry of each gradient, (b,); value: of the loss, (b,).
 
-    Reference: vanishing gradients as defence: Athalye et al. 2018, arXiv:1802.00420, section 5.2; as indicator of
+    Reference: vanishing gradients as defence: Athalye et al. 2018, arXiv:1802.00420; as indicator of
       failure: Pintor et al. 2022, arXiv:2106.09947; of cross-entropy, by scale alone: Croce and Hein 2020,
-      arXiv:2003.01690, section 4.
+      arXiv:2003.01690.
     """
     known = slope[np.isfinite(slope)]
     gone = int((known <= TINY).sum())

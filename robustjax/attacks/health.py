@@ -41,14 +41,14 @@ def checks(
 
     Args:
       key: one key, or one per image.
-      logits_fn: the network; called several times as it is, then traced. As a `jax.tree_util.Partial` of a function
-        and its parameters it shares compiled programs with others of that function.
+      logits_fn: the network, differentiable; called several times as it is, then traced. As a
+        `jax.tree_util.Partial` of a function and its parameters it shares programs with others of that function.
       x, y: images and labels; broken images are counted among those classified correctly.
       threat: where adversarial points may lie.
       steps: of PGD on cross-entropy and on the margin.
       draws: uniform points in the threat, and queries of Square.
     Returns:
-      One flag per check; only "inputs" if the outputs cannot be logits.
+      One flag per check; only "inputs" if outputs and labels do not fit.
     Raises:
       ValueError: if steps is less than 2, draws less than 1 or eps infinite.
 
@@ -64,7 +64,7 @@ def checks(
     shape: Any = getattr(jax.eval_shape(logits_fn, x), "shape", ())
     box = np.asarray(threat.lower), np.asarray(threat.upper)
     fit = flags.inputs(shape, np.asarray(x), np.asarray(y), *box)
-    if not flags.fits(shape, len(y)):
+    if not flags.fits(shape, np.asarray(y)):
         return (fit,)
     classes = shape[-1]
 
