@@ -51,8 +51,8 @@ ATTACKED = ("original", "mixed_same", "mixed_rand")
 class Config:
     """Train over norms, radii, correlations and seeds, and measure what the networks rely on."""
 
-    l2: tuple[common.Fraction, ...] = (0.15, 0.3, 0.6)  # training radii; plain training comes on top
-    linf: tuple[common.Fraction, ...] = (2 / 255, 4 / 255, 8 / 255)
+    l2: tuple[common.Fraction, ...] = (0.3, 0.6)  # training radii; plain training comes on top
+    linf: tuple[common.Fraction, ...] = (4 / 255, 8 / 255)
     correlation: float = 0.8  # of background and class in training, for the radii
     correlations: tuple[float, ...] = (0.1, 0.5, 0.95, 1.0)  # further ones, at --radius
     radius: common.Fraction = 0.3  # l2, for the correlations

@@ -12,7 +12,7 @@ from robustjax.data import planted
 from robustjax.threats import Threat
 from robustjax.types import Model
 
-COUNT = 30
+COUNT = 20
 
 
 def colour_reader():
