@@ -294,7 +294,7 @@ def write_page(
     page.text(
         f"Robust accuracy {100 * robust.value:.1f} % ({100 * robust.low:.1f} to {100 * robust.high:.1f}) in "
         f"{cfg.norm} at radius {cfg.eps:.4g}: the share of {len(report.label)} test images of {test.info.name} that "
-        f"no attack broke. {test.info.note}".strip()
+        "no attack broke."
     )
     page.table(
         ledger.rows(report),

@@ -1,0 +1,51 @@
+"""The benchmark of attacks runs, and its peers compute the same function as our networks."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scripts  # first: it puts experiments/ on the path
+
+import common  # isort: skip
+import peers  # isort: skip
+
+
+def test_smoke(trained, tmp_path, capsys, monkeypatch):
+    words = ("smoke", "--runs", trained, "--no-peers", "--out", tmp_path / "lines.jsonl")
+    done = scripts.call(capsys, monkeypatch, "bench_attack", *words)
+    assert done.returncode == 0, done.stderr
+    (line,) = (tmp_path / "lines.jsonl").read_text().splitlines()
+    standard, pgd = json.loads(line)["results"]
+    assert standard["attack"] == "standard" and list(standard["parts"]) == [
+        "apgd-ce",
+        "apgd-t",
+        "fab-t",
+        "square",
+    ]
+    assert 0 < standard["robust %"] <= 100 and set(standard["passes alone"]) == set(standard["parts"])
+    assert pgd["attack"] == "pgd" and "ours" in done.stdout
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", peers.NETWORKS)
+def test_peers_are_the_same_function(name):
+    torch = pytest.importorskip("torch")
+    dataset, shape = ("cifar10", (32, 32, 3)) if name == "resnet18" else ("mnist", (28, 28, 1))
+    model = common.classifier(name, dataset=dataset, classes=10, shape=shape)
+    params, state = model.init(jax.random.key(0))
+    draw = np.random.default_rng(0)
+    state = jax.tree.map(lambda a: jnp.asarray(draw.uniform(0.5, 1.5, a.shape), jnp.float32), state)
+    x = draw.uniform(size=(2, *shape)).astype(np.float32)
+    net = peers.network(name, params, state, common.NORMALISATIONS.get(dataset))
+    with torch.no_grad():
+        theirs = net(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))).numpy()
+    np.testing.assert_allclose(model.apply(params, state, x)[0], theirs, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.oracle
+def test_other_networks_have_no_peer():
+    pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="no PyTorch network for 'mlp'"):
+        peers.network("mlp", {}, {})
