@@ -65,8 +65,9 @@ def test_defocus_is_a_convolution_with_a_softened_disk(severity):
 def test_motion_blur_spreads_a_point_along_half_a_gaussian():
     point = np.zeros((21, 21, 1), np.float32)
     point[10, 10] = 1
+    spread_out = jax.jit(functools.partial(smoothing.along, largest=9))
     for angle, (down, right) in {0: (0, 1), 90: (1, 0), -90: (-1, 0), 45: (1, 1)}.items():
-        spread = np.asarray(smoothing.along(jnp.asarray(point), 5.0, 2.0, float(angle), largest=9))[..., 0]
+        spread = np.asarray(spread_out(jnp.asarray(point), 5.0, 2.0, float(angle)))[..., 0]
         length = np.arange(11)
         # Every pixel looks ahead along the line, so light goes back; on a slant places are rounded.
         weight = np.exp(-0.5 * (length / 2.0) ** 2)
@@ -183,9 +184,9 @@ def test_shot_noise_counts_whole_photons():
 
 
 def test_poisson_quantiles_are_those_of_scipy():
-    z = np.linspace(-4, 4, 2001).astype(np.float32)
+    z, quantile = np.linspace(-4, 4, 2001).astype(np.float32), jax.jit(noise.poisson)
     for mean in (0.0, 0.03, 0.7, 5.0, 11.9, 12.1, 40.0, 500.0):
-        ours = np.asarray(noise.poisson(jnp.asarray(z), jnp.full_like(z, mean)))
+        ours = np.asarray(quantile(jnp.asarray(z), jnp.full_like(z, mean)))
         exact = scipy.stats.poisson.ppf(scipy.stats.norm.cdf(z.astype(float)), mean)
         assert np.abs(ours - exact).max() <= 1
         assert (ours != exact).mean() < (0.002 if mean <= 12 else 0.05)
@@ -193,8 +194,9 @@ def test_poisson_quantiles_are_those_of_scipy():
 
 def test_plasma_roughness_falls_by_the_square_of_the_decay():
     decay, residues = 2.0, [[], [], []]
+    draw = jax.jit(lambda key, decay: plasma(key, 32, decay))
     for seed in range(20):
-        land = np.asarray(plasma(jax.random.key(seed), 32, decay))
+        land = np.asarray(draw(jax.random.key(seed), decay))
         np.testing.assert_allclose([land.min(), land.max()], [0, 1], atol=1e-6)
         for i, step in enumerate((8, 4, 2)):
             corners, middle = land[::step, ::step], land[step // 2 :: step, step // 2 :: step]
@@ -233,7 +235,7 @@ def test_snow_adds_the_same_flakes_upside_down():
 def test_frost_dims_the_image_and_adds_ice():
     black, grey = (corrupted("frost", 5, np.full((32, 32, 3), v, np.float32)) for v in (0.0, 0.5))
     np.testing.assert_allclose(grey, np.minimum(black + 0.75 * 0.5, 1), atol=1e-5)
-    ice = np.asarray(weather.ice(KEY, 32, 32))
+    ice = np.asarray(jax.jit(weather.ice, static_argnums=(1, 2))(KEY, 32, 32))
     assert ice.min() >= 0 and ice.max() <= 1 and ice.std() > 0.05
     assert (ice[..., 2] >= ice[..., 0] - 1e-6).all()  # bluish
 

@@ -38,9 +38,9 @@ def test_tries_all_corruptions_at_all_whole_severities():
     found = jax.jit(lambda k: worst_corruption(whole_severities, names=NAMES)(k, net, X, Y))(KEY)
     keys, best = keys_for(KEY, B), np.asarray(CLEAN)
     for i, name in enumerate(NAMES):
-        for severity in range(6):
-            own = fold(fold(keys, i), 0)  # worst_of folds the attack in, the set its decoder
-            best = np.maximum(best, logit.margin(net(corrupt(name)(own, X, float(severity))), Y))
+        own = fold(fold(keys, i), 0)  # worst_of folds the attack in, the set its decoder
+        margins = jax.jit(lambda s: logit.margin(net(corrupt(name)(own, X, s)), Y))
+        best = np.max([best, *(margins(float(severity)) for severity in range(6))], axis=0)
     np.testing.assert_allclose(found.value, best, atol=1e-4)
     np.testing.assert_allclose(logit.margin(net(found.x), Y), found.value, atol=1e-5)
     assert (found.value >= CLEAN).all() and (found.value > CLEAN).any()
@@ -52,7 +52,7 @@ def test_more_strength_and_more_corruptions_are_no_weaker():
         attack = worst_corruption(
             lambda threat: as_attack(grid(threat, counts=(count,))), names=names, strongest=strongest
         )
-        return attack(KEY, net, X, Y).value
+        return jax.jit(lambda k: attack(k, net, X, Y).value)(KEY)
 
     weak, strong, more = value(NAMES[:1], 2.0, 3), value(NAMES[:1], 4.0, 5), value(NAMES, 4.0, 5)
     assert (strong >= weak - 1e-6).all() and (more >= strong - 1e-6).all() and more.sum() > weak.sum()
@@ -62,10 +62,12 @@ def test_gradients_find_severities_between_the_grid():
     space = strength("contrast")
     coarse = whole_severities(space.threat)
     fine = refined(coarse, lambda start: as_attack(apgd(space.threat, steps=15, start=start)))
-    first, after = (through(space, attack)(KEY, net, X, Y) for attack in (coarse, fine))
-    dense = np.max(
-        [logit.margin(net(corrupt("contrast")(KEY, X, s)), Y) for s in np.linspace(0, 5, 201)], axis=0
+    first, after = (
+        jax.jit(lambda k, attack=attack: through(space, attack)(k, net, X, Y))(KEY)
+        for attack in (coarse, fine)
     )
+    margins = jax.jit(lambda s: logit.margin(net(corrupt("contrast")(KEY, X, s)), Y))
+    dense = np.max([margins(s) for s in np.linspace(0, 5, 201, dtype=np.float32)], axis=0)
     assert (after.value >= first.value).all() and (after.value > first.value + 1e-3).any()
     assert (after.value <= dense + 1e-2).all()
 
