@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import common
 import jax
-import jax.numpy as jnp
 import numpy as np
 import peers
 from bench_train import chip
@@ -110,43 +109,6 @@ def ours(
     return turn
 
 
-# What an iteration needs of the network: (passes forward, passes forward and back).
-NEEDS = {"apgd-ce": (0, 1), "apgd-t": (0, 1), "fab-t": (1, 1), "square": (1, 0), "pgd": (0, 1)}
-
-
-def floor(
-    network: Any, arguments: Any, images: Any, labels: Any, steps: dict[str, int], size: int
-) -> dict[str, float]:
-    """Measure the passes alone, in a loop over batches of this size: the seconds no attack can go below."""
-    rows = np.arange(size) % len(labels)
-    x, y = jnp.asarray(images[rows]), jnp.asarray(labels[rows])
-
-    def forward(x, arguments):
-        return x + 1e-12 * network(*arguments)(x).mean()
-
-    def back(x, arguments):
-        return x + 1e-12 * jax.grad(lambda z: logit.cross_entropy(network(*arguments)(z), y).sum())(x)
-
-    seconds = []
-    for once in (forward, back):
-
-        def many(x, arguments, count, once=once):
-            return jax.lax.fori_loop(0, count, lambda _, z: once(z, arguments), x)
-
-        compiled = jax.jit(many)
-        jax.block_until_ready(compiled(x, arguments, 10))
-        times = []
-        for _ in range(3):
-            began = time.perf_counter()
-            jax.block_until_ready(compiled(x, arguments, 10))
-            times.append((time.perf_counter() - began) / 10 / size)
-        seconds.append(min(times))
-    return {
-        name: count * (NEEDS[name][0] * seconds[0] + NEEDS[name][1] * seconds[1])
-        for name, count in steps.items()
-    }
-
-
 def theirs(net: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: str) -> Callable[[], Outcome]:
     """Build one turn of torchattacks (standard) or foolbox (pgd), in batches of our size."""
     import torch
@@ -218,8 +180,6 @@ def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, 
         for _ in range(cfg.repeats):
             for name, turn in turns.items():
                 outcomes[name].append(turn())
-        arguments, size = (it.params, it.state), min(cfg.batch_size, len(labels))
-        least = floor(network, arguments, images, labels, outcomes["ours"][-1].steps, size)
         for name, found in outcomes.items():
             seconds = [o.seconds for o in found]
             results.append(
@@ -235,7 +195,9 @@ def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, 
                     "spread": [min(seconds), max(seconds)],
                     "first run": compiling if name == "ours" else None,
                     "parts": {k: round(v, 2) for k, v in found[-1].parts.items()},
-                    "passes alone": {k: round(v, 2) for k, v in least.items()} if name == "ours" else None,
+                    "microseconds": {
+                        k: round(1e6 * found[-1].parts[k] / max(n, 1), 1) for k, n in found[-1].steps.items()
+                    },
                 }
             )
     return results
@@ -255,9 +217,7 @@ def main(cfg: Config) -> int:
             results.append(row)
             first = ""
             if row["first run"]:
-                first = (
-                    f"; passes alone {row['passes alone']}; first run, compiling, {row['first run']:.1f} s"
-                )
+                first = f"; {row['microseconds']} us per iteration; first run {row['first run']:.1f} s"
             print(
                 f"{row['network']:14s} {eps:7.4f} {row['images']:6d} {row['attack']:9s} {row['contender']:12s} "
                 f"{row['robust %']:8.2f} {row['seconds']:9.2f}  {row['parts']}{first}"

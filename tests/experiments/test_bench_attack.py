@@ -24,7 +24,7 @@ def test_smoke(trained, tmp_path, capsys, monkeypatch):
         "fab-t",
         "square",
     ]
-    assert 0 < standard["robust %"] <= 100 and set(standard["passes alone"]) == set(standard["parts"])
+    assert 0 < standard["robust %"] <= 100 and set(standard["microseconds"]) == set(standard["parts"])
     assert pgd["attack"] == "pgd" and "ours" in done.stdout
 
 
