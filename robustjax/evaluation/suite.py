@@ -160,7 +160,9 @@ def over(
             """Recompute what an attack claims in one more pass."""
             claimed = np.flatnonzero((course.broke != courses.NONE) & counted)
             if len(claimed):
-                prediction, course.value[claimed], _ = look(course.x[claimed], labels[claimed], width, arguments)
+                prediction, course.value[claimed], _ = look(
+                    course.x[claimed], labels[claimed], width, arguments
+                )
                 refuted = claimed[prediction == labels[claimed]]
                 course.outcome[course.trial, refuted] = RESISTED
 

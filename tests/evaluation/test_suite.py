@@ -197,7 +197,10 @@ def test_standard_is_exact_on_a_linear_network(kind, dual):
     distance = np.where(slopes > 0, gaps / np.maximum(slopes, 1e-9), np.inf).min(axis=1)
     eps = float(np.median(distance[distance > 0]))
     evaluate = suite.over(
-        lambda w: lambda x: x @ w, lambda t: autoattack.standard(t, classes=4)[1:3], batch_size=40, smallest=40
+        lambda w: lambda x: x @ w,
+        lambda t: autoattack.standard(t, classes=4)[1:3],
+        batch_size=40,
+        smallest=40,
     )
     standing = evaluate(KEY, x, y, Threat(kind, eps, -9.0, 9.0), weight).standing
     clear = np.abs(distance / eps - 1) > 0.01
@@ -281,7 +284,7 @@ def test_arrays_that_do_not_fit_are_refused(change, words):
 def test_settings_that_cannot_be_meant_are_refused():
     with pytest.raises(ValueError, match="segment is 0"):
         suite.over(network, trials, segment=0)
-    with pytest.raises(ValueError, match="batch_size 0"):
+    with pytest.raises(ValueError, match=r"batch_size 0"):
         suite.over(network, trials, batch_size=0)
     with pytest.raises(ValueError, match="norm is 'l1'"):
         autoattack.plus(Threat("l1", 1.0), classes=10)
