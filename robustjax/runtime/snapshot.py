@@ -37,7 +37,9 @@ class Snapshot:
             with np.load(self.path) as file:
                 return dict(file)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"Snapshot: {self.path} is damaged ({error}), remove it to start again") from None
+            raise ValueError(
+                f"Snapshot: {self.path} is damaged ({error}), remove it to start again"
+            ) from None
 
     def keep(self, arrays: Callable[[], Mapping[str, np.ndarray]]) -> None:
         """Write what `arrays` returns, if the last time is long enough ago."""
