@@ -30,7 +30,8 @@ Config = TypeVar("Config")
 # --- the command line ---------------------------------------------------------------------------------
 
 
-def _fraction(words: list[str]) -> float:
+def fraction(words: list[str]) -> float:
+    """Read a number that may be written as 8/255."""
     top, _, bottom = words[0].partition("/")
     if bottom and float(bottom) == 0:
         raise ValueError(f"{words[0]} divides by zero")
@@ -42,7 +43,7 @@ Fraction = Annotated[
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="FLOAT|A/B",
-        instance_from_str=_fraction,
+        instance_from_str=fraction,
         is_instance=lambda value: isinstance(value, int | float),
         str_from_instance=lambda value: [f"{value:.6g}"],
     ),

@@ -103,14 +103,7 @@ def opened(source: Source, images: int | None, seed: int) -> Subject:
 
     test = common.first(data.load(source.dataset or "", "test", data_dir=source.data_dir), images)
     if source.checkpoint:
-        found = weights.imported(
-            source.checkpoint,
-            architecture=source.architecture or "",
-            classes=len(test.info.classes),
-            shape=test.image.shape[1:],
-            entry=source.entry,
-            **CONSTANTS[source.normalisation],
-        )
+        found = imported(source, test)
         network = partial(frozen, found.model)
         about = {
             "checkpoint": os.path.basename(source.checkpoint),
@@ -144,6 +137,18 @@ def opened(source: Source, images: int | None, seed: int) -> Subject:
             f"must give logits of shape {expected}"
         )
     return Subject(title, lambda: logits_fn, lambda: logits_fn, (), test, about)
+
+
+def imported(source: Source, test: data.Split) -> weights.Imported:
+    """Read the checkpoint of a source, for the classes and images of a data set."""
+    return weights.imported(
+        source.checkpoint or "",
+        architecture=source.architecture or "",
+        classes=len(test.info.classes),
+        shape=test.image.shape[1:],
+        entry=source.entry,
+        **CONSTANTS[source.normalisation],
+    )
 
 
 def _named(path: str) -> Callable[..., Any]:

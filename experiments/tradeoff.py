@@ -9,7 +9,11 @@ judged on images with matching, random and missing backgrounds, under attack, un
 folder keeps every finished setting under cells/, weights included: start again with the same --out and only what
 is missing is trained. report.html explains the result to somebody who has not read the papers.
 
-With --runs nothing is trained: run folders of train_classifier.py are measured on their own test images instead.
+With --runs nothing is trained: run folders of train_classifier.py are measured on their own test images instead, and
+with --checkpoints PyTorch weights, each as file:architecture:dataset:normalisation:norm:eps, the last two the
+threat it was trained against (l2:0 for plain training):
+
+    python experiments/tradeoff.py digits --checkpoints net.pt:resnet18:cifar10:none:linf:8/255 --out runs/theirs
 """
 
 import dataclasses
@@ -24,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import subjects
 from pages import tradeoff as pages
 from pages.tradeoff import STRONG, WEAK, Cell
 
@@ -70,6 +75,9 @@ class Config:
     source: str = "digits"  # or another set of grey digits by name, such as mnist
     resamples: int = 500  # of the bootstrap
     runs: tuple[str, ...] = ()  # run folders of train_classifier.py, to be measured instead
+    checkpoints: tuple[
+        str, ...
+    ] = ()  # file:architecture:dataset:normalisation:norm:eps, to be measured instead
     out: str = "runs/tradeoff"
     data_dir: str | None = None
 
@@ -82,6 +90,8 @@ class Config:
             raise ValueError("--l2, --linf and --radius must be above 0; plain training is always there")
         if not all(0 <= c <= 1 for c in (*self.correlations, self.correlation)):
             raise ValueError(f"--correlations is {self.correlations}, must be in [0, 1]")
+        for words in self.checkpoints:
+            checkpoint(words)
 
 
 PRESETS = {
@@ -102,7 +112,7 @@ PRESETS = {
     ),
 }
 # More radii or correlations may join a folder later: every setting has a file of its own.
-MAY_DIFFER = ("out", "data_dir", "l2", "linf", "correlations", "groups", "resamples", "runs")
+MAY_DIFFER = ("out", "data_dir", "l2", "linf", "correlations", "groups", "resamples", "runs", "checkpoints")
 
 
 def grid(cfg: Config) -> list[Cell]:
@@ -121,7 +131,7 @@ def grid(cfg: Config) -> list[Cell]:
 
 def main(cfg: Config) -> int:
     """Train what is missing, then tell."""
-    if cfg.runs:
+    if cfg.runs or cfg.checkpoints:
         return compare(cfg)
     source, cells = digits(cfg), grid(cfg)
     workers = {k: Worker(cfg, k, source) for k in (2, 10)}
@@ -360,30 +370,67 @@ def of_runs(cfg: Config) -> Iterator[Subject]:
     """Open run folders of train_classifier.py, with the test images of their own data set."""
     for folder in cfg.runs:
         it = common.trained(folder, data_dir=cfg.data_dir)
-        test = common.first(it.test, cfg.test)
-        image = np.asarray(test.image)
-        # Ink on black paper is its own mask; of other images the object is unknown.
-        paper = image.shape[-1] == 1 and np.median(image) < 64
-        own = Scenes(
-            name=test.info.name,
-            label=test.label.astype(np.int32),
-            place=np.full(len(test.label), -1, np.int32),
-            classes=test.info.classes,
-            places=(),
-            image=lambda rows, image=image: image[rows],
-            mask=(lambda rows, image=image: image[rows][..., 0] > 64) if paper else None,
-            index=test.index,
-        )
         attack = it.config["attack"]
         eps = 0.0 if it.config["loss"] == "standard" else float(attack["eps"])
-        yield Subject(folder, attack["norm"], eps, it.model, it.params, it.state, {"original": [own]})
+        sets = {"original": [scenes(common.first(it.test, cfg.test))]}
+        yield Subject(folder, attack["norm"], eps, it.model, it.params, it.state, sets)
+
+
+def of_checkpoints(cfg: Config) -> Iterator[Subject]:
+    """Open PyTorch weights, with the test images of the data set named beside them."""
+    for words in cfg.checkpoints:
+        source, norm, eps = checkpoint(words)
+        test = data.load(source.dataset or "", "test", data_dir=cfg.data_dir)
+        found = subjects.imported(source, test)
+        name = f"{pathlib.PurePath(source.checkpoint or '').stem} ({source.architecture})"
+        sets = {"original": [scenes(common.first(test, cfg.test))]}
+        yield Subject(name, norm, eps, found.model, found.params, found.state, sets)
+
+
+def checkpoint(words: str) -> tuple[subjects.Source, str, float]:
+    """Read file:architecture:dataset:normalisation:norm:eps: the source, and the threat of its training."""
+    parts = words.rsplit(":", 5)
+    file, architecture, dataset, constants, norm, eps = parts if len(parts) == 6 else [""] * 6
+    try:
+        radius = common.fraction([eps])
+    except ValueError:
+        radius = -1.0
+    if not (radius >= 0 and norm in ("l2", "linf") and constants in subjects.CONSTANTS):
+        raise ValueError(
+            f"--checkpoints has {words!r}, must be file:architecture:dataset:normalisation:norm:eps with normalisation "
+            f"of {', '.join(subjects.CONSTANTS)} and norm l2 or linf, such as net.pt:resnet18:cifar10:none:linf:8/255"
+        )
+    source: Any = {
+        "checkpoint": file,
+        "architecture": architecture,
+        "dataset": dataset,
+        "normalisation": constants,
+    }
+    return subjects.Source(**source), norm, radius
+
+
+def scenes(test: data.Split) -> Scenes:
+    """See the images of a data set as scenes without known backgrounds."""
+    image = np.asarray(test.image)
+    # Ink on black paper is its own mask; of other images the object is unknown.
+    paper = image.shape[-1] == 1 and np.median(image) < 64
+    return Scenes(
+        name=test.info.name,
+        label=test.label.astype(np.int32),
+        place=np.full(len(test.label), -1, np.int32),
+        classes=test.info.classes,
+        places=(),
+        image=lambda rows: image[rows],
+        mask=(lambda rows: image[rows][..., 0] > 64) if paper else None,
+        index=test.index,
+    )
 
 
 def compare(cfg: Config) -> int:
     """Measure classifiers that others trained, and draw the page about them."""
     judge, found = common.judges(cfg.judge, cfg.judge.eps), []
     with runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run:
-        for subject in of_runs(cfg):
+        for subject in (*of_runs(cfg), *of_checkpoints(cfg)):
             words = [part for part in pathlib.PurePath(subject.name).parts if part.strip("./")]
             path = run.folder / "cells" / f"{'_'.join(words)}.npz"
             if not path.exists():

@@ -2,12 +2,14 @@
 
 from typing import ClassVar
 
+import jax
 import numpy as np
 import scripts  # first: it puts experiments/ on the path
 import tradeoff
 from pages import tradeoff as pages
 
 from robustjax.data import planted
+from robustjax.models import small, weights
 
 TINY = ["smoke", "--out"]
 
@@ -80,6 +82,23 @@ def test_networks_that_others_trained(trained, tmp_path):
     assert "worst class" in (tmp_path / "report.html").read_text()
 
 
+def test_checkpoints_that_others_trained(tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def imported(source, test):
+        asked.append((source.checkpoint, source.architecture, source.normalisation))
+        model = small.linear(classes=len(test.info.classes), shape=test.image.shape[1:])
+        return weights.Imported(model, *model.init(jax.random.key(0)), (0.0,), (1.0,), "0" * 64)
+
+    monkeypatch.setattr(tradeoff.subjects, "imported", imported)
+    words = ("--checkpoints", "a/net.pt:resnet18:digits:none:linf:8/255", "--test", 40)
+    done = scripts.call(capsys, monkeypatch, "tradeoff", *TINY, tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert asked == [("a/net.pt", "resnet18", "none")]
+    page = (tmp_path / "report.html").read_text()
+    assert "net (resnet18)" in page and "linf 0.03137" in page
+
+
 def test_every_setting_is_trained_once():
     cells = tradeoff.grid(tradeoff.PRESETS["digits"])
     assert len(cells) == len({c.name for c in cells}) == 26
@@ -114,6 +133,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path, capsys, monkeypatch):
         (["--l2", "0"], "must be above 0"),
         (["--correlations", "1.2"], "must be in [0, 1]"),
         (["--seeds", "0"], "--seeds is 0, must be at least 1"),
+        (["--checkpoints", "net.pt:resnet18"], "must be file:architecture:dataset:normalisation:norm:eps"),
     ):
         done = scripts.call(capsys, monkeypatch, "tradeoff", *TINY, tmp_path / "no", *words)
         assert done.returncode == 2 and message in done.stderr and not (tmp_path / "no").exists()
