@@ -3,6 +3,9 @@
 objectives  what to climb, from a classifier's logits
 pgd         projected gradient ascent and its one-step form
 steady      the same as a solver
+heavy       ascent with momentum over normalised gradients as a solver, and its monotone form
+growing     a number of steps that grows with training
+every_other an ascent for half of a batch
 compose     restarts, the worst of several, all targets, attacks from ascents
 apgd        Auto-PGD in linf, l2 and l1, and over shrinking balls
 fab         the nearest point beyond a decision boundary, targeted and not

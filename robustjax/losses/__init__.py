@@ -9,4 +9,19 @@ fast         one-step training attacks: FGSM-RS and N-FGSM
 free         one backward pass for network and perturbation
 group_dro    the worst group, plainly and under attack
 awp          adversarial weight perturbation, around any of the above
+
+On data and outliers, over a `Pair`:
+
+two_sided    the shape of them: right around data, unsure around outliers
+confidences  how sure a prediction is: what is made small around outliers, and what their attacks climb
+views        which BatchNorm statistics an attack sees
+oe           clean outliers: OE and CEDA
+acet         attacked outliers, clean data
+ratio        attacks on both, l2; with clean data beside
+aloe         attacks on both, or on data alone (AOE), linf
+trades_out   TRADES on data, attacked or stable outliers
+atom         one class for outliers (NTOM, ATOM), and the mining of informative ones
+sofl         several classes for outliers
+rowl         a reject class under targeted attack
+ccu          a network mixed with densities (mixtures: fits them)
 """

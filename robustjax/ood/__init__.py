@@ -1,7 +1,19 @@
 """Telling outliers from data, and being attacked there. Larger scores mean data, everywhere.
 
-metrics         AUROC, AUPR, both FPRs, detection error: exact, ties included
-conformal       thresholds with finite-sample guarantees
-protocols       a detector beside itself under attack
-compat          the metrics as the code of ALOE, ATOM and OpenOOD computes them
+scores           a network and a form of its logits or features make a score; reading inner activations
+logit_scores     MSP, maximum logit, energy, entropy, GEN: as published, and without saturation
+reject_scores    SOFL, ROWL, NTOM and ATOM with their reject classes, CCU with its densities
+gaussian_scores  Mahalanobis, relative and not
+feature_scores   nearest neighbours, ViM
+shaping          ReAct, ASH and SCALE in front of the last layer
+nudges           ODIN, and the step of its kind in front of any score
+blend            one score of several
+robust           attacks on a score: data down, outliers up, the worst of several, over radii
+surrogates       what published attacks climb instead
+lattice          ascent in whole levels of 8-bit images
+presets          the attacks of ALOE, ATOM and ATD, and a strong one
+metrics          AUROC, AUPR, both FPRs, detection error: exact, ties included
+conformal        thresholds with finite-sample guarantees
+protocols        a detector beside itself under attack
+compat           the metrics as the code of ALOE, ATOM and OpenOOD computes them
 """

@@ -1,0 +1,56 @@
+"""ALOE and AOE: adversarial training on data with outlier exposure, attacked or clean."""
+
+from robustjax.losses import confidences, views
+from robustjax.losses.minmax import MinMax
+from robustjax.losses.two_sided import check_weight, two_sided
+from robustjax.losses.views import View
+from robustjax.types import Ascent, Attack, Model, Number
+
+
+def aloe(
+    model: Model, attack: Attack, ascent: Ascent, *, weight: Number = 0.5, view: View = views.running
+) -> MinMax:
+    """Minimise max_{x'} CE(f(x'), y) + weight max_{z'} CE(U, p(z')): both sides attacked, no clean terms.
+
+    RATIO is the same up to weights, norm and radii. The published attack is linf with eps and step 1/255, 2 steps
+    from a uniform start, last iterate, on both sides: `pgd(threat, steps=2, step_size=1 / 255, keep="last")`;
+    batches hold 64 data and 128 outliers.
+
+    Args:
+      model: the classifier; one forward pass serves data and outliers.
+      attack: on data, such as `against(pgd(...), objectives.cross_entropy)`.
+      ascent: on outliers, where it climbs the cross-entropy to the uniform distribution.
+      weight: of the outliers' term.
+      view: what both attacks see of the network; the authors' code has `views.own_batch`.
+
+    Returns:
+      A loss over a `Pair`; metrics `risk`, `excess` (nats), `robust_accuracy`, all at
+      attacked images.
+
+    Raises:
+      ValueError: if a known weight is negative.
+
+    Reference: Chen et al. 2020, arXiv:2003.09711. The authors' random start truncates to no start at all at
+      eps 1/255, and their attacks update the running statistics; ours do neither.
+    """
+    check_weight("aloe", weight)
+    return two_sided(model, attack, ascent, weight=weight, penalty=confidences.ce_to_uniform, view=view)
+
+
+def aoe(model: Model, attack: Attack, *, weight: Number = 0.5, view: View = views.running) -> MinMax:
+    """Minimise max_{x'} CE(f(x'), y) + weight CE(U, p(z)): attacked data, clean outliers.
+
+    Args:
+      model, attack, weight, view: as in `aloe`.
+
+    Returns:
+      A loss over a `Pair`; metrics as of `aloe`, with those of outliers at clean images.
+
+    Raises:
+      ValueError: if a known weight is negative.
+
+    Reference: Chen et al. 2020, arXiv:2003.09711. The authors' code takes two forward passes, over attacked and
+      over clean images of both sides, and one term from each; here one pass over what is trained on.
+    """
+    check_weight("aoe", weight)
+    return two_sided(model, attack, None, weight=weight, penalty=confidences.ce_to_uniform, view=view)

@@ -1,0 +1,32 @@
+"""Outlier exposure, also known as CEDA: be accurate on data and unsure on clean outliers."""
+
+from robustjax.losses import confidences
+from robustjax.losses.confidences import Confidence
+from robustjax.losses.minmax import MinMax
+from robustjax.losses.two_sided import check_weight, two_sided
+from robustjax.types import Model, Number
+
+
+def oe(model: Model, *, weight: Number = 0.5, penalty: Confidence = confidences.kl_from_uniform) -> MinMax:
+    """Minimise CE(f(x), y) + weight KL(U || p(z)) for data x and outliers z.
+
+    The same function has several names, by its settings: OE has weight 0.5 and natural images as outliers; CEDA of
+    2019 has weight 1, `log_confidence` as the penalty and noise as outliers (`data.outliers.acet_noise`); CEDA as
+    a baseline of RATIO has weight 1 and natural images.
+
+    Args:
+      model: the classifier; one forward pass serves data and outliers.
+      weight: of the penalty; OE was published with batches of 128 data and 256 outliers.
+      penalty: what must be small on outliers.
+
+    Returns:
+      A loss over a `Pair`; metrics `risk` (nats), `excess`, `accuracy`.
+
+    Raises:
+      ValueError: if a known weight is negative.
+
+    Reference: Hendrycks, Mazeika and Dietterich 2019, arXiv:1812.04606, up to the constant log K; Hein,
+      Andriushchenko and Bitterwolf 2019, arXiv:1812.05720 (CEDA).
+    """
+    check_weight("oe", weight)
+    return two_sided(model, weight=weight, penalty=penalty)

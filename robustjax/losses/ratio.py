@@ -1,0 +1,114 @@
+"""RATIO: adversarial training on data and on outliers, alone or with clean data beside."""
+
+from robustjax import logit, numerics
+from robustjax.losses import confidences, views
+from robustjax.losses.confidences import Confidence
+from robustjax.losses.minmax import MinMax
+from robustjax.losses.two_sided import attack_both, check_weight, logits_of, two_sided
+from robustjax.losses.views import View
+from robustjax.types import Ascent, Attack, Batch, Model, Number, Pair
+
+
+def ratio(
+    model: Model,
+    attack: Attack,
+    ascent: Ascent,
+    *,
+    weight: Number = 1.0,
+    penalty: Confidence = confidences.kl_from_uniform,
+    climbed: Confidence | None = None,
+    view: View = views.running,
+) -> MinMax:
+    """Minimise 1/2 max_{x'} CE(f(x'), y) + weight/2 max_{z'} KL(U || p(z')).
+
+    The half is real: with the same learning rate and decay, data pull half as hard as in adversarial training.
+
+    Two generations were published, both l2, on batches of 128 and 128. Both attack by
+    `pgd(threat, steps=..., step_size=0.1, momentum=0.9, start=at_origin)`, whose steps are the same on both sides.
+    The paper climbs the margin on data and adds steps as training goes on (`attacks.growing.first_steps`); the
+    models released later (WideResNet-34-10) climb the cross-entropy, 10 steps within 0.5 of data and 20 within
+    1.0 of outliers, that is `dataclasses.replace(threat, eps=2 * threat.eps)`.
+
+    Args:
+      model: the classifier; one forward pass serves data and outliers.
+      attack: on data, such as `against(pgd(...), objectives.cross_entropy)`.
+      ascent: on outliers.
+      weight: lambda.
+      penalty: what must be small around outliers.
+      climbed: what the ascent maximises; the penalty by default.
+      view: what both attacks see of the network.
+
+    Returns:
+      A loss over a `Pair`; metrics `risk` (nats), `excess`, `robust_accuracy`, all at
+      attacked images.
+
+    Raises:
+      ValueError: if a known weight is negative.
+
+    Reference: Augustin, Meinke and Hein 2020, arXiv:2003.09461.
+    """
+    check_weight("ratio", weight)
+    return two_sided(
+        model,
+        attack,
+        ascent,
+        data_weight=0.5,
+        weight=0.5 * weight,
+        penalty=penalty,
+        climbed=climbed,
+        view=view,
+    )
+
+
+def half_ratio(
+    model: Model,
+    attack: Attack,
+    ascent: Ascent,
+    *,
+    weight: Number = 1.0,
+    scale: Number = 1.0,
+    penalty: Confidence = confidences.kl_from_uniform,
+    climbed: Confidence | None = None,
+    view: View = views.running,
+) -> MinMax:
+    """Attack every other image of the data: scale (1/2 (CE clean + CE attacked) + weight/2 max KL(U || p(z'))).
+
+    Args:
+      model, attack, ascent, weight, penalty, climbed, view: as in `ratio`.
+      scale: of the whole; 2/3 gives the weights of the authors' code of 2021, a third for each term.
+
+    Returns:
+      A loss over a `Pair` whose data are even in number, by the paper twice as many as its outliers; metrics as of
+      `ratio`, `accuracy` on the clean half and `robust_accuracy` on the attacked one.
+
+    Raises:
+      ValueError: if a known weight or scale is negative.
+
+    Reference: `train_clean` in the code of Augustin, Meinke and Hein 2020, arXiv:2003.09461.
+    """
+    check_weight("half_ratio", weight)
+    check_weight("half_ratio", scale, "scale")
+
+    def find(params, state, batch: Pair, key):
+        clean, image = numerics.unpack(batch.data.image)
+        _, label = numerics.unpack(batch.data.label)
+        half = Pair(Batch(image, label), batch.outlier)
+        image, outlier = attack_both(
+            model, params, state, half, key, attack, ascent, climbed or penalty, view
+        )
+        return numerics.pack(clean, image), outlier
+
+    def risk(params, state, batch: Pair, images, key):
+        inside, outside, state = logits_of(model, params, state, images, key)
+        value = logit.cross_entropy(inside, batch.data.label).mean()
+        excess = penalty(outside).mean()
+        clean, robust = numerics.unpack(logit.correct(inside, batch.data.label))
+        metrics = {
+            "risk": value,
+            "excess": excess,
+            "accuracy": clean.mean(),
+            "robust_accuracy": robust.mean(),
+        }
+        return scale * (value + 0.5 * weight * excess), (state, metrics)
+
+    return MinMax(find, risk)

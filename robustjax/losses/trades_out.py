@@ -1,0 +1,134 @@
+"""TRADES on data with a penalty on outliers, attacked (ACET) or kept stable too (CEDA)."""
+
+import jax
+
+from robustjax import logit, numerics
+from robustjax.attacks import objectives
+from robustjax.losses import confidences
+from robustjax.losses.confidences import Confidence
+from robustjax.losses.minmax import MinMax
+from robustjax.losses.two_sided import check_weight, logits_of
+from robustjax.types import Ascent, Model, Number, Pair, frozen
+
+
+def trades_acet(
+    model: Model,
+    ascent: Ascent,
+    outlier_ascent: Ascent,
+    *,
+    beta: Number = 6.0,
+    weight: Number = 1.0,
+    penalty: Confidence = confidences.kl_from_uniform,
+    climbed: Confidence | None = None,
+) -> MinMax:
+    """Minimise 1/2 (CE(f(x), y) + beta KL(p(x) || p(x'))) + weight/2 max_{z'} KL(U || p(z')).
+
+    Args:
+      model: the classifier; one forward pass serves clean and attacked data and outliers.
+      ascent: on data, where it climbs KL(p(x) || p(.)); must start away from x, where the gradient is zero.
+      outlier_ascent: on outliers, where it climbs `climbed`.
+      beta: weight of the divergence on data.
+      weight: lambda, of the outliers' term.
+      penalty: what must be small around outliers.
+      climbed: what is climbed there; the penalty by default.
+
+    Returns:
+      A loss over a `Pair`; metrics `risk`, `divergence` (nats), `excess`, `accuracy`, `robust_accuracy`.
+
+    Raises:
+      ValueError: if a known beta or weight is negative.
+
+    Reference: a baseline in the code of Augustin, Meinke and Hein 2020, arXiv:2003.09461; gradients flow through
+      both arguments of KL, as in TRADES.
+    """
+    check_weight("trades_acet", beta, "beta")
+    check_weight("trades_acet", weight)
+
+    def find(params, state, batch: Pair, key):
+        around_data, around_outliers = jax.random.split(key)
+        logits_fn = frozen(model, params, state)
+        outlier = outlier_ascent(
+            around_outliers, confidences.over(climbed or penalty, logits_fn), batch.outlier
+        ).x
+        return _farthest(ascent, around_data, logits_fn, batch.data.image), outlier
+
+    def risk(params, state, batch: Pair, images, key):
+        moved, outlier = images
+        both = numerics.pack(batch.data.image, moved)
+        inside, outside, state = logits_of(model, params, state, (both, outlier), key)
+        value, metrics = _stable(inside, batch, beta)
+        excess = penalty(outside).mean()
+        return 0.5 * (value + weight * excess), (state, {**metrics, "excess": excess})
+
+    return MinMax(find, risk)
+
+
+def trades_ceda(
+    model: Model,
+    ascent: Ascent,
+    outlier_ascent: Ascent,
+    *,
+    beta: Number = 6.0,
+    outlier_beta: Number = 6.0,
+    weight: Number = 1.0,
+    penalty: Confidence = confidences.kl_from_uniform,
+) -> MinMax:
+    """Minimise 1/2 (CE + beta KL(p(x) || p(x'))) + weight/2 (KL(U || p(z)) + outlier_beta KL(p(z) || p(z'))).
+
+    On outliers too the penalty is taken at the clean image and the prediction is kept stable around it.
+
+    Args:
+      model, ascent, beta, weight: as in `trades_acet`.
+      outlier_ascent: on outliers, where it climbs KL(p(z) || p(.)), so that it too must start away from z.
+      outlier_beta: weight of the divergence on outliers.
+      penalty: what must be small on clean outliers.
+
+    Returns:
+      A loss over a `Pair`; metrics as of `trades_acet`, `excess` on clean outliers, and `outlier_divergence`.
+
+    Raises:
+      ValueError: if a known beta, outlier_beta or weight is negative.
+
+    Reference: what `tradesceda` in the code of Augustin, Meinke and Hein 2020, arXiv:2003.09461, is named after;
+      that code puts the data where the clean outliers belong.
+    """
+    check_weight("trades_ceda", beta, "beta")
+    check_weight("trades_ceda", outlier_beta, "outlier_beta")
+    check_weight("trades_ceda", weight)
+
+    def find(params, state, batch: Pair, key):
+        around_data, around_outliers = jax.random.split(key)
+        logits_fn = frozen(model, params, state)
+        return (
+            _farthest(ascent, around_data, logits_fn, batch.data.image),
+            _farthest(outlier_ascent, around_outliers, logits_fn, batch.outlier),
+        )
+
+    def risk(params, state, batch: Pair, images, key):
+        data = numerics.pack(batch.data.image, images[0])
+        outliers = numerics.pack(batch.outlier, images[1])
+        inside, outside, state = logits_of(model, params, state, (data, outliers), key)
+        value, metrics = _stable(inside, batch, beta)
+        clean, moved = numerics.unpack(outside)
+        excess, divergence = penalty(clean).mean(), logit.kl(clean, moved).mean()
+        metrics = {**metrics, "excess": excess, "outlier_divergence": divergence}
+        return 0.5 * (value + weight * (excess + outlier_beta * divergence)), (state, metrics)
+
+    return MinMax(find, risk)
+
+
+def _farthest(ascent: Ascent, key, logits_fn, x):
+    return ascent(key, objectives.kl_from(logits_fn, logits_fn(x)), x).x
+
+
+def _stable(logits, batch: Pair, beta: Number):
+    clean, moved = numerics.unpack(logits)
+    label = batch.data.label
+    risk, divergence = logit.cross_entropy(clean, label).mean(), logit.kl(clean, moved).mean()
+    metrics = {
+        "risk": risk,
+        "divergence": divergence,
+        "accuracy": logit.correct(clean, label).mean(),
+        "robust_accuracy": logit.correct(moved, label).mean(),
+    }
+    return risk + beta * divergence, metrics

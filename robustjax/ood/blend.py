@@ -1,0 +1,67 @@
+"""One score of several, by a logistic regression of data against outliers on the host."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from robustjax.types import PerExample
+
+
+class Blend(NamedTuple):
+    """A weighted sum of scores: the log odds of data, a form of stacked scores (b, s)."""
+
+    weights: Float[Array, "s"]
+    bias: Float[Array, ""]
+
+    def __call__(self, scores: Float[Array, "b s"]) -> PerExample:
+        """Compute the decision value; its sigmoid would saturate."""
+        return (scores * self.weights).sum(axis=-1) + self.bias
+
+
+def blend(inside: np.ndarray, outside: np.ndarray, *, strength: float = 1.0) -> Blend:
+    """Weigh several scores, such as Mahalanobis distances of all layers, so that they tell data from outliers.
+
+    Minimises |w|^2 / 2 + C sum of logistic losses over scores scaled to deviation 1. Fit it on held-out data, not
+    on what the scores were fitted to, and judge it on other outliers.
+
+    Args:
+      inside: scores of data (n, s).
+      outside: scores of outliers (m, s).
+      strength: C > 0, the inverse weight of the penalty.
+    Raises:
+      ValueError: if the shapes do not fit, a score is not finite, or strength is not positive.
+
+    Reference: Lee et al. 2018, arXiv:1807.03888. Newton's method; equal to scikit-learn on standardised scores.
+    """
+    a, b = np.asarray(inside, np.float64), np.asarray(outside, np.float64)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or 0 in a.shape or 0 in b.shape:
+        raise ValueError(f"blend: scores are {a.shape} and {b.shape}, must be (n, s) and (m, s), not empty")
+    both = np.concatenate([a, b])
+    if not np.isfinite(both).all() or not strength > 0:
+        raise ValueError(f"blend: scores must be finite, and strength is {strength}, must be positive")
+    mean, deviation = both.mean(axis=0), both.std(axis=0)
+    constant = deviation <= 1e-12 * np.abs(mean)
+    scaled = np.where(constant, 0.0, (both - mean) / np.where(constant, 1.0, deviation))
+    design = np.concatenate([scaled, np.ones((len(both), 1))], axis=1)
+    sign = np.repeat([1.0, -1.0], [len(a), len(b)])
+    penalty = np.append(np.ones(a.shape[1]), 0.0)
+
+    def cost(w: np.ndarray) -> float:
+        return 0.5 * (penalty * w * w).sum() + strength * np.logaddexp(0.0, -sign * (design @ w)).sum()
+
+    w = np.zeros(a.shape[1] + 1)
+    for _ in range(100):
+        wrong = 0.5 * (1.0 - np.tanh(0.5 * sign * (design @ w)))  # a sigmoid that cannot overflow
+        slope = penalty * w - strength * design.T @ (sign * wrong)
+        curve = np.diag(penalty) + strength * (design.T * (wrong * (1 - wrong))) @ design
+        step = np.linalg.lstsq(curve, slope, rcond=None)[0]
+        length = 1.0
+        while length > 1e-8 and cost(w - length * step) > cost(w) - 1e-4 * length * slope @ step:
+            length *= 0.5
+        w = w - length * step
+        if np.abs(length * step).max() < 1e-10:
+            break
+    weights = np.where(constant, 0.0, w[:-1] / np.where(constant, 1.0, deviation))
+    return Blend(jnp.asarray(weights, jnp.float32), jnp.asarray(w[-1] - weights @ mean, jnp.float32))

@@ -1,0 +1,95 @@
+"""The attacks on detectors that published tables are made with, and a strong one."""
+
+from robustjax.attacks import objectives
+from robustjax.attacks.apgd import apgd
+from robustjax.attacks.pgd import pgd
+from robustjax.ood import surrogates
+from robustjax.ood.lattice import lattice
+from robustjax.ood.robust import Sides, down, highest, over_classes, up
+from robustjax.ood.scores import Score
+from robustjax.threats import Threat
+from robustjax.types import LogitsFn, Number, Objective
+
+
+def aloe(logits_fn: LogitsFn, score: Score, *, eps: Number = 1 / 255, steps: int = 10) -> Sides:
+    """Attack both sides as ALOE evaluates: ten steps of one level, data towards uniform, outliers away from entropy.
+
+    The last point counts, even where it is better for the detector than the image. The random start of the
+    published code is none at this radius, because it is truncated; here there is none at any.
+
+    Args:
+      logits_fn: the network.
+      score: what the detector reads.
+      eps: radius in linf.
+      steps: of 1/255.
+
+    Reference: Chen et al. 2020, arXiv:2003.09711, without batch statistics and truncation.
+    """
+    ascent = lattice(Threat("linf", eps), steps=steps, keep="last")
+    return Sides(
+        down(ascent, score, climbing=[surrogates.toward_uniform(logits_fn)], clean=False),
+        up(ascent, score, climbing=[surrogates.certain(logits_fn)], clean=False),
+    )
+
+
+def atom(score: Score, climbing: Objective, *, eps: Number = 8 / 255, steps: int = 40) -> Sides:
+    """Attack outliers only, as ATOM evaluates: forty steps of one level from a random start, best point.
+
+    Args:
+      score: what the detector reads.
+      climbing: `attacks.objectives.ce_to_uniform` for MSP and ODIN, `surrogates.away_from_rejection` for networks
+        with reject classes.
+      eps: radius in linf.
+      steps: of 1/255.
+
+    Reference: Chen et al. 2021, arXiv:2006.15207. The image itself competes by its score, there by the objective.
+    """
+    ascent = lattice(Threat("linf", eps), steps=steps, start="uniform")
+    return Sides(None, up(ascent, score, climbing=[climbing]))
+
+
+def atd(score: Score, *, eps: Number = 8 / 255, steps: int = 100) -> Sides:
+    """Attack both sides along the score: PGD with a hundred steps of 2.5 eps / 100 from a random start.
+
+    Reference: Azizmalayeri et al. 2022, arXiv:2209.15246. The best point counts.
+
+    Args:
+      score: what the detector reads, in a form that does not saturate.
+      eps: radius in linf.
+      steps: of 2.5 eps / steps.
+    """
+    ascent = pgd(Threat("linf", eps), steps=steps, step_size=2.5 * eps / max(steps, 1))
+    return Sides(down(ascent, score), up(ascent, score))
+
+
+def strong(
+    threat: Threat, score: Score, logits_fn: LogitsFn | None = None, *, steps: int = 100, times: int = 5
+) -> Sides:
+    """Attack both sides by APGD on the score and on every surrogate, from several starts, and keep the worst.
+
+    With K classes that is (6 + K) times `times` runs; the score alone, twice `times`.
+
+    Args:
+      threat: in any norm.
+      score: what the detector reads, in a form that does not saturate.
+      logits_fn: of the network behind it, for cross-entropy to uniform, entropy and every class; None for scores of
+        features alone.
+      steps: of each run.
+      times: random starts.
+    """
+    ascent = apgd(threat, steps=steps)
+    if logits_fn is None:
+        return Sides(down(ascent, score, times=times), up(ascent, score, times=times))
+
+    def fallen(x):
+        return -score(x)
+
+    unsure = [fallen, surrogates.toward_uniform(logits_fn), surrogates.uncertain_log(logits_fn)]
+    sure = [score, objectives.ce_to_uniform(logits_fn), surrogates.certain_log(logits_fn)]
+    return Sides(
+        down(ascent, score, climbing=unsure, times=times),
+        highest(
+            up(ascent, score, climbing=sure, times=times),
+            over_classes(ascent, score, logits_fn, times=times),
+        ),
+    )

@@ -1,0 +1,222 @@
+"""Attacks on a score: data pushed down, outliers pushed up, and the worst that any of several searches found.
+
+A search takes (key, x) and gives the point and its score, per example. However many objectives it climbs, the score
+itself decides what is kept. Climb a score that does not saturate, such as `logit_scores.msp_margin` for MSP: the
+order is the same, and a slope is left where the probability is 1.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, Scalar
+
+from robustjax.attacks.compose import best_of
+from robustjax.attacks.pgd import Start, better
+from robustjax.attacks.solver import Solver, nothing_yet
+from robustjax.numerics import fold, keys_for
+from robustjax.ood import surrogates
+from robustjax.ood.scores import Score
+from robustjax.types import Ascent, Found, Images, LogitsFn, Objective, PerExample
+
+Search = Callable[[PRNGKeyArray, Images], Found]  # `value` is the score at the point
+
+
+class Sides(NamedTuple):
+    """How data and outliers are attacked; None where they are not."""
+
+    down: Search | None
+    up: Search | None
+
+
+def up(
+    ascent: Ascent,
+    score: Score,
+    *,
+    climbing: Sequence[Objective] = (),
+    times: int = 1,
+    clean: bool = True,
+) -> Search:
+    """Look for the highest score around each example, as an outlier that passes for data.
+
+    Args:
+      ascent: how to search. A `Solver` keeps the point of highest score that it met; any other ascent keeps what
+        its own objective preferred.
+      score: what the detector reads.
+      climbing: objectives to climb one after the other, such as `surrogates`; the score alone by default.
+      times: random starts of each. Objective i and start r see each example's key folded with i, then r.
+      clean: let x itself compete, so that an attack never helps the detector.
+    Returns:
+      A search (key, x) -> Found, cut from the gradient; `key` is one key or one per example.
+    Raises:
+      ValueError: if times is less than 1.
+    """
+    return _search("up", ascent, score, climbing or (score,), times, clean)
+
+
+def down(
+    ascent: Ascent,
+    score: Score,
+    *,
+    climbing: Sequence[Objective] = (),
+    times: int = 1,
+    clean: bool = True,
+) -> Search:
+    """Look for the lowest score around each example, as data that are taken for outliers.
+
+    Args:
+      ascent, times, clean: as in `up`.
+      score: what the detector reads.
+      climbing: objectives to climb, so usually falling where the score rises; minus the score by default.
+    Returns:
+      A search (key, x) -> Found with the score itself, not its negative, as value.
+    """
+    fallen = _negative(score)
+    return _turned(_search("down", ascent, fallen, climbing or (fallen,), times, clean))
+
+
+def over_classes(
+    ascent: Ascent, score: Score, logits_fn: LogitsFn, *, times: int = 1, clean: bool = True
+) -> Search:
+    """Push an outlier towards each class in turn and keep its highest score.
+
+    The likeliest class at the start need not be the one that can become surest; climbing one after the other
+    leaves no choice to chance. All classes share one compiled search.
+
+    Args:
+      ascent, score, times, clean: as in `up`.
+      logits_fn: whose classes are aimed at by `surrogates.toward_class`.
+    """
+    _check("over_classes", times)
+
+    def search(key: PRNGKeyArray, x: Images) -> Found:
+        classes = jax.eval_shape(logits_fn, x).shape[-1]
+        keys = keys_for(key, x.shape[0])
+
+        def aim(run: Array) -> Found:
+            target, start = run // times, run % times
+            objective = surrogates.toward_class(logits_fn, target)
+            return _judged(ascent, fold(fold(keys, target), start), objective, score, x)
+
+        best = best_of(jax.lax.map(aim, jnp.arange(classes * times)))
+        return jax.lax.stop_gradient(better(Found(x, score(x)), best) if clean else best)
+
+    return search
+
+
+def highest(*searches: Search) -> Search:
+    """Keep the highest score that any of several searches finds; search i sees each key folded with i.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if not searches:
+        raise ValueError("highest: no search given, must be at least 1")
+
+    def search(key: PRNGKeyArray, x: Images) -> Found:
+        keys = keys_for(key, x.shape[0])
+        best = nothing_yet(x)
+        for i, one in enumerate(searches):
+            best = better(best, one(fold(keys, i), x))
+        return best
+
+    return search
+
+
+def lowest(*searches: Search) -> Search:
+    """Keep the lowest score that any of several searches finds."""
+    return _turned(highest(*(_turned(one) for one in searches)))
+
+
+def over_radii(
+    search_at: Callable[[Scalar, Start], Search], radii: Sequence[float], *, side: Literal["up", "down"]
+) -> Search:
+    """Search at rising radii, each from what the last one found, so that the results cannot but be monotone.
+
+    `over_radii(lambda eps, warm: up(pgd(Threat("linf", eps), steps=40, step_size=eps / 16, start=warm), score), ...)`.
+    What was found in a smaller ball lies in the larger one and stays if nothing better is found there. One
+    program is compiled for all radii.
+
+    Args:
+      search_at: (radius, start) -> search. The start gives the best point so far, x itself at first; a search may
+        use it, for all its starts or for some, or leave it.
+      radii: rising; radius i sees each example's key folded with i.
+      side: whether the searches push scores up or down.
+    Returns:
+      A search whose results lead with the radii: x (r, b, ...) and value (r, b).
+    Raises:
+      ValueError: if radii is empty, negative or not rising, or side is unknown.
+    """
+    if not radii or radii[0] < 0 or not all(a < b for a, b in itertools.pairwise(radii)):
+        raise ValueError(f"over_radii: radii are {tuple(radii)}, must rise from 0 or more")
+    if side not in ("up", "down"):
+        raise ValueError(f"over_radii: side is {side!r}, must be 'up' or 'down'")
+    sign = 1.0 if side == "up" else -1.0
+
+    def search(key: PRNGKeyArray, x: Images) -> Found:
+        keys = keys_for(key, x.shape[0])
+
+        def widen(best: Found, at: tuple[Array, Scalar]) -> tuple[Found, Found]:
+            index, eps = at
+            found = search_at(eps, lambda key, origin: best.x)(fold(keys, index), x)
+            best = better(best, Found(found.x, sign * found.value))
+            return best, best
+
+        steps = jnp.arange(len(radii)), jnp.asarray(radii, jnp.float32)
+        _, found = jax.lax.scan(widen, nothing_yet(x), steps)
+        return Found(found.x, sign * found.value)
+
+    return search
+
+
+def _search(
+    name: str, ascent: Ascent, merit: Objective, climbing: Sequence[Objective], times: int, clean: bool
+) -> Search:
+    _check(name, times)
+
+    def search(key: PRNGKeyArray, x: Images) -> Found:
+        keys = keys_for(key, x.shape[0])
+
+        def climb(objective: Objective, own: PRNGKeyArray) -> Found:
+            starts = jnp.arange(times)
+            return best_of(jax.lax.map(lambda r: _judged(ascent, fold(own, r), objective, merit, x), starts))
+
+        best = Found(x, merit(x)) if clean else nothing_yet(x)
+        for i, objective in enumerate(climbing):
+            best = better(best, climb(objective, fold(keys, i)))
+        return jax.lax.stop_gradient(best)
+
+    return search
+
+
+def _judged(ascent: Ascent, key: PRNGKeyArray, objective: Objective, merit: Objective, x: Images) -> Found:
+    """Climb an objective and return the point with its merit."""
+    if objective is merit:
+        return ascent(key, merit, x)
+    if isinstance(ascent, Solver):
+        both = ascent.advance(lambda z: (objective(z), merit(z)), ascent.init(key, x), ascent.length)
+        return ascent.finish(both)
+    point = ascent(key, objective, x).x
+    return Found(point, merit(point))
+
+
+def _negative(score: Score) -> Objective:
+    def fallen(x: Images) -> PerExample:
+        return -score(x)
+
+    return fallen
+
+
+def _turned(search: Search) -> Search:
+    def turned(key: PRNGKeyArray, x: Images) -> Found:
+        found = search(key, x)
+        return Found(found.x, -found.value)
+
+    return turned
+
+
+def _check(name: str, times: int) -> None:
+    if times < 1:
+        raise ValueError(f"{name}: times is {times}, must be at least 1")

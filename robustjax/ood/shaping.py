@@ -1,0 +1,103 @@
+"""Activations reshaped before the last layer: clipped, pruned or scaled. Features -> features, then a last layer.
+
+`head(kernel, bias, form, react(limit))` is a form of features, with a form of logits such as
+`logit_scores.energy` inside. Features are those after a ReLU, so not negative.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from robustjax.numerics import divide
+from robustjax.ood.scores import Features, Form
+
+Shape = Callable[[Features], Features]
+
+
+def head(kernel: Float[Array, "d k"], bias: Float[Array, "k"], form: Form, shape: Shape) -> Form:
+    """Reshape features, run the last layer on them and score its logits."""
+    return lambda features: form(shape(features) @ kernel + bias)
+
+
+def react(limit: float | Array) -> Shape:
+    """Clip activations from above. Reference: Sun, Guo and Li 2021, arXiv:2111.12797.
+
+    An attack has no slope along activations beyond the limit; the others lead it there.
+    """
+    return lambda features: jnp.minimum(features, limit)
+
+
+def react_limit(features: np.ndarray, *, percentile: float = 90.0) -> float:
+    """Find the limit: a percentile of all activations on training data (n, d)."""
+    _check("react_limit", percentile, 100.0)
+    return float(np.percentile(np.asarray(features, np.float64), percentile))
+
+
+def ash_p(*, percentile: float = 90.0) -> Shape:
+    """Set all but the largest activations of each example to zero.
+
+    Args:
+      percentile: share of the activations that go, in per cent; at most 98.
+    Raises:
+      ValueError: if percentile is not in [0, 98].
+
+    Reference: Djurisic et al. 2023, arXiv:2209.09858. Activations as large as the smallest that stays, stay.
+    """
+    _check("ash_p", percentile, 98.0)
+    return lambda features: jnp.where(_largest(features, percentile), features, 0.0)
+
+
+def ash_b(*, percentile: float = 90.0) -> Shape:
+    """Prune as `ash_p`, then give all that is left one value, so that the sum is as before."""
+    _check("ash_b", percentile, 98.0)
+
+    def shape(features: Features) -> Features:
+        kept = _largest(features, percentile)
+        count = kept.sum(axis=1, keepdims=True).astype(features.dtype)
+        return jnp.where(kept, features.sum(axis=1, keepdims=True) / count, 0.0)
+
+    return shape
+
+
+def ash_s(*, percentile: float = 90.0) -> Shape:
+    """Prune as `ash_p`, then multiply by exp(sum before / sum after)."""
+    _check("ash_s", percentile, 98.0)
+
+    def shape(features: Features) -> Features:
+        kept = jnp.where(_largest(features, percentile), features, 0.0)
+        return kept * _gain(features, kept)
+
+    return shape
+
+
+def scale(*, percentile: float = 85.0) -> Shape:
+    """Multiply all activations by the factor of `ash_s`, without pruning.
+
+    Reference: Xu et al. 2024, arXiv:2310.00227.
+    """
+    _check("scale", percentile, 98.0)
+
+    def shape(features: Features) -> Features:
+        return features * _gain(features, jnp.where(_largest(features, percentile), features, 0.0))
+
+    return shape
+
+
+def _gain(features: Features, kept: Features) -> Features:
+    # The largest 2 % hold at least 2 % of the sum: the exponent is 50 at most, and a row of zeros has 0.
+    return jnp.exp(divide(features.sum(axis=1, keepdims=True), kept.sum(axis=1, keepdims=True)))
+
+
+def _largest(features: Features, percentile: float) -> Bool[Array, "b d"]:
+    d = features.shape[1]
+    count = max(1, d - round(d * percentile / 100))
+    smallest = jax.lax.top_k(jax.lax.stop_gradient(features), count)[0][:, -1:]
+    return features >= smallest
+
+
+def _check(name: str, percentile: float, most: float) -> None:
+    if not 0 <= percentile <= most:
+        raise ValueError(f"{name}: percentile is {percentile}, must be in [0, {most:g}]")
