@@ -16,7 +16,7 @@ from robustjax.types import PerExample
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["bank"], meta_fields=["neighbours"])
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: arrays have no hash, and jit asks for one
 class Neighbours:
     """Training features on the unit sphere, and which of the nearest counts: a form of features."""
 
