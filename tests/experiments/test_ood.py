@@ -1,0 +1,70 @@
+"""Training on outliers and judging detectors, from the command line."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scripts  # noqa: F401  first: it puts experiments/ on the path
+
+import outlier_methods  # isort: skip
+import outlier_sets  # isort: skip
+
+from robustjax import data
+from robustjax.attacks.pgd import pgd
+from robustjax.losses import ccu, mixtures
+from robustjax.models import small
+from robustjax.threats import Threat
+from robustjax.types import Batch, Pair
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("name", outlier_methods.METHODS)
+def test_every_method_can_be_named(name):
+    model = small.mlp(classes=outlier_methods.outputs(name, 3), shape=(4, 4, 1), widths=(5,))
+    images = jnp.asarray(RNG.uniform(size=(12, 4, 4, 1)), jnp.float32)
+    axes = None
+    if name == "ccu":
+        axes = mixtures.principal(images)
+        inside, outside = (mixtures.fitted(KEY, axes, x, components=2) for x in (images[:6], images[6:]))
+        model = ccu.mixed(model, axes, inside, outside)
+    ascent = pgd(Threat("linf", 0.1), steps=1, step_size=0.1)
+    loss = outlier_methods.loss(name, model, classes=3, around_data=ascent, around_outliers=ascent, axes=axes)
+    pair = Pair(Batch(images[:6], jnp.arange(6) % 3), images[6:])
+    value, (_, metrics) = jax.eval_shape(lambda *given: loss(*given), *model.init(KEY), pair, KEY)
+    assert value.shape == () and {"risk"} <= metrics.keys()
+    logits = model.apply(*model.init(KEY), images)[0]
+    assert logits.shape == (12, outlier_methods.outputs(name, 3))
+    score = outlier_methods.form(name, classes=3)(logits)
+    assert score.shape == (12,) and jnp.isfinite(score).all()
+
+
+def test_what_methods_ask_for_is_checked():
+    with pytest.raises(ValueError, match="method is 'nonesuch', must be one of standard"):
+        outlier_methods.outputs("nonesuch", 3)
+    assert outlier_methods.outputs("sofl", 100) == 110 and outlier_methods.outputs("aloe", 10) == 10
+
+
+def like(count=30, side=8, channels=1):
+    image = RNG.integers(0, 256, (count, side, side, channels)).astype(np.uint8)
+    return data.of_arrays(image, np.arange(count) % 3, name="made", split="train")
+
+
+def test_outliers_take_the_shape_of_the_data():
+    grey = outlier_sets.load("letters", like(), split="test", count=7)
+    assert grey.image.shape == (7, 8, 8, 1) and len(set(grey.index)) == 7
+    colour = outlier_sets.load("letters", like(channels=3), split="test", count=7)
+    np.testing.assert_array_equal(colour.image, np.repeat(grey.image, 3, axis=-1))
+    red = np.zeros((1, 2, 2, 3), np.uint8)
+    red[..., 0] = 200
+    np.testing.assert_array_equal(outlier_sets.coloured(red, 1), np.full((1, 2, 2, 1), 60))  # 0.299 of 200
+    source = like()
+    both, fresh = outlier_sets.mixture(["letters", "noise/permuted"], source)
+    assert fresh is None and both.info.per_class[0] == both.info.per_class[1] == 3159
+    pixels = both.image[both.label == 1][:30].reshape(30, -1)
+    np.testing.assert_array_equal(np.sort(pixels), np.sort(source.image.reshape(30, -1)))
+    alone, fresh = outlier_sets.mixture(["noise/uniform"], like())
+    assert fresh is not None and len(alone.label) == 30
+    with pytest.raises(ValueError, match="noise/pink is no noise"):
+        outlier_sets.load("noise/pink", like(), split="test")
