@@ -8,6 +8,7 @@ growing     a number of steps that grows with training
 every_other an ascent for half of a batch
 compose     restarts, the worst of several, all targets, attacks from ascents
 apgd        Auto-PGD in linf, l2 and l1, and over shrinking balls
+frank_wolfe ascent in balls of other norms, such as l1.5
 fab         the nearest point beyond a decision boundary, targeted and not
 ddn         minimum norms in l2, on spheres whose radius follows the verdict
 fmn         minimum norms in linf, l2 and l1, in balls whose radius follows the verdict
@@ -26,6 +27,7 @@ What those three are made of:
 
 solver      init, advance and finish: a solver that can be driven in segments
 starts      random first points
+rows        states laid out as flat rows
 nearest     what searches for the nearest point share
 climb       gradient ascent with step sizes that a rule adapts
 adam        the direction of Adam, one age per example

@@ -8,7 +8,8 @@ letters        embedded: letters in the look of the digits, as outliers
 order          which examples are held out, and the order of every epoch, by hashing
 batches        stream, pairs and evaluation: exact to resume, the same on any number of devices
 augment        crop, flip, cutout on the device
-outliers       noise that shows nothing
+outliers       noise that shows nothing, and data made strange
+photos         embedded: patches of scikit-learn's two photographs, as outliers
 scenes         images whose foreground and background are known: labels, groups, masks
 planted        real digits on textures: core and spurious features under control
 rebalance      rows so that rare groups, or past errors, count more

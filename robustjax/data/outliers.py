@@ -38,6 +38,28 @@ def permuted(key: PRNGKeyArray, images: Images) -> Images:
     return jnp.take_along_axis(images.reshape(n, h * w, c), orders[..., None], axis=1).reshape(images.shape)
 
 
+def inverted(images: Images) -> Images:
+    """Turn black into white."""
+    return 1.0 - images
+
+
+def upside_down(images: Images) -> Images:
+    """Turn images by half a turn: outliers that share their strokes with the data."""
+    return images[:, ::-1, ::-1]
+
+
+def joined(key: PRNGKeyArray, images: Images) -> Images:
+    """Put the left half of every image beside the mirrored left half of another one, drawn with its key.
+
+    The strokes are those of the data, and mostly nothing that belongs to a class remains.
+    """
+    n, half = images.shape[0], images.shape[2] // 2
+    keys = keys_for(key, n)
+    step = jax.vmap(lambda k: jax.random.randint(k, (), 1, max(n, 2)))(keys)
+    other = images[(jnp.arange(n) + step) % n]
+    return jnp.concatenate([images[:, :, : images.shape[2] - half], other[:, :, :half][:, :, ::-1]], axis=2)
+
+
 def smoothed(key: PRNGKeyArray, images: Images) -> Images:
     """Blur with a deviation drawn from [1, 2.5] pixels, then stretch every image to [0, 1].
 

@@ -9,6 +9,7 @@ shaping          ReAct, ASH and SCALE in front of the last layer
 nudges           ODIN, and the step of its kind in front of any score
 blend            one score of several
 robust           attacks on a score: data down, outliers up, the worst of several, over radii
+worst_confidence how sure a network can be made around outliers: four searches, and over radii
 surrogates       what published attacks climb instead
 lattice          ascent in whole levels of 8-bit images
 presets          the attacks of ALOE, ATOM and ATD, and a strong one

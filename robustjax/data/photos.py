@@ -1,0 +1,52 @@
+"""Patches of the two photographs that come with scikit-learn: natural outliers for small grey images, embedded."""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+Photo = Literal["china", "flower"]
+
+
+def patches(
+    photo: Photo, *, count: int, size: int = 8, scales: tuple[int, ...] = (1, 2, 4), seed: int = 0
+) -> UInt8[np.ndarray, "n s s 1"]:
+    """Cut grey squares out of a photograph and stretch each to the whole range from black to white.
+
+    Train on one photograph and test on the other: their patches have no pixel in common.
+
+    Args:
+      photo: "china", a palace, or "flower", a dahlia.
+      count: how many patches, evenly over the scales.
+      size: pixels a side.
+      scales: the photograph is shrunk by these factors, by averaging blocks.
+      seed: of the places.
+    Raises:
+      ValueError: if count, size or a scale is below 1, or scikit-learn or Pillow is not installed.
+    """
+    if count < 1 or size < 1 or not scales or min(scales) < 1:
+        raise ValueError(
+            f"patches: count, size and scales are {(count, size, scales)}, must be at least 1 each"
+        )
+    try:
+        from sklearn.datasets import load_sample_image
+
+        colour = load_sample_image(f"{photo}.jpg")
+    except ImportError as error:
+        raise ValueError(
+            "patches: needs scikit-learn and Pillow, pip install 'robustjax[experiments]'"
+        ) from error
+    grey = colour.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    rng = np.random.default_rng(seed)
+    out = np.empty((count, size, size, 1), np.uint8)
+    for i in range(count):
+        factor = scales[i % len(scales)]
+        side = size * factor
+        top, left = (int(rng.integers(0, length - side + 1)) for length in grey.shape)
+        block = grey[top : top + side, left : left + side]
+        patch = block.reshape(size, factor, size, factor).mean(axis=(1, 3))
+        span = patch.max() - patch.min()
+        # A patch of clear sky has nothing to stretch: it stays at its own grey.
+        level = (patch - patch.min()) / span if span > 1e-6 else patch / 255
+        out[i, ..., 0] = np.round(255 * level)
+    return out

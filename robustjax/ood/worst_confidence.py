@@ -1,0 +1,109 @@
+"""How sure a network can be made around outliers: several searches, each for what the others miss."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, Scalar
+
+from robustjax.attacks import objectives
+from robustjax.attacks.apgd import apgd
+from robustjax.attacks.heavy import heavy
+from robustjax.attacks.pgd import Start
+from robustjax.numerics import Norm, norm, per_example
+from robustjax.ood.logit_scores import msp_margin
+from robustjax.ood.robust import Search, highest, over_classes, over_radii, up
+from robustjax.ood.scores import Score, through
+from robustjax.threats import Threat
+from robustjax.types import LogitsFn, PerExample
+
+
+def worst_confidence(
+    threat: Threat, logits_fn: LogitsFn, *, steps: int = 100, times: int = 5, class_steps: int | None = None
+) -> Search:
+    """Look for the largest max_k p_k around each outlier; the image itself competes.
+
+    1. APGD on the log odds of the likeliest class, from `times` random starts;
+    2. APGD on the log odds of every class: the likeliest at the start need not be the one that can become surest;
+    3. momentum ascent from where the image is pulled towards flat grey: noise of high contrast masks gradients;
+    4. APGD on the divergence from uniform, which training climbs: a check that training fooled itself.
+
+    Args:
+      threat: around the outliers.
+      logits_fn: the network.
+      steps: of each run.
+      times: random starts of the first search.
+      class_steps: of the runs at a class; `steps` by default.
+    Returns:
+      A search whose value is `msp_margin`, the log odds of the largest probability; see `probability`.
+
+    Reference: the evaluation of Augustin, Meinke and Hein 2020, arXiv:2003.09461, which is the first search with
+      one start; grey starts as in Bitterwolf, Meinke and Hein 2020, arXiv:2007.08473.
+    """
+    score = sureness(logits_fn)
+    ascent = apgd(threat, steps=steps)
+    grey = heavy(threat, steps=steps, step_size=2.5 * threat.eps / max(steps, 1), start=toward_grey(threat))
+    return highest(
+        up(ascent, score, times=times),
+        over_classes(apgd(threat, steps=class_steps or steps), score, logits_fn),
+        up(grey, score),
+        up(ascent, score, climbing=[objectives.ce_to_uniform(logits_fn)]),
+    )
+
+
+def confidence_over_radii(
+    logits_fn: LogitsFn,
+    radii: Sequence[float],
+    *,
+    norm: Norm = "l2",
+    steps: int = 100,
+    times: int = 1,
+) -> Search:
+    """Look for the largest confidence at rising radii, by APGD from the last radius' best point and afresh.
+
+    Args:
+      logits_fn: the network.
+      radii: rising, in the units of x; 0 is the image itself.
+      norm: of the balls.
+      steps: of each run.
+      times: fresh random starts at each radius.
+    Returns:
+      A search whose results lead with the radii and never fall; values as of `worst_confidence`.
+    """
+    score = sureness(logits_fn)
+
+    def search_at(eps: Scalar, warm: Start) -> Search:
+        threat = Threat(norm, eps)
+        fresh = up(apgd(threat, steps=steps), score, times=times)
+        return highest(up(apgd(threat, steps=steps, start=warm), score), fresh)
+
+    return over_radii(search_at, radii, side="up")
+
+
+def sureness(logits_fn: LogitsFn) -> Score:
+    """Score by the log odds of the largest probability: the order of max_k p_k, without saturation."""
+    return through(logits_fn, msp_margin)
+
+
+def probability(margin: PerExample) -> PerExample:
+    """Turn the log odds of a probability into the probability."""
+    return jax.nn.sigmoid(jnp.asarray(margin))
+
+
+def toward_grey(threat: Threat) -> Start:
+    """Start where the image is as near to its own mean grey as the threat allows.
+
+    Reference: the DeContraster start of Bitterwolf, Meinke and Hein 2020, arXiv:2007.08473, in any norm.
+    """
+
+    def start(key: PRNGKeyArray, x: Array) -> Array:
+        del key
+        flat = jnp.broadcast_to(x.mean(axis=tuple(range(1, x.ndim)), keepdims=True), x.shape)
+        if threat.norm == "linf":
+            return threat.project(flat, x)
+        # Pixels keep their proportions; a projection in l1 would change a few of them only.
+        length = norm(flat - x, threat.norm)
+        share = jnp.where(length > threat.eps, threat.eps / jnp.maximum(length, 1e-12), 1.0)
+        return x + per_example(share, x) * (flat - x)
+
+    return start

@@ -1,0 +1,36 @@
+"""Patches of photographs, and data made strange."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robustjax.data import outliers, photos
+
+X = jnp.asarray(np.random.default_rng(0).random((6, 4, 4, 1)), jnp.float32)
+
+
+def test_patches_are_stretched_squares_of_the_photograph():
+    found = photos.patches("china", count=12, size=8)
+    assert found.shape == (12, 8, 8, 1) and found.dtype == np.uint8
+    spread = found.reshape(12, -1)
+    assert (spread.min(1) == 0).all() and (spread.max(1) == 255).all()
+    np.testing.assert_array_equal(found, photos.patches("china", count=12, size=8))
+    assert (found != photos.patches("china", count=12, size=8, seed=1)).any()
+    assert (found != photos.patches("flower", count=12, size=8)).any()
+    with pytest.raises(ValueError, match="patches: count"):
+        photos.patches("china", count=0)
+
+
+def test_turned_and_inverted():
+    np.testing.assert_array_equal(outliers.upside_down(X), np.rot90(np.asarray(X), 2, axes=(1, 2)))
+    np.testing.assert_allclose(outliers.inverted(outliers.inverted(X)), X, atol=1e-6)
+
+
+def test_joined_halves_come_from_two_images():
+    found = np.asarray(outliers.joined(jax.random.key(0), X))
+    images = np.asarray(X)
+    np.testing.assert_array_equal(found[:, :, :2], images[:, :, :2])
+    for i, right in enumerate(found[:, :, 2:]):
+        source = [j for j in range(6) if (right[:, ::-1] == images[j, :, :2]).all()]
+        assert len(source) == 1 and source != [i]
