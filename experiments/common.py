@@ -19,7 +19,7 @@ from robustjax.analysis import curves
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.data import augment
-from robustjax.models import normalisation, preact, resnet, small, wideresnet
+from robustjax.models import densenet, normalisation, preact, resnet, small, wideresnet
 from robustjax.runtime import grids
 from robustjax.threats import Threat
 from robustjax.types import Attack, Model, Number, Params, State
@@ -157,6 +157,9 @@ MODELS: dict[str, Callable[..., Model]] = {
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
     "preact_resnet18": preact.preact_resnet18,
+    "densenet40": lambda **settings: densenet.densenet(depth=40, **settings),
+    "densenet100": densenet.densenet,
+    "wideresnet40_4": lambda **settings: wideresnet.wideresnet(depth=40, width=4, **settings),
     "wideresnet28_10": lambda **settings: wideresnet.wideresnet(depth=28, width=10, **settings),
     "wideresnet34_10": lambda **settings: wideresnet.wideresnet(depth=34, width=10, **settings),
 }

@@ -32,6 +32,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 REJECTING = ("ntom", "atom", "sofl", "rowl")  # with outputs for outliers
 MINED = ("ntom", "atom")  # choose their outliers from a pool
 PLAIN = ("standard", "adversarial", "trades")  # see no outliers
+PUBLISHED = {"oe": 0.5, "aoe": 0.5, "aloe": 0.5, "sofl": 5.0}  # weights other than 1
 PENALTIES: dict[str, Confidence] = {
     "kl_from_uniform": confidences.kl_from_uniform,
     "ce_to_uniform": confidences.ce_to_uniform,

@@ -1,12 +1,16 @@
 """Training on outliers and judging detectors, from the command line."""
 
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scripts  # noqa: F401  first: it puts experiments/ on the path
+import scripts  # first: it puts experiments/ on the path
 
 import outlier_methods  # isort: skip
+import outlier_runs  # isort: skip
 import outlier_sets  # isort: skip
 
 from robustjax import data
@@ -68,3 +72,25 @@ def test_outliers_take_the_shape_of_the_data():
     assert fresh is not None and len(alone.label) == 30
     with pytest.raises(ValueError, match="noise/pink is no noise"):
         outlier_sets.load("noise/pink", like(), split="test")
+
+
+def test_a_run_that_chooses_its_outliers_resumes_bit_for_bit(tmp_path, capsys, monkeypatch):
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    words = ("train_ood", "smoke", "--loss", "atom", "--out")
+    done = scripts.run(*words, whole)
+    assert done.returncode == 0, done.stderr
+    assert (whole / "report.html").read_text().count("data:image/png") == 2
+    assert sorted(path.name for path in (whole / "mined").iterdir()) == ["00000000.npz", "00000003.npz"]
+    with np.load(whole / "mined" / "00000003.npz") as file:
+        assert len(set(file["rows"])) == 4 * 16 * 3 // 4
+    shutil.copytree(whole, torn)
+    shutil.rmtree(torn / "checkpoints" / "6")  # back to update 4, in the middle of what was chosen at 3
+    done = scripts.run(*words, torn)
+    assert done.returncode == 0, done.stderr
+    lines = [[json.loads(t) for t in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, torn)]
+    assert lines[0] == lines[1] and lines[0][-1]["step"] == 5 and "valid_auroc_both" in lines[0][-1]
+    first, second = (outlier_runs.opened(str(folder)) for folder in (whole, torn))
+    assert first.step == second.step == 6 and first.method == "atom"
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+    other = scripts.call(capsys, monkeypatch, *words, torn, "--weight", 2)
+    assert other.returncode == 2 and "weight" in other.stderr
