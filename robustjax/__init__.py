@@ -11,6 +11,8 @@ box), and solvers that know nothing else. The house, floor by floor; imports go 
 3  losses/        training objectives, one file per paper
    perturbations/ rotations, shifts, corruptions: sets searched through a decoder
    ood/           detectors of outliers, their metrics, and attacks on their scores
+   smoothing/     certificates by noise, in pixels or in the parameters of a set
+   bounds/        certificates by intervals: how sure a network can be made over a threat
 2  attacks/       solvers: they know a threat and a function, never a network
 1  threats        norm balls with a box
    models/        networks behind `types.Model`

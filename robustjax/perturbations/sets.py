@@ -14,19 +14,25 @@ from robustjax.perturbations.spatial import warp
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Attack, Found, Images, Labels, Logits, LogitsFn, Objective, PerExample
 
-Decode = Callable[[PRNGKeyArray, Images, Array], Images]  # (one key per example, x, u) -> perturbed images
+Decode = Callable[[PRNGKeyArray, Any, Array], Images]  # (one key per example, prepared x, u) -> images
+
+
+def _as_it_is(x: Images) -> Images:
+    return x
 
 
 class PerturbationSet(NamedTuple):
-    """The images `decode(key, x, u)` with u, (b, dimension), in `threat` around the origin 0.
+    """The images `decode(key, prepare(x), u)` with u, (b, dimension), in `threat` around the origin 0.
 
     The key is for decoders with a random part, which it fixes: a search then sees one image per u. Deterministic
-    decoders ignore it.
+    decoders ignore it. `prepare` computes, once per search, what decoders need of x alone: arrays that lead with
+    the batch; by default it is x itself.
     """
 
     decode: Decode
     threat: Threat
     dimension: int
+    prepare: Callable[[Images], Any] = _as_it_is
 
     def origin(self, x: Images) -> Float[Array, "b d"]:
         """Give every image the middle of the ball, u = 0."""
@@ -35,7 +41,7 @@ class PerturbationSet(NamedTuple):
     def sample(self, key: PRNGKeyArray, x: Images) -> Images:
         """Perturb each image by a u drawn uniformly from the set; one key, or one per example."""
         own, inner = _keys(key, x)
-        return self.decode(own, x, self.threat.sample(inner, self.origin(x)))
+        return self.decode(own, self.prepare(x), self.threat.sample(inner, self.origin(x)))
 
 
 def spatial(limits: Sequence[float], *, border: Border = "zero") -> PerturbationSet:
@@ -76,12 +82,13 @@ def through(space: PerturbationSet, attack: Attack) -> Attack:
 
     def outer(key: PRNGKeyArray, logits_fn: LogitsFn, x: Images, y: Labels) -> Found:
         own, inner = _keys(key, x)
+        ready = space.prepare(x)
 
         def seen(u: Array) -> Logits:
-            return logits_fn(space.decode(own, x, u))
+            return logits_fn(space.decode(own, ready, u))
 
         found = attack(inner, seen, space.origin(x), y)
-        return jax.lax.stop_gradient(Found(space.decode(own, x, found.x), found.value))
+        return jax.lax.stop_gradient(Found(space.decode(own, ready, found.x), found.value))
 
     return outer
 
@@ -91,17 +98,18 @@ def ascent_through(space: PerturbationSet, ascent: Ascent) -> Ascent:
 
     def outer(key: PRNGKeyArray, objective: Objective, x: Images) -> Found:
         own, inner = _keys(key, x)
-        found = ascent(inner, lambda u: objective(space.decode(own, x, u)), space.origin(x))
-        return jax.lax.stop_gradient(Found(space.decode(own, x, found.x), found.value))
+        ready = space.prepare(x)
+        found = ascent(inner, lambda u: objective(space.decode(own, ready, u)), space.origin(x))
+        return jax.lax.stop_gradient(Found(space.decode(own, ready, found.x), found.value))
 
     return outer
 
 
 class Lifted(NamedTuple):
-    """Where a search through a set stands: the keys of the decoder, the images, and the inner state."""
+    """Where a search through a set stands: the keys of the decoder, the prepared images, and the inner state."""
 
     key: PRNGKeyArray
-    x: Images
+    x: Any
     inner: Any
 
 
@@ -110,7 +118,7 @@ def solver_through(space: PerturbationSet, solver: Solver) -> Solver:
 
     def init(key: PRNGKeyArray, x: Images) -> Lifted:
         own, inner = _keys(key, x)
-        return Lifted(own, x, solver.init(inner, space.origin(x)))
+        return Lifted(own, space.prepare(x), solver.init(inner, space.origin(x)))
 
     def advance(objective: Judged, state: Lifted, count: Count) -> Lifted:
         def over_u(u: Array) -> tuple[Array, PerExample]:

@@ -1,0 +1,12 @@
+"""Randomised smoothing: what a classifier says under Gaussian noise, in pixels or in latents, with a certificate.
+
+noise       noisy copies of an image: in its pixels, or in the parameters of a perturbation set
+votes       how often each class wins among noisy copies, counted on the device
+binomial    Clopper-Pearson bounds and the test between two classes, in float64
+certify     certify: a label with a radius that holds with probability 1 - alpha; predict: a label
+sequential  certify up to a wanted radius, with as few copies as it takes
+ensembles   several networks as one classifier
+curves      certified accuracy over radii, average certified radius
+
+Bounds are computed on the host: in float32 they would promise radii that do not hold.
+"""

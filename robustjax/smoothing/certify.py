@@ -1,0 +1,125 @@
+"""Certified prediction with the smoothed classifier, and prediction alone."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from robustjax.numerics import fold, keys_for
+from robustjax.smoothing import binomial
+from robustjax.smoothing.votes import Count
+
+ABSTAIN = -1  # the label of no decision
+
+
+class Certificate(NamedTuple):
+    """What holds with probability 1 - alpha, per example; numpy arrays (b,).
+
+    Attributes:
+      label: class of the smoothed classifier, -1 if it abstains.
+      radius: float64; within this l2 distance the class does not change. In the units of the noise; 0 if it
+        abstains.
+      lower_bound: float64; of the probability that the class wins a noisy copy.
+    """
+
+    label: np.ndarray
+    radius: np.ndarray
+    lower_bound: np.ndarray
+
+
+def certificate(
+    chosen: np.ndarray, wins: np.ndarray, n: np.ndarray | int, *, sigma: float, alpha: float
+) -> Certificate:
+    """Turn counts into certificates, all other classes together being bounded by 1 - p.
+
+    Args:
+      chosen: classes, (b,), from other copies than these.
+      wins: how many of n fresh copies each of them won.
+      n: copies.
+      sigma: standard deviation of the noise.
+      alpha: probability of being wrong.
+    """
+    bound = binomial.lower(wins, n, alpha)
+    return _decided(np.asarray(chosen), bound, sigma)
+
+
+def certify(
+    count: Count, *, sigma: float, n0: int = 100, n: int = 100_000, alpha: float = 0.001
+) -> Callable[[PRNGKeyArray, Array], Certificate]:
+    """Choose a class by n0 noisy copies, bound its probability by n others.
+
+    Args:
+      count: such as `votes(logits_fn, in_pixels(sigma), classes=10)`; compiled here once, for all n.
+      sigma: standard deviation of the noise that `count` draws.
+      n0: copies for the choice.
+      n: copies for the bound; with n below log2(1 / alpha) everything abstains.
+      alpha: probability with which a certificate may be wrong.
+    Returns:
+      (key, x) -> Certificate; one key, or one per example.
+    Raises:
+      ValueError: if sigma is not positive, n0 or n less than 1, or alpha outside (0, 1).
+
+    Reference: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918, CERTIFY.
+    """
+    check("certify", sigma, alpha, n0, n)
+    compiled = jax.jit(count)
+
+    def run(key: PRNGKeyArray, x: Array) -> Certificate:
+        keys = keys_for(key, x.shape[0])
+        chosen = np.asarray(compiled(fold(keys, 0), x, n0)).argmax(axis=1)
+        wins = np.asarray(compiled(fold(keys, 1), x, n))[np.arange(len(chosen)), chosen]
+        return certificate(chosen, wins, n, sigma=sigma, alpha=alpha)
+
+    return run
+
+
+def prediction(counts: np.ndarray, alpha: float = 0.001) -> np.ndarray:
+    """Name the class of most votes, (b, k) -> (b,), or -1 where it could be a tie with the next at level alpha."""
+    counts = np.asarray(counts)
+    best = counts.argmax(axis=1)
+    ranked = np.sort(counts, axis=1)
+    second = ranked[:, -2] if counts.shape[1] > 1 else np.zeros_like(best)
+    return np.where(binomial.tie(ranked[:, -1], second) <= alpha, best, ABSTAIN).astype(np.int32)
+
+
+def predict(
+    count: Count, *, n: int = 1000, alpha: float = 0.001
+) -> Callable[[PRNGKeyArray, Array], np.ndarray]:
+    """Predict with the smoothed classifier: the class differs from its own with probability at most alpha.
+
+    Args:
+      count: as in `certify`.
+      n: noisy copies.
+      alpha: probability of a wrong class; -1 is said otherwise.
+    Returns:
+      (key, x) -> (b,) int32.
+    Raises:
+      ValueError: if n is less than 1 or alpha outside (0, 1).
+
+    Reference: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918, PREDICT.
+    """
+    check("predict", 1.0, alpha, n)
+    compiled = jax.jit(count)
+
+    def run(key: PRNGKeyArray, x: Array) -> np.ndarray:
+        return prediction(np.asarray(compiled(key, x, n)), alpha)
+
+    return run
+
+
+def check(name: str, sigma: float, alpha: float, *numbers: int) -> None:
+    """Refuse settings that mean nothing."""
+    if not sigma > 0:
+        raise ValueError(f"{name}: sigma is {sigma}, must be above 0")
+    if not 0 < alpha < 1:
+        raise ValueError(f"{name}: alpha is {alpha}, must be in (0, 1)")
+    if min(numbers) < 1:
+        raise ValueError(f"{name}: the numbers of copies are {numbers}, must be at least 1")
+
+
+def _decided(chosen: np.ndarray, bound: np.ndarray, sigma: float) -> Certificate:
+    sure = bound >= 0.5
+    label = np.where(sure, chosen, ABSTAIN).astype(np.int32)
+    return Certificate(label, binomial.radius(bound, sigma), bound)

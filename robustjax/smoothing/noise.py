@@ -1,0 +1,75 @@
+"""Noisy copies of one image: Gaussian noise on its pixels, or on the parameters of a perturbation set."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from robustjax.numerics import keys_for
+from robustjax.perturbations.sets import PerturbationSet
+from robustjax.types import Images, Number
+
+Copies = Callable[[PRNGKeyArray, Array, int], Images]  # (key, one image, how many) -> noisy images
+
+
+class Noise(NamedTuple):
+    """How to make noisy copies, and the standard deviation, which sets the unit of the certified radius."""
+
+    copies: Copies
+    sigma: Number
+
+
+def in_pixels(sigma: Number) -> Noise:
+    """Add N(0, sigma^2) to every feature; nothing is clipped, so the certificate is one for all of space.
+
+    Args:
+      sigma: standard deviation in the units of x, before any normalisation inside the network.
+    Raises:
+      ValueError: if a known sigma is not positive.
+
+    Reference: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918.
+    """
+    check_sigma("in_pixels", sigma)
+
+    def copies(key: PRNGKeyArray, x: Array, count: int) -> Images:
+        return x + sigma * jax.random.normal(key, (count, *x.shape), x.dtype)
+
+    return Noise(copies, sigma)
+
+
+def in_parameters(
+    space: PerturbationSet, sigma: Number, *, centre: Callable[[Array], Array] | None = None
+) -> Noise:
+    """Add N(0, sigma^2) to the parameters u of a perturbation set, and decode.
+
+    The certificate is for decode(x, u) with all u in an l2 ball, around a known x: it says nothing about a
+    classifier that receives a perturbed image only. The ball and box of `space.threat` play no part.
+
+    Args:
+      space: how parameters become images; decoders with a random part draw it anew for every copy.
+      sigma: standard deviation in the units of u.
+      centre: one image -> the u to be certified around, (d,); the origin by default.
+    Raises:
+      ValueError: if a known sigma is not positive.
+
+    Reference: Wong and Kolter 2020, arXiv:2007.08450.
+    """
+    check_sigma("in_parameters", sigma)
+
+    def copies(key: PRNGKeyArray, x: Array, count: int) -> Images:
+        own, inner = jax.random.split(key)
+        middle = space.origin(x[None])[0] if centre is None else centre(x)
+        u = middle + sigma * jax.random.normal(inner, (count, space.dimension), middle.dtype)
+        # Prepared once: for learned sets that is a pass through the encoder of x.
+        ready = jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), space.prepare(x[None]))
+        return space.decode(keys_for(own, count), ready, u)
+
+    return Noise(copies, sigma)
+
+
+def check_sigma(name: str, sigma: Number) -> None:
+    """Refuse a standard deviation that is known not to be positive."""
+    if isinstance(sigma, int | float) and not sigma > 0:
+        raise ValueError(f"{name}: sigma is {sigma}, must be above 0")

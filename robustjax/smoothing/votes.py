@@ -1,0 +1,58 @@
+"""How often each class wins among noisy copies of an image."""
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from robustjax.numerics import keys_for
+from robustjax.smoothing.noise import Noise
+from robustjax.types import LogitsFn
+
+
+class Count(Protocol):
+    """Count the classes of noisy copies; n may be traced, and differ between examples."""
+
+    def __call__(self, key: PRNGKeyArray, x: Array, n: int | Int[Array, "..."]) -> Int[Array, "b k"]: ...
+
+
+def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk: int = 1000) -> Count:
+    """Count the most likely class over n noisy copies of each image.
+
+    Images take turns, each with `chunk` copies at a time, so memory does not depend on n and one compiled program
+    serves all n. A copy with a NaN among its logits counts for no class, which lowers every bound.
+
+    Args:
+      logits_fn: the classifier underneath, (chunk, ...) -> (chunk, classes).
+      noise: how copies are made.
+      classes: number of logits.
+      chunk: copies per forward pass. It changes which noise is drawn, not its distribution.
+    Returns:
+      count(key, x, n) -> (b, classes) int32, rows adding up to n. `key` is one key, or one per example; an
+      example's count does not depend on its batch.
+    Raises:
+      ValueError: if classes or chunk is less than 1.
+    """
+    if classes < 1 or chunk < 1:
+        raise ValueError(f"votes: classes is {classes} and chunk {chunk}, must be at least 1")
+
+    def count(key: PRNGKeyArray, x: Array, n: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+        amount = jnp.broadcast_to(jnp.asarray(n, jnp.int32), (x.shape[0],))
+
+        def one(row: tuple[PRNGKeyArray, Array, Array]) -> Array:
+            key, image, n = row
+
+            def more(i: Array, total: Array) -> Array:
+                logits = logits_fn(noise.copies(jax.random.fold_in(key, i), image, chunk))
+                counted = (i * chunk + jnp.arange(chunk) < n) & ~jnp.isnan(logits).any(axis=-1)
+                won = jax.nn.one_hot(logits.argmax(axis=-1), classes, dtype=jnp.int32)
+                return total + jnp.where(counted[:, None], won, 0).sum(axis=0)
+
+            # Built from the image, so that under shard_map it varies over the same devices.
+            none = jnp.broadcast_to(jnp.full_like(image.reshape(-1)[:1], 0, jnp.int32), (classes,))
+            return jax.lax.fori_loop(0, (n + chunk - 1) // chunk, more, none)
+
+        return jax.lax.map(one, (keys_for(key, x.shape[0]), x, amount))
+
+    return count
