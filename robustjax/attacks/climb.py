@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from robustjax.attacks.pgd import Start, better
+from robustjax.attacks.rows import as_rows, flat_box
 from robustjax.attacks.solver import Count, Judged, Solver, nothing_yet, repeat, select
 from robustjax.numerics import constant
 from robustjax.threats import Threat
@@ -72,7 +73,7 @@ def climb(threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start
     starts = [sum(lengths[:i]) + i for i in range(len(series))]
     total = sum(lengths) + len(series)
 
-    def stage_of(step: Int[Array, "b"]) -> tuple[Stage, Array]:
+    def stage_of(step: Int[Array, "b"], threat: Threat = threat) -> tuple[Stage, Array]:
         index = sum(((step >= first).astype(jnp.int32) for first in starts[1:]), jnp.zeros_like(step))
         radius = threat.eps * jnp.asarray([scale for scale, _ in series], jnp.float32)[index]
         here = dataclasses.replace(threat, eps=radius)
@@ -85,12 +86,17 @@ def climb(threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start
         return rule.begin(stage_of(none)[0], state)
 
     def advance(objective: Judged, state: Climb, count: Count) -> Climb:
+        shape, box = state.x.shape, flat_box(threat, state.x)
+
+        def seen(x: Array) -> tuple[Array, PerExample]:
+            return objective(x.reshape(shape))
+
         def move(before: Climb) -> Climb:
-            stage, index = stage_of(before.step)
+            stage, index = stage_of(before.step, box)
             fresh = stage.age == 0
             wanted = select(fresh, before.best.x, rule.propose(stage, before))
             x = stage.threat.project(wanted, before.origin)
-            value, merit, grad = evaluate(objective, x)
+            value, merit, grad = evaluate(seen, x)
             found = select(index == len(series) - 1, better(before.found, Found(x, merit)), before.found)
             best = select(fresh | (value > before.best.value), Peak(x, value, grad), before.best)
             after = before._replace(x=x, x_prev=before.x, grad=grad, value=value, best=best, found=found)
@@ -98,7 +104,8 @@ def climb(threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start
                 fresh, rule.begin(stage, after._replace(x_prev=x)), rule.review(stage, before, after)
             )
 
-        return repeat(move, state, count, total)
+        rows, back = as_rows(state, shape)
+        return back(repeat(move, rows, count, total))
 
     return Solver(init, advance, lambda state: state.found, total)
 

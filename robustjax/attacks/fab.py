@@ -1,6 +1,5 @@
 """FAB: the nearest point beyond a decision boundary, by projections onto its linear approximations."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -12,8 +11,9 @@ from robustjax.attacks.compose import best_of, wrong_classes
 from robustjax.attacks.hyperplane import onto_hyperplane
 from robustjax.attacks.nearest import Kept, answer, facing, keep, nobody
 from robustjax.attacks.pgd import Start, at_origin
+from robustjax.attacks.rows import as_rows, flat_box
 from robustjax.attacks.solver import Count, Judged, Solver, as_attack, classified, repeat, select
-from robustjax.numerics import constant, fold, keys_for, norm
+from robustjax.numerics import constant, fold, keys_for, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Number, PerExample
 
@@ -71,8 +71,7 @@ def boundary(
         return Search(x, first, nobody(first), constant(x, 0, jnp.int32))
 
     def advance(objective: Judged, state: Search, count: Count) -> Search:
-        # Flat rows become vector code, many times as fast on a CPU as the same over (b, h, w, c).
-        shape, box = state.x.shape, _flat_box(threat, state.x)
+        shape, box = state.x.shape, flat_box(threat, state.x)
 
         def seen(x: Array) -> tuple[Array, PerExample]:
             return objective(x.reshape(shape))
@@ -85,22 +84,23 @@ def boundary(
             state = record(state, state.x, merit)
             way = state.origin - state.x
             # Both projections in one loop, as rows of one batch.
-            gaps = jnp.concatenate([value, value + (slope * way).sum(axis=1)])
+            gaps = jnp.concatenate([value, value + (slope * way).reshape(len(way), -1).sum(axis=1)])
             slopes, points = jnp.concatenate([slope, slope]), jnp.concatenate([state.x, state.origin])
             lower, upper = (_twice(edge, way) for edge in (box.lower, box.upper))
             moves = onto_hyperplane(box.norm, slopes, gaps, points, lower, upper)
             ours, origins = moves[: len(way)], moves[len(way) :]
             near, far = (jnp.maximum(norm(d, box.norm), 1e-8) for d in (ours, origins))
-            alpha = jnp.minimum(near / (near + far), alpha_max)[:, None]
+            alpha = per_example(jnp.minimum(near / (near + far), alpha_max), way)
             x = (1.0 - alpha) * (state.x + eta * ours) + alpha * (state.origin + eta * origins)
             x = jnp.clip(x, box.lower, box.upper)
             merit = seen(x)[1]
             back = state.origin + beta * (x - state.origin)
             return record(state, x, merit)._replace(x=select(merit > 0, back, x))
 
-        return _shaped(repeat(move, _shaped(state, (shape[0], -1)), count, steps), shape)
+        rows, back = as_rows(state, shape)
+        return back(repeat(move, rows, count, steps))
 
-    return Solver(init, advance, lambda state: answer(threat, state.origin, state.kept), steps)
+    return Solver(init, advance, lambda state: answer(state.kept), steps)
 
 
 def fab(
@@ -170,30 +170,6 @@ def fab_targeted(
 def _twice(edge: float | Array, like: Array) -> float | Array:
     """Repeat the edge of a box for two batches in one, where it differs between examples."""
     return jnp.concatenate([edge, edge]) if jnp.ndim(edge) == like.ndim else edge
-
-
-def _shaped(state: Search, shape: tuple[int, ...]) -> Search:
-    """Give all points of a state another shape."""
-    nearest, found = (
-        point._replace(x=point.x.reshape(shape)) for point in (state.kept.nearest, state.kept.found)
-    )
-    return state._replace(
-        origin=state.origin.reshape(shape),
-        x=state.x.reshape(shape),
-        kept=state.kept._replace(nearest=nearest, found=found),
-    )
-
-
-def _flat_box(threat: Threat, like: Array) -> Threat:
-    """Lay out the box of a threat for flat rows of `like` (b, ...)."""
-
-    def flat(edge: float | Array) -> float | Array:
-        if jnp.ndim(edge) == 0:
-            return edge
-        whole = jnp.broadcast_to(edge, like.shape if jnp.ndim(edge) == like.ndim else like.shape[1:])
-        return whole.reshape(len(like), -1) if jnp.ndim(edge) == like.ndim else whole.reshape(-1)
-
-    return dataclasses.replace(threat, lower=flat(threat.lower), upper=flat(threat.upper))
 
 
 def leads(logits: Logits, y: Labels) -> Logits:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from robustjax.attacks.climb import evaluate
 from robustjax.attacks.pgd import Start, at_origin, better
@@ -21,12 +21,13 @@ Look = Callable[[Judged, Array], tuple[PerExample, PerExample, Array]]  # -> val
 class Kept(NamedTuple):
     """What a search has met, one row per example.
 
-    `nearest` is the nearest point of positive merit, at `distance` (inf for none), however far; `found` is the
-    point of highest merit within the radius.
+    `nearest` is the nearest point of positive merit, at `distance` (inf for none), however far, and `within` says
+    whether the threat allows it; `found` is the point of highest merit within the radius.
     """
 
     nearest: Found
     distance: PerExample
+    within: Bool[Array, "b"]
     found: Found
 
 
@@ -100,29 +101,31 @@ def hunt(
 
         return repeat(move, state, count, steps + 1)
 
-    return Solver(init, advance, lambda state: answer(threat, state.origin, state.kept), steps + 1)
+    return Solver(init, advance, lambda state: answer(state.kept), steps + 1)
 
 
 def nobody(first: Array) -> Kept:
     """Hold the feasible first point before anything was looked at."""
-    return Kept(nothing_yet(first), constant(first, jnp.inf), nothing_yet(first))
+    return Kept(
+        nothing_yet(first), constant(first, jnp.inf), constant(first, False, jnp.bool), nothing_yet(first)
+    )
 
 
 def keep(threat: Threat, origin: Array, kept: Kept, x: Array, merit: PerExample, above: Number = 0.0) -> Kept:
     """Keep a point that was looked at: if it is the nearest whose merit exceeds `above`, or the strongest allowed."""
     here, distance = Found(x, merit), norm(x - origin, threat.norm)
-    closer = (merit > above) & (distance < kept.distance)
+    closer, allowed = (merit > above) & (distance < kept.distance), threat.contains(x, origin)
     return Kept(
         select(closer, here, kept.nearest),
         jnp.where(closer, distance, kept.distance),
-        select(threat.contains(x, origin), better(kept.found, here), kept.found),
+        jnp.where(closer, allowed, kept.within),
+        select(allowed, better(kept.found, here), kept.found),
     )
 
 
-def answer(threat: Threat, origin: Array, kept: Kept) -> Found:
+def answer(kept: Kept) -> Found:
     """Give the nearest point where it is within the radius, elsewhere the strongest one that is."""
-    within = jnp.isfinite(kept.distance) & threat.contains(kept.nearest.x, origin)
-    return select(within, kept.nearest, kept.found)
+    return select(kept.within, kept.nearest, kept.found)
 
 
 def facing(kind: Norm) -> Look:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from robustjax.attacks import patterns
 from robustjax.attacks.pgd import better
+from robustjax.attacks.rows import as_rows, flat_box
 from robustjax.attacks.solver import Count, Judged, Solver, check_finite, nothing_yet, repeat, select
 from robustjax.numerics import Norm, constant, divide, keys_for, norm, per_example
 from robustjax.threats import Threat
@@ -82,18 +83,21 @@ def square(
         return Queries(rest, x, first, constant(x, -jnp.inf), nothing_yet(first), constant(x, 0, jnp.int32))
 
     def advance(objective: Judged, state: Queries, count: Count) -> Queries:
+        shape, box = state.x.shape, flat_box(threat, state.x)
+
         def move(state: Queries) -> Queries:
-            grid, origin = _as_images(state.x), _as_images(state.origin)
+            grid, origin = _as_images(state.x.reshape(shape)), _as_images(state.origin.reshape(shape))
             draw = _draw(threat.norm, state.key, state.step, grid, p_init, compat == "official")
             proposal = (edge if threat.norm == "linf" else moved_bumps)(threat, origin, grid, draw)
-            proposal = threat.project(proposal.reshape(state.x.shape), state.origin)
+            proposal = box.project(proposal.reshape(state.x.shape), state.origin)
             x = select(state.step == 0, state.x, proposal)
-            value, merit = objective(x)
+            value, merit = objective(x.reshape(shape))
             # The start has -inf to beat, which everything but NaN does.
             ahead = better(Found(state.x, state.value), Found(x, value))
             return state._replace(x=ahead.x, value=ahead.value, found=better(state.found, Found(x, merit)))
 
-        return repeat(move, state, count, queries + 1)
+        rows, back = as_rows(state, shape)
+        return back(repeat(move, rows, count, queries + 1))
 
     return Solver(init, advance, lambda state: state.found, queries + 1)
 
