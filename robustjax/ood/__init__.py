@@ -11,6 +11,7 @@ blend            one score of several
 robust           attacks on a score: data down, outliers up, the worst of several, over radii
 worst_confidence how sure a network can be made around outliers: four searches, and over radii
 surrogates       what published attacks climb instead
+corrupted        the worst of all corruptions, and a search around what they leave
 lattice          ascent in whole levels of 8-bit images
 presets          the attacks of ALOE, ATOM and ATD, and a strong one
 metrics          AUROC, AUPR, both FPRs, detection error: exact, ties included

@@ -254,6 +254,20 @@ def test_distances_of_normal_features_have_the_known_auroc():
     assert metrics.auroc(a, b) == pytest.approx(0.8, abs=0.006)
     assert metrics.fpr_id95(a, b) == pytest.approx(0.52713, abs=0.012)
     assert metrics.threshold_keeping(a) == pytest.approx(-5.99146 / 2, rel=0.03)
+    ten = gaussian_scores.mahalanobis(rng.normal(size=(40_000, 10)), np.zeros(40_000, int))
+    a, b = (np.asarray(ten(jnp.asarray(rng.normal(size=(40_000, 10)) * s, jnp.float32))) for s in (1, 2**0.5))
+    assert metrics.auroc(a, b) == pytest.approx(0.85515, abs=0.006)
+
+
+def test_the_slope_of_a_distance_is_that_to_the_nearest_mean():
+    form = gaussian_scores.mahalanobis(FEATURES, LABEL)
+    h = jnp.asarray(QUERIES, jnp.float32)
+    slope = jax.jit(jax.grad(lambda v: form(v).sum()))(h)
+    means = np.stack([FEATURES[c::3].mean(0) for c in range(3)])
+    precision = np.linalg.inv(np.cov((FEATURES - means[LABEL]).T, bias=True))
+    away = QUERIES[:, None] - means
+    nearest = np.einsum("bci,ij,bcj->bc", away, precision, away).argmin(1)
+    close(slope, -away[np.arange(12), nearest] @ precision, rtol=1e-3, atol=1e-3)
 
 
 def test_neighbours_are_those_of_scikit_learn_and_near_ones_are_told_apart():

@@ -1,0 +1,112 @@
+"""Attacks on a score by corruption, and by a norm ball around what a corruption left."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from robustjax.attacks.pgd import better
+from robustjax.numerics import fold, keys_for
+from robustjax.ood.robust import Search
+from robustjax.ood.scores import Score
+from robustjax.perturbations.corruptions.table import CORRUPTIONS, corrupt
+from robustjax.types import Found, Images
+
+SEVERITIES = (1.0, 2.0, 3.0, 4.0, 5.0)
+
+
+def worst_corruption(
+    score: Score,
+    *,
+    side: Literal["up", "down"],
+    names: Sequence[str] = tuple(CORRUPTIONS),
+    severities: Sequence[float] = SEVERITIES,
+    levels: int | None = 255,
+) -> Search:
+    """Try every corruption at every severity and keep, per example, the best for the adversary.
+
+    With the defaults that are 95 candidates and the image itself, so that corruption never helps the detector.
+    Called outside of `jit` each corruption is a program of its own, compiled once for all severities and batches
+    of one shape; inside of one they become part of it, which takes long to compile.
+
+    Args:
+      score: what the detector reads.
+      side: "up" for outliers that are to pass for data, "down" for data that are to be taken for outliers.
+      names: of the corruptions, as in CIFAR-10-C.
+      severities: real numbers in [0, 5].
+      levels: round corrupted images to multiples of 1 / levels, as image files do; None to leave them.
+    Returns:
+      A search (key, x) -> Found. Corruption i at severity j sees each example's key folded with i, then j.
+    Raises:
+      ValueError: for an unknown side, name or severity, or none.
+
+    Reference: Chen et al. 2021, arXiv:2006.15207: 19 corruptions at 5 severities; there of outliers only.
+    """
+    _check("worst_corruption", side)
+    if not names or not severities or not all(0 <= s <= 5 for s in severities):
+        raise ValueError(
+            f"worst_corruption: names are {tuple(names)} and severities {tuple(severities)}, "
+            "must be at least one each, severities in [0, 5]"
+        )
+    sign = 1.0 if side == "up" else -1.0
+    tried = [jax.jit(_tried(score, name, sign, levels)) for name in names]
+
+    def search(key: PRNGKeyArray, x: Images) -> Found:
+        keys, strengths = keys_for(key, x.shape[0]), jnp.asarray(severities, jnp.float32)
+        best = Found(x, sign * score(x))
+        for i, one in enumerate(tried):
+            best = one(fold(keys, i), x, strengths, best)
+        return jax.lax.stop_gradient(Found(best.x, sign * best.value))
+
+    return search
+
+
+def composed(first: Search, second: Search, *, side: Literal["up", "down"]) -> Search:
+    """Search again around what a search found: the second's budget is centred there, not on the image.
+
+    `composed(worst_corruption(score, side="up"), up(pgd(threat, ...), score), side="up")` is the compositional
+    attack of ATOM. The result is never worse for the adversary than that of the first search.
+
+    Args:
+      first, second: searches for the same score on the same side; they see each key folded with 0 and 1.
+      side: "up" or "down".
+    Raises:
+      ValueError: for an unknown side.
+
+    Reference: Chen et al. 2021, arXiv:2006.15207.
+    """
+    _check("composed", side)
+    sign = 1.0 if side == "up" else -1.0
+
+    def search(key: PRNGKeyArray, x: Images) -> Found:
+        keys = keys_for(key, x.shape[0])
+        start = first(fold(keys, 0), x)
+        moved = second(fold(keys, 1), start.x)
+        best = better(Found(start.x, sign * start.value), Found(moved.x, sign * moved.value))
+        return Found(best.x, sign * best.value)
+
+    return search
+
+
+def _tried(score: Score, name: str, sign: float, levels: int | None):
+    """Build (keys, x, severities, best) -> the better of `best` and x corrupted at each severity."""
+    apply = corrupt(name)
+
+    def tried(keys: PRNGKeyArray, x: Images, severities: Array, best: Found) -> Found:
+        def at(best: Found, given: tuple[Array, Array]) -> tuple[Found, None]:
+            index, severity = given
+            found = apply(fold(keys, index), x, severity)
+            if levels is not None:
+                found = jnp.round(found * levels) / levels
+            return better(best, Found(found, sign * score(found))), None
+
+        return jax.lax.scan(at, best, (jnp.arange(len(severities)), severities))[0]
+
+    return tried
+
+
+def _check(name: str, side: str) -> None:
+    if side not in ("up", "down"):
+        raise ValueError(f"{name}: side is {side!r}, must be 'up' or 'down'")
