@@ -6,6 +6,7 @@ normalisation  channel means and standard deviations of data sets
 adapters       from a flax module to a Model
 pooling        max_pool, avg_pool over disjoint windows
 small          linear, mlp, convnet_small, convnet
+tiny           tiny: two convolutions for images of 8 x 8
 strided        strided: small, fast with many networks at once
 resnet         resnet18, resnet34, resnet50 for small images
 preact         preact_resnet18
@@ -19,6 +20,13 @@ layernames       how public PyTorch code names layers
 tensorfiles      .safetensors and the files of torch.save as numpy arrays
 pickles          pickles, read without running them
 
-A factory takes keyword-only settings and returns a Model; its feature taps are named stage0, stage1, ... by
+cvae             conditional variational autoencoders of perturbations as pure functions: prior, posterior, decode
+cvae_small       dense, mnist_dense, mnist_conv
+cvae_stn         mnist_stn: a decoder of spatial transformers
+cvae_rectangle   rectangle: for CIFAR-10
+unet             segmenter, and scenes: an autoencoder of scenes under many lights, for any size
+resampling       change the size of feature maps
+
+A factory takes keyword-only settings and returns a Model (or a CVAE); its feature taps are named stage0, stage1, ... by
 depth, and the last one is what the final linear layer reads.
 """
