@@ -21,6 +21,7 @@ Trials = Callable[[Threat], Sequence[Trial]]
 Network = Callable[..., LogitsFn]  # (*arguments) -> LogitsFn, such as functools.partial(frozen, model)
 FREE = -1
 FIRST = 8  # iterations of the first segment: many images break at once
+LONGEST = 250  # of any: progress is shown and kept between segments
 
 
 class Fresh(NamedTuple):
@@ -94,7 +95,7 @@ class Pool:
     def pace(self, leaving: float, length: int) -> None:
         """Look less often while hardly anyone leaves, more often while many do."""
         if leaving < 0.02:
-            self.count = min(2 * self.count, max(FIRST, length // 20))
+            self.count = min(2 * self.count, max(FIRST, min(length // 4, LONGEST)))
         elif leaving > 0.1:
             self.count = max(FIRST // 2, self.count // 2)
 
@@ -123,7 +124,12 @@ def turns(network: Network, trials: Trials) -> Callable[..., Turn]:
         one = trials(threat)[trial]
         solver = until_found(one.solver)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, fresh.number)
-        state = select(fresh.load, one.init(keys, fresh.run, fresh.x), state)
+
+        def enter(state: Any) -> Any:
+            return select(fresh.load, one.init(keys, fresh.run, fresh.x), state)
+
+        # Random starts cost as much as some iterations, and most segments begin none.
+        state = jax.lax.cond(fresh.load.any(), enter, lambda state: state, state)
         objective = one.objective(network(*arguments), fresh.label, fresh.target)
         state = solver.advance(objective, state, count)
         found = solver.finish(state)
