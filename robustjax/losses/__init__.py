@@ -9,6 +9,9 @@ fast         one-step training attacks: FGSM-RS and N-FGSM
 free         one backward pass for network and perturbation
 group_dro    the worst group, plainly and under attack
 awp          adversarial weight perturbation, around any of the above
+sam          sharpness-aware minimisation, plain and adaptive, around any loss
+
+elbo         conditional autoencoders of perturbations, over pairs of views
 
 On data and outliers, over a `Pair`:
 
@@ -23,5 +26,6 @@ trades_out   TRADES on data, attacked or stable outliers
 atom         one class for outliers (NTOM, ATOM), and the mining of informative ones
 sofl         several classes for outliers
 rowl         a reject class under targeted attack
+good         a certificate of low confidence around outliers
 ccu          a network mixed with densities (mixtures: fits them)
 """

@@ -6,6 +6,7 @@ binomial    Clopper-Pearson bounds and the test between two classes, in float64
 certify     certify: a label with a radius that holds with probability 1 - alpha; predict: a label
 sequential  certify up to a wanted radius, with as few copies as it takes
 ensembles   several networks as one classifier
+median      a score smoothed by the median, with bounds on it in an l2 ball
 curves      certified accuracy over radii, average certified radius
 
 Bounds are computed on the host: in float32 they would promise radii that do not hold.

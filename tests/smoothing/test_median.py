@@ -1,4 +1,4 @@
-"""Median smoothing: closed forms for scores of one direction, order statistics by enumeration, coverage by simulation."""
+"""Median smoothing: closed forms for scores of one direction, order statistics by enumeration, coverage."""
 
 import itertools
 import math
@@ -47,11 +47,13 @@ def enumerated(n, chance, most):
     return sum(math.comb(n, k) * chance**k * (1 - chance) ** (n - k) for k in range(most + 1))
 
 
-@pytest.mark.parametrize("n, shift, alpha", itertools.product([1, 8, 9, 40], [0.0, 0.5, 2.0], [0.001, 0.1, 0.5]))
+@pytest.mark.parametrize(
+    "n, shift, alpha", itertools.product([1, 8, 9, 40], [0.0, 0.5, 2.0], [0.001, 0.1, 0.5])
+)
 def test_order_statistics_are_the_tightest_that_are_allowed(n, shift, alpha):
     first, last = order(n, shift, 1.0, alpha)
     below = 0.5 * math.erfc(shift / math.sqrt(2))
-    fails = lambda k: enumerated(n, below, k - 1)  # the k-th smallest exceeds the lower quantile  # noqa: E731
+    fails = lambda k: enumerated(n, below, k - 1)  # the k-th smallest exceeds the lower quantile
     assert 0 <= first <= n
     assert first == 0 or fails(first) <= alpha / 2
     assert first == n or fails(first + 1) > alpha / 2

@@ -1,0 +1,68 @@
+"""GOOD: accuracy on data, and a certificate of low confidence in a ball around each outlier."""
+
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from robustjax import logit
+from robustjax.bounds.confidence import log_confidence, widest
+from robustjax.bounds.enclosure import differences
+from robustjax.losses.two_sided import check_weight
+from robustjax.threats import Threat
+from robustjax.types import Images, Logits, Loss, Model, Number, Pair, Params, State
+
+
+def good(model: Model, threat: Threat, *, weight: Number = 1.0, quantile: float = 1.0) -> Loss:
+    """Minimise CE(f(x), y) + weight mean log(1 + u(z)^2 / 2) for data x and outliers z.
+
+    u(z) is the certified upper bound on the largest difference of two logits in the ball around z; it bounds the
+    log confidence by u - log K, and the logarithm keeps the loss in range while bounds are still wide. Of each
+    batch the outliers of the least u, a share of `quantile`, are certified; for the others, which may look like
+    data, u is the largest difference at z itself.
+
+    Both the radius and the weight are to be grown from 0, and may be traced: `training.scheduled(lambda t: good(model,
+    Threat("linf", 0.3 * ramp(t)), weight=ramp(t)), tx)` with `ramp = lambda t: jnp.minimum(t / 5000, 1.0)`.
+
+    Args:
+      model: a network that `bounds` can bound; outliers are seen in evaluation mode.
+      threat: the ball around outliers; the paper has linf, eps 0.3 on MNIST, 0.03 on SVHN, 0.01 on CIFAR-10.
+      weight: kappa.
+      quantile: share of the outliers to certify, in [0, 1]; 1 is GOOD_100, 0 certifies none.
+
+    Returns:
+      A loss over a `Pair`; metrics `risk` (nats), `excess` (the mean of the logarithm), `accuracy`, and
+      `certified`: the mean upper bound on the outliers' log confidence in the threat.
+
+    Raises:
+      ValueError: if a known weight is negative or quantile is outside [0, 1].
+
+    Reference: Bitterwolf, Meinke and Hein 2020, arXiv:2007.03797. There the radius and weight grow together with
+      a learning rate of its own schedule, which is left to the caller. Data and outliers do not share a forward
+      pass: bounds need fixed BatchNorm statistics, and the paper's networks have none.
+    """
+    check_weight("good", weight)
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"good: quantile is {quantile}, must be in [0, 1]")
+
+    def loss(params: Params, state: State, batch: Pair, key: PRNGKeyArray):
+        def logits_fn(z: Images) -> Logits:
+            return model.apply(params, state, z)[0]
+
+        logits, after = model.apply(params, state, batch.data.image, train=True, key=key)
+        risk = logit.cross_entropy(logits, batch.data.label).mean()
+        between = differences(logits_fn, threat, batch.outlier)
+        bound = widest(between)
+        count = round(quantile * len(bound))
+        if count < len(bound):
+            at = logits_fn(batch.outlier)
+            place = jnp.argsort(jnp.argsort(bound))
+            bound = jnp.where(place < count, bound, at.max(axis=-1) - at.min(axis=-1))
+        excess = jnp.log1p(0.5 * jnp.square(bound)).mean()
+        metrics = {
+            "risk": risk,
+            "excess": excess,
+            "accuracy": logit.correct(logits, batch.data.label).mean(),
+            "certified": log_confidence(between).high.mean(),
+        }
+        return risk + weight * excess, (after, metrics)
+
+    return loss
