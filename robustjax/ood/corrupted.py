@@ -1,6 +1,6 @@
 """Attacks on a score by corruption, and by a norm ball around what a corruption left."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -63,6 +63,31 @@ def worst_corruption(
     return search
 
 
+def copies(
+    name: str, *, severities: Sequence[float] = SEVERITIES, levels: int | None = 255
+) -> Callable[[PRNGKeyArray, Images], Images]:
+    """Corrupt images at every severity, (keys, x (b, ...)) -> (s, b, ...): the candidates, for many scores at once.
+
+    With each example's key folded with i they are those of `worst_corruption` for corruption i of its names.
+
+    Args:
+      name, severities, levels: as in `worst_corruption`.
+    Raises:
+      ValueError: for an unknown name.
+    """
+    apply = corrupt(name)
+
+    def all_severities(key: PRNGKeyArray, x: Images) -> Images:
+        keys = keys_for(key, x.shape[0])
+
+        def at(given: tuple[Array, Array]) -> Images:
+            return _rounded(apply(fold(keys, given[0]), x, given[1]), levels)
+
+        return jax.lax.map(at, (jnp.arange(len(severities)), jnp.asarray(severities, jnp.float32)))
+
+    return all_severities
+
+
 def composed(first: Search, second: Search, *, side: Literal["up", "down"]) -> Search:
     """Search again around what a search found: the second's budget is centred there, not on the image.
 
@@ -97,14 +122,16 @@ def _tried(score: Score, name: str, sign: float, levels: int | None):
     def tried(keys: PRNGKeyArray, x: Images, severities: Array, best: Found) -> Found:
         def at(best: Found, given: tuple[Array, Array]) -> tuple[Found, None]:
             index, severity = given
-            found = apply(fold(keys, index), x, severity)
-            if levels is not None:
-                found = jnp.round(found * levels) / levels
+            found = _rounded(apply(fold(keys, index), x, severity), levels)
             return better(best, Found(found, sign * score(found))), None
 
         return jax.lax.scan(at, best, (jnp.arange(len(severities)), severities))[0]
 
     return tried
+
+
+def _rounded(x: Images, levels: int | None) -> Images:
+    return x if levels is None else jnp.round(x * levels) / levels
 
 
 def _check(name: str, side: str) -> None:

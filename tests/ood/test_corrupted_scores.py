@@ -8,7 +8,7 @@ import pytest
 from robustjax.attacks.pgd import fgsm
 from robustjax.numerics import fold, keys_for
 from robustjax.ood import metrics, robust
-from robustjax.ood.corrupted import SEVERITIES, composed, worst_corruption
+from robustjax.ood.corrupted import SEVERITIES, composed, copies, worst_corruption
 from robustjax.perturbations.corruptions.table import CORRUPTIONS, corrupt
 from robustjax.threats import Threat
 
@@ -46,6 +46,15 @@ def test_there_are_ninety_five_candidates():
     assert len(CORRUPTIONS) * len(SEVERITIES) == 95
     search = worst_corruption(linear, side="up")
     assert jax.eval_shape(search, KEY, IMAGES).x.shape == IMAGES.shape  # all nineteen take images of any size
+
+
+def test_copies_are_the_candidates():
+    moved = copies("gaussian_noise", severities=(1, 5))(fold(keys_for(KEY, 4), 1), IMAGES)
+    assert moved.shape == (2, 4, 8, 8, 1)
+    found = worst_corruption(linear, side="up", names=("brightness", "gaussian_noise"), severities=(1, 5))
+    scores = jnp.concatenate([jax.vmap(linear)(moved), linear(IMAGES)[None]])
+    assert (found(KEY, IMAGES).value >= scores.max(axis=0) - 1e-4).all()
+    np.testing.assert_allclose(255 * moved, np.rint(255 * moved), atol=1e-3)
 
 
 def test_an_image_nothing_can_worsen_stays():

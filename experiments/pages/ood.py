@@ -1,0 +1,370 @@
+"""What eval_ood.py tells: metrics of every case in metrics.json, and a page with tables, ROC curves and images."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from robustjax import runtime
+from robustjax.analysis.intervals import proportion
+from robustjax.bounds.confidence import guaranteed_auroc
+from robustjax.ood import compat, conformal, metrics, protocols
+from robustjax.runtime import figures, grids
+from robustjax.runtime.origin import plain
+from robustjax.runtime.report import Report
+
+Scores = Mapping[str, np.ndarray]  # conf, pred, label, image
+
+
+class Files:
+    """The scores of one detector of one network."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+
+    def __call__(self, case: str, name: str) -> Scores:
+        """Read the scores of a set in a case."""
+        path = self.folder / case / f"{name.replace('/', '_').replace(':', '_')}.npz"
+        with np.load(path) as file:
+            return dict(file)
+
+
+def tell(cfg: Any, networks: Sequence[Any], sets: Mapping[str, Any], out: pathlib.Path, made: dict[str, Any]):
+    """Write metrics.json and report.html, and say the main numbers."""
+    cases = listed(cfg)
+    table: dict[str, dict[str, Any]] = {}
+    for it in networks:
+        for detector in cfg.detectors:
+            files = Files(out / "scores" / it.name / detector)
+            table.setdefault(it.name, {})[detector] = measured(cfg, files, cases, detector)
+    facts = {
+        "made_with": made,
+        "config": plain(cfg),
+        "networks": {it.name: it.about for it in networks},
+        "sets": {name: plain(split.info) for name, split in sets.items()},
+        "metrics": table,
+    }
+    runtime.write_whole(out / "metrics.json", json.dumps(facts, indent=1) + "\n")
+    rows = main_rows(table, cases)
+    for row in rows:
+        runtime.say("  ".join(f"{name} {value}" for name, value in row.items()))
+    runtime.say(f"report: {page(cfg, networks, sets, table, rows, cases, out).write(out / 'report.html')}")
+
+
+def listed(cfg: Any) -> list[str]:
+    """List the cases in which something is attacked."""
+    cases = [f"{kind}_{eps:.4g}" for kind in cfg.attacks for eps in cfg.radii]
+    cases += ["corruption"] if cfg.corruption else []
+    return cases + ([f"composition_{cfg.radii[-1]:.4g}"] if cfg.composition else [])
+
+
+# --- numbers ------------------------------------------------------------------------------------------
+
+
+def measured(cfg: Any, files: Files, cases: Sequence[str], detector: str) -> dict[str, Any]:
+    """Compute every metric of one detector: of the data, of each set, and their mean over the sets."""
+    inside, held = files("clean", "test"), files("clean", "validation")
+    right = inside["pred"] == inside["label"]
+    exact = metrics.threshold_keeping(inside["conf"], 1 - cfg.miss)
+    safe = conformal.threshold(held["conf"], miss=cfg.miss)
+    found: dict[str, Any] = {
+        "data": {"accuracy": plain(proportion(right)), "threshold": exact, "conformal": safe}
+    }
+    found["data"]["rejected at the conformal threshold"] = metrics.fnr(inside["conf"], safe)
+    found["data"]["right and accepted"] = metrics.end_to_end_accuracy(right, inside["conf"], exact)
+    for case in cases:
+        low = files(case, "test")
+        found["data"][case] = {
+            "right and accepted": metrics.end_to_end_accuracy(
+                low["pred"] == low["label"], low["conf"], exact
+            ),
+            "rejected at the conformal threshold": metrics.fnr(low["conf"], safe),
+        }
+    for name in cfg.outliers:
+        outside = files("clean", name)["conf"]
+        a = inside["conf"]
+        entry: dict[str, Any] = {
+            "clean": {
+                **metrics.summary(a, outside),
+                "auroc interval": interval(a, outside, cfg.resamples),
+                "accepted at the conformal threshold": metrics.fpr(outside, safe),
+                "compat": {m.__name__: m(a, outside) for m in (compat.aloe, compat.atom, compat.openood)},
+            }
+        }
+        for case in cases:
+            low, high = files(case, "test")["conf"], files(case, name)["conf"]
+            entry[case] = {
+                **protocols.under_attack(a, outside, low, high, share=1 - cfg.miss),
+                "auroc_in interval": interval(low, outside, cfg.resamples),
+                "auroc_out interval": interval(a, high, cfg.resamples),
+                "auroc_both interval": interval(low, high, cfg.resamples),
+                "accepted at the conformal threshold": metrics.fpr(high, safe),
+                "compat": {m.__name__: m(low, high) for m in (compat.aloe, compat.atom, compat.openood)},
+            }
+        if cfg.certify and detector == "msp":
+            # The margin's own probability, in float64: bounds are on its logarithm.
+            clean = -np.logaddexp(0.0, -a.astype(np.float64))
+            for eps in cfg.radii:
+                low, high = (files(f"certified_{eps:.4g}", n)["conf"] for n in ("test", name))
+                entry[f"certified_{eps:.4g}"] = {
+                    "auroc_out": guaranteed_auroc(clean, high),
+                    "auroc_both": guaranteed_auroc(low, high),
+                }
+        found[name] = entry
+    found["mean"] = {
+        case: protocols.over_sets({n: numbers(found[n][case]) for n in cfg.outliers})
+        for case in found[cfg.outliers[0]]
+    }
+    return found
+
+
+def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Keep what is one number."""
+    return {name: value for name, value in entry.items() if isinstance(value, int | float)}
+
+
+def interval(inside: np.ndarray, outside: np.ndarray, resamples: int) -> list[float]:
+    """Compute the 95 % bootstrap interval of an AUROC over images, data and outliers drawn apart."""
+    rng = np.random.default_rng(0)
+    drawn = [
+        metrics.auroc(rng.choice(inside, inside.size), rng.choice(outside, outside.size))
+        for _ in range(resamples)
+    ]
+    return [float(v) for v in np.quantile(drawn, [0.025, 0.975])]
+
+
+def main_rows(table: Mapping[str, Any], cases: Sequence[str]) -> list[dict[str, Any]]:
+    """Tabulate the mean over the sets: clean, and the AUROC with data, outliers and both attacked, in each case."""
+    rows = []
+    for network, detectors in table.items():
+        for detector, found in detectors.items():
+            mean = found["mean"]
+            row = {
+                "network": network,
+                "detector": detector,
+                "accuracy": f"{found['data']['accuracy']['value']:.3f}",
+                "clean": f"{mean['clean']['auroc']:.3f}",
+            }
+            for case in cases:
+                three = (mean[case][f"auroc_{side}"] for side in ("in", "out", "both"))
+                row[f"{case.replace('_', ' ')}: in, out, both"] = ", ".join(f"{v:.3f}" for v in three)
+                proved = mean.get(f"certified_{case.rpartition('_')[2]}")
+                if proved and case.startswith("adaptive"):
+                    row[f"certified {case.rpartition('_')[2]}: out, both"] = (
+                        f"{proved['auroc_out']:.3f}, {proved['auroc_both']:.3f}"
+                    )
+            rows.append(row)
+    return rows
+
+
+def doubts(cfg: Any, table: Mapping[str, Any], cases: Sequence[str]) -> list[str]:
+    """List what cannot be if every attack were as strong as it should be."""
+    found = []
+    for network, detectors in table.items():
+        for detector, entry in detectors.items():
+            for name in cfg.outliers:
+                says, it = f"{network}, {detector}, {name}", entry[name]
+                clean = it["clean"]["auroc"]
+                for side in ("in", "out", "both"):
+                    value = {c: it[c][f"auroc_{side}"] for c in cases}
+                    found += [
+                        f"{says}: {c} raises AUROC ({side})"
+                        for c in cases
+                        if value[c] > clean + 1e-9 and c.split("_")[0] != "aloe"
+                    ]
+                    for eps in cfg.radii:
+                        ours = value.get(f"adaptive_{eps:.4g}")
+                        for kind in cfg.attacks:
+                            other = value[f"{kind}_{eps:.4g}"]
+                            if ours is not None and other < ours - 0.01:
+                                found.append(
+                                    f"{says}: {kind} at {eps:.4g} is stronger than the adaptive attack ({side}): "
+                                    f"{other:.3f} below {ours:.3f}"
+                                )
+                for eps in cfg.radii:
+                    proved = it.get(f"certified_{eps:.4g}")
+                    for kind in cfg.attacks:
+                        for side in ("out", "both"):
+                            if (
+                                proved
+                                and proved[f"auroc_{side}"] > it[f"{kind}_{eps:.4g}"][f"auroc_{side}"] + 1e-6
+                            ):
+                                found.append(f"{says}: certified above empirical at {eps:.4g}")
+    return found
+
+
+# --- the page -----------------------------------------------------------------------------------------
+
+
+def page(
+    cfg: Any, networks: Sequence[Any], sets: Mapping[str, Any], table: Mapping[str, Any],
+    rows: Sequence[dict[str, Any]], cases: Sequence[str], out: pathlib.Path,
+) -> Report:  # fmt: skip
+    """Write the page."""
+    test = sets["test"]
+    page = Report(f"Outliers of {test.info.name}: detectors under attack", cfg)
+    page.text(
+        f"{len(networks)} networks, {len(cfg.detectors)} detectors, {len(test.label)} test images and "
+        f"{', '.join(f'{len(sets[n].label)} of {n}' for n in cfg.outliers)}. AUROC is the probability that an image of "
+        "the data scores above an outlier: 0.5 for a coin, below it an adversary who controls the order. Attacked "
+        "numbers are upper bounds, certified ones lower bounds of the truth."
+    )
+    page.table(
+        rows, caption="AUROC, mean over the sets of outliers: clean; data, outliers and both attacked."
+    )
+    raised = doubts(cfg, table, cases)
+    page.text(
+        "Signs that an attack is weaker than it should be: " + "; ".join(raised)
+        if raised
+        else "No sign that an attack is weaker than it should be: none raises an AUROC, none of the others beats the "
+        "adaptive attack by more than 0.01, and no certificate exceeds an attack."
+    )
+    if cfg.radii and cfg.attacks:
+        draw_curves(cfg, page, table)
+        draw_rocs(cfg, page, networks, out)
+    page.section("Every set")
+    for case in ("clean", *cases):
+        page.table(set_rows(cfg, table, case), caption=f"{case.replace('_', ' ')}.")
+    page.section("Thresholds")
+    page.text(
+        f"The threshold keeps {100 * (1 - cfg.miss):g} % of the clean test images; the conformal one is found on "
+        f"{len(sets['validation'].label)} validation images and rejects at most {100 * cfg.miss:g} % of new data on "
+        "average, whatever the network. 'Right and accepted' counts images that are classified correctly and kept."
+    )
+    page.table(threshold_rows(table, cases))
+    if cases:
+        page.section("Attacked outliers")
+        draw_images(cfg, page, networks, cases, out)
+    page.scope(
+        attacked=[f"{it.name}: {json.dumps(it.about)}" for it in networks]
+        + [f"scores: {', '.join(cfg.detectors)}"],
+        attacks=[
+            f"{kind} in {cfg.norm} at {', '.join(f'{e:.4g}' for e in cfg.radii)}"
+            + (
+                f", {cfg.steps} steps, {cfg.times} starts"
+                if kind in ("adaptive", "strong")
+                else ", as published"
+            )
+            for kind in cfg.attacks
+        ]
+        + (["19 corruptions at 5 severities"] if cfg.corruption else [])
+        + (["and the first attack around the worst of them"] if cfg.composition else []),
+        not_attacked=[
+            "other norms and larger radii",
+            "outliers of other kinds",
+            "black-box attacks on the score",
+        ],
+    )
+    return page
+
+
+def set_rows(cfg: Any, table: Mapping[str, Any], case: str) -> list[dict[str, Any]]:
+    """Tabulate a case for every set."""
+    rows = []
+    for network, detectors in table.items():
+        for detector, found in detectors.items():
+            for name in (*cfg.outliers, "mean"):
+                it, row = found[name][case], {"network": network, "detector": detector, "outliers": name}
+                if case == "clean":
+                    row |= {"AUROC": within(it, "auroc")} | {
+                        says: f"{it[m]:.3f}"
+                        for m, says in {
+                            "fpr_id95": "FPR at 95 % of data", "fpr_ood95": "data lost at 95 % of outliers",
+                            "aupr_in": "AUPR in", "aupr_out": "AUPR out", "detection_error": "detection error",
+                            "tie_mass": "ties",
+                        }.items()
+                    }  # fmt: skip
+                else:
+                    row |= {f"AUROC {s}": within(it, f"auroc_{s}") for s in ("in", "out", "both")} | {
+                        "FPR recalibrated": f"{it['fpr_recalibrated']:.3f}",
+                        "FPR at the clean threshold": f"{it['fpr_clean_threshold']:.3f}",
+                        "FNR there": f"{it['fnr_clean_threshold']:.3f}",
+                    }
+                rows.append(row)
+    return rows
+
+
+def within(it: Mapping[str, Any], name: str) -> str:
+    """Write a number with its interval if it has one."""
+    low, high = it.get(f"{name} interval", (None, None))
+    return f"{it[name]:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+
+
+def threshold_rows(table: Mapping[str, Any], cases: Sequence[str]) -> list[dict[str, Any]]:
+    """Tabulate what thresholds do to data."""
+    rows = []
+    for network, detectors in table.items():
+        for detector, found in detectors.items():
+            data = found["data"]
+            for case in ("clean", *cases):
+                it = data if case == "clean" else data[case]
+                rows.append(
+                    {"network": network, "detector": detector, "case": case.replace("_", " ")}
+                    | {
+                        n: f"{it[n]:.3f}"
+                        for n in ("right and accepted", "rejected at the conformal threshold")
+                    }
+                )
+    return rows
+
+
+def draw_curves(cfg: Any, page: Report, table: Mapping[str, Any]) -> None:
+    """Draw AUROC over the radius of the first detector and attack."""
+    detector, kind, x = cfg.detectors[0], cfg.attacks[0], np.array([0.0, *cfg.radii])
+    for side, says in (("both", "data and outliers"), ("out", "outliers alone")):
+        lines = {}
+        for network, detectors in table.items():
+            mean = detectors[detector]["mean"]
+            y = [mean["clean"]["auroc"], *(mean[f"{kind}_{e:.4g}"][f"auroc_{side}"] for e in cfg.radii)]
+            lines[network] = np.array(y)
+        page.picture(
+            figures.curves(x, lines, xlabel=f"{cfg.norm} radius", ylabel="AUROC", limits=(-0.02, 1.02)),
+            caption=f"AUROC of {detector} over the radius of the {kind} attack on {says}, mean over the sets.",
+            name=f"auroc_{side}",
+        )
+
+
+def draw_rocs(cfg: Any, page: Report, networks: Sequence[Any], out: pathlib.Path) -> None:
+    """Draw ROC curves of the first detector, clean and with both sides attacked, outliers of all sets together."""
+    detector, case, lines = cfg.detectors[0], f"{cfg.attacks[0]}_{cfg.radii[-1]:.4g}", {}
+    for it in networks:
+        files = Files(out / "scores" / it.name / detector)
+        for says, at in (("clean", "clean"), ("attacked", case)):
+            a = files(at, "test")["conf"]
+            b = np.concatenate([files(at, n)["conf"] for n in cfg.outliers])
+            lines[f"{it.name}, {says}"] = share(b, a, b), share(a, a, b)
+    page.picture(
+        figures.roc(lines),
+        caption=f"ROC of {detector}: clean, and under {case.replace('_', ' ')} on both sides.", name="roc",
+    )  # fmt: skip
+
+
+def share(of: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Compute the share of scores at or above every threshold, from the highest down."""
+    at = np.unique(np.concatenate([a, b]))[::-1]
+    return np.concatenate([[0.0], (of.size - np.searchsorted(np.sort(of), at)) / of.size])
+
+
+def draw_images(
+    cfg: Any, page: Report, networks: Sequence[Any], cases: Sequence[str], out: pathlib.Path
+) -> None:
+    """Show the first outliers of every set before and after, for the first detector."""
+    detector, case = cfg.detectors[0], cases[-1]
+    for it in networks:
+        files = Files(out / "scores" / it.name / detector)
+        limit = metrics.threshold_keeping(files("clean", "test")["conf"], 1 - cfg.miss)
+        for name in cfg.outliers:
+            before, after = files("clean", name), files(case, name)
+            count = len(before["image"])
+            captions = [
+                f"{a:.1f} → {b:.1f}"
+                for a, b in zip(before["conf"][:count], after["conf"][:count], strict=True)
+            ]
+            page.picture(
+                grids.attacked(before["image"], after["image"], captions=captions),
+                caption=f"{it.name}: outliers of {name} under {case.replace('_', ' ')}. Below: {detector} before and "
+                f"after; above {limit:.1f} an image is taken for data.",
+                name=f"attacked_{it.name}_{name.replace('/', '_').replace(':', '_')}",
+            )
