@@ -39,6 +39,17 @@ def in_pixels(sigma: Number) -> Noise:
     return Noise(copies, sigma)
 
 
+def white(sigma: Number) -> Callable[[PRNGKeyArray, Images], Images]:
+    """Build `perturb(key, x)`: one noisy copy of each image, for training (`losses.stability`)."""
+    check_sigma("white", sigma)
+
+    def perturb(key: PRNGKeyArray, x: Images) -> Images:
+        keys = keys_for(key, x.shape[0])
+        return x + sigma * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
+
+    return perturb
+
+
 def in_parameters(
     space: PerturbationSet, sigma: Number, *, centre: Callable[[Array], Array] | None = None
 ) -> Noise:

@@ -1,0 +1,140 @@
+"""Conditional autoencoders: the published numbers of parameters, ranges, and warps against scipy and torch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from robustjax.models import cvae_rectangle, cvae_small, cvae_stn, resampling, unet
+
+KEY = jax.random.key(0)
+PUBLISHED = {
+    "dense": (cvae_small.mnist_dense, 1_846_320, 2_460_976, 1_845_536, 784),
+    "conv": (cvae_small.mnist_conv, 166_528, 166_816, 93_422, 6272),
+    "stn": (cvae_stn.mnist_stn, 451_896, 903_636, 5_079_552, 128),
+    "rectangle": (cvae_rectangle.rectangle, 16_863_712, 16_865_440, 603_840, 512),
+    "scenes": (unet.scenes, 118_664_080, 118_665_808, 20_736_709, 256),
+}
+SMALL = {
+    "dense": lambda: cvae_small.dense(shape=(8, 8, 1), latents=5),
+    "conv": cvae_small.mnist_conv,
+    "stn": lambda: cvae_stn.mnist_stn(shape=(12, 12, 1), latents=4),
+    "rectangle": lambda: cvae_rectangle.rectangle(shape=(8, 8, 3), latents=6, wide=8, narrow=4, blocks=1),
+    "scenes": lambda: unet.scenes(
+        shape=(13, 19, 3), widths=(4, 8, 8), latents=(4, 3, 2), grids=((13, 19), (6, 9), (3, 4))
+    ),
+}
+
+
+def parameters(tree):
+    return sum(int(np.prod(a.shape)) for a in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_numbers_of_parameters_and_latents_are_the_published_ones(name):
+    build, prior, posterior, decoder, latents = PUBLISHED[name]
+    model = build()
+    params, _ = jax.eval_shape(model.init, KEY)
+    counts = [parameters(params[part]) for part in ("prior", "posterior", "decoder")]
+    assert counts == [prior, posterior, decoder] and model.dimension == latents
+
+
+def test_the_segmenter_has_the_published_number_of_parameters_and_labels_every_pixel():
+    model = unet.segmenter(classes=36, shape=(125, 187, 3))
+    params, state = jax.eval_shape(model.init, KEY)
+    assert parameters(params) == 17_269_668
+    logits, _ = jax.eval_shape(
+        model.apply, params, state, jax.ShapeDtypeStruct((2, 250, 375, 3), jnp.float32)
+    )
+    assert logits.shape == (2, 250, 375, 36) and logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("size", [(125, 187), (250, 375), (500, 750)])
+def test_scenes_of_every_size_share_their_parameters(size):
+    model = unet.scenes()
+    params, state = jax.eval_shape(model.init, KEY)
+    x = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    found, _ = jax.eval_shape(model.posterior, params, state, x, x)
+    assert found.mean.shape == found.log_variance.shape == (1, 256)
+    out, _ = jax.eval_shape(model.decode, params, state, x, jax.ShapeDtypeStruct((1, 256), jnp.float32))
+    assert out.shape == x.shape
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_networks_run_in_both_modes(name):
+    model = SMALL[name]()
+    params, state = jax.jit(model.init)(KEY)
+    x = jax.random.uniform(KEY, (3, *model.shape))
+
+    @jax.jit
+    def run(params, state, train_state):
+        prior, train_state = model.prior(params, train_state, x, train=True)
+        posterior, train_state = model.posterior(params, train_state, x, 1.0 - x, train=True)
+        out, train_state = model.decode(params, train_state, x, posterior.mean, train=True)
+        alone, same = model.decode(params, state, x[:1], posterior.mean[:1])
+        both, _ = model.decode(params, state, x, posterior.mean)
+        fresh, _ = model.prior(params, state, x)
+        return prior, posterior, out, train_state, alone, same, both, fresh
+
+    prior, posterior, out, train_state, alone, same, both, fresh = run(params, state, state)
+    assert prior.mean.shape == posterior.std.shape == (3, model.dimension)
+    pixels = model.link(out)
+    assert out.shape == x.shape and (pixels > 0).all() and (pixels < 1).all()
+    jax.tree.map(np.testing.assert_array_equal, same, state)
+    assert jax.tree.structure(train_state) == jax.tree.structure(state)
+    # In evaluation mode nobody sees their neighbours.
+    np.testing.assert_allclose(alone, both[:1], atol=1e-5)
+    if jax.tree.leaves(state):
+        moved = jax.tree.map(lambda a, b: bool((a != b).any()), state, train_state)
+        assert all(any(jax.tree.leaves(part)) for part in moved.values() if jax.tree.leaves(part))
+    if name in ("dense", "rectangle", "scenes"):
+        assert abs(float(fresh.log_variance.mean()) + 2.3026) < 0.3
+        for found in (prior, posterior):
+            assert (found.log_variance > -6.9078).all() and (found.log_variance < 2.3027).all()
+
+
+def test_the_spatial_transformers_start_as_identities():
+    x = jax.random.uniform(KEY, (2, 42, 42, 1))
+    warps = cvae_stn.Warps()
+    z = jax.random.normal(KEY, (2, 128))
+    out = np.asarray(warps.apply(warps.init(KEY, x, z), x, z))
+    assert out.shape == (2, 42, 42, 5)
+    np.testing.assert_allclose(out, jnp.broadcast_to(x, out.shape), atol=1e-5)
+
+
+def test_affine_sampling_is_scipys_with_the_same_matrix():
+    x = np.random.default_rng(0).uniform(size=(1, 9, 9, 1)).astype(np.float32)
+    angle = 0.4
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    shift = np.array([0.1, -0.2])
+    theta = np.concatenate([turn, shift[:, None]], axis=1)[None]
+    got = cvae_stn.affine_sample(jnp.asarray(x), jnp.asarray(theta, jnp.float32))[0, ..., 0]
+    # In (down, across) order and pixels, about the middle: half a side is one unit.
+    matrix = turn[::-1, ::-1]
+    offset = np.full(2, 4.0) - matrix @ np.full(2, 4.0) + shift[::-1] * 4.5
+    want = ndimage.affine_transform(x[0, ..., 0], matrix, tuple(offset), order=1, mode="nearest")  # pyright: ignore[reportArgumentType]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.oracle
+def test_resampling_is_torchs():
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(size=(2, 7, 11, 3)).astype(np.float32)
+    there = torch.from_numpy(x).permute(0, 3, 1, 2)
+    interpolate = torch.nn.functional.interpolate
+    for size in ((14, 22), (5, 4), (1, 30)):
+        pairs = (
+            (resampling.stretch, interpolate(there, size, mode="bilinear", align_corners=True)),
+            (resampling.resize, interpolate(there, size, mode="bilinear", align_corners=False)),
+            (resampling.adaptive_average, torch.nn.functional.adaptive_avg_pool2d(there, size)),
+        )
+        for ours, theirs in pairs:
+            np.testing.assert_allclose(
+                ours(jnp.asarray(x), size), theirs.permute(0, 2, 3, 1).numpy(), atol=1e-5
+            )
+
+
+def test_scenes_need_one_setting_per_scale():
+    with pytest.raises(ValueError, match="one each per scale"):
+        unet.scenes(widths=(4, 8))
