@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scripts  # first: it puts experiments/ on the path
+from sklearn.metrics import roc_auc_score
 
+import outlier_attacks  # isort: skip
 import outlier_methods  # isort: skip
 import outlier_runs  # isort: skip
 import outlier_sets  # isort: skip
@@ -74,11 +76,17 @@ def test_outliers_take_the_shape_of_the_data():
         outlier_sets.load("noise/pink", like(), split="test")
 
 
-def test_a_run_that_chooses_its_outliers_resumes_bit_for_bit(tmp_path, capsys, monkeypatch):
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    words = ("train_ood", "smoke", "--loss", "atom", "--out")
-    done = scripts.run(*words, whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of ATOM, which chooses its outliers."""
+    out = tmp_path_factory.mktemp("ood") / "whole"
+    done = scripts.run("train_ood", "smoke", "--loss", "atom", "--out", out)
     assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_run_that_chooses_its_outliers_resumes_bit_for_bit(whole, tmp_path, capsys, monkeypatch):
+    torn, words = tmp_path / "torn", ("train_ood", "smoke", "--loss", "atom", "--out")
     assert (whole / "report.html").read_text().count("data:image/png") == 2
     assert sorted(path.name for path in (whole / "mined").iterdir()) == ["00000000.npz", "00000003.npz"]
     with np.load(whole / "mined" / "00000003.npz") as file:
@@ -94,3 +102,68 @@ def test_a_run_that_chooses_its_outliers_resumes_bit_for_bit(tmp_path, capsys, m
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
     other = scripts.call(capsys, monkeypatch, *words, torn, "--weight", 2)
     assert other.returncode == 2 and "weight" in other.stderr
+
+
+def auroc(folder, case):
+    """From the files alone, as OpenOOD's users read them, by scikit-learn."""
+    inside, outside = (np.load(folder / "scores/whole/own" / c / f"{n}.npz") for c, n in case)
+    assert (inside["label"] >= 0).all() and (outside["label"] == -1).all()
+    assert inside["conf"].shape == inside["pred"].shape == (12,)
+    label = np.repeat([1, 0], [12, len(outside["conf"])])
+    return roc_auc_score(label, np.concatenate([inside["conf"], outside["conf"]]))
+
+
+def test_detectors_are_judged_and_attacked(whole, tmp_path, capsys, monkeypatch):
+    few = {name: outlier_attacks.CORRUPTIONS[name] for name in ("brightness", "contrast")}
+    monkeypatch.setattr(outlier_attacks, "CORRUPTIONS", few)
+    words = ["eval_ood", "smoke", "--runs", whole, "--detectors", "own", "--radii", 0.05, 0.2, "--corruption"]
+    words += ["--composition", "--out", tmp_path]
+    done = scripts.call(capsys, monkeypatch, *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "metrics.json").read_text())["metrics"]["whole"]["own"]["letters"]
+    both = [
+        auroc(tmp_path, [(c, "test"), (c, "letters")]) for c in ("clean", "adaptive_0.05", "adaptive_0.2")
+    ]
+    assert found["clean"]["auroc"] == pytest.approx(both[0])
+    assert found["adaptive_0.2"]["auroc_both"] == pytest.approx(both[2]) and both[0] >= both[1] >= both[2]
+    one = auroc(tmp_path, [("clean", "test"), ("adaptive_0.05", "letters")])
+    assert found["adaptive_0.05"]["auroc_out"] == pytest.approx(one)
+    worse = [auroc(tmp_path, [(c, "test"), (c, "letters")]) for c in ("corruption", "composition_0.2")]
+    assert both[0] >= worse[0] >= worse[1]
+    page = (tmp_path / "report.html").read_text()
+    assert "No sign that an attack is weaker" in page and page.count("data:image/png") == 4
+
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").rglob("*.npz")}
+    one = tmp_path / "scores/whole/own/adaptive_0.2/letters.npz"
+    before = np.load(one)["conf"]
+    one.unlink()  # as if it had been killed there
+    done = scripts.call(capsys, monkeypatch, *words)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(one)["conf"], before, atol=1e-5)
+    assert [p for p, t in written.items() if p.stat().st_mtime_ns != t] == [one]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "exactly one of them must be given"),
+        (("--runs", "a", "--detectors", "nonesuch"), "'nonesuch', must be of msp"),
+        (("--runs", "a", "--radii", "0.2", "0.1"), "must rise from above 0"),
+        (("--runs", "a", "--norm", "l2", "--attacks", "atom"), "linf, --norm is l2"),
+        (("--runs", "a", "--composition"), "--composition needs --corruption"),
+        (("--runs", "nowhere"), "holds no run of train_ood.py"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(words, says, tmp_path, capsys, monkeypatch):
+    done = scripts.call(capsys, monkeypatch, "eval_ood", "smoke", "--out", tmp_path / "no", *words)
+    assert done.returncode == 2 and says in done.stderr and not (tmp_path / "no").exists()
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path, capsys, monkeypatch):
+    for words, says in (
+        (("--loss", "ntom", "--outliers", "noise/uniform"), "images to choose from"),
+        (("--begin", 2), "share of the run"),
+        (("--outliers", "nonesuch"), "no nonesuch"),
+    ):
+        done = scripts.call(capsys, monkeypatch, "train_ood", "smoke", "--out", tmp_path / "no", *words)
+        assert done.returncode == 2 and says in done.stderr and not (tmp_path / "no").exists()
