@@ -8,12 +8,16 @@ letters        embedded: letters in the look of the digits, as outliers
 order          which examples are held out, and the order of every epoch, by hashing
 batches        stream, pairs and evaluation: exact to resume, the same on any number of devices
 augment        crop, flip, cutout on the device
+autoaugment    the policies of AutoAugment for CIFAR-10 and SVHN, on the device
+toning         Pillow's changes of tone as array code
+shifting       Pillow's affine transforms as array code
 outliers       noise that shows nothing, and data made strange
 photos         embedded: patches of scikit-learn's two photographs, as outliers
 scenes         images whose foreground and background are known: labels, groups, masks
 planted        real digits on textures: core and spurious features under control
 rebalance      rows so that rare groups, or past errors, count more
 painting       the pieces of a planted scene: enlarged digits, textures
+extra          unlabelled images; pseudo-labelled ones beside the labelled: enriched
 checks         is this array what everything here works on?
 
 decode         a prepared split as plain arrays, kept beside it
@@ -27,6 +31,7 @@ pictures       folders and zip files of pictures
 omniglot       Omniglot's zip files
 svhn           SVHN's MATLAB files
 tiny_imagenet  Tiny ImageNet's folders
+tiny_images    80 Million Tiny Images, whole or a sample, without what the lists name
 resize         scale and crop to one size
 
 trees          pictures and masks of a published folder tree, decoded when asked for
