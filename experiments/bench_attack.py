@@ -4,9 +4,11 @@
     python experiments/bench_attack.py smoke
 
 Each run folder of train_classifier.py (convnet_small, convnet or resnet18) is attacked by AutoAttack's
-standard attacks, ours and torchattacks' set to as many iterations and queries, and by PGD, ours and foolbox's.
-The contenders take turns, so that a noisy machine disturbs all of them. Our seconds are those of a second run,
-compiled; the first one is shown beside. Needs torch, torchattacks and foolbox: pip install -e '.[peers]'.
+standard attacks, ours and torchattacks' set to as many iterations and queries, and by PGD, ours and foolbox's. With
+--attacks detector, PGD pushes the score of the test images down and that of as many uniform noise images up, ours
+and in a loop of PyTorch; "robust" is the AUROC then, and the parts end with images per second, both sides.
+The contenders take turns, so that a noisy machine disturbs all of them. Our seconds are those of compiled
+programs; what compiling took is shown beside. Needs torch, torchattacks and foolbox: pip install -e '.[peers]'.
 """
 
 import dataclasses
@@ -21,6 +23,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import common
+import detector_turns
 import jax
 import numpy as np
 import peers
@@ -82,8 +85,8 @@ class Outcome(NamedTuple):
 
 def ours(
     network: Any, arguments: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: str
-) -> Callable[[], Outcome]:
-    """Build one turn of the library's suite runner."""
+) -> Callable[..., Outcome]:
+    """Build one turn of the library's suite runner, and one that only compiles."""
 
     def trials(threat: Threat) -> tuple[Trial, ...]:
         if kind == "pgd":
@@ -97,11 +100,18 @@ def ours(
         )
 
     size = min(cfg.batch_size, len(labels))
+    if kind == "detector":
+        settings = {"eps": eps, "steps": cfg.pgd_steps, "size": size}
+        return _outcome(
+            detector_turns.ours(network, arguments, images, noise(images), **settings), 2 * len(labels)
+        )
     evaluate = suite.over(network, trials, batch_size=size, smallest=min(32, max(4, size // 4)))
 
-    def turn() -> Outcome:
+    def turn(compiling: bool = False) -> Outcome:
         began = time.perf_counter()
-        found = evaluate(jax.random.key(0), images, labels, Threat("linf", eps), *arguments)
+        # All attacks see all images when compiling, and break them at once: the radius is traced.
+        threat = Threat("linf", 1.0 if compiling else eps)
+        found = evaluate(jax.random.key(0), images, labels, threat, *arguments, every=compiling)
         parts = {name: float(s) for name, s in zip(found.attacks, found.seconds, strict=True)}
         steps = {name: int(n) for name, n in zip(found.attacks, found.steps, strict=True)}
         return Outcome(time.perf_counter() - began, found.standing, parts, steps)
@@ -113,6 +123,9 @@ def theirs(net: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: st
     """Build one turn of torchattacks (standard) or foolbox (pgd), in batches of our size."""
     import torch
 
+    if kind == "detector":
+        settings = {"eps": eps, "steps": cfg.pgd_steps, "size": min(cfg.batch_size, len(labels))}
+        return _outcome(detector_turns.theirs(net, images, noise(images), **settings), 2 * len(labels))
     x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     y = torch.from_numpy(labels.astype(np.int64))
 
@@ -161,6 +174,21 @@ def theirs(net: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: st
     return turn
 
 
+def noise(images: np.ndarray) -> np.ndarray:
+    """Draw as many uniform noise images: the outliers of the attack on the detector."""
+    return np.random.default_rng(0).random(images.shape, np.float32)
+
+
+def _outcome(turn: Callable[[], detector_turns.Turn], count: int) -> Callable[..., Outcome]:
+    def timed(compiling: bool = False) -> Outcome:
+        del compiling  # the first turn compiles
+        found = turn()
+        rate = {"images/s": count / found.seconds}
+        return Outcome(found.seconds, found.above, found.parts | rate, {})
+
+    return timed
+
+
 def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, Any]]:
     """Measure all contenders on one run folder."""
     it = common.trained(folder, data_dir=cfg.data_dir)
@@ -169,13 +197,13 @@ def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, 
     network, results = partial(frozen, it.model), []
     for kind in cfg.attacks:
         turns = {"ours": ours(network, (it.params, it.state), images, labels, eps, cfg, kind)}
-        peer = {"standard": "torchattacks", "pgd": "foolbox"}[kind]
+        peer = {"standard": "torchattacks", "pgd": "foolbox", "detector": "torch"}[kind]
         if cfg.peers and find_spec("torch") and find_spec(peer):
             net = peers.network(
                 it.config["model"], it.params, it.state, common.NORMALISATIONS.get(it.config["dataset"])
             )
             turns[peer] = theirs(net, images, labels, eps, cfg, kind)
-        compiling = turns["ours"]().seconds
+        compiling = turns["ours"](compiling=True).seconds
         outcomes: dict[str, list[Outcome]] = {name: [] for name in turns}
         for _ in range(cfg.repeats):
             for name, turn in turns.items():
@@ -193,7 +221,7 @@ def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, 
                     "robust %": 100 * float(found[-1].robust.mean()),
                     "seconds": statistics.median(seconds),
                     "spread": [min(seconds), max(seconds)],
-                    "first run": compiling if name == "ours" else None,
+                    "compiling": compiling if name == "ours" else None,
                     "parts": {k: round(v, 2) for k, v in found[-1].parts.items()},
                     "microseconds": {
                         k: round(1e6 * found[-1].parts[k] / max(n, 1), 1) for k, n in found[-1].steps.items()
@@ -216,8 +244,8 @@ def main(cfg: Config) -> int:
         for row in measure(folder, eps, count, cfg):
             results.append(row)
             first = ""
-            if row["first run"]:
-                first = f"; {row['microseconds']} us per iteration; first run {row['first run']:.1f} s"
+            if row["compiling"]:
+                first = f"; {row['microseconds']} us per iteration; compiling {row['compiling']:.1f} s"
             print(
                 f"{row['network']:14s} {eps:7.4f} {row['images']:6d} {row['attack']:9s} {row['contender']:12s} "
                 f"{row['robust %']:8.2f} {row['seconds']:9.2f}  {row['parts']}{first}"

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import scripts  # first: it puts experiments/ on the path
 
+from robustjax.ood import metrics
+
 import common  # isort: skip
+import detector_turns  # isort: skip
 import peers  # isort: skip
 
 
@@ -49,3 +52,26 @@ def test_other_networks_have_no_peer():
     pytest.importorskip("torch")
     with pytest.raises(ValueError, match="no PyTorch network for 'mlp'"):
         peers.network("mlp", {}, {})
+
+
+@pytest.mark.oracle
+def test_both_sides_of_the_detector_attack_are_the_same_search():
+    """On a linear network with two classes both end in the corner of the ball, and share their AUROC."""
+    torch = pytest.importorskip("torch")
+    draw = np.random.default_rng(0)
+    kernel = draw.normal(size=(2, 16)).astype(np.float32)
+    inside, outside = draw.uniform(0.3, 0.7, (2, 10, 4, 4, 1)).astype(np.float32)
+    settings = {"eps": 0.02, "steps": 10, "size": 4}
+    network = lambda w: lambda x: x.reshape(len(x), -1) @ w.T
+    mine = detector_turns.ours(network, (jnp.asarray(kernel),), inside, outside, **settings)()
+    layer = torch.nn.Linear(16, 2, bias=False)
+    layer.weight = torch.nn.Parameter(torch.from_numpy(kernel))
+    other = detector_turns.theirs(
+        torch.nn.Sequential(torch.nn.Flatten(), layer), inside, outside, **settings
+    )()
+    np.testing.assert_allclose(mine.above, other.above, atol=1e-6)
+    # The lead of a class moves by eps |w_0 - w_1|_1, and no image is so near to the border that it turns.
+    lead = [np.abs(x.reshape(10, -1) @ (kernel[0] - kernel[1])) for x in (inside, outside)]
+    reach = 0.02 * np.abs(kernel[0] - kernel[1]).sum()
+    low = np.maximum(lead[0] - reach, 0)
+    assert mine.above.mean() == pytest.approx(metrics.auroc(low, lead[1] + reach), abs=0.02)

@@ -1,0 +1,115 @@
+"""One turn of an attack on a detector's score, both sides, ours and as a loop in PyTorch: the same search."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from robustjax.attacks.pgd import pgd
+from robustjax.ood import logit_scores, robust
+from robustjax.ood.scores import through
+from robustjax.threats import Threat
+
+
+class Turn(NamedTuple):
+    """What a turn left.
+
+    Attributes:
+      seconds: of both sides.
+      parts: of each side.
+      above: (n,) for every image of the data, the share of outliers that score below it under attack; the mean is
+        the AUROC.
+    """
+
+    seconds: float
+    parts: dict[str, float]
+    above: np.ndarray
+
+
+def ours(
+    network: Any,
+    arguments: Any,
+    inside: np.ndarray,
+    outside: np.ndarray,
+    *,
+    eps: float,
+    steps: int,
+    size: int,
+) -> Callable[[], Turn]:
+    """Push the margin of the data down and that of the outliers up by PGD; compiled once for both batches."""
+    ascent = pgd(Threat("linf", eps), steps=steps, step_size=2.5 * eps / steps)
+
+    def side(push: Any) -> Any:
+        def found(arguments, key, x):
+            return push(ascent, through(network(*arguments), logit_scores.msp_margin))(key, x).value
+
+        return jax.jit(found)
+
+    sides = {"down": (side(robust.down), inside), "up": (side(robust.up), outside)}
+
+    def turn() -> Turn:
+        parts, value = {}, {}
+        for name, (search, images) in sides.items():
+            began = time.perf_counter()
+            value[name] = np.concatenate(
+                [
+                    np.asarray(search(arguments, jax.random.fold_in(jax.random.key(0), i), images[rows]))
+                    for i, rows in enumerate(batches(len(images), size))
+                ]
+            )[: len(images)]
+            parts[name] = time.perf_counter() - began
+        return Turn(sum(parts.values()), parts, above(value["down"], value["up"]))
+
+    return turn
+
+
+def theirs(
+    net: Any, inside: np.ndarray, outside: np.ndarray, *, eps: float, steps: int, size: int
+) -> Callable[[], Turn]:
+    """Do the same in eager PyTorch."""
+    import torch
+
+    def margin(x: Any) -> Any:
+        z = net(x)
+        first, top = z.max(dim=1)
+        return first - torch.logsumexp(z.scatter(1, top[:, None], -torch.inf), dim=1)
+
+    def climb(x: Any, sign: float) -> np.ndarray:
+        best = sign * margin(x).detach()
+        moved = (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
+        for _ in range(steps):
+            moved.requires_grad_()
+            value = sign * margin(moved)
+            (slope,) = torch.autograd.grad(value.sum(), moved)
+            with torch.no_grad():
+                best = torch.maximum(best, value)
+                moved = moved + 2.5 * eps / steps * slope.sign()
+                moved = torch.minimum(torch.maximum(moved, x - eps), x + eps).clamp(0, 1)
+        with torch.no_grad():
+            return (sign * torch.maximum(best, sign * margin(moved))).numpy()
+
+    def turn() -> Turn:
+        torch.manual_seed(0)
+        parts, value = {}, {}
+        for name, sign, images in (("down", -1.0, inside), ("up", 1.0, outside)):
+            began = time.perf_counter()
+            x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+            value[name] = np.concatenate([climb(part, sign) for part in x.split(size)])
+            parts[name] = time.perf_counter() - began
+        return Turn(sum(parts.values()), parts, above(value["down"], value["up"]))
+
+    return turn
+
+
+def batches(count: int, size: int) -> list[np.ndarray]:
+    """List the rows of equal batches; the last one repeats the last row."""
+    return [np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size)]
+
+
+def above(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Compute for each score of the data the share of the outliers' scores below it, ties counted half."""
+    ordered = np.sort(high)
+    left, right = (np.searchsorted(ordered, low, side) for side in ("left", "right"))
+    return (left + right) / (2 * len(high))
