@@ -71,6 +71,24 @@ def stream(
     return _stream(split, batch_size, seed, start, augment, sharding, resident, lane=0)
 
 
+def along(
+    split: Split,
+    rows: Callable[[int], np.ndarray],
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    augment: Augment | None = None,
+    sharding: NamedSharding | None = None,
+    resident: bool | None = None,
+) -> Iterator[Batch]:
+    """Yield the batches whose rows a function of their number names; all else as in `stream`."""
+    _check("along", split, batch_size, sharding)
+    if start < 0:
+        raise ValueError(f"along: start is {start}, must be at least 0")
+    return _fetched(split, rows, order.folded(seed), start, augment, sharding, resident)
+
+
 def pairs(
     split: Split,
     outliers: Split,
@@ -136,11 +154,26 @@ def _stream(
     resident: bool | None,
     lane: int,
 ) -> Iterator[Batch]:
-    fetch, finish = _steps(split, order.folded(seed, lane), augment, sharding, resident)
+    def rows(step: int) -> np.ndarray:
+        position = np.arange(step * batch_size, (step + 1) * batch_size)
+        return order.rows(len(split.label), position, seed=seed, lane=lane)
+
+    return _fetched(split, rows, order.folded(seed, lane), start, augment, sharding, resident)
+
+
+def _fetched(
+    split: Split,
+    rows: Callable[[int], np.ndarray],
+    seed: int,
+    start: int,
+    augment: Augment | None,
+    sharding: NamedSharding | None,
+    resident: bool | None,
+) -> Iterator[Batch]:
+    fetch, finish = _steps(split, seed, augment, sharding, resident)
 
     def fetched(step: int) -> Any:
-        position = np.arange(step * batch_size, (step + 1) * batch_size)
-        return fetch(order.rows(len(split.label), position, seed=seed, lane=lane))
+        return fetch(rows(step))
 
     # A thread ahead: gathering on the host then overlaps with what the caller does with the batch before.
     with ThreadPoolExecutor(1) as pool:

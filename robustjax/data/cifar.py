@@ -23,7 +23,7 @@ def pickles(folder: Path, only: str = "") -> Raw | None:
     found = [p for p in _batches(folder, only) if not p.suffix and p.read_bytes()[:1] == b"\x80"]
     if not found:
         return None
-    batches = [(split_of(p.name) if "data" not in p.name else "train", _unpickled(p), p) for p in found]
+    batches = [(split_of(p.name) if "data" not in p.name else "train", unpickled(p), p) for p in found]
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for split, batch, path in batches:
         label = batch.get("fine_labels", batch.get("labels"))
@@ -31,7 +31,7 @@ def pickles(folder: Path, only: str = "") -> Raw | None:
         if not isinstance(image, np.ndarray) or image.ndim != 2 or image.shape[1] != 3072 or label is None:
             raise ValueError(f"{path}: must hold `data` of rows of 3072 bytes and `labels` or `fine_labels`")
         parts.setdefault(split, []).append((image, np.asarray(label)))
-    meta = [_unpickled(p) for p in files(folder) if p.name in ("batches.meta", "meta")]
+    meta = [unpickled(p) for p in files(folder) if p.name in ("batches.meta", "meta")]
     names = next((m.get("fine_label_names", m.get("label_names", ())) for m in meta), ())
     return Raw({s: _joined(found) for s, found in parts.items()}, tuple(map(_text, names)))
 
@@ -120,7 +120,12 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
-def _unpickled(path: Path) -> dict[str, Any]:
+def unpickled(path: Path) -> dict[str, Any]:
+    """Read a dictionary of arrays and numbers.
+
+    Raises:
+      ValueError: if the file is damaged or asks for anything else.
+    """
     try:
         loaded = _Arrays(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         return {_text(k): v for k, v in loaded.items()}

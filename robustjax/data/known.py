@@ -30,6 +30,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split()))
 
 
+CIFAR10 = _words("airplane automobile bird cat deer dog frog horse ship truck")
 CIFAR100 = _words(
     "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly "
     "camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup "
@@ -123,7 +124,7 @@ KNOWN: dict[str, Known] = {
     ),
     "cifar10": Known(
         version="3.0.2",
-        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        classes=CIFAR10,
         counts={"train": 50_000, "test": 10_000},
         sha256={
             "train": (
@@ -181,6 +182,13 @@ KNOWN: dict[str, Known] = {
     "tiny_imagenet": Known(counts={"train": 100_000, "validation": 10_000}),
     "tiny_imagenet/outliers": Known(
         note="validation images without CIFAR-like classes, the first 8,000 to train on, the rest for test",
+    ),
+    "random_images": Known(
+        counts={"train": 300_000},
+        note="from 80 Million Tiny Images, cleaned by the authors of outlier exposure",
+    ),
+    "cifar10_extra": Known(
+        classes=CIFAR10, note="labels are those of a network: more training data, nothing to test on"
     ),
     "svhn_cropped": Known(
         version="3.1.0", classes=tuple("0123456789"), counts={"train": 73_257, "test": 26_032}

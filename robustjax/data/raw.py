@@ -6,6 +6,7 @@ import numpy as np
 
 from robustjax.data import cifar, layouts
 from robustjax.data.decode import digest
+from robustjax.data.extra import pseudo_labelled, unlabelled
 from robustjax.data.known import KNOWN, Known
 from robustjax.data.mosaics import mosaics
 from robustjax.data.omniglot import omniglot
@@ -13,6 +14,7 @@ from robustjax.data.pictures import by_class
 from robustjax.data.store import Contents, Part, Raw
 from robustjax.data.svhn import svhn
 from robustjax.data.tiny_imagenet import outliers, tiny_imagenet
+from robustjax.data.tiny_images import sample
 
 
 def contents(name: str, folder: Path, *, size: int | None = None) -> Contents:
@@ -60,6 +62,15 @@ def _read(name: str, folder: Path, only: str, size: int | None) -> Raw | None:
     if name in ("tiny_imagenet", "tiny_imagenet/outliers"):
         raw = tiny_imagenet(folder)
         return outliers(raw) if raw and name.endswith("outliers") else raw
+    if name == "random_images":
+        return unlabelled(folder)
+    if name == "cifar10_extra":
+        return pseudo_labelled(folder)
+    if name.startswith("tiny_images/"):
+        count = name.partition("/")[2]
+        if not count.isdecimal():
+            raise ValueError(f"{name}: must end in how many images to draw, as in tiny_images/1000000")
+        return sample(folder, int(count))
     if name.startswith("cifar10_corrupted/"):
         return cifar.corrupted(folder, name.partition("/")[2])
     for reader in (mosaics, layouts.idx, cifar.pickles, cifar.binary, svhn, layouts.npz):
