@@ -11,6 +11,11 @@ group_dro    the worst group, plainly and under attack
 awp          adversarial weight perturbation, around any of the above
 sam          sharpness-aware minimisation, plain and adaptive, around any loss
 
+harder       the harder of an image and what an attack made of it
+stability    random perturbations: trained on alone (augmented), or steady under them
+smoothadv    adversarial training of the smoothed classifier
+macer        a large certified radius, without attacks
+copies       several noisy copies of every image in one batch
 elbo         conditional autoencoders of perturbations, over pairs of views
 
 On data and outliers, over a `Pair`:

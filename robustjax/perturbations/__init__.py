@@ -4,5 +4,10 @@ sets          a ball of parameters with a decoder, and attacks, ascents and solv
 spatial       rotation, shift, scale and shear
 strength      the severity of a corruption as a set, the worst of many corruptions
 corruptions/  the nineteen corruptions of CIFAR-10-C at real severities
+pairs         views of the same content: noise, warps, lights, corruptions
+learned       sets learned from pairs by a conditional autoencoder; encode, decode, perturb(key, x)
+truncated     normal draws within a ball
+exported      a learned set as a program of its own: StableHLO by jax.export
+quality       whether a learned set holds the real perturbations and little else; bounds on both; radii
 sampling      pixels between pixels, and beyond the border
 """

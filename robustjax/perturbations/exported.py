@@ -1,0 +1,41 @@
+"""A learned set as a program that needs neither this library nor the network's code."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import export
+from jaxtyping import Array
+
+from robustjax.numerics import keys_for
+from robustjax.perturbations.sets import PerturbationSet
+from robustjax.types import Images
+
+
+def exported(
+    space: PerturbationSet, shape: Sequence[int], *, platforms: Sequence[str] | None = None
+) -> export.Exported:
+    """Lower (x, u) -> decode(x, u) to StableHLO, parameters inside, for batches of any size.
+
+    Args:
+      space: a set whose decoder has no random part.
+      shape: of one image, (h, w, c).
+      platforms: where it is to run, of "cpu", "cuda", "rocm" and "tpu"; the present one by default.
+    Returns:
+      The program: `call(x, u)` runs it, `mlir_module()` is its text. `serialize(vjp_order=1)` gives bytes for a file
+      (jax needs the package flatbuffers for it), and `jax.export.deserialize(data).call` a function that can be
+      differentiated in both arguments.
+    Raises:
+      ValueError: if shape is not that of an image.
+    """
+    if len(shape) != 3:
+        raise ValueError(f"exported: shape is {tuple(shape)}, must be (h, w, c)")
+    (b,) = export.symbolic_shape("b")
+    x = jax.ShapeDtypeStruct((b, *shape), jnp.float32)
+    u = jax.ShapeDtypeStruct((b, space.dimension), jnp.float32)
+
+    def decode(x: Images, u: Array) -> Images:
+        # One key for all: a decoder that uses it cannot be exported.
+        return space.decode(keys_for(jax.random.key(0), 1), space.prepare(x), u)
+
+    return export.export(jax.jit(decode), platforms=platforms)(x, u)

@@ -1,0 +1,246 @@
+"""How good a learned perturbation set is: does it hold the real perturbations, and little else?"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from robustjax.attacks.apgd import apgd
+from robustjax.attacks.compose import restarts
+from robustjax.attacks.pgd import better, pgd
+from robustjax.losses.elbo import Likelihood, error
+from robustjax.models.cvae import CVAE
+from robustjax.numerics import constant, fold, keys_for
+from robustjax.perturbations.learned import Encoding, encoder, learned
+from robustjax.perturbations.truncated import truncated_normal
+from robustjax.threats import Threat
+from robustjax.types import Found, Images, Objective, Params, PerExample, Radius, State
+
+
+class Quality(NamedTuple):
+    """What is measured per pair, (b,) each; errors are means over pixels of squares, or of cross-entropies.
+
+    Attributes:
+      encoded: error at the encoding, projected to the ball.
+      nearest: smallest error that a search finds in the ball, from the encoding: the approximation error. Small if
+        the set holds the perturbation.
+      expected: average error over the ball, by normal draws cut off at the radius: small if there is little else.
+      farthest: largest error that a search finds: how far the set reaches.
+      reconstruction: error at one draw from the posterior.
+      kl: of the posterior from the prior, in nats.
+      norm: of the encoding; the pair is inside where it is at most the radius.
+    """
+
+    encoded: PerExample
+    nearest: PerExample
+    expected: PerExample
+    farthest: PerExample
+    reconstruction: PerExample
+    kl: PerExample
+    norm: PerExample
+
+
+Measure = Callable[[PRNGKeyArray, Images, Images], Quality]  # (key, x, perturbed)
+
+
+def quality(
+    model: CVAE,
+    params: Params,
+    state: State,
+    *,
+    radius: Radius,
+    likelihood: Likelihood = "gaussian",
+    steps: int = 50,
+    starts: int = 5,
+    draws: int = 5,
+) -> Measure:
+    """Measure how well the ball of a radius covers pairs; every pair on its own, whatever the batch.
+
+    Args:
+      model, params, state: the trained autoencoder.
+      radius: of the ball; may be traced.
+      likelihood: "gaussian" for squares, "bernoulli" for cross-entropies.
+      steps: of each search: for the nearest by falling steps, for the farthest by `apgd`.
+      starts: of the search for the largest error, which has many local maxima even for linear decoders.
+      draws: for the average.
+    Returns:
+      (key, x, perturbed) -> Quality.
+
+    Reference: Wong and Kolter 2020, arXiv:2007.08450: encoder, PGD, expected and over-approximation error.
+      Deviations: step sizes; truncation to the ball, where the published code draws without; projections
+      of rows, not columns.
+    """
+    space, encode = learned(model, params, state, radius=radius), encoder(model, params, state)
+    params, state = jax.lax.stop_gradient((params, state))
+
+    def measure(key: PRNGKeyArray, x: Images, perturbed: Images) -> Quality:
+        keys, ready, found = keys_for(key, x.shape[0]), space.prepare(x), encode(x, perturbed)
+
+        def miss(u: Array) -> PerExample:
+            raw, _ = model.decode(params, state, x, ready.mean + u * ready.std)
+            return error(raw, perturbed, likelihood, model.link) / x[0].size
+
+        origin = space.origin(x)
+        inside = space.threat.project(found.mean, origin)
+        nearest = -_climbed(space.threat, lambda u: -miss(u), origin, inside, steps)
+        up = restarts(apgd(space.threat, steps=steps, start=space.threat.sample), starts, at_once=1)
+        farthest = up(fold(keys, 1), miss, origin).value
+
+        def drawn(i: Array) -> PerExample:
+            return miss(truncated_normal(fold(fold(keys, 2), i), x.shape[0], space.dimension, radius))
+
+        own = fold(keys, 3)
+        noise = jax.vmap(lambda k: jax.random.normal(k, (space.dimension,)))(own)
+        return Quality(
+            encoded=miss(inside),
+            nearest=nearest,
+            expected=jax.lax.map(drawn, jnp.arange(draws)).mean(axis=0),
+            farthest=farthest,
+            reconstruction=miss(found.mean + found.std * noise),
+            kl=found.kl().sum(axis=1),
+            norm=found.norm,
+        )
+
+    return measure
+
+
+def _climbed(threat: Threat, objective: Objective, origin: Array, start: Array, steps: int) -> PerExample:
+    """Climb from a start near the top: PGD whose steps fall along a cosine from a fifth of the radius to 0.
+
+    Around the encoding the valley is long and narrow, where steps that fall do better than momentum.
+    """
+    share = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.arange(steps, dtype=jnp.float32) / steps))
+    unused = jax.random.key(0)
+
+    def move(carry: tuple[Found, Array], share: Array) -> tuple[tuple[Found, Array], None]:
+        best, last = carry
+        length = 0.2 * share * constant(origin, jnp.asarray(threat.eps, jnp.float32))
+        step = pgd(threat, steps=1, step_size=length, start=lambda key, o: last, keep="last")
+        found = step(unused, objective, origin)
+        return (better(best, found), found.x), None
+
+    first = Found(start, objective(start))
+    return jax.lax.scan(move, (first, start), share)[0][0].value
+
+
+def coverage(values: PerExample, tolerance: float) -> Array:
+    """Give the share of pairs whose error, such as `Quality.nearest`, is within a tolerance."""
+    return (values <= tolerance).mean()
+
+
+def conformal_radius(norms: Array, *, miss: float) -> float:
+    """Choose the radius that holds the encoding of a new pair with probability at least 1 - miss.
+
+    It is the ceil((n + 1)(1 - miss))-th smallest of n held-out norms, infinite where n is too small for it, unlike
+    the largest of them, which promises nothing. New pairs must come from the same source as the held-out ones.
+
+    Raises:
+      ValueError: if miss is outside (0, 1).
+    """
+    if not 0 < miss < 1:
+        raise ValueError(f"conformal_radius: miss is {miss}, must be in (0, 1)")
+    rank = -int(-(len(norms) + 1) * (1 - miss) // 1)
+    return float(jnp.sort(norms)[rank - 1]) if rank <= len(norms) else float("inf")
+
+
+class Bounds(NamedTuple):
+    """A promise about one pair, (b,) each: within `radius` of the middle lies a point of squared error `error`."""
+
+    radius: PerExample
+    error: PerExample
+
+
+def nearest_bound(found: Encoding, expected: PerExample, *, excess: float) -> Bounds:
+    """Promise a small error in the ball, from the posterior's expected error and its divergence per latent.
+
+    Some u with |u| <= B r + sqrt(sum_i K_i) has |g(u) - perturbed|^2 <= expected / (1 - excess), where K_i is twice
+    the divergence of latent i, B^2 the larger root t of t - log t = 1 + max_i K_i, and r holds N(0, I) with
+    probability 1 - excess.
+
+    Args:
+      found: encodings of pairs.
+      expected: E_q |g - perturbed|^2 of each pair, summed over pixels, over its posterior.
+      excess: probability that is given up, in (0, 1).
+
+    Reference: in the spirit of theorem 1 of Wong and Kolter 2020, arXiv:2007.08450; an own proof: the ellipsoid
+      |(u - m) / s| <= r has posterior mass 1 - excess, lies in the ball, and holds a point at most as bad as
+      the average over it.
+    """
+    twice = jnp.maximum(2.0 * found.kl(), 1e-10)
+    widest = twice.max(axis=1)
+    root = 1.0 + jnp.sqrt(2.0 * widest) + widest  # above the root, from where Newton's steps only fall
+    for _ in range(8):
+        root = root - (root - jnp.log(root) - 1.0 - widest) / (1.0 - 1.0 / root)
+    reach = chi_quantile(1.0 - excess, found.mean.shape[1])
+    return Bounds(jnp.sqrt(root) * reach + jnp.sqrt(twice.sum(axis=1)), expected / (1.0 - excess))
+
+
+def expected_bound(
+    found: Encoding, expected: PerExample, inside: PerExample, *, radius: Radius
+) -> PerExample:
+    """Bound log E exp(-|g(u) - perturbed|^2 / 2) from below, over N(0, I) cut off at the radius.
+
+    -expected / (2 Q) - (KL - (1 - Q) log((1 - Q) / (1 - P))) / Q + log(Q / P), with Q the posterior's and P the
+    prior's probability of the ball.
+
+    Args:
+      found: encodings of pairs.
+      expected: E_q |g - perturbed|^2 of each pair, summed over pixels.
+      inside: Q, such as the share of draws from the posterior.
+      radius: of the ball.
+
+    Reference: in the spirit of theorem 2 of Wong and Kolter 2020, arXiv:2007.08450; an own proof: Jensen over the
+      posterior in the ball, and the log-sum inequality for the mass outside.
+    """
+    divergence = found.kl().sum(axis=1)
+    prior = ball_mass(radius, found.mean.shape[1])
+    out = jnp.maximum(1.0 - inside, 0.0)
+    # (1 - Q) log((1 - Q) / (1 - P)) tends to 0 with Q to 1, and is no help where P is 1.
+    ratio = jnp.maximum(out, 1e-30) / jnp.maximum(1.0 - prior, 1e-30)
+    outside = jnp.where((out > 0) & (prior < 1.0), out * jnp.log(ratio), 0.0)
+    return -0.5 * expected / inside - (divergence - outside) / inside + jnp.log(inside / prior)
+
+
+def ball_mass(radius: Radius, dimension: int) -> Array:
+    """Give the probability that N(0, I) lies within a radius."""
+    return jax.scipy.special.gammainc(0.5 * dimension, 0.5 * jnp.square(jnp.asarray(radius, jnp.float32)))
+
+
+def chi_quantile(chance: float, dimension: int) -> Array:
+    """Find the radius that holds N(0, I) with a given probability, by bisection."""
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        more = ball_mass(middle, dimension) < chance
+        return jnp.where(more, middle, low), jnp.where(more, high, middle)
+
+    ends = jnp.float32(0.0), jnp.float32(dimension**0.5 + 12.0)
+    return jax.lax.fori_loop(0, 60, halve, ends)[1]
+
+
+class Norms(NamedTuple):
+    """How long encodings of held-out pairs are; radii are chosen from these."""
+
+    quartile: float
+    median: float
+    upper: float
+    most: float
+    largest: float
+    mean: float
+    deviation: float
+
+
+def norms(values: Array) -> Norms:
+    """Summarise lengths: quartiles, 99.9th percentile, largest, mean and standard deviation.
+
+    The published radii are the largest, rounded up, for training; the three quartiles and the largest for attacks.
+    """
+    quartile, median, upper, most = (
+        float(q) for q in jnp.quantile(values, jnp.asarray([0.25, 0.5, 0.75, 0.999]))
+    )
+    return Norms(
+        quartile, median, upper, most, float(values.max()), float(values.mean()), float(values.std())
+    )
