@@ -225,11 +225,11 @@ def main(cfg: Config) -> int:
     """Train and measure what is missing, then tell."""
     sets = opened(cfg)
     with runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run, stopping() as stop:
-        judge = Judge(cfg, sets, run.folder)
+        worker = Worker(cfg, sets, run.folder)
+        judge = Judge(cfg, sets, run.folder, worker)
         if not judge.ready(stop):
             runtime.say("stopped; the same command goes on with the judge")
             return stop.exit_code
-        worker = Worker(cfg, sets, run.folder)
         # Seed by seed: stopped early, --seeds 1 already makes a whole table.
         paths = {(m, s): run.folder / "cells" / f"{m}_{s}.npz" for s in range(cfg.seeds) for m in cfg.methods}
         for i, ((method, seed), path) in enumerate(paths.items()):

@@ -142,7 +142,7 @@ class Worker:
         self.cfg, self.sets = cfg, sets
         self.classes = len(sets.train.info.classes)
         self.model = network(cfg.model, sets.train, cfg.dataset)
-        self._trainer = Trainer(cfg, sets, self.model, folder)
+        self.trainer = Trainer(cfg, sets, self.model, folder)
         ball, around = Threat("l2", cfg.eps), Threat("l2", cfg.outlier_eps)
         suite = (
             autoattack.apgd_ce(ball, steps=cfg.judge_steps),
@@ -186,7 +186,7 @@ class Worker:
 
     def measured(self, method: str, seed: int, stop: Stop) -> dict[str, np.ndarray] | None:
         """Train a network and measure it; None if asked to stop before the end."""
-        state = self._trainer.fit(method, seed, stop)
+        state = self.trainer.fit(method, seed, stop)
         if state is None:
             return None
         cfg, sets, own = self.cfg, self.sets, training.for_evaluation(state)
@@ -258,10 +258,13 @@ class Worker:
 class Judge:
     """A robust network of another architecture and seed, which has no part in making what it judges."""
 
-    def __init__(self, cfg: Any, sets: Data, folder: pathlib.Path) -> None:
+    def __init__(self, cfg: Any, sets: Data, folder: pathlib.Path, worker: Worker) -> None:
         self.cfg, self.sets, self.path = cfg, sets, folder / "judge.npz"
-        self.model = network(cfg.judge_model, sets.train, cfg.dataset)
-        self._trainer = Trainer(cfg, sets, self.model, folder)
+        self._trainer = worker.trainer
+        if cfg.judge_model != cfg.model:
+            model = network(cfg.judge_model, sets.train, cfg.dataset)
+            self._trainer = Trainer(cfg, sets, model, folder)
+        self.model = self._trainer.model
         self._own: Any = None
 
     def ready(self, stop: Stop) -> bool:

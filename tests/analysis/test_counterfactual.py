@@ -49,7 +49,7 @@ def test_the_target_grows_likelier_with_the_radius_inside_the_ball(net, norm):
     assert found.x.shape == (4, 8, 8, 8, 1) and found.value.shape == (4, 8)
     np.testing.assert_array_equal(found.x[0], x[:8])
     assert (np.diff(found.value, axis=0) >= 0).all()
-    assert (found.value[-1] > np.log(0.8)).mean() > 0.8  # plain networks give way
+    assert (found.value[-1] > found.value[0] + 1.0).all()
     for eps, image, value in zip(radii, found.x, found.value, strict=True):
         np.testing.assert_allclose(
             -logit.cross_entropy(logits_fn(image), target), value, rtol=1e-3, atol=1e-4
@@ -83,7 +83,7 @@ def test_rivals_around_data(net):
     """The margin never falls; a large radius leaves nothing of the true class; radius 0 is the prediction."""
     logits_fn, x, y = net
     curves = jax.jit(lambda: rivals_over_radii(logits_fn, y, (0.0, 1.0, 3.0), steps=15)(KEY, x))()
-    p = np.asarray(jax.nn.softmax(logits_fn(x)))
+    p = np.array(jax.nn.softmax(logits_fn(x)))
     own = p[np.arange(64), np.asarray(y)]
     np.testing.assert_allclose(curves.own[0], own, rtol=1e-4, atol=1e-6)
     p[np.arange(64), np.asarray(y)] = 0

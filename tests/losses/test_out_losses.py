@@ -22,6 +22,7 @@ from robustjax.losses.oe import oe
 from robustjax.losses.ratio import half_ratio, ratio
 from robustjax.losses.rowl import rowl, wrong_labels
 from robustjax.losses.sofl import pseudo_labels, sofl
+from robustjax.losses.trades import trades
 from robustjax.losses.trades_out import trades_acet, trades_ceda
 from robustjax.losses.two_sided import two_sided
 from robustjax.models import small
@@ -211,7 +212,11 @@ def test_the_losses_contain_each_other():
     @jax.jit
     def values():
         alone = adversarial(MODEL, FIXED)(PARAMS, STATE, BATCH.data, KEY)[0]
-        return {k: f(PARAMS, STATE, BATCH, KEY)[0] for k, f in losses.items()} | {"adversarial": alone}
+        data = {
+            "adversarial": alone,
+            "trades, eps 0": trades(MODEL, still)(PARAMS, STATE, BATCH.data, KEY)[0],
+        }
+        return {k: f(PARAMS, STATE, BATCH, KEY)[0] for k, f in losses.items()} | data
 
     found = values()
     for part, whole in (
@@ -220,6 +225,8 @@ def test_the_losses_contain_each_other():
         ("ratio, lambda 0", "adversarial"),
     ):
         np.testing.assert_allclose(found[part], 0.5 * found[whole], rtol=1e-6)
+    plain = -np.log(own(probabilities(BATCH.data.image), Y)).mean()
+    np.testing.assert_allclose(found["trades, eps 0"], plain, rtol=1e-5)
 
 
 def linear(w, b):
