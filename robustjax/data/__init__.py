@@ -28,6 +28,7 @@ layouts        raw files that are arrays: idx, npy, npz
 cifar          CIFAR's pickles and binaries, and CIFAR-10-C
 mosaics        many tiles in one picture
 pictures       folders and zip files of pictures
+paired         pairs of pictures of the same content, from a user's folder
 omniglot       Omniglot's zip files
 svhn           SVHN's MATLAB files
 tiny_imagenet  Tiny ImageNet's folders

@@ -8,6 +8,7 @@ pairs         views of the same content: noise, warps, lights, corruptions
 learned       sets learned from pairs by a conditional autoencoder; encode, decode, perturb(key, x)
 truncated     normal draws within a ball
 exported      a learned set as a program of its own: StableHLO by jax.export
-quality       whether a learned set holds the real perturbations and little else; bounds on both; radii
+quality       whether a learned set holds the real perturbations and little else; its radius
+theorems      bounds on both, from the training objective
 sampling      pixels between pixels, and beyond the border
 """

@@ -157,6 +157,17 @@ def corrupted_twice(
     return pairs
 
 
+def side_by_side() -> Pairs:
+    """Take apart images that are pairs already, the image on the left: what `data.paired` reads from folders."""
+
+    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+        del key
+        left, right = jnp.split(x, 2, axis=2)
+        return Views(left, right)
+
+    return pairs
+
+
 def jointly(pairs: Pairs, *augments: Augment) -> Pairs:
     """Augment both views of each pair alike, such as `jointly(corrupted(), crop(4), flip())`."""
     augment = chain(*augments)

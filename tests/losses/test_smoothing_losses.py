@@ -23,9 +23,13 @@ RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.uniform(0.3, 0.7, size=(6, 2, 2, 1)), jnp.float32)
 BATCH = Batch(X, jnp.asarray([0, 1, 2, 0, 1, 2]))
 PARAMS = jnp.asarray(RNG.normal(size=(4, 3)), jnp.float32)
-MODEL = Model(
-    lambda key: (PARAMS, {}), lambda p, s, x, **_: (x.reshape(x.shape[0], -1) @ p, s), lambda *_: {}
-)
+
+
+def apply(params, state, x, *, train=False, key=None):
+    return x.reshape(x.shape[0], -1) @ params, state
+
+
+MODEL = Model(lambda key: (PARAMS, {}), apply, lambda *_: {})
 Y = np.asarray(BATCH.label)
 
 

@@ -14,7 +14,7 @@ from robustjax.losses.elbo import elbo, interpolated, kl
 from robustjax.models.cvae import Gaussian
 from robustjax.models.cvae_small import dense
 from robustjax.numerics import keys_for
-from robustjax.perturbations import pairs, quality, sets
+from robustjax.perturbations import pairs, quality, sets, theorems
 from robustjax.perturbations.learned import encoder, learned, noisy, perturbed
 from robustjax.perturbations.truncated import truncated_normal
 from robustjax.smoothing.certify import certify
@@ -87,7 +87,7 @@ def test_both_theorems_hold_for_every_pair(toy):
         + (var * (toy.weight**2).sum(axis=0)).sum(axis=1)
     ) / unit
     for excess in (0.1, 0.5):
-        promise = quality.nearest_bound(found, jnp.asarray(expected, jnp.float32), excess=excess)
+        promise = theorems.nearest_bound(found, jnp.asarray(expected, jnp.float32), excess=excess)
         for i in range(64):
             assert toy.extreme(toy.r[i], float(promise.radius[i]), 1) / unit <= promise.error[i]
     # Bayes: over the ball, the mean likelihood is the evidence times the posterior's over the prior's mass.
@@ -98,7 +98,7 @@ def test_both_theorems_hold_for_every_pair(toy):
     for radius in (2.5, 4.0):
         inside = np.clip((length <= radius).mean(axis=0), 1e-3, 1.0)
         exact = evidence + np.log(inside / stats.chi2.cdf(radius**2, K))
-        bound = quality.expected_bound(
+        bound = theorems.expected_bound(
             found, *(jnp.asarray(a, jnp.float32) for a in (expected, inside)), radius=radius
         )
         assert (bound <= exact + 1e-3).all()
@@ -149,7 +149,7 @@ def test_truncated_draws_have_the_right_lengths_and_stay_inside(dimension, radiu
 
 def test_chi_quantiles_are_scipys():
     for k, p in ((1, 0.5), (16, 0.9), (512, 0.99)):
-        np.testing.assert_allclose(quality.chi_quantile(p, k), np.sqrt(stats.chi2.ppf(p, k)), rtol=1e-4)
+        np.testing.assert_allclose(theorems.chi_quantile(p, k), np.sqrt(stats.chi2.ppf(p, k)), rtol=1e-4)
 
 
 def test_a_conformal_radius_covers_new_pairs():
@@ -201,13 +201,15 @@ def test_pixel_solvers_climb_in_latents_and_gradients_beat_random_search():
         "pgd": compose.against(compose.restarts(pgd(SPACE.threat, steps=20, step_size=0.6), 3)),
         "random": compose.against(compose.restarts(pgd(SPACE.threat, steps=0, step_size=0.0), 20)),
     }
-    found = {name: sets.through(SPACE, attack)(KEY, net, X, Y).value for name, attack in own.items()}
+    found = {
+        name: jax.jit(lambda k, a=attack: sets.through(SPACE, a)(k, net, X, Y).value)(KEY)
+        for name, attack in own.items()
+    }
     middle = SPACE.decode(keys_for(KEY, 6), SPACE.prepare(X), SPACE.origin(X))
     assert middle.shape == X.shape
     assert (found["pgd"] >= found["random"] - 1e-4).all()
-    climbed = sets.ascent_through(SPACE, square(SPACE.threat, queries=20))(
-        KEY, lambda x: x.mean(axis=(1, 2, 3)), X
-    )
+    blind = sets.ascent_through(SPACE, square(SPACE.threat, queries=20))
+    climbed = jax.jit(lambda k: blind(k, lambda x: x.mean(axis=(1, 2, 3)), X))(KEY)
     assert (climbed.value >= middle.mean(axis=(1, 2, 3)) - 0.05).all()
 
 
@@ -215,16 +217,19 @@ def test_a_search_runs_the_prior_once():
     passes = []
     counted = MODEL._replace(prior=lambda *a, **k: (passes.append(1), MODEL.prior(*a, **k))[1])
     space = learned(counted, PARAMS, STATE, radius=3.0)
-    sets.through(space, compose.against(pgd(space.threat, steps=3, step_size=0.6)))(KEY, net, X, Y)
-    votes(net, in_parameters(space, 1.0), classes=3, chunk=8)(KEY, X[:1], 16)
+    attack = sets.through(space, compose.against(pgd(space.threat, steps=3, step_size=0.6)))
+    jax.eval_shape(lambda k: attack(k, net, X, Y), KEY)
+    count = votes(net, in_parameters(space, 1.0), classes=3, chunk=8)
+    jax.eval_shape(lambda k: count(k, X[:1], 16), KEY)
     assert len(passes) == 2
 
 
 def test_augmentation_is_per_image_and_inside_the_ball():
     for perturb in (perturbed(SPACE), noisy(SPACE, 0.5)):
+        perturb = jax.jit(perturb)
         out = perturb(KEY, X)
         assert out.shape == X.shape and (out > 0).all() and (out < 1).all()
-        np.testing.assert_allclose(perturb(keys_for(KEY, 6)[2:4], X[2:4]), out[2:4], atol=1e-6)
+        np.testing.assert_allclose(perturb(keys_for(KEY, 6)[::-1], X[::-1]), out[::-1], atol=1e-6)
         assert not np.allclose(out, perturb(jax.random.key(1), X))
     far = perturbed(SPACE._replace(threat=SPACE.threat.__class__("l2", 1e-6, -jnp.inf, jnp.inf)))(KEY, X)
     np.testing.assert_allclose(far, SPACE.decode(KEY, SPACE.prepare(X), SPACE.origin(X)), atol=1e-5)

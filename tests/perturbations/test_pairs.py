@@ -107,6 +107,12 @@ def test_joint_augmentation_moves_both_views_alike():
     assert not np.allclose(image, x) and len(np.unique(np.asarray(image).reshape(20, -1), axis=0)) > 10
 
 
+def test_pairs_side_by_side_are_taken_apart():
+    left, right = pairs.side_by_side()(KEY, jnp.concatenate([COLOUR, 1.0 - COLOUR], axis=2))
+    np.testing.assert_array_equal(left, COLOUR)
+    np.testing.assert_array_equal(right, 1.0 - COLOUR)
+
+
 def test_a_limited_pool_has_so_many_perturbations_of_each_image():
     x = jnp.tile(X[:2], (60, 1, 1, 1))
     out = np.asarray(pairs.limited(pairs.linf(0.3), times=3)(KEY, x).perturbed).reshape(60, 2, -1)

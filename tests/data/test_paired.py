@@ -1,0 +1,47 @@
+"""Folders of pairs of pictures."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustjax.data.paired import paired
+
+
+def write(path, value, size=(4, 4)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size, 3), value, np.uint8)).save(path)
+
+
+def test_every_view_stands_beside_its_image(tmp_path):
+    for i, name in enumerate(("a", "deep/b")):
+        write(tmp_path / "image" / f"{name}.png", 10 * i)
+    write(tmp_path / "perturbed" / "a.bmp", 100)
+    write(tmp_path / "perturbed" / "deep" / "b" / "one.png", 110)
+    write(tmp_path / "perturbed" / "deep" / "b" / "two.png", 120)
+    found = paired(tmp_path)
+    assert found.image.shape == (3, 4, 8, 3) and found.names == ("a", "deep/b")
+    rows = sorted(
+        zip(
+            found.number.tolist(),
+            found.image[:, 0, 0, 0].tolist(),
+            found.image[:, 0, 4, 0].tolist(),
+            strict=True,
+        )
+    )
+    assert rows == [(0, 0, 100), (1, 10, 110), (1, 10, 120)]
+
+
+def test_pictures_without_a_partner_and_of_other_sizes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no pair"):
+        paired(tmp_path)
+    write(tmp_path / "image" / "a.png", 0)
+    with pytest.raises(ValueError, match="a has no partner"):
+        paired(tmp_path)
+    write(tmp_path / "perturbed" / "b.png", 0)
+    with pytest.raises(ValueError, match="b has no partner"):
+        paired(tmp_path)
+    (tmp_path / "perturbed" / "b.png").unlink()
+    write(tmp_path / "perturbed" / "a.png", 0, (6, 6))
+    with pytest.raises(ValueError, match="give a size"):
+        paired(tmp_path)
+    assert paired(tmp_path, size=4).image.shape == (1, 4, 8, 3)
