@@ -1,5 +1,6 @@
 """Training on outliers and judging detectors, from the command line."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 import scripts  # first: it puts experiments/ on the path
 from sklearn.metrics import roc_auc_score
 
+import aloe  # isort: skip
 import outlier_attacks  # isort: skip
 import outlier_methods  # isort: skip
 import outlier_runs  # isort: skip
@@ -19,6 +21,7 @@ from robustjax import data
 from robustjax.attacks.pgd import pgd
 from robustjax.losses import ccu, mixtures
 from robustjax.models import small
+from robustjax.runtime.stopping import Stop
 from robustjax.threats import Threat
 from robustjax.types import Batch, Pair
 
@@ -167,3 +170,86 @@ def test_what_cannot_be_trained_is_refused(tmp_path, capsys, monkeypatch):
     ):
         done = scripts.call(capsys, monkeypatch, "train_ood", "smoke", "--out", tmp_path / "no", *words)
         assert done.returncode == 2 and says in done.stderr and not (tmp_path / "no").exists()
+
+
+def test_scenes_of_the_digits_are_as_described():
+    one, other = (aloe.scene(aloe.PRESETS["digits"], seed) for seed in (0, 1))
+    assert one["image"].shape == (758, 8, 8, 1) and one["test"].shape[0] == 325 and one["far"].shape[0] == 960
+    assert one["near"].shape[0] == 360 and one["outside"].shape == (5, 300, 8, 8, 1)
+    assert one["outside"].min() >= 0 and one["outside"].max() <= 1 and set(one["label"]) == set(range(6))
+    rows = {image.tobytes() for image in one["image"]}
+    assert not rows & {image.tobytes() for image in one["test"]}
+    assert not {i.tobytes() for i in one["near"]} & {i.tobytes() for i in one["outside"][0]}
+    np.testing.assert_array_equal(one["outside"][1][:, ::-1], one["test"][:300])
+    np.testing.assert_array_equal(
+        np.sort(one["outside"][3].reshape(300, 64)), np.sort(one["test"][:300].reshape(300, 64))
+    )
+    assert set(np.unique(one["outside"][4])) == {0.0, 1.0} and (one["test"] != other["test"]).any()
+    np.testing.assert_allclose(one["far"][-200:].reshape(200, 64).max(1), 1)  # stretched noise
+
+
+class Pretender:
+    """Trains nothing; ALOE alone is told apart, and an attack by cross-entropy beats the score in one case."""
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+
+    def fit(self, cell, stop):
+        return cell
+
+    def measured(self, cell):
+        rng, seeds, radii = np.random.default_rng(0), self.cfg.seeds, len(self.cfg.radii)
+        inside = rng.normal(size=(seeds, 40)) + (8 if cell.method == "aloe" else 1)
+        outside = rng.normal(size=(seeds, 5, 20))
+        fall = np.arange(1, radii + 1)[None, :, None]
+        lowered, raised = inside[:, None] - fall, outside[:, None] + fall[..., None]
+        weaker = {"lowered_uniform": lowered + 1, "raised_uniform": raised - 1, "raised_entropy": raised}
+        shown = np.zeros((seeds, 5, 8, 8, 1))
+        right = np.ones((seeds, radii + 1, 40))
+        return {"inside": inside, "outside": outside, "lowered": lowered, "raised": raised, "right": right,
+                "shown": shown, "shown_raised": shown, **weaker}  # fmt: skip
+
+
+def test_the_comparison_on_digits_resumes_and_tells_what_holds(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(aloe, "Worker", Pretender)
+    words = ("aloe", "smoke", "--out", tmp_path)
+    done = scripts.call(capsys, monkeypatch, *words)
+    assert done.returncode == 0, done.stderr
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
+    assert len(cells) == 14
+    gone = tmp_path / "cells" / "far_aloe_0.1.npz"
+    gone.unlink()
+    done = scripts.call(capsys, monkeypatch, *words)
+    assert done.returncode == 0 and done.stderr.count("setting ") == 1, done.stderr
+    assert [path for path, t in cells.items() if path.stat().st_mtime_ns != t] == [gone]
+    facts = json.loads((tmp_path / "results.json").read_text())
+    holds = {row["criterion"]: row["holds"] for row in facts["criteria"]}
+    assert (
+        holds["accuracy of every network"] == "yes"
+        and holds["attack on the score less any surrogate"] == "yes"
+    )
+    assert holds["OE, both attacked"] == "NO" and holds["ALOE, both attacked"] == "yes"
+    with np.load(gone) as file:
+        pairs = [(file["lowered"][s, 1], file["raised"][s, 1, k]) for s in range(2) for k in range(5)]
+    label = np.repeat([1, 0], [40, 20])
+    both = np.mean([roc_auc_score(label, np.concatenate(pair)) for pair in pairs])
+    (row,) = [r for r in facts["largest_radius"] if r["training"] == "ALOE"]
+    assert float(row["both"].split()[0]) == pytest.approx(both, abs=1e-3)
+    assert (tmp_path / "report.html").read_text().count("data:image/png") == 5
+    other = scripts.call(capsys, monkeypatch, *words, "--updates", 5)
+    assert other.returncode == 2 and "updates" in other.stderr
+
+
+def test_one_network_of_the_comparison_is_trained_and_attacked():
+    cfg = dataclasses.replace(aloe.PRESETS["smoke"], radii=(0.1,), seeds=1)
+    worker = aloe.Worker(cfg)
+    with jax.numpy_dtype_promotion("standard"):
+        state = worker.fit(aloe.Cell("far", "aloe", 0.1), Stop(1))
+        found = worker.measured(state)
+    assert found["right"].shape == (1, 2, 325) and found["raised"].shape == (1, 1, 5, 20)
+    assert (found["lowered"][:, 0] <= found["inside"]).all() and (
+        found["raised"][:, 0] >= found["outside"]
+    ).all()
+    assert np.abs(found["shown_raised"] - found["shown"]).max() <= 0.1 + 1e-6
+    kernel = np.asarray(worker._start(jnp.arange(1)).params["linear0"]["kernel"])
+    assert kernel.std() == pytest.approx((2 / 64) ** 0.5, rel=0.1)
