@@ -45,9 +45,9 @@ def curves(it: Results) -> Iterator[Drawn]:
         for part in ("own", "other")
     )
     drawings = [
-        Panel("around outliers, at most", sure, "l2 radius", "mean confidence", (0, 1)),
-        Panel("around data, true class", own, "l2 radius", "mean probability", (0, 1)),
-        Panel("around data, best other", other, "l2 radius", "mean probability", (0, 1)),
+        Panel("around outliers", sure, "l2 radius", "mean confidence", (0, 1)),
+        Panel("around data, own", own, "l2 radius", "mean probability", (0, 1)),
+        Panel("around data, rival", other, "l2 radius", "mean probability", (0, 1)),
     ]
     yield (
         panels(drawings),
@@ -59,20 +59,22 @@ def curves(it: Results) -> Iterator[Drawn]:
 
 def strips(it: Results) -> Iterator[Drawn]:
     """Draw counterfactuals side by side, every class from one start, and other norms."""
-    columns = ["start", *(f"l2 {eps:g}" for eps in it.cfg.feature_radii[1:])]
+    radii = it.cfg.feature_radii
+    shown = [0, *range(max(1, len(radii) - 3), len(radii))]
     for start in it.starts:
-        rows, names, captions = [], [], []
-        for i in range(min(SHOWN, it.starting)):
-            for method, cell in it.cells.items():
-                target = it.classes[int(cell[f"target/{start}"][0, i])]
-                rows.append(cell[f"features/{start}"][0, i].astype(np.float32))
-                names.append(f"{TITLES[method]} → {target}")
-                captions.append([f"{p:.2f}" for p in it.probabilities(method, start)[0, i]])
+        count = min(SHOWN, it.starting)
+        rows, captions = [], []
+        for method, cell in it.cells.items():
+            made, p = cell[f"features/{start}"][0, :count], it.probabilities(method, start)[0, :count]
+            target = [it.classes[int(k)] for k in cell[f"target/{start}"][0, :count]]
+            rows.append([image.astype(np.float32) for one in made for image in one[shown]])
+            captions.append([f"{k}: {v:.2f}" for k, one in zip(target, p, strict=True) for v in one[shown]])
+        columns = [f"l2 {radii[i]:g}" if radii[i] else "start" for i in shown] * count
         yield (
-            grid(rows, rows=names, columns=columns, captions=captions),
+            grid(rows, rows=[TITLES[m] for m in it.cells], columns=columns, captions=captions),
             f"strip_{start.replace('/', '_')}",
-            f"Counterfactuals from the first {min(SHOWN, it.starting)} images of {start}, method by method, "
-            " over the radius; at the left the target class.",
+            f"Counterfactuals from the first {count} images of {start}, method by method, over the radius; below each, "
+            "the target class and its probability.",
         )
     at = len(it.cfg.feature_radii) - (2 if len(it.cfg.feature_radii) > 2 else 1)
     rows, names, captions = [], [], []

@@ -32,5 +32,5 @@ def test_joined_halves_come_from_two_images():
     images = np.asarray(X)
     np.testing.assert_array_equal(found[:, :, :2], images[:, :, :2])
     for i, right in enumerate(found[:, :, 2:]):
-        source = [j for j in range(6) if (right[:, ::-1] == images[j, :, :2]).all()]
+        source = [j for j in range(6) if (right[:, ::-1] == images[j, :, 2:]).all()]
         assert len(source) == 1 and source != [i]
