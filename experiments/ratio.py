@@ -112,8 +112,10 @@ class Config:
                 raise ValueError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}, must name each thing once"
                 )
-        if shared := {n for n, _ in self.training_outliers} & set(self.test_outliers):
-            raise ValueError(f"--test-outliers has {min(shared)!r}, must not be trained on")
+        trained = {_with_split(n, "train") for n, _ in self.training_outliers}
+        for name in self.test_outliers:
+            if _with_split(name, "test") in trained:
+                raise ValueError(f"--test-outliers has {name!r}, must not be trained on")
 
     @property
     def training_outliers(self) -> list[tuple[str, int]]:
@@ -129,12 +131,18 @@ class Config:
         return out
 
 
+def _with_split(name: str, split: str) -> str:
+    # Noise of another key is still the noise that was trained on.
+    made = name.startswith(("noise/", "data/", "photo/"))
+    return name if made or ":" in name else f"{name}:{split}"
+
+
 _MNIST = Config(
     seeds=1,
     dataset="mnist",
     model="convnet_small",
     methods=("plain", "oe", "acet", "at", "ratio"),
-    outliers=("notmnist=9000", "letters/28=3000", "noise/acet=3000"),
+    outliers=("notmnist:test=9000", "letters/28=3000", "noise/acet=3000"),
     test_outliers=("kmnist", "omniglot", "kannada_mnist", "dtd", "noise/uniform"),
     outlier_images=128,
     images=500,

@@ -109,6 +109,10 @@ def test_what_cannot_be_meant_is_refused(tmp_path, capsys, monkeypatch):
         (["--eps", "0"], "--eps is 0, must be above 0"),
         (["--outliers", "kmnist"], "must be name=count"),
         (["--test-outliers", "noise/acet"], "must not be trained on"),
+        (
+            ["--outliers", "kmnist:test=9", "--test-outliers", "kmnist"],
+            "has 'kmnist', must not be trained on",
+        ),
         (["--radii", "0.5", "1"], "must rise from 0"),
         (["--seeds", "0"], "--seeds is 0"),
         (["--methods", "at", "at"], "must name each thing once"),
