@@ -16,6 +16,7 @@ stability    random perturbations: trained on alone (augmented), or steady under
 smoothadv    adversarial training of the smoothed classifier
 macer        a large certified radius, without attacks
 copies       several noisy copies of every image in one batch
+segmentation a class for every pixel: plain, perturbed, the harder of two
 elbo         conditional autoencoders of perturbations, over pairs of views
 
 On data and outliers, over a `Pair`:
