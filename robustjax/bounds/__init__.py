@@ -6,7 +6,8 @@ enclosure    enclose: intervals of any function's outputs over a threat; differe
 affine       exact bounds where the function is affine: its first layers and its last ones
 confidence   from differences: how sure a prediction can be at most and at least; certified scores and AUROC
 
-Every bound holds for all points of the threat up to the rounding of float32, and may be differentiated, swept
-over radii and trained on. Functions must treat examples on their own (BatchNorm in evaluation mode) and be made of
-the operations listed in `arithmetic`; another one raises an error that names it.
+Every bound holds for all points of the threat up to rounding, that of float32 or of whatever the network computes
+in, so certify in float32. Bounds may be differentiated, swept over radii and trained on. Functions must treat
+examples on their own (BatchNorm in evaluation mode) and be made of the operations listed in `arithmetic`; another
+one raises an error that names it.
 """
