@@ -28,6 +28,7 @@ from pages.ood_digits import Cell
 
 from robustjax import data, logit, optimizers, runtime, training
 from robustjax.attacks import compose, objectives
+from robustjax.attacks.apgd import apgd
 from robustjax.attacks.pgd import pgd
 from robustjax.losses import confidences
 from robustjax.models import small
@@ -55,7 +56,8 @@ class Config:
     outlier_batch_size: int = 128
     weight: float = 0.5  # of the outliers' term
     steps: int = 5  # of the training attack, each of 2.5 eps / steps
-    judge_steps: int = 40  # of the attacks on the score, each of 2.5 eps / steps
+    judge_steps: int = 40  # of the attacks on the score
+    judge_starts: int = 3  # of APGD on the score itself
     outliers: int = 300  # test outliers of each kind
     width: int = 128  # of both hidden layers
     resamples: int = 300  # of the bootstrap
@@ -71,6 +73,7 @@ class Config:
             "outlier_batch_size",
             "steps",
             "judge_steps",
+            "judge_starts",
             "outliers",
         ):
             if getattr(self, name) < 1:
@@ -84,7 +87,15 @@ class Config:
 PRESETS = {
     "digits": Config(),
     "smoke": Config(
-        radii=(0.05, 0.1), seeds=2, updates=4, steps=1, judge_steps=2, outliers=20, width=8, resamples=10
+        radii=(0.05, 0.1),
+        seeds=2,
+        updates=4,
+        steps=1,
+        judge_steps=2,
+        judge_starts=1,
+        outliers=20,
+        width=8,
+        resamples=10,
     ),
 }
 MAY_DIFFER = ("out", "data_dir", "resamples")
@@ -291,9 +302,15 @@ class Worker:
 
         def over(side: Literal["up", "down"], x, climbing=()):
             push = robust.up if side == "up" else robust.down
-            search = robust.over_radii(
-                lambda eps, warm: push(self._ascent(eps), score, climbing=climbing), self.cfg.radii, side=side
-            )
+
+            def search_at(eps, warm):
+                if climbing:  # as published, with steps of one size
+                    return push(self._ascent(eps), score, climbing=climbing)
+                return push(
+                    apgd(Threat("linf", eps), steps=self.cfg.judge_steps), score, times=self.cfg.judge_starts
+                )
+
+            search = robust.over_radii(search_at, self.cfg.radii, side=side)
             return search(keys[0] if side == "up" else keys[1], x)
 
         lowered, raised = over("down", test), over("up", many)

@@ -281,11 +281,12 @@ def page(cfg: Any, results: Results) -> Report:
             "the margin of the likeliest class, as adaptive score of MSP; data and outliers; the classes"
         ],
         attacks=[
-            f"PGD on the score, linf up to {eps:g}, {cfg.judge_steps} steps of 2.5 eps / {cfg.judge_steps}, one random "
-            "start, best point over all smaller radii",
-            "the same PGD on cross-entropy to uniform and on entropy; for the classes on cross-entropy",
+            f"APGD on the score, linf up to {eps:g}, {cfg.judge_steps} steps, {cfg.judge_starts} random starts, "
+            "best point over all smaller radii",
+            f"PGD, {cfg.judge_steps} steps of 2.5 eps / {cfg.judge_steps} and one random start, on cross-entropy to "
+            "uniform and on entropy; for the classes on cross-entropy",
         ],
-        not_attacked=["more starts, targeted classes, black-box", "other norms", "corruptions"],
+        not_attacked=["targeted classes, black-box", "other norms", "corruptions"],
     )
     return page
 

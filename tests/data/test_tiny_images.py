@@ -138,7 +138,9 @@ def test_each_batch_has_its_share_of_pseudo_labelled_images():
     inside = first[first < 100]
     assert sorted(inside) == sorted(range(30))  # 6 batches of 5: an epoch of the labelled ones
     outside = first[first >= 100]
-    assert len(set(outside[:44].tolist())) == 44  # none of the others twice in four batches, less than an epoch
+    assert (
+        len(set(outside[:44].tolist())) == 44
+    )  # none of the others twice in four batches, less than an epoch
     where = np.mean([values(b) >= 100 for b in found], axis=0)
     assert (where[:11] < 1).any()  # shuffled together
     resumed = enriched(own, other, batch_size=16, seed=3, start=4)
