@@ -304,7 +304,7 @@ class Worker:
             push = robust.up if side == "up" else robust.down
 
             def search_at(eps, warm):
-                if climbing:  # as published, with steps of one size
+                if climbing:  # as published, one run with steps of one size
                     return push(self._ascent(eps), score, climbing=climbing)
                 return push(
                     apgd(Threat("linf", eps), steps=self.cfg.judge_steps), score, times=self.cfg.judge_starts
@@ -314,7 +314,13 @@ class Worker:
             return search(keys[0] if side == "up" else keys[1], x)
 
         lowered, raised = over("down", test), over("up", many)
-        surrogate = {
+
+        def fallen(x):
+            return -score(x)
+
+        others = {
+            "lowered_pgd": over("down", test, [fallen]).value,
+            "raised_pgd": over("up", many, [score]).value,
             "lowered_uniform": over("down", test, [surrogates.toward_uniform(logits_fn)]).value,
             "raised_uniform": over("up", many, [objectives.ce_to_uniform(logits_fn)]).value,
             "raised_entropy": over("up", many, [surrogates.certain(logits_fn)]).value,
@@ -334,7 +340,7 @@ class Worker:
             "raised": raised.value.reshape(-1, *shape),
             **{
                 n: v.reshape(len(self.cfg.radii), *(shape if "raised" in n else (-1,)))
-                for n, v in surrogate.items()
+                for n, v in others.items()
             },
             "shown": many[shown],
             "shown_raised": raised.x[-1, shown],

@@ -6,7 +6,8 @@
 
 Networks are run folders of train_ood.py and train_classifier.py, a PyTorch checkpoint or any function. Every
 detector is judged on every set of outliers: clean, with data, outliers or both attacked at every radius, under the
-worst of all corruptions (--corruption), and around that (--composition). --certify also proves how sure MSP can get.
+worst of all corruptions (--corruption), and around that (--composition). --certify also proves how sure MSP can get;
+--sigma also smooths every score by the median of noisy copies, which proves something of any network, in l2.
 
 The folder holds every score in OpenOOD's form, scores/NETWORK/DETECTOR/CASE/SET.npz with conf, pred and label;
 metrics.json; and report.html. Killed at any moment it goes on with the scores that are missing. More networks, sets,
@@ -26,6 +27,7 @@ import outlier_attacks
 import outlier_detectors
 import outlier_runs
 import outlier_sets
+import outlier_smoothing
 import subjects
 from outlier_detectors import DETECTORS, Kit
 from pages import ood as pages
@@ -33,9 +35,11 @@ from pages import ood as pages
 from robustjax import data, evaluation, runtime
 from robustjax.bounds.confidence import highest_msp, lowest_msp
 from robustjax.data.sources import Split
+from robustjax.numerics import fold
 from robustjax.ood.scores import tap
 from robustjax.runtime.origin import made_with
 from robustjax.runtime.snapshot import in_bytes
+from robustjax.smoothing import median
 from robustjax.threats import Threat
 from robustjax.types import Model, frozen
 
@@ -58,6 +62,12 @@ class Config:
     corruption: bool = False  # the worst of 19 corruptions at 5 severities, on both sides
     composition: bool = False  # and the first attack around what they leave, at the largest radius
     certify: bool = False  # interval bounds on MSP
+    sigma: float = 0.0  # of the noise of smoothed scores; 0 for none
+    smooth_radii: tuple[common.Fraction, ...] = (
+        0.25,
+        0.5,
+    )  # l2, where smoothed scores are certified and attacked
+    copies: int = 1000  # noisy ones of every image
     images: int | None = 500  # test images of data, and of each set of outliers; None for all
     fitted: int = 2000  # training images that detectors are fitted to
     miss: float = 0.05  # share of data that thresholds may reject
@@ -87,7 +97,11 @@ class Config:
             raise ValueError(f"--attacks aloe, atom and atd are linf, --norm is {self.norm}")
         if self.composition and not (self.corruption and self.attacks and self.radii):
             raise ValueError("--composition needs --corruption, an attack and a radius")
-        for name in ("steps", "times", "fitted", "batch_size", "resamples"):
+        if not 0 <= self.sigma < float("inf") or not all(e > 0 for e in self.smooth_radii):
+            raise ValueError(
+                f"--sigma is {self.sigma:g} and --smooth-radii {self.smooth_radii}, must be at least 0 and all above 0"
+            )
+        for name in ("steps", "times", "fitted", "batch_size", "resamples", "copies"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
         if not 0 < self.miss < 1:
@@ -102,11 +116,11 @@ PRESETS = {
     "atd": Config(attacks=("atd", "adaptive"), radii=(8 / 255,)),
     "smoke": Config(
         outliers=("letters",), radii=(0.1,), steps=2, images=12, fitted=40, batch_size=12, resamples=10,
-        certify=True,
+        certify=True, sigma=0.2, smooth_radii=(0.1,), copies=40,
     ),
 }  # fmt: skip
 FREE = ("out", "data_dir", "resamples", "runs", "outliers", "detectors", "attacks", "radii", "corruption",
-        "composition", "certify", "batch_size")  # fmt: skip
+        "composition", "certify", "batch_size", "smooth_radii")  # fmt: skip
 
 
 class Judged(NamedTuple):
@@ -262,6 +276,8 @@ class Scoring:
                         f"certified_{eps:.4g}", name, split,
                         lambda s=split, p=prove, e=eps: self._run(p, s, jnp.float32(e)),
                     )  # fmt: skip
+            if cfg.sigma:
+                self._smoothed(name, split, inside)
 
     # --- files ----------------------------------------------------------------------------------------
 
@@ -278,6 +294,7 @@ class Scoring:
             worse = found["conf"] >= old["conf"] if down else found["conf"] <= old["conf"]
             found["image"] = np.where(worse[:SHOWN, None, None, None], old["image"], found["image"][:SHOWN])
             found |= {n: np.where(worse, old[n], found[n]) for n in ("conf", "pred")}
+            found.pop("copies", None)  # of points that may not have been kept
         label = split.label if name in ("test", "validation") else np.full(len(split.label), -1)
         arrays = {**found, "image": found["image"][:SHOWN], "label": label.astype(np.int64)}
         runtime.write_whole(path, in_bytes(arrays, compressed=True))
@@ -326,6 +343,35 @@ class Scoring:
         kit = self._kit(given)
         bound = (lowest_msp if inside else highest_msp)(kit.logits_fn, Threat(self.cfg.norm, eps))
         return self._result(kit, batch.image, bound(batch.image))
+
+    # --- smoothing ------------------------------------------------------------------------------------
+
+    def _smoothed(self, name: str, split: Split, inside: bool) -> None:
+        copies, attack = evaluation.mapped(self._copied), evaluation.mapped(partial(self._moved, inside))
+        self._keep("smoothed", name, split, lambda: self._medians(self._run(copies, split)))
+        for eps in self.cfg.smooth_radii:
+            self._keep(
+                f"smoothed_{eps:.4g}", name, split,
+                lambda e=eps: self._medians(self._run(attack, split, jnp.float32(e))),
+                before="smoothed", down=inside,
+            )  # fmt: skip
+
+    def _medians(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return found | {"conf": median.certified(found["copies"], radius=0.0, sigma=self.cfg.sigma).value}
+
+    def _copied(self, keys, batch, given):
+        kit = self._kit(given)
+        scores = outlier_smoothing.draws(self.how.build(kit), self.cfg.sigma, self.cfg.copies)
+        return self._result(kit, batch.image, jnp.zeros(len(batch.image))) | {
+            "copies": scores(keys, batch.image)
+        }
+
+    def _moved(self, inside, keys, batch, given, eps):
+        cfg = self.cfg
+        score = self.how.build(self._kit(given))
+        attack = outlier_smoothing.moved(score, cfg.sigma, eps, down=inside, steps=cfg.steps)
+        batch = batch._replace(image=attack(fold(keys, 1), batch.image))
+        return self._copied(keys, batch, given)
 
     # --- corruption -----------------------------------------------------------------------------------
 

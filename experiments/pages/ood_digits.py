@@ -62,12 +62,14 @@ class Results:
           attacked: the radius of the attack; 0 for none.
           side: both, in or out.
           only: one set of outliers, or all.
-          by: what the attack climbs: the score, or a surrogate ("uniform", "entropy", the latter on outliers), or
-            "worst" for the worst of all of them for each image.
+          by: what the attack climbs: the score, adaptively ("score") or by one run of PGD as the protocol has it
+            ("pgd"), or a surrogate ("uniform", "entropy", the latter on outliers), or "worst" for the worst of all of
+            them for each image.
         """
         it = self.arrays(kind, method, trained)
-        downs = {"score": ["lowered"], "uniform": ["lowered_uniform"], "entropy": ["lowered_uniform"]}
-        ups = {"score": ["raised"], "uniform": ["raised_uniform"], "entropy": ["raised_entropy"]}
+        downs = {"score": ["lowered"], "pgd": ["lowered_pgd"], "uniform": ["lowered_uniform"]}
+        downs["entropy"] = downs["uniform"]
+        ups = {n: [f"raised_{n}"] for n in ("pgd", "uniform", "entropy")} | {"score": ["raised"]}
         down, up = (d.get(by) or [name for names in d.values() for name in names] for d in (downs, ups))
         at = self.radii.index(attacked) if attacked else None
         inside = it["inside"] if at is None or side == "out" else np.min([it[n][:, at] for n in down], 0)
@@ -105,6 +107,7 @@ class Results:
                     "outliers attacked": f"{of(eps, 'out'):.3f}",
                     "both": written(self.auroc("far", method, eps, eps)),
                     "both, worst of all attacks": f"{of(eps, 'both', None, 'worst'):.3f}",
+                    "both, one run of PGD": f"{of(eps, 'both', None, 'pgd'):.3f}",
                     **{f"both, {s}": f"{of(eps, 'both', s):.3f}" for s in self.sets},
                 }
             )
@@ -122,6 +125,7 @@ class Results:
         e, only = self.near, self.sets[0]
         kinds = {
             "both sides, score": ("both", "score"),
+            "both sides, score, one run of PGD": ("both", "pgd"),
             "both sides, CE to uniform": ("both", "uniform"),
             "both sides, worst of all": ("both", "worst"),
             "outliers, score": ("out", "score"),
@@ -139,11 +143,11 @@ class Results:
     def claims(self) -> list[dict[str, Any]]:
         """Say of each pass criterion what was found and whether it holds."""
         eps = self.radii[-1]
-        b = {m: self.value("far", m, eps, eps) for m in NAMES}
+        b, worst = (
+            {m: self.value("far", m, eps, eps, "both", None, by) for m in NAMES} for by in ("pgd", "worst")
+        )
         accuracy = min(self.right(m, eps, 0) for m in NAMES)
-        others = max(v for m, v in b.items() if m != "aloe")
-        noise = self.value("far", "aloe", eps, eps, "both", self.sets[2])
-        order = [b["standard"], b["adversarial"], b["oe"], min(b["aoe"], b["acet"]), b["aloe"]]
+        noise = self.value("far", "aloe", eps, eps, "both", self.sets[2], "pgd")
         rise = max(
             later - sooner
             for m in NAMES
@@ -159,34 +163,27 @@ class Results:
             for k, es in (("far", self.radii), ("near", (self.near,)))
             for e in es
             for m in NAMES
-            for side, by in (("in", "uniform"), ("out", "uniform"), ("out", "entropy"), ("both", "uniform"))
+            for side in ("in", "out", "both")
+            for by in ("pgd", "uniform", "entropy")
         )
-        worst = {m: self.value("far", m, eps, eps, "both", None, "worst") for m in NAMES}
         near = {m: self.value("near", m, self.near, self.near, "both", self.sets[0]) for m in NAMES}
         gain = max(near[m] for m in ("oe", "aoe", "acet", "aloe")) - near["adversarial"]
         table = [
             ("accuracy of every network", "at least 0.98", accuracy, accuracy >= 0.98),
-            ("MSP, both attacked", "at most 0.03", b["standard"], b["standard"] <= 0.03),
-            ("OE, both attacked", "0.2 to 0.42", b["oe"], 0.2 <= b["oe"] <= 0.42),
-            ("ALOE, both attacked", "at least 0.55", b["aloe"], b["aloe"] >= 0.55),
-            ("ALOE less the best of the others", "at least 0.05", b["aloe"] - others, b["aloe"] - others >= 0.05),
-            ("ALOE on uniform noise, both attacked", "at least 0.95", noise, noise >= 0.95),
-            (
-                "MSP < ADV < OE < AOE and ACET < ALOE: least gap", "above 0", float(np.diff(order).min()),
-                bool((np.diff(order) > 0).all()),
-            ),
+            ("MSP, both attacked, one run of PGD", "at most 0.03", b["standard"], b["standard"] <= 0.03),
+            ("OE, the same", "0.2 to 0.42", b["oe"], 0.2 <= b["oe"] <= 0.42),
+            ("ALOE, the same", "at least 0.55", b["aloe"], b["aloe"] >= 0.55),
+            ("ALOE on uniform noise, the same", "at least 0.95", noise, noise >= 0.95),
+            ("ALOE less the best of the others, the same", "at least 0.05", lead(b), lead(b) >= 0.05),
+            ("the same, worst of all attacks", "at least 0.05", lead(worst), lead(worst) >= 0.05),
+            ("MSP < ADV < OE < AOE and ACET < ALOE, one run of PGD: least gap", "above 0", gap(b), gap(b) > 0),
+            ("the same, worst of all attacks", "above 0", gap(worst), gap(worst) > 0),
             (
                 "accuracy of ALOE under attack", "at least 0.84", self.right("aloe", eps, eps),
                 self.right("aloe", eps, eps) >= 0.84,
             ),
             ("largest rise of AUROC with the radius", "at most 0", rise, rise <= 1e-9),
-            ("attack on the score less any surrogate", "at most 0.01", excess, excess <= 0.01),
-            ("ALOE, both attacked, worst of all attacks", "at least 0.55", worst["aloe"], worst["aloe"] >= 0.55),
-            (
-                "ALOE less the best of the others, worst of all attacks", "at least 0.05",
-                worst["aloe"] - max(v for m, v in worst.items() if m != "aloe"),
-                worst["aloe"] - max(v for m, v in worst.items() if m != "aloe") >= 0.05,
-            ),
+            ("adaptive attack less any other", "at most 0.01", excess, excess <= 0.01),
             ("near outliers only: best outlier term less ADV", "at most 0.05", gain, gain <= 0.05),
         ]  # fmt: skip
         return [
@@ -206,6 +203,17 @@ class Results:
     def lines(self) -> list[str]:
         """Say on a terminal whether each criterion holds."""
         return [f"{c['holds']:>3}  {c['criterion']}: {c['found']} ({c['expected']})" for c in self.claims()]
+
+
+def lead(b: Mapping[str, float]) -> float:
+    """Compute what ALOE is above the best of the others."""
+    return b["aloe"] - max(v for m, v in b.items() if m != "aloe")
+
+
+def gap(b: Mapping[str, float]) -> float:
+    """Compute the least step of MSP, ADV, OE, the lower of AOE and ACET, ALOE; AOE and ACET are not told apart."""
+    order = [b["standard"], b["adversarial"], b["oe"], min(b["aoe"], b["acet"]), b["aloe"]]
+    return float(np.diff(order).min())
 
 
 def mean_auroc(scores: np.ndarray, group: np.ndarray) -> float:
@@ -283,8 +291,8 @@ def page(cfg: Any, results: Results) -> Report:
         attacks=[
             f"APGD on the score, linf up to {eps:g}, {cfg.judge_steps} steps, {cfg.judge_starts} random starts, "
             "best point over all smaller radii",
-            f"PGD, {cfg.judge_steps} steps of 2.5 eps / {cfg.judge_steps} and one random start, on cross-entropy to "
-            "uniform and on entropy; for the classes on cross-entropy",
+            f"PGD, {cfg.judge_steps} steps of 2.5 eps / {cfg.judge_steps} and one random start, on the score, on "
+            "cross-entropy to uniform and on entropy; for the classes on cross-entropy",
         ],
         not_attacked=["targeted classes, black-box", "other norms", "corruptions"],
     )

@@ -3,9 +3,10 @@
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.pgd import pgd
+from robustjax.attacks.square import square
 from robustjax.ood import surrogates
 from robustjax.ood.lattice import lattice
-from robustjax.ood.robust import Sides, down, highest, over_classes, up
+from robustjax.ood.robust import Sides, down, highest, lowest, over_classes, up
 from robustjax.ood.scores import Score
 from robustjax.threats import Threat
 from robustjax.types import LogitsFn, Number, Objective
@@ -63,11 +64,18 @@ def atd(score: Score, *, eps: Number = 8 / 255, steps: int = 100) -> Sides:
 
 
 def strong(
-    threat: Threat, score: Score, logits_fn: LogitsFn | None = None, *, steps: int = 100, times: int = 5
+    threat: Threat,
+    score: Score,
+    logits_fn: LogitsFn | None = None,
+    *,
+    steps: int = 100,
+    times: int = 5,
+    queries: int = 1000,
 ) -> Sides:
-    """Attack both sides by APGD on the score and on every surrogate, from several starts, and keep the worst.
+    """Attack both sides by APGD on the score and every surrogate, from several starts, and by Square; keep the worst.
 
-    With K classes that is (6 + K) times `times` runs; the score alone, twice `times`.
+    With K classes that is (6 + K) times `times` runs of APGD; the score alone, twice `times`. Square asks for scores
+    only, so that it also moves scores whose gradients say nothing.
 
     Args:
       threat: in any norm.
@@ -76,20 +84,23 @@ def strong(
         features alone.
       steps: of each run.
       times: random starts.
+      queries: of Square on the score, once on each side; 0 for none.
     """
     ascent = apgd(threat, steps=steps)
-    if logits_fn is None:
-        return Sides(down(ascent, score, times=times), up(ascent, score, times=times))
 
     def fallen(x):
         return -score(x)
 
-    unsure = [fallen, surrogates.toward_uniform(logits_fn), surrogates.uncertain_log(logits_fn)]
-    sure = [score, objectives.ce_to_uniform(logits_fn), surrogates.certain_log(logits_fn)]
-    return Sides(
-        down(ascent, score, climbing=unsure, times=times),
-        highest(
-            up(ascent, score, climbing=sure, times=times),
-            over_classes(ascent, score, logits_fn, times=times),
-        ),
-    )
+    unsure, sure = [fallen], [score]
+    if logits_fn is not None:
+        unsure += [surrogates.toward_uniform(logits_fn), surrogates.uncertain_log(logits_fn)]
+        sure += [objectives.ce_to_uniform(logits_fn), surrogates.certain_log(logits_fn)]
+    downwards = [down(ascent, score, climbing=unsure, times=times)]
+    upwards = [up(ascent, score, climbing=sure, times=times)]
+    if logits_fn is not None:
+        upwards.append(over_classes(ascent, score, logits_fn, times=times))
+    if queries:
+        blind = square(threat, queries=queries)
+        downwards.append(down(blind, score))
+        upwards.append(up(blind, score))
+    return Sides(lowest(*downwards), highest(*upwards))

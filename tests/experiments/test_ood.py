@@ -135,6 +135,15 @@ def test_detectors_are_judged_and_attacked(whole, tmp_path, capsys, monkeypatch)
     assert both[0] >= worse[0] >= worse[1]
     page = (tmp_path / "report.html").read_text()
     assert "No sign that an attack is weaker" in page and page.count("data:image/png") == 4
+    smooth = found["smoothed"]
+    for side in ("out", "both"):
+        at = smooth["0.1"]
+        assert at[f"certified_{side}"] <= at[f"auroc_{side}"] <= smooth["auroc"]
+    clean, moved = (np.load(tmp_path / f"scores/whole/own/smoothed{c}/letters.npz") for c in ("", "_0.1"))
+    np.testing.assert_allclose(
+        clean["conf"], np.sort(clean["copies"], axis=1)[:, 19]
+    )  # the lower median of 40
+    assert (moved["conf"] >= clean["conf"]).all()
 
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").rglob("*.npz")}
     one = tmp_path / "scores/whole/own/adaptive_0.2/letters.npz"
@@ -203,7 +212,13 @@ class Pretender:
         outside = rng.normal(size=(seeds, 5, 20))
         fall = np.arange(1, radii + 1)[None, :, None]
         lowered, raised = inside[:, None] - fall, outside[:, None] + fall[..., None]
-        weaker = {"lowered_uniform": lowered + 1, "raised_uniform": raised - 1, "raised_entropy": raised}
+        weaker = {
+            "lowered_pgd": lowered,
+            "raised_pgd": raised,
+            "lowered_uniform": lowered + 1,
+            "raised_uniform": raised - 1,
+            "raised_entropy": raised,
+        }
         shown = np.zeros((seeds, 5, 8, 8, 1))
         right = np.ones((seeds, radii + 1, 40))
         return {"inside": inside, "outside": outside, "lowered": lowered, "raised": raised, "right": right,
@@ -224,11 +239,8 @@ def test_the_comparison_on_digits_resumes_and_tells_what_holds(tmp_path, capsys,
     assert [path for path, t in cells.items() if path.stat().st_mtime_ns != t] == [gone]
     facts = json.loads((tmp_path / "results.json").read_text())
     holds = {row["criterion"]: row["holds"] for row in facts["criteria"]}
-    assert (
-        holds["accuracy of every network"] == "yes"
-        and holds["attack on the score less any surrogate"] == "yes"
-    )
-    assert holds["OE, both attacked"] == "NO" and holds["ALOE, both attacked"] == "yes"
+    assert holds["accuracy of every network"] == "yes" and holds["adaptive attack less any other"] == "yes"
+    assert holds["OE, the same"] == "NO" and holds["ALOE, the same"] == "yes"
     with np.load(gone) as file:
         pairs = [(file["lowered"][s, 1], file["raised"][s, 1, k]) for s in range(2) for k in range(5)]
     label = np.repeat([1, 0], [40, 20])

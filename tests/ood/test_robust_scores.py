@@ -272,6 +272,20 @@ def test_the_strong_preset_is_the_strongest():
             assert (low <= jax.jit(sides.down)(KEY, IMAGES).value + 1e-3).all()
 
 
+def test_the_strong_preset_moves_scores_without_slopes():
+    """Gradients of a staircase are zero; random search climbs it all the same."""
+
+    def stairs(x):
+        return jnp.round(200 * margin(x)) / 200
+
+    blind, seeing = (
+        presets.strong(Threat("linf", 0.1), stairs, steps=5, times=1, queries=q) for q in (0, 200)
+    )
+    for without, given in zip(blind, seeing, strict=True):
+        gain = jnp.abs(jax.jit(given)(KEY, IMAGES).value - stairs(IMAGES))
+        assert (gain > jnp.abs(jax.jit(without)(KEY, IMAGES).value - stairs(IMAGES))).mean() > 0.8
+
+
 def test_odin_is_attacked_through_its_step_and_around_it():
     """All slopes are judged by the score with its step; none alone is the best for every example."""
     score = nudges.odin(LOGITS_FN, magnitude=0.02)
