@@ -15,7 +15,7 @@ from robustjax.bounds.program import Line, Value, Wire, bind
 
 SHAPES = {
     *("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "dynamic_slice"),
-    *("gather", "rev", "concatenate", "pad", "split", "select_n", "copy", "copy_p"),
+    *("gather", "rev", "concatenate", "stack", "tile", "pad", "split", "select_n", "copy", "copy_p"),
     *("convert_element_type", "optimization_barrier", "pvary", "pcast"),
 }
 SUMS = {"add", "add_any", "sub", "neg", "reduce_sum", "reduce_window_sum", "cumsum"}

@@ -333,6 +333,7 @@ def test_unsupported_operations_are_named(fn, name):
         lambda x: (x - 0.5) * (1.0 - x),
         lambda x: jnp.clip(3.0 * x, 0.2, 0.7)[:, ::-1],
         lambda x: jnp.pad(x, ((0, 0), (1, 1))) * jnp.asarray([1.0, -2.0, 3.0, 0.0, -1.0]),
+        lambda x: jnp.tile(jnp.stack([x, -2.0 * x], axis=1), (1, 2, 1)),
         lambda x: jnp.ones_like(x),
         lambda x: jax.checkpoint(jax.jit(jax.nn.relu))(x - 0.5),
     ],
