@@ -114,12 +114,15 @@ def measured(cfg: Any, files: Files, cases: Sequence[str], detector: str) -> dic
                     "auroc_both": guaranteed_auroc(low, high),
                 }
         if cfg.sigma:
-            copies = (files("smoothed", n)["copies"] for n in ("test", name))
+            near, far = (files("smoothed", n)["copies"] for n in ("test", name))
             attacked = {
-                eps: tuple(files(f"smoothed_{eps:.4g}", n)["conf"] for n in ("test", name))
+                eps: (
+                    files(f"smoothed_{eps:.4g}", "test")["conf"],
+                    files(f"smoothed_{eps:.4g}", name)["conf"],
+                )
                 for eps in cfg.smooth_radii
             }
-            entry["smoothed"] = outlier_smoothing.told(*copies, attacked, cfg.sigma)
+            entry["smoothed"] = outlier_smoothing.told(near, far, attacked, cfg.sigma)
         found[name] = entry
     found["mean"] = {
         case: protocols.over_sets({n: numbers(found[n][case]) for n in cfg.outliers})
