@@ -21,7 +21,6 @@ adaptive    networks as an adaptive attacker sees them: means over randomness, s
 autoattack  suites of attacks, as data
 health      signs that attacks on a network cannot be believed (flags: each sign; probes: what to measure for them)
 grid        every point of a regular grid, and refinement of what a search found
-health      signs that attacks cannot be believed
 
 What those three are made of:
 
