@@ -8,6 +8,7 @@ letters        embedded: letters in the look of the digits, as outliers
 order          which examples are held out, and the order of every epoch, by hashing
 batches        stream, pairs and evaluation: exact to resume, the same on any number of devices
 augment        crop, flip, cutout on the device
+views          random views for contrastive learning
 autoaugment    the policies of AutoAugment for CIFAR-10 and SVHN, on the device
 toning         Pillow's changes of tone as array code
 shifting       Pillow's affine transforms as array code
@@ -33,6 +34,7 @@ omniglot       Omniglot's zip files
 svhn           SVHN's MATLAB files
 tiny_imagenet  Tiny ImageNet's folders
 tiny_images    80 Million Tiny Images, whole or a sample, without what the lists name
+restricted_imagenet  nine groups of ImageNet's classes, and the others as outliers
 resize         scale and crop to one size
 
 trees          pictures and masks of a published folder tree, decoded when asked for

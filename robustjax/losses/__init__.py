@@ -18,6 +18,9 @@ macer        a large certified radius, without attacks
 copies       several noisy copies of every image in one batch
 segmentation a class for every pixel: plain, perturbed, the harder of two
 elbo         conditional autoencoders of perturbations, over pairs of views
+contrastive  features without labels: NT-Xent, SupCon
+pix2pix      a translator against a critic, one step of both
+history      earlier translations that the critic is shown again
 
 On data and outliers, over a `Pair`:
 

@@ -8,6 +8,7 @@ pooling        max_pool, avg_pool over disjoint windows
 small          linear, mlp, convnet_small, convnet
 tiny           tiny: two convolutions for images of 8 x 8
 strided        strided: small, fast with many networks at once
+pooled         pooled: two convolutions for images of 16 x 16
 resnet         resnet18, resnet34, resnet50 for small images
 preact         preact_resnet18
 wideresnet     wideresnet: WRN-depth-width
@@ -26,6 +27,11 @@ cvae_stn         mnist_stn: a decoder of spatial transformers
 cvae_rectangle   rectangle: for CIFAR-10
 unet             segmenter, and scenes: an autoencoder of scenes under many lights, for any size
 resampling       change the size of feature maps
+
+selfsup          small_encoder, resnet18_encoder, resnet50_encoder: features learned without labels
+translator       unet_translator (the generator of pix2pix), autoencoder: from images to images
+critics          patch_critic, multiscale_critic: which patches of a pair of images look real
+transposed       transposed convolutions of stride 2
 
 A factory takes keyword-only settings and returns a Model (or a CVAE); its feature taps are named stage0, stage1, ... by
 depth, and the last one is what the final linear layer reads.

@@ -1,0 +1,53 @@
+"""A pool of earlier results that a critic is shown again, as a pure state."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from robustjax.numerics import keys_for
+
+
+class History(NamedTuple):
+    """Earlier results, (n, ...), and how many of the rows are filled."""
+
+    rows: Float[Array, "n ..."]
+    filled: Int[Array, ""]
+
+
+def empty(size: int, shape: tuple[int, ...]) -> History:
+    """Make room for `size` results of a shape; a pool of none passes everything through.
+
+    Raises:
+      ValueError: if the size is negative.
+    """
+    if size < 0:
+        raise ValueError(f"empty: size is {size}, must be at least 0")
+    return History(jnp.zeros((size, *shape), jnp.float32), jnp.zeros((), jnp.int32))
+
+
+def exchanged(key: PRNGKeyArray, history: History, new: Float[Array, "b ..."]) -> tuple[Array, History]:
+    """Pass every new result on, or keep it and pass on an earlier one.
+
+    As long as the pool is not full, a result is stored and passed on as well. After that, with probability one half,
+    it takes the place of a random earlier one, which is passed on.
+
+    Reference: Shrivastava et al. 2017, arXiv:1612.07828, in the variant of CycleGAN's code. One row after another.
+    """
+    size = history.rows.shape[0]
+    if size == 0:
+        return new, history
+
+    def one(pool: History, item: tuple[Array, Array]) -> tuple[History, Array]:
+        key, row = item
+        coin, place = jax.random.split(key)
+        room = pool.filled < size
+        at = jnp.where(room, pool.filled, jax.random.randint(place, (), 0, size))
+        swap = ~room & jax.random.bernoulli(coin)
+        out = jnp.where(swap, pool.rows[at], row)
+        rows = pool.rows.at[at].set(jnp.where(room | swap, row, pool.rows[at]))
+        return History(rows, pool.filled + room.astype(jnp.int32)), out
+
+    after, out = jax.lax.scan(one, history, (keys_for(key, len(new)), new))
+    return out, after
