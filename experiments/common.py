@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import sys
@@ -18,8 +19,8 @@ from robustjax import data, optimizers, runtime
 from robustjax.analysis import curves
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
-from robustjax.data import augment
-from robustjax.models import densenet, normalisation, preact, resnet, small, wideresnet
+from robustjax.data import augment, autoaugment
+from robustjax.models import densenet, normalisation, preact, resnet, resnet_imagenet, small, wideresnet
 from robustjax.runtime import grids
 from robustjax.threats import Threat
 from robustjax.types import Attack, Model, Number, Params, State
@@ -156,6 +157,8 @@ MODELS: dict[str, Callable[..., Model]] = {
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
+    "resnet18_imagenet": resnet_imagenet.resnet18_imagenet,
+    "resnet50_imagenet": resnet_imagenet.resnet50_imagenet,
     "preact_resnet18": preact.preact_resnet18,
     "densenet40": lambda **settings: densenet.densenet(depth=40, **settings),
     "densenet100": densenet.densenet,
@@ -167,6 +170,8 @@ NORMALISATIONS = {
     "cifar10": normalisation.CIFAR10,
     "cifar100": normalisation.CIFAR100,
     "svhn_cropped": normalisation.SVHN,
+    "restricted_imagenet": normalisation.RESTRICTED_IMAGENET,
+    "imagenet2012": normalisation.IMAGENET,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -196,9 +201,18 @@ def optimizer(cfg: Optimizer, updates: int):
     return optimizers.sgd(rate, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
 
 
-def augmentation(names: tuple[str, ...]):
-    """Build the chain of augmentations, or None."""
-    known = {"crop": lambda: augment.crop(4), "flip": augment.flip, "cutout": lambda: augment.cutout(8)}
+def augmentation(names: tuple[str, ...], dataset: str = ""):
+    """Build the chain of augmentations, or None; what it uncovers is black, or the mean colour of a data set named."""
+    mean: Any = NORMALISATIONS.get(dataset, {}).get("mean")
+    fill = 0.0 if mean is None else [math.floor(255 * m) / 255 for m in mean]
+    known = {
+        "crop": lambda: augment.crop(4, fill=fill),
+        "flip": augment.flip,
+        "cutout": lambda: augment.cutout(8, fill=fill),
+        "cutout16": lambda: augment.cutout(16, fill=fill),
+        "autoaugment_cifar10": lambda: autoaugment.autoaugment(autoaugment.CIFAR10, fill=fill),
+        "autoaugment_svhn": lambda: autoaugment.autoaugment(autoaugment.SVHN, fill=fill),
+    }
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"--augment has {unknown[0]!r}, must be of {', '.join(known)}")
     return augment.chain(*(known[name]() for name in names)) if names else None

@@ -22,7 +22,8 @@ import jax
 import numpy as np
 import ratio_sets
 from pages import ratio as pages
-from ratio_networks import Data, Judge, Worker
+from ratio_networks import Judge, Worker
+from ratio_training import Data
 
 from robustjax import data, runtime
 from robustjax.runtime.snapshot import in_bytes
@@ -67,9 +68,16 @@ class Config:
     batch_size: int = 128  # of data, and of outliers
     optimizer: common.Optimizer = common.Optimizer(rate=0.05, schedule="cosine")
     ema: bool = False
-    augment: tuple[str, ...] = ()
+    augment: tuple[
+        str, ...
+    ] = ()  # of data and outliers: crop flip cutout cutout16 autoaugment_{cifar10,svhn}
+    flat: Literal["sam", "asam"] | None = None  # look for flat minima
+    rho: float = 0.05  # of the above; 1 is usual for asam
+    extra: str | None = None  # pseudo-labelled images beside the labelled, such as cifar10_extra
+    extra_share: float = 0.7  # of every batch of data
     save_every: int = 1000  # updates between checkpoints within a network
     # --- judging ---
+    suite: Literal["short", "standard"] = "short"  # APGD as below, or AutoAttack's four attacks in full
     judge_steps: int = 100  # of APGD on cross-entropy
     target_steps: int = 30  # of APGD at each of nine targets
     sure_steps: int = 60  # of each search for confidence around outliers
@@ -100,6 +108,11 @@ class Config:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
         self.training_outliers  # noqa: B018, read for its checks
+        common.augmentation(self.augment, self.dataset)
+        if not self.rho > 0:
+            raise ValueError(f"--rho is {self.rho:g}, must be above 0")
+        if not 0 <= self.extra_share <= 1:
+            raise ValueError(f"--extra-share is {self.extra_share:g}, must be in [0, 1]")
         for name in ("eps", "outlier_eps", "step"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name):g}, must be above 0")
@@ -174,7 +187,8 @@ _CIFAR = Config(
     updates=117_000,  # 300 epochs
     optimizer=common.Optimizer(rate=0.1, schedule="cosine"),
     ema=True,
-    augment=("crop", "flip", "cutout"),
+    augment=("crop", "flip", "autoaugment_cifar10", "cutout16"),
+    suite="standard",
     sure_steps=100,
     sure_starts=5,
     class_steps=100,
@@ -199,6 +213,39 @@ PRESETS = {
         growing=True,
     ),
     "cifar10_released": _CIFAR,
+    # The authors' run has no Nesterov momentum and one pass of BatchNorm statistics per half.
+    "cifar10_asam": dataclasses.replace(_CIFAR, flat="asam", rho=1.0, updates=97_500),
+    # AutoAugment did not help the authors with pseudo-labelled images.
+    "cifar10_extra": dataclasses.replace(_CIFAR, extra="cifar10_extra", augment=("crop", "flip")),
+    "cifar100": dataclasses.replace(
+        _CIFAR,
+        dataset="cifar100",
+        test_outliers=("cifar10", "dtd", "noise/uniform", "noise/low_frequency"),
+    ),
+    "svhn": dataclasses.replace(
+        _CIFAR,
+        dataset="svhn_cropped",
+        updates=171_000,  # 300 epochs
+        augment=("crop", "autoaugment_svhn", "cutout16"),
+        test_outliers=("cifar10", "cifar100", "noise/uniform", "noise/low_frequency"),
+    ),
+    "restricted_imagenet": dataclasses.replace(
+        _CIFAR,
+        dataset="restricted_imagenet",
+        model="resnet50_imagenet",
+        judge_model="resnet18_imagenet",
+        outliers=("restricted_imagenet/others=400000",),
+        test_outliers=("restricted_imagenet/others", "dtd", "noise/uniform", "noise/low_frequency"),
+        eps=3.5,
+        outlier_eps=7.0,
+        step=0.7,
+        updates=150_000,  # 75 epochs
+        optimizer=common.Optimizer(schedule="piecewise"),
+        ema=False,
+        augment=("flip",),
+        radii=(0.0, 3.5, 7.0, 10.5, 14.0),
+        feature_radii=(0.0, 3.5, 7.0, 10.5, 14.0, 17.5, 21.0),
+    ),
     "smoke": Config(
         methods=("at", "ratio"),
         seeds=1,
@@ -260,12 +307,13 @@ def opened(cfg: Config) -> Data:
     train, valid, test = (
         data.load(cfg.dataset, split, data_dir=cfg.data_dir) for split in ("train", "validation", "test")
     )
+    more = data.load(cfg.extra, "train", data_dir=cfg.data_dir) if cfg.extra else None
     strange = ratio_sets.mixture(cfg.training_outliers, train, data_dir=cfg.data_dir)
     tested = {
         name: ratio_sets.load(name, test, split="test", count=cfg.outlier_images, data_dir=cfg.data_dir)
         for name in cfg.test_outliers
     }
-    return Data(train, common.first(valid, cfg.images), common.first(test, cfg.images), strange, tested)
+    return Data(train, common.first(valid, cfg.images), common.first(test, cfg.images), strange, tested, more)
 
 
 def gathered(cfg: Config, paths: dict[Any, pathlib.Path], judge: Judge) -> dict[str, dict[str, np.ndarray]]:

@@ -1,138 +1,31 @@
-"""What ratio.py does with networks: train them by a method's name, and measure everything about them once."""
+"""What ratio.py measures of every network, once, and the judge of its counterfactuals."""
 
 import pathlib
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-import outlier_methods
+from ratio_training import Data, Trainer, network
 
 from robustjax import data, evaluation, logit, runtime, training
 from robustjax.analysis import counterfactual, frechet
 from robustjax.analysis.confidence_curves import rivals_over_radii
-from robustjax.attacks import autoattack, objectives
-from robustjax.attacks.apgd import apgd
-from robustjax.attacks.growing import first_steps, rising
-from robustjax.attacks.heavy import heavy
-from robustjax.attacks.pgd import at_origin, gaussian, pgd
+from robustjax.attacks import autoattack
 from robustjax.bounds.confidence import highest_msp
 from robustjax.data.sources import Split
-from robustjax.losses import confidences
-from robustjax.models import tiny
 from robustjax.ood.worst_confidence import confidence_over_radii, worst_confidence
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.runtime.stopping import Stop
 from robustjax.threats import Threat
-from robustjax.types import Ascent, Loss, Model, Number, frozen
+from robustjax.types import Model, frozen
 
-NAMES = {"plain": "standard", "at": "adversarial", "ceda": "oe"}  # here -> in outlier_methods
-HALVED = ("oe", "ceda", "acet")
 JUDGE_SEED = 1000
 GRID = 4  # outliers that are turned into every class
 NORMED = 8  # test images for the other norms
-
-
-class Data(NamedTuple):
-    """What all networks see: data, outliers to train on, and sets of outliers to judge on."""
-
-    train: Split
-    valid: Split
-    test: Split
-    outliers: Split
-    tested: dict[str, Split]
-
-
-def network(name: str, like: Split, dataset: str) -> Model:
-    """Build a network by name for the images of a split."""
-    classes, shape = len(like.info.classes), like.image.shape[1:]
-    if name == "tiny":
-        return tiny.tiny(classes=classes, shape=shape)
-    return common.classifier(name, dataset=dataset, classes=classes, shape=shape)
-
-
-def loss_at(cfg: Any, model: Model, method: str, classes: int) -> Callable[[Any], Loss]:
-    """Build the loss of a method from the number of updates done, which counts where attacks grow."""
-    name = NAMES.get(method, method)
-
-    def ascent(eps: Number, steps: int, first: int, t: Any) -> Ascent:
-        threat = Threat("l2", eps)
-        # Where the divergence from the clean prediction is climbed, its slope at the image itself is zero.
-        start = gaussian(1e-3) if name.startswith("trades") else at_origin
-        settings: Any = {"steps": steps, "step_size": cfg.step, "momentum": 0.9, "start": start}
-        if cfg.growing:
-            solver = apgd(threat, steps=steps) if cfg.ascent == "apgd" else heavy(threat, **settings)
-            return first_steps(solver, rising(t, first=first, last=steps, over=max(cfg.updates // 2, 1)))
-        return apgd(threat, steps=steps) if cfg.ascent == "apgd" else pgd(threat, **settings)
-
-    def at(t: Any) -> Loss:
-        inner = outlier_methods.loss(
-            name,
-            model,
-            classes=classes,
-            around_data=ascent(cfg.eps, cfg.steps, min(1, cfg.steps), t),
-            around_outliers=ascent(cfg.outlier_eps, cfg.outlier_steps, min(2, cfg.outlier_steps), t),
-            weight=None if name in outlier_methods.PLAIN else 1.0,
-            penalty=None if name in outlier_methods.PLAIN else confidences.kl_from_uniform,
-            climbed=getattr(confidences, cfg.climbed),
-            wish=getattr(objectives, cfg.wish),
-            beta=cfg.beta,
-        )
-        if not (cfg.halved and method in HALVED):
-            return inner
-
-        def half(params, state, batch, key):
-            value, aside = inner(params, state, batch, key)
-            return 0.5 * value, aside
-
-        return half
-
-    return at
-
-
-class Trainer:
-    """Trains networks; one compiled step serves all seeds of a method."""
-
-    def __init__(self, cfg: Any, sets: Data, model: Model, folder: pathlib.Path) -> None:
-        self.cfg, self.sets, self.model, self.folder = cfg, sets, model, folder
-        self.tx = common.optimizer(cfg.optimizer, cfg.updates)
-        self._updates: dict[str, training.Step] = {}
-
-    def fit(self, method: str, seed: int, stop: Stop) -> training.TrainState | None:
-        """Train, going on from a checkpoint if there is one; None if asked to stop before the end."""
-        cfg = self.cfg
-        if method not in self._updates:
-            at = loss_at(cfg, self.model, method, len(self.sets.train.info.classes))
-            self._updates[method] = training.scheduled(at, self.tx)
-        update, augment = self._updates[method], common.augmentation(cfg.augment)
-        state = training.start(jax.random.key(seed), self.model, self.tx, ema=cfg.ema)
-        with runtime.Checkpoints(self.folder / "training" / f"{method}_{seed}", keep=1) as saved:
-            state, begin = saved.restore(state) or (state, 0)
-            batches = data.pairs(
-                self.sets.train,
-                self.sets.outliers,
-                batch_size=cfg.batch_size,
-                seed=seed,
-                start=begin,
-                augment=augment,
-                outlier_augment=augment,
-            )
-            bar = runtime.progress(
-                batches, start=begin, total=cfg.updates, label=f"{method} {seed}", batch_size=cfg.batch_size
-            )
-            for i, batch in bar:
-                state, metrics = update(state, batch)
-                if i % 20 == 0:
-                    bar.show(metrics)
-                asked = stop.requested and i + 1 < cfg.updates
-                if asked or ((i + 1) % cfg.save_every == 0 and i + 1 < cfg.updates):
-                    saved.save(i + 1, state)
-                if asked:
-                    return None
-        return state
 
 
 class Worker:
@@ -144,10 +37,12 @@ class Worker:
         self.model = network(cfg.model, sets.train, cfg.dataset)
         self.trainer = Trainer(cfg, sets, self.model, folder)
         ball, around = Threat("l2", cfg.eps), Threat("l2", cfg.outlier_eps)
-        suite = (
-            autoattack.apgd_ce(ball, steps=cfg.judge_steps),
-            autoattack.apgd_targeted(ball, classes=self.classes, steps=cfg.target_steps),
-        )
+        suite = autoattack.standard(ball, classes=self.classes)
+        if cfg.suite == "short":
+            suite = (
+                autoattack.apgd_ce(ball, steps=cfg.judge_steps),
+                autoattack.apgd_targeted(ball, classes=self.classes, steps=cfg.target_steps),
+            )
 
         def robust(net, keys, x, y):
             return logit.correct(net(autoattack.worst_case(suite)(keys, net, x, y).x), y)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from robustjax.data import decode, digits, letters
+from robustjax.data import decode, digits, letters, restricted_imagenet
 from robustjax.data.order import held_out
 from robustjax.data.store import Contents, Part, check, write
 
@@ -19,6 +19,11 @@ EMBEDDED: dict[str, Callable[[], Contents]] = {
     "digits": digits.contents,
     "letters": partial(letters.contents, 8),
     "letters/28": partial(letters.contents, 28),
+}
+# Made of another prepared set: its name, new labels from its labels (-1: left out), the classes, pixels a side.
+DERIVED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], tuple[str, ...], int]] = {
+    "restricted_imagenet": ("imagenet2012", restricted_imagenet.grouped, restricted_imagenet.CLASSES, 224),
+    "restricted_imagenet/others": ("imagenet2012", restricted_imagenet.others, ("other",), 224),
 }
 SPLITS = ("train", "validation", "test")
 
@@ -55,7 +60,8 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
     no test images, its validation images are "test".
 
     Args:
-      name: as TFDS names it: "mnist", "cifar10_corrupted/fog_3", "emnist/letters", or an embedded set.
+      name: as TFDS names it: "mnist", "cifar10_corrupted/fog_3", "emnist/letters", an embedded set, or one that
+        is derived from another: "restricted_imagenet" and "restricted_imagenet/others".
       split: "train", "validation" or "test".
       data_dir: where data are prepared; `$TFDS_DATA_DIR` or ~/tensorflow_datasets by default.
       size: scale the images and crop their centres to so many pixels a side.
@@ -68,6 +74,8 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
         raise ValueError(f"load: size is {size}, must be at least 1 pixel")
     root = place(data_dir)
     folder = find(name, root)
+    if folder is None and name in DERIVED:
+        return _derived(name, split, data_dir, size)
     if folder is None and name in EMBEDDED:
         contents = EMBEDDED[name]()
         folder = write(contents, root)
@@ -94,6 +102,21 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
         classes=getattr(features["label"], "names", None) or (),
         source=metadata.get("source", f"prepared TFDS data {name} {builder.version}"),
         note=metadata.get("note", ""),
+    )
+
+
+def _derived(name: str, split: str, data_dir: str | Path | None, size: int | None) -> Split:
+    source, relabel, classes, usual = DERIVED[name]
+    whole = load(source, split, data_dir=data_dir, size=size or usual)
+    label = relabel(whole.label)
+    chosen = label >= 0
+    return _described(
+        Part(whole.image[chosen], label[chosen], whole.index[chosen]),
+        name=name,
+        split=split,
+        classes=classes,
+        source=whole.info.source,
+        note=f"{chosen.sum()} of {len(chosen)} images. {whole.info.note}".strip(),
     )
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,6 +89,34 @@ def test_l1_through_larger_balls_reaches_the_optimum_of_a_linear_objective():
     found = jax.jit(lambda key: apgd_shrinking(Threat("l1", 2.0), start=at_origin)(key, linear, X))(KEY)
     gain = [best_of_linear("l1", s, x, 2.0, 0.0, 1.0) for s, x in zip(SLOPES, POINTS, strict=True)]
     np.testing.assert_allclose(found.value - linear(X), gain, rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["linf", "l2"])
+def test_reaches_the_optimum_of_a_concave_quadratic_that_the_ball_cuts_off(kind):
+    """Maximise -(d - c)' A (d - c) / 2 over |d| <= 1, where c is outside; against L-BFGS-B, or the secular equation."""
+    rng = np.random.default_rng(1)
+    basis = np.linalg.qr(rng.normal(size=(D, D)))[0]
+    eigenvalues = np.geomspace(0.3, 3, D)
+    a = (basis * eigenvalues) @ basis.T
+    c = rng.normal(size=D) * (3 if kind == "linf" else 1)
+    if kind == "linf":
+        lost = lambda d: ((d - c) @ a @ (d - c) / 2, a @ (d - c))
+        best = scipy.optimize.minimize(lost, np.zeros(D), jac=True, bounds=[(-1, 1)] * D, tol=1e-12).x
+    else:
+        seen = eigenvalues * (basis.T @ c)
+        point = lambda push: basis @ (seen / (eigenvalues + push))
+        best = point(scipy.optimize.brentq(lambda push: np.linalg.norm(point(push)) - 1, 0, 1e3, xtol=1e-12))
+    matrix, centre = jnp.asarray(a, jnp.float32), jnp.asarray(c, jnp.float32)
+
+    def objective(x):
+        away = x - centre
+        return -0.5 * ((away @ matrix) * away).sum(axis=1)
+
+    x = jnp.zeros((3, D))
+    value = -0.5 * (best - c) @ a @ (best - c)
+    reached = jax.jit(lambda x: apgd(Threat(kind, 1.0, *FREE), steps=100)(KEY, objective, x))(x)
+    np.testing.assert_allclose(reached.value, value, rtol=1e-3)
+    assert (np.abs(np.asarray(reached.x) - best).max(axis=1) < 0.03).all()
 
 
 def test_one_forward_pass_per_step_serves_loss_and_margin_and_the_highest_margin_is_kept():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from robustjax.data import load, of_arrays, order, sources, store
+from robustjax.data import load, of_arrays, order, restricted_imagenet, sources, store
 
 ROOT = Path(__file__).parents[2]
 
@@ -348,3 +348,25 @@ def test_real_cifar10_names_what_is_missing():
 def test_metadata_is_plain_json(shelf):
     facts = json.loads((sources.find("digits", shelf) / "metadata.json").read_text())
     assert "scikit-learn" in facts["source"]
+
+
+def test_restricted_imagenet_is_nine_ranges_of_classes_and_the_others_are_outliers(tmp_path):
+    every = np.arange(1000)
+    group, other = restricted_imagenet.grouped(every), restricted_imagenet.others(every)
+    assert (group >= 0).sum() == 203 and (other == 0).sum() == 797 and ((group >= 0) == (other < 0)).all()
+    dogs = np.flatnonzero(group == restricted_imagenet.CLASSES.index("dog"))
+    assert dogs.min() == 151 and dogs.max() == 268 and len(dogs) == 118
+
+    label = np.array([0, 30, 151, 319, 320, 999, 120])
+    image = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3), np.uint8)
+    part = store.Part(image, label.astype(np.int32), np.arange(7))
+    names = tuple(map(str, every))
+    store.write(store.Contents("imagenet2012", "1.0.0", names, {"validation": part}, "random", ""), tmp_path)
+    found = load("restricted_imagenet", "test", data_dir=tmp_path, size=6)
+    assert [found.info.classes[k] for k in found.label] == ["frog", "dog", "insect", "crab"]
+    np.testing.assert_array_equal(found.image, image[[1, 2, 3, 6]])
+    np.testing.assert_array_equal(
+        load("restricted_imagenet/others", "test", data_dir=tmp_path, size=6).index, [0, 4, 5]
+    )
+    with pytest.raises(ValueError, match="no imagenet2012"):
+        load("restricted_imagenet", "test", data_dir=tmp_path / "none")

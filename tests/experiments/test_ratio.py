@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import ratio
-import ratio_networks
 import ratio_sets
+import ratio_training
 import scripts  # first: it puts experiments/ on the path
 from pages import ratio as pages
 from pages.ratio_numbers import Results
@@ -84,12 +84,31 @@ def test_every_preset_names_losses_that_can_be_built(name):
     image = jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.float32)
     pair = Pair(Batch(image, jax.ShapeDtypeStruct((4,), jnp.int32)), image)
     for method in cfg.methods if name != "digits" else ratio.Method.__args__:  # pyright: ignore
-        loss = ratio_networks.loss_at(cfg, model, method, 10)
+        loss = ratio_training.loss_at(cfg, model, method, 10)
         value, _ = jax.eval_shape(
             lambda t, p, s, b: loss(t)(p, s, b, jax.random.key(0)),
             jax.ShapeDtypeStruct((), jnp.int32), params, state, pair,
         )  # fmt: skip
         assert value.shape == ()
+
+
+def test_pseudo_labelled_images_fill_their_share_of_every_batch_and_a_resumed_run_sees_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    made = lambda count, low, name: data.of_arrays(
+        rng.integers(low, low + 100, (count, 8, 8, 1), np.uint8),
+        np.zeros(count, int),
+        name=name,
+        classes=tuple("01"),
+    )
+    own, more, strange = made(20, 0, "own"), made(30, 120, "more"), made(10, 0, "strange")
+    cfg = dataclasses.replace(SMOKE, extra="more", extra_share=0.7, batch_size=10)
+    sets = ratio_training.Data(own, own, own, strange, {}, more)
+    trainer = ratio_training.Trainer(cfg, sets, small.linear(shape=(8, 8, 1)), tmp_path)
+    batches = [b for b, _ in zip(trainer._batches(3, 0, None), range(4), strict=False)]
+    assert all((np.asarray(b.data.image).max(axis=(1, 2, 3)) > 110 / 255).sum() == 7 for b in batches)
+    resumed = next(iter(trainer._batches(3, 3, None)))
+    for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(batches[3]), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_embedded_outliers():
@@ -116,6 +135,8 @@ def test_what_cannot_be_meant_is_refused(tmp_path, capsys, monkeypatch):
         (["--radii", "0.5", "1"], "must rise from 0"),
         (["--seeds", "0"], "--seeds is 0"),
         (["--methods", "at", "at"], "must name each thing once"),
+        (["--augment", "autoaugment"], "--augment has 'autoaugment', must be of crop, flip"),
+        (["--flat", "sam", "--rho", "0"], "--rho is 0, must be above 0"),
     ):
         done = scripts.call(capsys, monkeypatch, "ratio", *TINY, tmp_path / "no", *words)
         assert done.returncode == 2 and message in done.stderr and not (tmp_path / "no").exists()
