@@ -3,11 +3,11 @@
 import dataclasses
 import json
 
+import cvaes
 import jax
 import numpy as np
 import pytest
 import scripts
-import train_cvae
 from PIL import Image
 
 
@@ -26,14 +26,14 @@ def test_pairs_of_a_folder_are_split_by_image(tmp_path):
         for i in range(20):
             picture = np.full((4, 4), 10 * i + offset, np.uint8)
             Image.fromarray(picture).save(tmp_path / side / f"{i:02}.png")
-    parts = train_cvae.splits(dataclasses.replace(train_cvae.PRESETS["digits"], folder=str(tmp_path)))
+    parts = cvaes.splits(dataclasses.replace(cvaes.PRESETS["digits"], folder=str(tmp_path)))
     assert [len(part.label) for part in parts] == [16, 2, 2]
     assert all(part.image[0].shape == (4, 8, 1) for part in parts)
     assert np.asarray(parts[2].image)[:, 0, 4, 0].tolist() == [91, 191]
 
 
 def test_every_preset_is_sound():
-    for cfg in train_cvae.PRESETS.values():
+    for cfg in cvaes.PRESETS.values():
         cfg.check()
         assert cfg.rate_at[-1] <= cfg.epochs
 
@@ -42,11 +42,11 @@ def test_every_preset_is_sound():
     "name", ["digits", "mnist_dense_linf", "mnist_conv_linf", "mnist_stn_rts", "cifar10"]
 )
 def test_presets_name_models_that_take_their_pairs(name):
-    cfg = train_cvae.PRESETS[name]
+    cfg = cvaes.PRESETS[name]
     size = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}[cfg.dataset]
     x = jax.ShapeDtypeStruct((2, *size), "float32")
-    views = jax.eval_shape(train_cvae.FAMILIES[cfg.pairs](), jax.random.key(0), x)
-    model = train_cvae.MODELS[cfg.model](views.image.shape[1:])
+    views = jax.eval_shape(cvaes.FAMILIES[cfg.pairs](), jax.random.key(0), x)
+    model = cvaes.MODELS[cfg.model](views.image.shape[1:])
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     found, _ = jax.eval_shape(model.posterior, params, state, *views)
     assert found.mean.shape == (2, model.dimension)
@@ -63,4 +63,4 @@ def test_presets_name_models_that_take_their_pairs(name):
 )
 def test_settings_are_checked(settings, words):
     with pytest.raises(ValueError, match=words):
-        dataclasses.replace(train_cvae.PRESETS["digits"], **settings).check()
+        dataclasses.replace(cvaes.PRESETS["digits"], **settings).check()
