@@ -1,36 +1,43 @@
-"""The pieces of a translation system, trained: a classifier, an encoder for its gate, and translators.
+"""The pieces of a translation system, trained: a classifier, an encoder for its gate, and translators of five kinds.
 
 What train_translator.py and the experiments on translation share. The system is reconstructed from the abstract of
-arXiv:2202.08944 and from the papers of its parts; sizes, attacks and lengths are choices made here.
+arXiv:2202.08944 and from the papers of its parts, since that paper's tables were not available; sizes, attacks and
+lengths are choices made here.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
 
 import common
 import jax
 import jax.numpy as jnp
 import numpy as np
+from courses import Stage, completed
+from translator_sets import Sets, digits, picked, prepared
 
-from robustjax import data, optimizers, runtime, training
+from robustjax import optimizers, runtime, training
+from robustjax.attacks import objectives
+from robustjax.attacks.compose import against
+from robustjax.attacks.pgd import pgd
 from robustjax.data import views
+from robustjax.data.batches import to_float
 from robustjax.losses import pix2pix
+from robustjax.losses.atop import atop
 from robustjax.losses.contrastive import contrastive
+from robustjax.losses.diffusion import denoising, trainable
+from robustjax.losses.restoring import restoring
 from robustjax.losses.standard import standard
-from robustjax.models import critics, pooled, resampling, selfsup, translator
+from robustjax.models import critics, diffusion, pix2pixhd, pooled, selfsup, translator
+from robustjax.ood.purify import purify
 from robustjax.perturbations import pairs, tones, unusual
-from robustjax.types import Batch, Images, LogitsFn, Model, frozen
+from robustjax.threats import Threat
+from robustjax.types import Images, Model, frozen
 
+__all__ = ["Sets", "digits", "picked", "prepared"]
+Kind = Literal["pix2pix", "pix2pixhd", "dae", "ddpm", "atop"]
 Translate = Callable[[jax.Array, Images], Images]
-
-
-class Sets(NamedTuple):
-    """Images in [0, 1] with labels: to train on, to calibrate and choose on, to judge on."""
-
-    train: Batch
-    valid: Batch
-    test: Batch
 
 
 class Network(NamedTuple):
@@ -54,8 +61,11 @@ class Recipe:
     encoder: str = "small"  # small, resnet18 or resnet50
     encoder_epochs: int = 25
     encoder_batch: int = 200
+    encoder_images: int | None = None  # how many it trains on, all for None
     width: int = 16  # of the translator, ngf
-    depth: int | None = None  # halvings of the translator, down to one pixel by default
+    depth: int | None = None  # halvings of the translator, down to one pixel by default; of pix2pixhd 2
+    blocks: int = 6  # residual, of pix2pixhd
+    residual: bool = False  # of pix2pix and atop: add to the image instead of painting it anew
     critic_width: int = 32  # ndf
     critic_layers: int = 1  # convolutions of stride 2: patches of 16, 34, 70 pixels
     batch_size: int = 64
@@ -63,107 +73,49 @@ class Recipe:
     decay: int = 0  # epochs more, in which the learning rate falls to 0
     rate: float = 2e-4  # of translator and critic
     l1: float = 200.0  # weight of the mean difference of pixels in [0, 1]; 100 in [-1, 1]
-    eps: float = 0.2  # the radius of attacks, linf
+    guided: float = 0.0  # weight of the difference in the classifier's eyes; pix2pixhd has 10 unless given
+    matching: float = 10.0  # weight of the difference in the critic's eyes, of pix2pixhd
+    pool: int = 0  # earlier translations that the critic is shown again
+    eps: common.Fraction = 0.2  # the radius of attacks, linf
     attacks: tuple[str, ...] = ("fgsm", "pgd")  # of `perturbations.unusual.ATTACKS`
     shares: tuple[float, ...] = (0.5, 1.0)  # of eps
     shifts: tuple[tuple[str, float], ...] = ()  # such as ("darker", 0.3)
+    pairs_of: int | None = None  # how many training images pairs are made of, all for None
+    as_bytes: bool = False  # keep pairs rounded to 8 bits
+    adversarial_epochs: int = 10  # of atop, after pix2pix
+    adversarial_steps: int = 10  # of its attack
+    until: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2)  # times of ddpm to choose from
+    steps: int = 20  # of its way back
+
+    def check(self) -> None:
+        """Refuse what cannot be meant, before any work."""
+        for name, known in (("attacks", unusual.ATTACKS), ("encoder", ENCODERS)):
+            given = getattr(self, name)
+            for one in (given,) if isinstance(given, str) else given:
+                if one not in known:
+                    raise ValueError(f"--recipe.{name} has {one!r}, must be of {', '.join(known)}")
+        for name, _ in self.shifts:
+            if name not in tones.SHIFTS:
+                raise ValueError(f"--recipe.shifts has {name!r}, must be of {', '.join(tones.SHIFTS)}")
+        if self.classifier not in ("pooled", *common.MODELS):
+            raise ValueError(
+                f"--recipe.classifier is {self.classifier!r}, must be one of pooled, {', '.join(common.MODELS)}"
+            )
+        for name in ("classifier_epochs", "encoder_epochs", "epochs", "batch_size", "encoder_batch", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"--recipe.{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1"
+                )
 
 
+_NOBODY: Any = None
 NATURAL = (("darker", 0.3), ("sharper", 3.0))
-
-
-# --- data ---------------------------------------------------------------------------------------------
-
-
-def digits(seed: int, *, calibration: int = 200) -> Sets:
-    """Load the embedded digits enlarged to 16 x 16; which ones calibrate is drawn by the seed."""
-    parts = [data.load("digits", split) for split in ("train", "validation", "test")]
-    train, valid, test = (Batch(enlarged(part.image), jnp.asarray(part.label)) for part in parts)
-    known = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), train, valid)
-    order = np.random.default_rng(seed).permutation(len(known.label))
-    return Sets(picked(known, order[calibration:]), picked(known, order[:calibration]), test)
-
-
-def enlarged(image: np.ndarray) -> Images:
-    """Make images of bytes twice as large, linearly between pixel centres."""
-    x = jnp.asarray(image, jnp.float32) / 255
-    return resampling.resize(x, (2 * x.shape[1], 2 * x.shape[2]))
-
-
-def picked(batch: Batch, rows: Any) -> Batch:
-    """Keep some rows."""
-    return Batch(batch.image[rows], batch.label[rows])
-
-
-# --- the loop -----------------------------------------------------------------------------------------
-
-
-def course(
-    step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
-    state: Any,
-    arrays: Any,
-    *,
-    batch_size: int,
-    total: int,
-    seed: int,
-    segment: int | None = None,
-    begin: int = 0,
-) -> Iterator[tuple[int, Any, dict[str, jax.Array]]]:
-    """Train in segments, each one compiled loop; yield the updates done, the state and mean metrics after each.
-
-    Update i sees the same rows whatever the segments are and wherever the course began, so that a run that goes on
-    from a state it saved ends in the same one.
-
-    Args:
-      step: (state, batch) -> (state, metrics).
-      state: `training.TrainState` or `pix2pix.Duel` after `begin` updates; it is given up.
-      arrays: examples, a tree of arrays of one length.
-      batch_size: rows per update.
-      total: updates.
-      seed: of the order.
-      segment: updates per loop; an epoch by default.
-      begin: updates done before.
-    """
-    count = len(jax.tree.leaves(arrays)[0])
-    if count < batch_size:
-        raise ValueError(
-            f"--recipe.batch-size is {batch_size}, must be at most the {count} examples there are"
-        )
-    per_epoch = count // batch_size
-
-    def run(state: Any, rows: jax.Array, arrays: Any):
-        def one(now: Any, chosen: jax.Array):
-            return step(now, jax.tree.map(lambda a: a[chosen], arrays))
-
-        state, metrics = jax.lax.scan(one, state, rows)
-        return state, jax.tree.map(jnp.mean, metrics)
-
-    compiled = jax.jit(run, donate_argnums=0)
-    orders: dict[int, np.ndarray] = {}
-
-    def rows(update: int) -> np.ndarray:
-        epoch, place = divmod(update, per_epoch)
-        if epoch not in orders:
-            orders.clear()
-            orders[epoch] = np.random.default_rng((seed, epoch)).permutation(count)
-        return orders[epoch][place * batch_size : (place + 1) * batch_size]
-
-    done, length = begin, segment or per_epoch
-    while done < total:
-        until = min(total, (done // length + 1) * length)
-        state, metrics = compiled(state, jnp.asarray(np.stack([rows(i) for i in range(done, until)])), arrays)
-        done = until
-        yield done, state, metrics
-
-
-def finished(label: str, steps: Iterator[tuple[int, Any, dict[str, jax.Array]]], total: int) -> Any:
-    """Follow a course to its end, showing how far it is; return the last state."""
-    last: Any = None
-    bar = runtime.progress(steps, total=total, label=label)
-    for _, (_, now, metrics) in bar:
-        last = now
-        bar.show(metrics)
-    return last
+ENCODERS: dict[str, Callable[..., Model]] = {
+    "small": selfsup.small_encoder,
+    "resnet18": selfsup.resnet18_encoder,
+    "resnet50": selfsup.resnet50_encoder,
+}
+KINDS = get_args(Kind)
 
 
 # --- classifier and encoder -----------------------------------------------------------------------------
@@ -176,47 +128,48 @@ def classifier_of(recipe: Recipe, dataset: str, classes: int, shape: tuple[int, 
     return common.classifier(recipe.classifier, dataset=dataset, classes=classes, shape=shape)
 
 
-def encoder_of(recipe: Recipe, shape: tuple[int, ...]) -> Model:
-    """Build the encoder that the gate's features come from."""
-    known = {
-        "small": selfsup.small_encoder,
-        "resnet18": selfsup.resnet18_encoder,
-        "resnet50": selfsup.resnet50_encoder,
-    }
-    if recipe.encoder not in known:
-        raise ValueError(f"--recipe.encoder is {recipe.encoder!r}, must be one of {', '.join(known)}")
-    return known[recipe.encoder](shape=shape)
-
-
-def train_classifier(sets: Sets, recipe: Recipe, seed: int, *, dataset: str = "digits") -> Network:
+def classifier_stage(
+    sets: Sets, recipe: Recipe, seed: int, *, dataset: str = "digits"
+) -> tuple[Model, Stage]:
     """Train the classifier plainly, by Adam with one cycle."""
-    classes = int(sets.train.label.max()) + 1
-    model = classifier_of(recipe, dataset, classes, sets.train.image.shape[1:])
+    model = classifier_of(recipe, dataset, int(sets.train.label.max()) + 1, sets.train.image.shape[1:])
     total = recipe.classifier_epochs * (len(sets.train.label) // recipe.batch_size)
     tx = optimizers.adam(optimizers.one_cycle(2e-3, total, peak=0.3))
-    start = training.start(jax.random.key(seed), model, tx)
-    steps = course(
-        training.step(standard(model), tx), start, sets.train, batch_size=recipe.batch_size, total=total, seed=seed,
-        segment=10 * (len(sets.train.label) // recipe.batch_size),
+    return model, Stage(
+        "classifier", lambda: training.start(jax.random.key(seed), model, tx),
+        training.step(standard(model), tx), sets.train, recipe.batch_size, total, seed,
     )  # fmt: skip
-    state = finished("classifier", steps, -(-recipe.classifier_epochs // 10))
-    return Network(model, state.params, state.state)
 
 
-def train_encoder(sets: Sets, recipe: Recipe, seed: int) -> Network:
+def encoder_of(recipe: Recipe, shape: tuple[int, ...]) -> Model:
+    """Build the encoder that the gate's features come from."""
+    return ENCODERS[recipe.encoder](shape=shape)
+
+
+def encoder_stage(sets: Sets, recipe: Recipe, seed: int) -> tuple[Model, Stage]:
     """Train the encoder on views without labels."""
     shape = sets.train.image.shape[1:]
     model = encoder_of(recipe, shape)
     view = views.shifted_and_dimmed() if shape[-1] == 1 else views.simclr()
-    per_epoch = len(sets.train.label) // recipe.encoder_batch
+    chosen = picked(sets.train, slice(recipe.encoder_images))
+    total = recipe.encoder_epochs * (len(chosen.label) // recipe.encoder_batch)
     tx = optimizers.adam(1e-3)
-    start = training.start(jax.random.key(seed), model, tx)
-    steps = course(
-        training.step(contrastive(model, view), tx), start, sets.train, batch_size=recipe.encoder_batch,
-        total=recipe.encoder_epochs * per_epoch, seed=seed, segment=5 * per_epoch,
+    return model, Stage(
+        "encoder", lambda: training.start(jax.random.key(seed), model, tx),
+        training.step(contrastive(model, view), tx), chosen, recipe.encoder_batch, total, seed,
     )  # fmt: skip
-    state = finished("encoder", steps, -(-recipe.encoder_epochs // 5))
-    return Network(model, state.params, state.state)
+
+
+def train_classifier(sets: Sets, recipe: Recipe, seed: int, *, dataset: str = "digits") -> Network:
+    """Train the classifier in memory."""
+    model, stage = classifier_stage(sets, recipe, seed, dataset=dataset)
+    return Network(model, *completed(stage))
+
+
+def train_encoder(sets: Sets, recipe: Recipe, seed: int) -> Network:
+    """Train the encoder in memory."""
+    model, stage = encoder_stage(sets, recipe, seed)
+    return Network(model, *completed(stage))
 
 
 def features(encoder: Network) -> Callable[[Images], jax.Array]:
@@ -227,19 +180,12 @@ def features(encoder: Network) -> Callable[[Images], jax.Array]:
 # --- pairs ----------------------------------------------------------------------------------------------
 
 
-def kinds(recipe: Recipe, logits_fn: LogitsFn) -> list[pairs.Pairs]:
+def kinds(recipe: Recipe, logits_fn: Callable[[Images], jax.Array]) -> list[pairs.Pairs]:
     """List the kinds of pairs: images as they are, attacks at every radius, natural shifts."""
-    for name in recipe.attacks:
-        if name not in unusual.ATTACKS:
-            raise ValueError(f"--recipe.attacks has {name!r}, must be of {', '.join(unusual.ATTACKS)}")
-    for name, _ in recipe.shifts:
-        if name not in tones.SHIFTS:
-            raise ValueError(f"--recipe.shifts has {name!r}, must be of {', '.join(tones.SHIFTS)}")
     found = [unusual.identity()]
     for name in recipe.attacks:
-        found += [
-            unusual.attacked(logits_fn, unusual.ATTACKS[name](share * recipe.eps)) for share in recipe.shares
-        ]
+        radii = [share * recipe.eps for share in recipe.shares]
+        found += [unusual.attacked(logits_fn, unusual.ATTACKS[name](eps)) for eps in radii]
     return found + [unusual.shifted(tones.SHIFTS[name], times) for name, times in recipe.shifts]
 
 
@@ -253,52 +199,177 @@ def views_of(
         logits_fn = frozen(classifier.model, params, state)
         return unusual.every(*kinds(recipe, logits_fn))(key, x)
 
-    x, found = sets.train.image, []
+    def kept(x: jax.Array) -> np.ndarray:
+        return np.asarray(jnp.round(255.0 * x).astype(jnp.uint8) if recipe.as_bytes else x)
+
+    x, found = sets.train.image[: recipe.pairs_of], []
     starts = range(0, len(x), batch_size)
     bar = runtime.progress(starts, total=len(starts), label="pairs")
     for i, first in bar:
-        part = x[first : first + batch_size]
         key = jax.random.fold_in(jax.random.key(seed), i)
-        found.append(jax.device_get(made(key, part, classifier.params, classifier.state)))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+        part = made(key, x[first : first + batch_size], classifier.params, classifier.state)
+        found.append(jax.tree.map(kept, part))
+    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *found)
 
 
 # --- translators ----------------------------------------------------------------------------------------
 
 
-def rules_of(recipe: Recipe, shape: tuple[int, ...], per_epoch: int) -> pix2pix.Rules:
-    """Build both networks of pix2pix and their optimisers."""
-    rate = pix2pix.linear_decay(recipe.rate, constant=recipe.epochs, decay=recipe.decay, per_epoch=per_epoch)
-    return pix2pix.Rules(
-        translator.unet_translator(shape=shape, width=recipe.width, depth=recipe.depth),
-        critics.patch_critic(shape=shape, width=recipe.critic_width, layers=recipe.critic_layers),
-        pix2pix.adam(rate),
-        pix2pix.adam(rate),
-        pix2pix.vanilla,
-        pix2pix.l1(recipe.l1),
+def translator_of(kind: Kind, recipe: Recipe, shape: tuple[int, ...]) -> Model:
+    """Build the network of a translator; that of ddpm predicts noise and is wrapped by `purifier`."""
+    if kind == "pix2pixhd":
+        return pix2pixhd.global_generator(
+            shape=shape, width=recipe.width, halvings=recipe.depth or 2, blocks=recipe.blocks
+        )
+    if kind == "dae":
+        return translator.autoencoder(shape=shape, widths=(recipe.width, 2 * recipe.width))
+    if kind == "ddpm":
+        return trainable(denoiser_of(recipe, shape))
+    return translator.unet_translator(
+        shape=shape, width=recipe.width, depth=recipe.depth, residual=recipe.residual
     )
+
+
+def denoiser_of(recipe: Recipe, shape: tuple[int, ...]) -> diffusion.Denoiser:
+    """Build the network of the diffusion."""
+    return diffusion.small_denoiser(shape=shape, widths=(recipe.width, 2 * recipe.width, 2 * recipe.width))
+
+
+def stages(
+    kind: Kind, sets: Sets, classifier: Network, pool: pairs.Views | None, recipe: Recipe, seed: int
+) -> tuple[Model, list[Callable[[Any], Stage]]]:
+    """List the trainings of a translator; each is built from the weights that the one before left, None at first.
+
+    Args:
+      kind: of translator.
+      sets: for ddpm and atop, which train on images.
+      classifier: to be protected; for pix2pixhd and atop, which look through it.
+      pool: pairs, which all but ddpm train on.
+      recipe, seed: sizes and lengths; of everything random.
+    """
+    shape = sets.train.image.shape[1:]
+    model = translator_of(kind, recipe, shape)
+    if kind == "ddpm":
+        return model, [lambda _: _ddpm(model, sets, recipe, seed)]
+    assert pool is not None
+    if kind == "dae":
+        return model, [lambda _: _dae(model, pool, recipe, seed)]
+    first = _duel(kind, model, classifier, pool, recipe, seed)
+    if kind == "atop":
+        return model, [lambda _: first, lambda weights: _atop(model, weights, sets, classifier, recipe, seed)]
+    return model, [lambda _: first]
+
+
+def train_translator(
+    kind: Kind, sets: Sets, classifier: Network, pool: pairs.Views | None, recipe: Recipe, seed: int
+) -> Network:
+    """Train a translator in memory; see `stages`."""
+    model, parts = stages(kind, sets, classifier, pool, recipe, seed)
+    weights: Any = None
+    for part in parts:
+        weights = completed(part(weights))
+    return Network(model, *weights)
 
 
 def train_pix2pix(pool: pairs.Views, recipe: Recipe, seed: int) -> Network:
-    """Train a translator and its critic by pix2pix."""
-    shape = pool.image.shape[1:]
-    per_epoch = len(pool.image) // recipe.batch_size
-    rules = rules_of(recipe, shape, per_epoch)
-    start = jax.jit(lambda key: pix2pix.start(key, rules, shape))(jax.random.key(seed))
-    epochs = recipe.epochs + recipe.decay
-    steps = course(
-        pix2pix.alternating(rules),
-        start,
-        pool,
-        batch_size=recipe.batch_size,
-        total=epochs * per_epoch,
-        seed=seed,
-    )
-    duel = finished("pix2pix", steps, epochs)
-    return Network(rules.translator, duel.translator.params, duel.translator.state)
+    """Train a translator by pix2pix without looking through a classifier, in memory."""
+    model = translator_of("pix2pix", recipe, pool.image.shape[1:])
+    return Network(model, *completed(_duel("pix2pix", model, _NOBODY, pool, recipe, seed)))
 
 
 def translate_of(network: Network) -> Translate:
-    """Turn a trained translator into `translate(key, x)`; this one is deterministic and ignores the key."""
-    run = frozen(*network)
-    return lambda key, x: run(x)
+    """Turn a trained translator into `translate(key, x)`; all but ddpm are deterministic and ignore the key.
+
+    It is a `jax.tree_util.Partial` over the weights, so that compiled functions can take it as an argument.
+    """
+    return jax.tree_util.Partial(_ignoring_keys(network.model.apply), network.params, network.state)
+
+
+def purifier(network: Network, recipe: Recipe, until: float) -> Translate:
+    """Turn a trained ddpm into `translate(key, x)`, a `Partial` over the weights as well."""
+    channels = network.params["last"]["kernel"].shape[-1]
+    denoiser = denoiser_of(recipe, (8, 8, channels))
+
+    def translate(params: Any, key: jax.Array, x: Images) -> Images:
+        return purify(denoiser, params, diffusion.Process(), until=until, steps=recipe.steps)(key, x)
+
+    return jax.tree_util.Partial(translate, network.params)
+
+
+@functools.cache
+def _ignoring_keys(apply: Any) -> Callable[..., Images]:
+    return lambda params, state, key, x: apply(params, state, x)[0]
+
+
+# --- one stage of each kind -----------------------------------------------------------------------------
+
+
+def _duel(
+    kind: Kind, model: Model, classifier: Network, pool: pairs.Views, recipe: Recipe, seed: int
+) -> Stage:
+    shape, per_epoch = pool.image.shape[1:], len(pool.image) // recipe.batch_size
+    total = (recipe.epochs + recipe.decay) * per_epoch
+    rate = pix2pix.linear_decay(recipe.rate, constant=recipe.epochs, decay=recipe.decay, per_epoch=per_epoch)
+    large = kind == "pix2pixhd"
+    weight = recipe.guided or (10.0 if large else 0.0)
+    prices = [pix2pix.l1(recipe.l1)] if not large else []
+    if weight:
+        prices.append(pix2pix.by_features(lambda x: classifier.model.features(*classifier[1:], x), weight))
+    if large:
+        critic = critics.multiscale_critic(
+            shape=shape, width=recipe.critic_width, layers=recipe.critic_layers
+        )
+    else:
+        critic = critics.patch_critic(shape=shape, width=recipe.critic_width, layers=recipe.critic_layers)
+    rules = pix2pix.Rules(
+        model, critic, pix2pix.adam(rate), pix2pix.adam(rate),
+        pix2pix.least_squares if large else pix2pix.vanilla,
+        pix2pix.both(*prices), recipe.matching if large else 0.0, recipe.pool,
+    )  # fmt: skip
+    step = pix2pix.joint(rules) if large else pix2pix.alternating(rules)
+    return Stage(
+        "translator", lambda: jax.jit(lambda key: pix2pix.start(key, rules, shape))(jax.random.key(seed)),
+        lambda duel, views: step(duel, as_floats(views)), pool, recipe.batch_size, total, seed,
+        lambda duel: (duel.translator.params, duel.translator.state),
+    )  # fmt: skip
+
+
+def _dae(model: Model, pool: pairs.Views, recipe: Recipe, seed: int) -> Stage:
+    total = (recipe.epochs + recipe.decay) * (len(pool.image) // recipe.batch_size)
+    tx = optimizers.adam(optimizers.one_cycle(2e-3, total, peak=0.3))
+    step = training.step(restoring(model), tx)
+    return Stage(
+        "translator", lambda: training.start(jax.random.key(seed), model, tx),
+        lambda state, views: step(state, as_floats(views)), pool, recipe.batch_size, total, seed,
+    )  # fmt: skip
+
+
+def _ddpm(model: Model, sets: Sets, recipe: Recipe, seed: int) -> Stage:
+    total = (recipe.epochs + recipe.decay) * (len(sets.train.label) // recipe.batch_size)
+    tx = optimizers.adam(optimizers.one_cycle(1e-3, total, peak=0.1))
+    loss = denoising(denoiser_of(recipe, sets.train.image.shape[1:]), diffusion.Process())
+    return Stage(
+        "translator", lambda: training.start(jax.random.key(seed), model, tx, ema=True),
+        training.step(loss, tx), sets.train, recipe.batch_size, total, seed, training.for_evaluation,
+    )  # fmt: skip
+
+
+def _atop(model: Model, weights: Any, sets: Sets, classifier: Network, recipe: Recipe, seed: int) -> Stage:
+    total = recipe.adversarial_epochs * (len(sets.train.label) // recipe.batch_size)
+    tx = optimizers.adam(optimizers.one_cycle(2e-3, total, peak=0.2))
+    ascent = pgd(
+        Threat("linf", recipe.eps), steps=recipe.adversarial_steps,
+        step_size=2.5 * recipe.eps / recipe.adversarial_steps, keep="last",
+    )  # fmt: skip
+    loss = atop(model, classifier, against(ascent, objectives.cross_entropy))
+
+    def start() -> training.TrainState:
+        begun = model._replace(init=lambda key: weights)
+        return training.start(jax.random.key(seed + 1), begun, tx)
+
+    return Stage("adversary", start, training.step(loss, tx), sets.train, recipe.batch_size, total, seed)
+
+
+def as_floats(views: pairs.Views) -> pairs.Views:
+    """Turn pairs that are kept as bytes into images in [0, 1]."""
+    return jax.tree.map(lambda x: to_float(x) if x.dtype == jnp.uint8 else x, views)

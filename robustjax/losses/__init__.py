@@ -21,6 +21,9 @@ elbo         conditional autoencoders of perturbations, over pairs of views
 contrastive  features without labels: NT-Xent, SupCon
 pix2pix      a translator against a critic, one step of both
 history      earlier translations that the critic is shown again
+restoring    a translator by itself: denoising autoencoders, guided or not
+atop         a translator against attacks that know it, before a frozen classifier
+diffusion    predicting the noise that was mixed into images
 
 On data and outliers, over a `Pair`:
 

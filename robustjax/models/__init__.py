@@ -31,6 +31,8 @@ resampling       change the size of feature maps
 selfsup          small_encoder, resnet18_encoder, resnet50_encoder: features learned without labels
 translator       unet_translator (the generator of pix2pix), autoencoder: from images to images
 critics          patch_critic, multiscale_critic: which patches of a pair of images look real
+pix2pixhd        global_generator, local_generator: those of pix2pixHD
+diffusion        the variance-preserving process, and small_denoiser, which predicts noise
 transposed       transposed convolutions of stride 2
 
 A factory takes keyword-only settings and returns a Model (or a CVAE); its feature taps are named stage0, stage1, ... by

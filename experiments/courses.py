@@ -1,0 +1,103 @@
+"""Training over arrays in memory, in segments that are one compiled loop each, and exact to resume."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustjax import runtime
+
+Step = Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]
+
+
+class Stage(NamedTuple):
+    """One training: what is begun with, what is done `total` times, over which rows.
+
+    Attributes:
+      name: in files and on the screen.
+      start: draws the first state.
+      step: (state, batch) -> (state, metrics).
+      arrays: examples, a tree of arrays of one length.
+      batch_size: rows per update.
+      total: updates.
+      seed: of the order.
+      weights: the (params, state) of a state that are to be judged.
+    """
+
+    name: str
+    start: Callable[[], Any]
+    step: Step
+    arrays: Any
+    batch_size: int
+    total: int
+    seed: int
+    weights: Callable[[Any], tuple[Any, Any]] = lambda state: (state.params, state.state)
+
+    @property
+    def per_epoch(self) -> int:
+        """Say how many updates see every example once."""
+        return len(jax.tree.leaves(self.arrays)[0]) // self.batch_size
+
+
+def course(
+    stage: Stage, state: Any, *, begin: int = 0, segment: int | None = None
+) -> Iterator[tuple[int, Any, dict[str, jax.Array]]]:
+    """Train in segments; yield the updates done, the state and mean metrics after each.
+
+    Update i sees the same rows whatever the segments are and wherever the course began, so that a run that goes on
+    from a state it saved ends in the same one.
+
+    Args:
+      stage: what to do.
+      state: after `begin` updates; it is given up.
+      begin: updates done before.
+      segment: updates per loop; an epoch by default.
+    Raises:
+      ValueError: if there are fewer examples than a batch has.
+    """
+    count = len(jax.tree.leaves(stage.arrays)[0])
+    if count < stage.batch_size:
+        raise ValueError(
+            f"{stage.name}: batch size is {stage.batch_size}, must be at most the {count} examples"
+        )
+
+    def run(state: Any, rows: jax.Array, arrays: Any):
+        def one(now: Any, chosen: jax.Array):
+            return stage.step(now, jax.tree.map(lambda a: a[chosen], arrays))
+
+        state, metrics = jax.lax.scan(one, state, rows)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    compiled = jax.jit(run, donate_argnums=0)
+    orders: dict[int, np.ndarray] = {}
+
+    def rows(update: int) -> np.ndarray:
+        epoch, place = divmod(update, stage.per_epoch)
+        if epoch not in orders:
+            orders.clear()
+            orders[epoch] = np.random.default_rng((stage.seed, epoch)).permutation(count)
+        return orders[epoch][place * stage.batch_size : (place + 1) * stage.batch_size]
+
+    done, length = begin, segment or stage.per_epoch
+    while done < stage.total:
+        until = min(stage.total, (done // length + 1) * length)
+        chosen = jnp.asarray(np.stack([rows(i) for i in range(done, until)]))
+        state, metrics = compiled(state, chosen, stage.arrays)
+        done = until
+        yield done, state, metrics
+
+
+def completed(stage: Stage) -> tuple[Any, Any]:
+    """Follow a stage to its end in memory, showing how far it is; return its weights."""
+    state, segment = stage.start(), stage.per_epoch
+    if stage.total <= 0:
+        return stage.weights(state)
+    bar = runtime.progress(
+        course(stage, state, segment=segment), total=-(-stage.total // segment), label=stage.name
+    )
+    for _, (_, now, metrics) in bar:
+        state = now
+        bar.show(metrics)
+    return stage.weights(state)
