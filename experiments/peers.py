@@ -1,12 +1,48 @@
 """The networks of the benchmarks in PyTorch, with our weights, so that both sides run the same function."""
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 NETWORKS = ("convnet_small", "convnet", "resnet18")
+
+
+class Form(NamedTuple):
+    """A way PyTorch can run a network.
+
+    Attributes:
+      logits: images (b, c, h, w) on `place` -> logits in float32.
+      place: "cuda" or "cpu".
+    """
+
+    logits: Callable[[Any], Any]
+    place: str
+
+
+def forms(net: Any, *, dtype: str = "float32", compiled: bool = False) -> dict[str, Form]:
+    """List the ways to run a network: eager, and torch.compile if asked for.
+
+    On an accelerator it computes channels last. bfloat16 is automatic mixed precision.
+    """
+    import torch
+
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    last = torch.channels_last if place == "cuda" else torch.contiguous_format
+    net = net.to(place, memory_format=last)
+
+    def run(forward: Any) -> Callable[[Any], Any]:
+        def logits(x: Any) -> Any:
+            with torch.autocast(place, torch.bfloat16, enabled=dtype == "bfloat16"):
+                return forward(x.contiguous(memory_format=last)).float()
+
+        return logits
+
+    found = {"pytorch": Form(run(net), place)}
+    if compiled:
+        found["compiled"] = Form(run(torch.compile(net)), place)
+    return found
 
 
 def network(name: str, params: Any, state: Any, constants: Mapping[str, Any] | None = None) -> Any:

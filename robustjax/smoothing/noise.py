@@ -9,6 +9,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.numerics import keys_for
 from robustjax.perturbations.sets import PerturbationSet
+from robustjax.smoothing.draws import noisy
 from robustjax.types import Images, Number
 
 Copies = Callable[[PRNGKeyArray, Array, int], Images]  # (key, one image, how many) -> noisy images
@@ -34,7 +35,7 @@ def in_pixels(sigma: Number) -> Noise:
     check_sigma("in_pixels", sigma)
 
     def copies(key: PRNGKeyArray, x: Array, count: int) -> Images:
-        return x + sigma * jax.random.normal(key, (count, *x.shape), x.dtype)
+        return noisy(key, x, count, sigma)
 
     return Noise(copies, sigma)
 

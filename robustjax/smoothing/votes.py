@@ -43,15 +43,21 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk: int = 1000)
         def one(row: tuple[PRNGKeyArray, Array, Array]) -> Array:
             key, image, n = row
 
-            def more(i: Array, total: Array) -> Array:
-                logits = logits_fn(noise.copies(jax.random.fold_in(key, i), image, chunk))
+            def draw(i: Array | int) -> Array:
+                return noise.copies(jax.random.fold_in(key, i), image, chunk)
+
+            def more(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+                total, copies = carry
+                logits = logits_fn(copies)
                 counted = (i * chunk + jnp.arange(chunk) < n) & ~jnp.isnan(logits).any(axis=-1)
                 won = jax.nn.one_hot(logits.argmax(axis=-1), classes, dtype=jnp.int32)
-                return total + jnp.where(counted[:, None], won, 0).sum(axis=0)
+                # Drawn a turn ahead: otherwise XLA:CPU fuses the draw into the network's first layer, which then
+                # repeats it for every pixel that it reads more than once.
+                return total + jnp.where(counted[:, None], won, 0).sum(axis=0), draw(i + 1)
 
             # Built from the image, so that under shard_map it varies over the same devices.
             none = jnp.broadcast_to(jnp.full_like(image.reshape(-1)[:1], 0, jnp.int32), (classes,))
-            return jax.lax.fori_loop(0, (n + chunk - 1) // chunk, more, none)
+            return jax.lax.fori_loop(0, (n + chunk - 1) // chunk, more, (none, draw(0)))[0]
 
         return jax.lax.map(one, (keys_for(key, x.shape[0]), x, amount))
 

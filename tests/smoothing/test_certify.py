@@ -176,12 +176,12 @@ def test_wrong_certificates_are_as_rare_as_promised():
 
 
 def test_sequential_stops_early_where_it_may():
-    x = jnp.asarray([[5.0], [0.25], [0.05]], jnp.float32)
+    x = jnp.asarray([[5.0], [0.27], [0.05]], jnp.float32)
     count = votes(lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1), noise.in_pixels(1.0), classes=2)
     run = certify_up_to(count, sigma=1.0, radius=0.2, looks=(100, 1000, 10_000), alpha=0.001)
     found = run(KEY, x)
     np.testing.assert_array_equal(found.copies < 10_000, [True, False, True])
-    assert found.certificate.radius[0] >= 0.2 and 0.2 <= found.certificate.radius[1] <= 0.25
+    assert found.certificate.radius[0] >= 0.2 and 0.2 <= found.certificate.radius[1] <= 0.27
     assert found.certificate.radius[2] <= 0.05
 
 

@@ -1,0 +1,35 @@
+"""The benchmark of certificates runs, and both sides certify the same classifier."""
+
+import json
+
+import pytest
+import scripts
+
+
+def test_smoke(tmp_path, capsys, monkeypatch):
+    words = ("smoke", "--peer-images", 0, "--out", tmp_path / "lines.jsonl")
+    done = scripts.call(capsys, monkeypatch, "bench_certify", *words)
+    assert done.returncode == 0, done.stderr
+    (line,) = (tmp_path / "lines.jsonl").read_text().splitlines()
+    (row,) = json.loads(line)["results"]
+    assert row["contender"] == "ours" and row["images"] == 2 and row["per_minute"] > 0
+    assert "ours" in done.stdout and "certify convnet_small" in done.stderr
+
+
+@pytest.mark.oracle
+def test_both_sides_certify_the_same(capsys, monkeypatch, tmp_path):
+    """With hardly any noise every copy says what the network says: labels agree and radii are as large as can be."""
+    pytest.importorskip("torch")
+    words = ("smoke", "--images", 3, "--peer-images", 3, "--sigma", 1e-4, "--n", 40, "--batch-size", 16)
+    done = scripts.call(capsys, monkeypatch, "bench_certify", *words, "--out", tmp_path / "lines.jsonl")
+    assert done.returncode == 0, done.stderr
+    mine, other = json.loads((tmp_path / "lines.jsonl").read_text())["results"]
+    assert other["contender"] == "pytorch" and other["same_label"] == 1.0
+    assert mine["abstained"] == other["abstained"] == 0.0
+
+
+def test_words_that_cannot_be_meant(capsys, monkeypatch):
+    done = scripts.call(capsys, monkeypatch, "bench_certify", "smoke", "--peer-images", 3)
+    assert done.returncode == 2 and "--peer-images is 3" in done.stderr
+    done = scripts.call(capsys, monkeypatch, "bench_certify", "smoke", "--networks", "mlp")
+    assert done.returncode == 2 and "--networks has ['mlp']" in done.stderr
