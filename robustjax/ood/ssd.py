@@ -1,0 +1,195 @@
+"""SSD: how far normalised features lie from clusters of training features, fitted in float64 on the host."""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from robustjax.numerics import norm
+from robustjax.ood.gaussian_scores import ledoit_wolf
+from robustjax.ood.scores import Features, Form
+from robustjax.types import PerExample
+
+Covariance = Literal["pinv", "truncated", "ledoit-wolf"]
+TINY = 1e-10  # added to lengths and deviations, as in the authors' code
+RATIO = 10  # examples per dimension that a covariance of full rank asks for
+CUTOFF = 1e-6  # of the largest eigenvalue, for "truncated"
+
+
+class Clusters(NamedTuple):
+    """Clusters with a covariance each, as a form of features: minus the squared distance to the nearest.
+
+    An argument for compiled functions, like parameters, and not a constant in them.
+    """
+
+    shift: Float[Array, "d"]
+    spread: Float[Array, "d"]
+    means: Float[Array, "c d"]
+    whitening: Float[Array, "c d d"]
+
+    def distance(self, features: Features) -> PerExample:
+        """Compute s = min_c (h - mu_c)^T P_c (h - mu_c): the published score, larger on outliers."""
+        length = norm(features, "l2")[:, None] + TINY
+        unit = (features / length - self.shift) / self.spread
+        # TF32 matrix products would cost more than the differences between near examples.
+        white = jnp.einsum("bcd,cdr->bcr", unit[:, None, :] - self.means, self.whitening, precision="highest")
+        return jnp.square(white).sum(axis=-1).min(axis=-1)
+
+    def __call__(self, features: Features) -> PerExample:
+        """Compute -s: larger on data."""
+        return -self.distance(features)
+
+
+class FewShot(NamedTuple):
+    """The distance to data relative to that to a few known outliers: SSD_k."""
+
+    data: Clusters
+    outliers: Clusters
+
+    def __call__(self, features: Features) -> PerExample:
+        """Compute s_outliers - s_data."""
+        return self.data(features) - self.outliers(features)
+
+
+class Unsquared(NamedTuple):
+    """A form that is minus a squared distance, as minus the distance: the same order, even steps."""
+
+    form: Form
+
+    def __call__(self, features: Features) -> PerExample:
+        """Compute -sqrt(s), with slope 0 where s is 0."""
+        square = -self.form(features)
+        positive = square > TINY
+        return -jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def ssd(
+    features: np.ndarray, label: np.ndarray | None = None, *, covariance: Covariance = "pinv"
+) -> Clusters:
+    """Fit the score of SSD: features of length 1, standardised, and their Mahalanobis distance.
+
+    Args:
+      features: of training data (n, d), as the encoder gives them before its projection head.
+      label: which cluster each belongs to (n,): classes, or `clustered`; one cluster by default.
+      covariance: how it is inverted. "pinv" takes it as it is, and asks for 10 d examples in every cluster, since a
+        pseudo-inverse ignores all directions that too few examples do not span. "truncated" leaves out directions
+        below 1e-6 of the largest variance; "ledoit-wolf" shrinks to a multiple of the identity.
+    Returns:
+      A form: features (b, d) -> scores (b,), 0 at the means, which do not change with the scale of the features.
+    Raises:
+      ValueError: if shapes do not fit, covariance is unknown or, for "pinv", a cluster has too few examples.
+
+    Reference: Sehwag, Chiang and Mittal 2021, arXiv:2103.12051. Here larger means data: minus their score.
+    """
+    features = _matrix("ssd", features)
+    label = np.zeros(len(features), int) if label is None else np.asarray(label)
+    if label.shape != features.shape[:1]:
+        raise ValueError(f"ssd: label is {label.shape}, must be {features.shape[:1]} as the features")
+    unit = _unit(features)
+    shift, spread = unit.mean(axis=0), unit.std(axis=0) + TINY
+    return _fitted("ssd", (unit - shift) / spread, label, covariance, shift, spread)
+
+
+def few_shot(
+    features: np.ndarray,
+    outliers: np.ndarray,
+    label: np.ndarray | None = None,
+    *,
+    covariance: Covariance = "ledoit-wolf",
+) -> FewShot:
+    """Fit SSD_k: data as in `ssd`, and one cluster of the features of (augmented) known outliers.
+
+    Args:
+      features, label, covariance: as in `ssd`.
+      outliers: features of known outliers (m, d), standardised as the data are.
+
+    Reference: Sehwag, Chiang and Mittal 2021, arXiv:2103.12051.
+    """
+    data, outliers = ssd(features, label, covariance=covariance), _matrix("few_shot", outliers)
+    if outliers.shape[1] != data.shift.shape[0]:
+        raise ValueError(f"few_shot: outliers are {outliers.shape}, must have {data.shift.shape[0]} features")
+    unit = _unit(_matrix("few_shot", features))
+    shift, spread = unit.mean(axis=0), unit.std(axis=0) + TINY
+    alone = np.zeros(len(outliers), int)
+    return FewShot(
+        data, _fitted("few_shot", (_unit(outliers) - shift) / spread, alone, covariance, shift, spread)
+    )
+
+
+def clustered(features: np.ndarray, clusters: int, *, rounds: int = 100, seed: int = 0) -> np.ndarray:
+    """Group features of length 1 by k-means: the cluster of each (n,).
+
+    Args:
+      features: (n, d).
+      clusters: k, at most n.
+      rounds: of Lloyd's algorithm, from examples drawn far from each other (k-means++).
+      seed: of the first examples.
+    Raises:
+      ValueError: if clusters is not in [1, n].
+    """
+    unit = _unit(_matrix("clustered", features))
+    if not 1 <= clusters <= len(unit):
+        raise ValueError(f"clustered: clusters is {clusters}, must be in [1, {len(unit)}]")
+    rng = np.random.default_rng(seed)
+    centers = unit[rng.integers(len(unit))][None]
+    while len(centers) < clusters:
+        away = np.square(unit[:, None] - centers).sum(axis=2).min(axis=1)
+        share = away / away.sum() if away.sum() > 0 else None
+        centers = np.concatenate([centers, unit[rng.choice(len(unit), 1, p=share)]])
+    nearest = np.zeros(len(unit), int)
+    for _ in range(rounds):
+        away = np.square(centers).sum(axis=1) - 2 * unit @ centers.T
+        before, nearest = nearest, away.argmin(axis=1)
+        for k in range(clusters):
+            if (nearest == k).any():  # a cluster that lost all its examples stays where it was
+                centers[k] = unit[nearest == k].mean(axis=0)
+        if (before == nearest).all():
+            break
+    return nearest
+
+
+def _fitted(
+    name: str, h: np.ndarray, label: np.ndarray, covariance: str, shift: np.ndarray, spread: np.ndarray
+) -> Clusters:
+    groups = [h[label == k] for k in np.unique(label)]
+    means = np.stack([group.mean(axis=0) for group in groups])
+    white = np.stack(
+        [_whitening(name, group - m, covariance) for group, m in zip(groups, means, strict=True)]
+    )
+    return Clusters(*(jnp.asarray(a, jnp.float32) for a in (shift, spread, means, white)))
+
+
+def _whitening(name: str, centered: np.ndarray, covariance: str) -> np.ndarray:
+    """Give W (d, d) with W W^T the (pseudo-)inverse of the covariance; columns left out are 0."""
+    n, d = centered.shape
+    variance, axes = np.linalg.eigh(centered.T @ centered / n)
+    if covariance == "ledoit-wolf":
+        weight = ledoit_wolf(centered)
+        variance, floor = (1 - weight) * variance + weight * variance.mean(), 0.0
+    elif covariance == "truncated":
+        floor = CUTOFF * variance.max()
+    elif covariance == "pinv":
+        if n < RATIO * d:
+            raise ValueError(
+                f"{name}: {n} examples of {d} features in a cluster, must be at least {RATIO * d} for 'pinv'; "
+                "use 'ledoit-wolf' or 'truncated'"
+            )
+        floor = d * np.finfo(np.float64).eps * variance.max()
+    else:
+        raise ValueError(
+            f"{name}: covariance is {covariance!r}, must be 'pinv', 'truncated' or 'ledoit-wolf'"
+        )
+    kept = variance > floor
+    return axes * np.where(kept, 1 / np.sqrt(np.where(kept, variance, 1.0)), 0.0)
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    return features / (np.linalg.norm(features, axis=1, keepdims=True) + TINY)
+
+
+def _matrix(name: str, features: np.ndarray) -> np.ndarray:
+    features = np.asarray(features, np.float64)
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"{name}: features are {features.shape}, must be (n, d), not empty")
+    return features
