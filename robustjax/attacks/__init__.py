@@ -18,6 +18,7 @@ square      random search that asks for values only
 spsa        ascent along gradients estimated from values
 transfer    points made on one network, judged by another
 adaptive    networks as an adaptive attacker sees them: means over randomness, slopes where there are none
+gated       what to climb against a classifier behind a gate and a translator
 autoattack  suites of attacks, as data
 health      signs that attacks on a network cannot be believed (flags: each sign; probes: what to measure for them)
 grid        every point of a regular grid, and refinement of what a search found

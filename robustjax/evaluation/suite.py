@@ -91,7 +91,8 @@ def over(
     """
     if segment is not None and segment < 1:
         raise ValueError(f"suite: segment is {segment}, must be at least 1")
-    sizes = pool.buckets(batch_size, min(smallest, batch_size), sharding.num_devices if sharding else 1)
+    devices = sharding.num_devices if sharding else 1
+    sizes = pool.buckets(batch_size, min(smallest, batch_size), devices)
     turn = pool.turns(network, trials)
     look = _looks(verdict or network, sizes, sharding)
 
@@ -134,10 +135,11 @@ def over(
             late = rows.live & (rows.run > course.broke[rows.example])
             rows.example[late] = pool.FREE
             busy = int(rows.live.sum())
-            waiting = course.waiting(able, trial.runs, sizes[-1] - busy)
+            fitted = pool.shared(sizes, int(able.sum()) * trial.runs, devices)
+            waiting = course.waiting(able, trial.runs, max(fitted[-1] - busy, 0))
             if busy + len(waiting) == 0:
                 return False
-            size = pool.fitting(sizes, busy + len(waiting))
+            size = pool.fitting(fitted, busy + len(waiting))
             if size != len(rows.example):
                 rows = course.rows = rows.resized(size, images.shape[1:], trial, sharding)
             entered = rows.enter(waiting % len(labels), waiting // len(labels))

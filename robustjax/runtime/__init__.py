@@ -1,6 +1,7 @@
 """The impure edge: devices, files, clocks and pictures.
 
     mesh          one `data` axis over all devices; joining several processes
+    watch         several processes that end together when one is lost
     compilation   keeping compiled programs between runs
     record        the folder of a run: config.json and metrics.jsonl
     checkpoint    save and restore a state, checked (`leaves`: what it holds; `quiet`: silencing orbax)
@@ -11,6 +12,8 @@
     stopping      leaving a loop cleanly on SIGTERM and Ctrl-C
     figures       curves, training, ROC: PNG bytes (matplotlib)
     panels        several small curves side by side: PNG bytes (matplotlib)
+    bars          grouped bars with intervals: PNG bytes (matplotlib)
+    bars          grouped bars with intervals: PNG bytes (matplotlib)
     grids         images side by side, what an attack did: PNG bytes (matplotlib)
     report        a page of text, tables and pictures in one file
     origin        config, versions, devices, commit and command of a result

@@ -1,0 +1,243 @@
+"""What an adaptive attacker climbs against a classifier behind a gate and a translator.
+
+The defence answers f(T(x)) where the gap of its gate is positive and f(x) elsewhere. Every wish here climbs its own
+objective, and all keep points by one merit: the margin of the hard defence, at every iterate, with the points that
+fool f unseen by the gate before all others. Nothing that is varied in a sweep (losses, penalties, temperatures,
+targets) is part of a program: `Dials` and `Aim` are arguments.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from robustjax import logit
+from robustjax.attacks.solver import Judged
+from robustjax.numerics import divide, per_example
+from robustjax.types import Labels, Logits, LogitsFn, Number, Objective, PerExample
+
+UNSEEN = 1e4  # added to the merit of a point that fools f and passes the gate; far above any margin
+LOSSES = ("cross-entropy", "margin", "dlr", "targeted dlr")
+
+
+class View(NamedTuple):
+    """The parts of a defence as an attacker sees them, with slopes of his choosing.
+
+    Attributes:
+      plain: f.
+      through: x -> f(T(x)).
+      gap: positive where the gate sends x through T, in a unit of its own.
+      features: what may be matched, (b, d) each.
+    """
+
+    plain: LogitsFn
+    through: LogitsFn
+    gap: Objective
+    features: tuple[Callable[[Array], Array], ...] = ()
+
+
+class Dials(NamedTuple):
+    """Settings of a wish, all traced.
+
+    Attributes:
+      losses: weights of `LOSSES`, usually one of them 1.
+      penalty: of the gate, per unit of gap.
+      slack: how far beyond the threshold a penalty still pushes, in units of gap.
+      warmth: the width of the soft gate, in units of gap.
+      mix: of the soft gate, 1 for a mean of logits, 0 for a mean of losses.
+    """
+
+    losses: Float[Array, "4"]
+    penalty: Number = 0.0
+    slack: Number = 0.02
+    warmth: Number = 0.05
+    mix: Number = 0.0
+
+
+class Aim(NamedTuple):
+    """Where an attack wants each example to go: a class, and features to be matched."""
+
+    target: Labels
+    features: tuple[Float[Array, "b d"], ...] = ()
+
+
+Wish = Callable[[View, Labels, Aim, Dials], Judged]
+
+
+def only(name: str) -> Float[Array, "4"]:
+    """Weigh one of `LOSSES` alone.
+
+    Raises:
+      ValueError: for another name.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"only: loss is {name!r}, must be one of {', '.join(LOSSES)}")
+    return jnp.asarray([float(name == one) for one in LOSSES])
+
+
+def mixed_loss(logits: Logits, y: Labels, target: Labels, weights: Float[Array, "4"]) -> PerExample:
+    """Add up the losses by weight; with fewer classes than a ratio needs, margins stand in for it."""
+    classes, gap = logits.shape[-1], logit.margin(logits, y)
+    aimed = logit.targeted_margin(logits, y, target)
+    values = [
+        logit.cross_entropy(logits, y),
+        gap,
+        logit.dlr(logits, y) if classes >= 3 else gap,
+        logit.targeted_dlr(logits, y, target) if classes >= 4 else aimed,
+    ]
+    return sum((w * v for w, v in zip(weights, values, strict=True)), jnp.zeros_like(gap))
+
+
+def merit(plain: Logits, through: Logits, gap: PerExample, y: Labels) -> PerExample:
+    """Compute the margin of the hard defence, positive where it errs, and `UNSEEN` more where it errs untranslated."""
+    f = logit.margin(plain, y)
+    hard = jnp.where(gap <= 0, f, logit.margin(through, y))  # a gap that is NaN is routed
+    return hard + jnp.where((gap <= 0) & (f > 0), UNSEEN, 0.0)
+
+
+def oblivious(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+    """TM0: attack f alone, and keep points by f alone, as somebody who knows of no defence."""
+
+    def both(x: Array) -> tuple[PerExample, PerExample]:
+        logits = view.plain(x)
+        return mixed_loss(logits, y, aim.target, dials.losses), logit.margin(logits, y)
+
+    return both
+
+
+def either_way(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+    """TM2: know f and T but not the gate: fool both answers, and keep points by the lesser margin."""
+
+    def both(x: Array) -> tuple[PerExample, PerExample]:
+        answers = view.plain(x), view.through(x)
+        value = sum((mixed_loss(z, y, aim.target, dials.losses) for z in answers), jnp.zeros(()))
+        return value, jnp.minimum(*(logit.margin(z, y) for z in answers))
+
+    return both
+
+
+def forced(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+    """A1 and A2: L(f(T(x))) - c relu(slack - gap): fool the translator, and with c > 0 be sent through it.
+
+    A1 has c = 0, whatever the gate says. With the slope of the identity in the view it is A5.
+    """
+
+    def value(seen: Seen) -> PerExample:
+        risk = mixed_loss(seen.through, y, aim.target, dials.losses)
+        return risk - dials.penalty * jax.nn.relu(dials.slack - seen.gap)
+
+    return _climb(view, y, value)
+
+
+def unseen(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+    """A3: L(f(x)) - c relu(gap + slack): fool f where the gate does not look."""
+
+    def value(seen: Seen) -> PerExample:
+        risk = mixed_loss(seen.plain, y, aim.target, dials.losses)
+        return risk - dials.penalty * jax.nn.relu(seen.gap + dials.slack)
+
+    return _climb(view, y, value)
+
+
+def selective(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+    """A3, selective PGD: climb L(f(x)) where f is right, and lower the gap where it errs.
+
+    Its value jumps from one to the other: use solvers that follow slopes without comparing values, such as `steady`.
+
+    Reference: Bryniarski et al. 2021, arXiv:2106.15023.
+    """
+
+    def value(seen: Seen) -> PerExample:
+        fooled = logit.margin(seen.plain, y) > 0
+        return jnp.where(fooled, -seen.gap, mixed_loss(seen.plain, y, aim.target, dials.losses))
+
+    return _climb(view, y, value)
+
+
+def orthogonal(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+    """A3, orthogonal PGD: as `selective`, each step along what leaves the other goal as it is, to first order.
+
+    g_L - (g_L . g_s / |g_s|^2) g_s where f is right, and the mirror image where it errs.
+
+    Reference: Bryniarski et al. 2021, arXiv:2106.15023. The value is linear in x, with that slope.
+    """
+
+    def both(x: Array) -> tuple[PerExample, PerExample]:
+        plain, back = jax.vjp(view.plain, x)
+        gap, back_gap = jax.vjp(view.gap, x)
+
+        def risk(z: Logits) -> Array:
+            return mixed_loss(z, y, aim.target, dials.losses).sum()
+
+        (up,), (down,) = back(jax.grad(risk)(plain)), back_gap(-jnp.ones_like(gap))
+        fooled = per_example((logit.margin(plain, y) > 0).astype(x.dtype), x)
+        way = jax.lax.stop_gradient(fooled * _beside(down, up) + (1 - fooled) * _beside(up, down))
+        return (way * x).reshape(len(x), -1).sum(axis=1), merit(plain, view.through(x), gap, y)
+
+    return both
+
+
+def softened(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+    """A4: put a sigmoid of gap / warmth in the place of the gate, in the mean of losses or of logits."""
+
+    def value(seen: Seen) -> PerExample:
+        w = jax.nn.sigmoid(seen.gap / dials.warmth)
+        z = w[:, None] * seen.through + (1 - w[:, None]) * seen.plain
+        losses = [mixed_loss(one, y, aim.target, dials.losses) for one in (z, seen.through, seen.plain)]
+        return dials.mix * losses[0] + (1 - dials.mix) * (w * losses[1] + (1 - w) * losses[2])
+
+    return _climb(view, y, value)
+
+
+def matched(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+    """A6: come near the features of an image of another class, -sum |phi(x) - phi_t|^2 / |phi_t|^2.
+
+    Beats detectors that read features, since a perfect match is as usual as its target.
+    """
+    del dials
+
+    def both(x: Array) -> tuple[PerExample, PerExample]:
+        value = jnp.zeros(len(x))
+        for features, goal in zip(view.features, aim.features, strict=True):
+            away = jnp.square(features(x) - goal).sum(axis=1)
+            value = value - divide(away, jnp.square(goal).sum(axis=1))
+        return value, merit(view.plain(x), view.through(x), view.gap(x), y)
+
+    return both
+
+
+def asked(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+    """A7: the margin of the hard defence, for searches that ask for values only."""
+    del aim, dials
+
+    def both(x: Array) -> tuple[PerExample, PerExample]:
+        plain, through, gap = view.plain(x), view.through(x), view.gap(x)
+        hard = jnp.where(gap <= 0, logit.margin(plain, y), logit.margin(through, y))
+        return hard, merit(plain, through, gap, y)
+
+    return both
+
+
+class Seen(NamedTuple):
+    """All that a view says of a point."""
+
+    plain: Logits
+    through: Logits
+    gap: PerExample
+
+
+def _climb(view: View, y: Labels, value: Callable[[Seen], PerExample]) -> Judged:
+    def both(x: Array) -> tuple[Any, PerExample]:
+        seen = Seen(view.plain(x), view.through(x), view.gap(x))
+        return value(seen), merit(*seen, y)
+
+    return both
+
+
+def _beside(along: Array, other: Array) -> Array:
+    """Take from one gradient what lies along another."""
+    a, b = along.reshape(len(along), -1), other.reshape(len(other), -1)
+    share = divide((a * b).sum(axis=1), jnp.square(b).sum(axis=1))
+    return along - per_example(share, along) * other

@@ -1,0 +1,199 @@
+"""What to try against a defence, as data: the attacks of a strict evaluation, by what the adversary knows.
+
+TM0 knows f alone. TM1 asks the defence for values. TM2 knows f and T. TM3 knows everything. TM4 knows a copy that was
+trained independently. TM3 includes what all others find.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from robustjax.attacks import gated
+from robustjax.attacks.apgd import apgd
+from robustjax.attacks.gated import Dials, Wish
+from robustjax.attacks.pgd import at_origin
+from robustjax.attacks.solver import Solver
+from robustjax.attacks.spsa import spsa
+from robustjax.attacks.square import square
+from robustjax.attacks.steady import steady
+from robustjax.threats import Threat
+
+Search = Callable[[Threat, int], Solver]
+
+
+def even(threat: Threat, steps: int) -> Solver:
+    """Follow PGD with steps of eps / 20, or longer where 20 of them are more than there are."""
+    return steady(threat, steps=steps, step_size=threat.eps * max(1 / 20, 2.5 / steps))
+
+
+def single(threat: Threat, steps: int) -> Solver:
+    """Follow FGSM: one step to the edge, from the image itself."""
+    return steady(threat, steps=steps, step_size=threat.eps, start=at_origin)
+
+
+def auto(threat: Threat, steps: int) -> Solver:
+    """Follow APGD."""
+    return apgd(threat, steps=steps)
+
+
+def asking(threat: Threat, steps: int) -> Solver:
+    """Follow Square."""
+    return square(threat, queries=steps)
+
+
+def estimating(threat: Threat, steps: int) -> Solver:
+    """Follow SPSA, with 32 pairs of values and steps of eps / 10."""
+    return spsa(threat, steps=steps, samples=32, step_size=threat.eps * 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One search with one setting.
+
+    Attributes:
+      attack: the name it is reported under; attempts of one name add up.
+      model: TM0 to TM4.
+      wish, search, steps: what is climbed, how, and how long.
+      loss: of `gated.LOSSES`.
+      penalty, warmth, mix: of `gated.Dials`.
+      rank: which of the likeliest wrong classes is the target, or which nearest image is matched.
+      slope: of the translator: its own, or that of the identity (BPDA).
+      anneal: how many times wider the soft gate begins.
+      goal: where an example rests: once the defence errs, once it errs unseen by the gate, or never.
+      copied: whether the attack sees the copy.
+    """
+
+    attack: str
+    model: Literal["TM0", "TM1", "TM2", "TM3", "TM4"]
+    wish: Wish
+    search: Search = auto
+    steps: int = 100
+    loss: str = "margin"
+    penalty: float = 0.0
+    warmth: float = 0.05
+    mix: float = 0.0
+    rank: int = 0
+    slope: Literal["exact", "identity"] = "exact"
+    anneal: float = 1.0
+    goal: Literal["wrong", "unseen", "end"] = "wrong"
+    copied: bool = False
+
+    def dials(self) -> Dials:
+        """Collect the settings that are arguments of a program."""
+        numbers = (jnp.float32(v) for v in (self.penalty, 0.02, self.warmth, self.mix))
+        return Dials(gated.only(self.loss), *numbers)
+
+    def program(self) -> dict[str, Any]:
+        """Collect what decides which program runs."""
+        until = {"wrong": 0.0, "unseen": 0.5 * gated.UNSEEN, "end": jnp.inf}[self.goal]
+        names = ("wish", "search", "steps", "slope", "anneal")
+        return {name: getattr(self, name) for name in names} | {"until": jnp.float32(until)}
+
+    def reached(self, merit: Any) -> Any:
+        """Say which examples need no further attempt, from the best merit so far."""
+        return merit > (0.5 * gated.UNSEEN if self.goal == "unseen" else 0.0)
+
+
+def static(steps: int = 40) -> tuple[Attempt, ...]:
+    """TM0: FGSM, PGD and APGD on f alone, replayed on the defence."""
+    return tuple(
+        Attempt(name, "TM0", gated.oblivious, search, length, "cross-entropy", goal="end")
+        for name, search, length in (
+            ("FGSM on f", single, 1),
+            ("PGD on f", even, steps),
+            ("APGD on f", auto, steps),
+        )
+    )
+
+
+def adaptive(
+    classes: int,
+    *,
+    steps: int = 100,
+    restarts: int = 5,
+    penalties: tuple[float, ...] = (1.5, 15.0, 150.0),
+    queries: int = 5000,
+    estimates: int = 100,
+    matches: int = 3,
+    targets: int | None = None,
+    spare: int = 1,
+) -> tuple[Attempt, ...]:
+    """TM1 to TM3: the attacks A1 to A7.
+
+    Args:
+      classes: k.
+      steps: of every run along gradients, and half as many again for selective and orthogonal PGD.
+      restarts: of cross-entropy in A1, and of selective PGD; the other losses and attacks make `spare`.
+      penalties: of A2 and A3, per unit of gap: with a gap in units of the threshold of a distance of some 15, these are
+        0.1, 1 and 10 per unit of distance.
+      queries: of Square; 0 for none.
+      estimates: of SPSA; 0 for none.
+      matches: nearest images of other classes whose features A6 matches; 0 for none.
+      targets: of targeted DLR; all wrong classes by default, 0 for none.
+      spare: restarts of what is not named above.
+    """
+    targets = classes - 1 if targets is None else min(targets, classes - 1)
+    long = steps + steps // 2
+    plain = ("cross-entropy", "margin", "dlr")
+
+    def losses(attack: str, model: Any, wish: Wish, **more: Any) -> list[Attempt]:
+        """Try every loss, the surest first: restarts and targets change only keys and arguments."""
+        first = [Attempt(attack, model, wish, steps=steps, loss=loss, **more) for loss in plain] * spare
+        ranks = range(targets)
+        return first + [
+            Attempt(attack, model, wish, steps=steps, loss="targeted dlr", rank=r, **more) for r in ranks
+        ]
+
+    def hidden(wish: Wish, **more: Any) -> list[Attempt]:
+        return [
+            Attempt("A3 gate bypass", "TM3", wish, goal="unseen", loss=loss, **more)
+            for loss in ("margin", "cross-entropy")
+        ]
+
+    a1 = [
+        *losses("A1 through translator", "TM3", gated.forced),
+        *[Attempt("A1 through translator", "TM3", gated.forced, steps=steps, loss="cross-entropy")]
+        * (restarts - spare),
+    ]
+    a2 = [
+        Attempt("A2 forced routing", "TM3", gated.forced, steps=steps, loss=loss, penalty=c)
+        for c in penalties
+        for loss in plain
+    ]
+    a3 = [
+        *hidden(gated.selective, search=even, steps=long),
+        *hidden(gated.orthogonal, search=even, steps=long),
+        *(one for c in penalties for one in hidden(gated.unseen, search=auto, steps=steps, penalty=c)),
+        *hidden(gated.selective, search=even, steps=long)[:1] * (restarts - 1),
+    ]
+    a4 = [
+        Attempt("A4 soft gate", "TM3", gated.softened, even, steps, loss, mix=mix, anneal=10.0)
+        for mix in (0.0, 1.0)
+        for loss in plain
+    ]
+    a5 = losses("A5 BPDA identity", "TM3", gated.forced, slope="identity")
+    a6 = [Attempt("A6 feature matching", "TM3", gated.matched, steps=steps, rank=r) for r in range(matches)]
+    a7 = [Attempt("A7 Square", "TM1", gated.asked, asking, queries)] * bool(queries)
+    a7 += [Attempt("A7 SPSA", "TM1", gated.asked, estimating, estimates)] * bool(estimates)
+    tm2 = [
+        Attempt("f and T, gate unknown", "TM2", gated.either_way, auto, steps, loss, goal="end")
+        for loss in ("margin", "cross-entropy")
+    ]
+    return (*a1, *a2, *a3, *a4, *a5, *a6, *a7, *tm2)
+
+
+def transferred(steps: int = 100) -> tuple[Attempt, ...]:
+    """TM4: A1, selective A3 and A4 on a copy, run to their ends, judged on the victim."""
+    long = steps + steps // 2  # as in `adaptive`, so that its programs serve here too
+    kinds = (
+        (gated.forced, auto, steps, 1.0),
+        (gated.selective, even, long, 1.0),
+        (gated.softened, even, steps, 10.0),
+        (gated.either_way, auto, steps, 1.0),
+    )
+    return tuple(
+        Attempt("transfer from a copy", "TM4", wish, search, length, anneal=wide, goal="end", copied=True)
+        for wish, search, length, wide in kinds
+    )

@@ -1,0 +1,249 @@
+"""Adaptive attacks on toy defences whose weakness is known, and the cases in which no number is printed."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robustjax.attacks import gated, health
+from robustjax.attacks.adaptive import substituted
+from robustjax.attacks.gated import Aim, Dials, View
+from robustjax.evaluation import attempts, defences, headline, purifier
+from robustjax.evaluation.attempts import Attempt
+from robustjax.ood.gates import Gate, always
+from robustjax.ood.translate import Defence
+from robustjax.threats import Threat
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+W = jnp.asarray(RNG.normal(size=(16, 4)), jnp.float32)
+X = jnp.asarray(RNG.uniform(0.3, 0.7, size=(16, 4, 4, 1)), jnp.float32)
+
+
+def f(x):
+    return 10 * (x.reshape(x.shape[0], -1) @ W)
+
+
+Y = f(X).argmax(axis=1).astype(jnp.int32)
+EDGE = jnp.asarray(np.where(np.arange(16).reshape(4, 4, 1) < 8, 1.0, -1.0), jnp.float32)
+
+
+def lean(x):
+    """Score by how little the halves of an image differ, which f does not look at alone."""
+    return -jnp.abs((x * EDGE).sum(axis=(1, 2, 3)))
+
+
+def to_grey(keys, x):
+    """Lead everything to one image: f after it says one class."""
+    return 0.0 * x + 0.5
+
+
+def rounding(keys, x):
+    return jnp.round(x * 15.0) / 15.0
+
+
+def deaf(keys, x):
+    return jax.lax.stop_gradient(x)
+
+
+ALWAYS = Gate(always, jnp.float32(0.0))
+BALL = Threat("linf", jnp.float32(0.15))
+
+
+def run(defence, plan, threat=BALL, **more):
+    return purifier.assess(KEY, defence, X, Y, threat, plan, batch_size=16, **more)
+
+
+# --- wishes on closed forms -----------------------------------------------------------------------------
+
+
+def dials(loss="margin", **more):
+    return Dials(gated.only(loss), **{name: jnp.float32(v) for name, v in more.items()})
+
+
+VIEW = View(f, lambda x: f(0.5 * x + 0.2), lambda x: -0.2 - lean(x))
+AIM = Aim((Y + 1) % 4)
+
+
+def value_and_slope(wish, **more):
+    both = wish(VIEW, Y, AIM, dials(**more))
+    return both(X)[0], jax.grad(lambda x: both(x)[0].sum())(X)
+
+
+def test_the_merit_is_the_hard_margin_with_unseen_errors_first():
+    plain = jnp.asarray([[2.0, 0.0], [0.0, 3.0], [0.0, 3.0], [2.0, 0.0]])
+    through = plain[::-1]
+    gap = jnp.asarray([-1.0, -1.0, 1.0, jnp.nan])
+    found = gated.merit(plain, through, gap, jnp.zeros(4, jnp.int32))
+    np.testing.assert_allclose(found, [-2, 3 + gated.UNSEEN, 3, -2])
+
+
+def test_penalties_and_slack():
+    margin, gap = value_and_slope(gated.unseen)[0], VIEW.gap(X)
+    assert (gap > -0.05).any() and (gap < -0.05).any()
+    found = value_and_slope(gated.unseen, penalty=3.0, slack=0.05)[0]
+    np.testing.assert_allclose(found, margin - 3 * np.maximum(np.asarray(gap) + 0.05, 0), rtol=1e-5)
+    found = value_and_slope(gated.forced, penalty=3.0, slack=0.05)[0]
+    want = value_and_slope(gated.forced)[0] - 3 * np.maximum(0.05 - np.asarray(gap), 0)
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_orthogonal_steps_leave_the_other_goal_and_selective_ones_take_turns():
+    y = jnp.where(jnp.arange(16) < 8, Y, (Y + 1) % 4).astype(jnp.int32)  # the second half is fooled already
+    up = jax.grad(lambda x: gated.mixed_loss(f(x), y, y, gated.only("margin")).sum())(X).reshape(16, -1)
+    down = jax.grad(lambda x: -VIEW.gap(x).sum())(X).reshape(16, -1)
+    turns, beside = (
+        jax.grad(lambda x, wish=wish: wish(VIEW, y, AIM, dials())(x)[0].sum())(X).reshape(16, -1)
+        for wish in (gated.selective, gated.orthogonal)
+    )
+    np.testing.assert_allclose(turns, jnp.concatenate([up[:8], down[8:]]), rtol=1e-5)
+    np.testing.assert_allclose((beside[:8] * down[:8]).sum(1), 0, atol=1e-3)
+    np.testing.assert_allclose((beside[8:] * up[8:]).sum(1), 0, atol=1e-3)
+    assert ((beside[:8] * up[:8]).sum(1) > 0).all() and ((beside[8:] * down[8:]).sum(1) > 0).all()
+
+
+def test_a_hard_soft_gate_is_the_gate():
+    hard = value_and_slope(gated.softened, warmth=1e-6, mix=1.0)[0]
+    want = np.where(VIEW.gap(X) > 0, value_and_slope(gated.forced)[0], value_and_slope(gated.unseen)[0])
+    np.testing.assert_allclose(hard, want, rtol=1e-5)
+
+
+def test_bpda_is_the_gradient_at_the_translation():
+    through = substituted(lambda x: rounding(None, x))
+    slope = jax.grad(lambda x: f(through(x))[:, 0].sum())(X)
+    np.testing.assert_allclose(slope, jax.grad(lambda z: f(z)[:, 0].sum())(rounding(None, X)))
+
+
+# --- attacks --------------------------------------------------------------------------------------------
+
+SHORT = {"steps": 12, "restarts": 1, "queries": 60, "estimates": 0, "penalties": (15.0,), "targets": 0}
+
+
+@pytest.mark.parametrize("translate", [rounding, deaf], ids=["rounding", "stop_gradient"])
+def test_a_masked_translator_is_flagged_and_broken_all_the_same(translate):
+    defence = Defence(f, translate, ALWAYS)
+    plan = [a for a in attempts.adaptive(4, **SHORT) if a.attack[:2] in ("A1", "A5", "A7")]
+    found = run(defence, plan)
+    left = {name[:2]: found.standing(name).mean() for name in found.attacks}
+    assert left["A5"] <= 0.1 and left["A5"] < left["A1"] and left["A7"] < left["A1"]
+    probes = health.checks(KEY, lambda x: f(translate(None, x)), X, Y, BALL, steps=4, draws=2)
+    flags = {flag.name for flag in headline.masking(found, probes) if flag.raised}
+    assert "no gradient of cross-entropy" in flags
+    blind = [i for i, name in enumerate(found.attacks) if name[:2] != "A5"]
+    fields = ("wrong", "tried", "margin")
+    seen = dataclasses.replace(
+        found, attacks=tuple(found.attacks[i] for i in blind), models=tuple(found.models[i] for i in blind),
+        **{name: getattr(found, name)[blind] for name in fields},
+    )  # fmt: skip
+    assert "black box alone" in {flag.name for flag in headline.masking(seen) if flag.raised}
+
+
+def test_the_gate_is_bypassed_where_f_and_score_look_at_different_things():
+    """Everything routed is lost or saved by T; A3 finds points that the gate passes and f gets wrong."""
+    defence = Defence(f, to_grey, Gate(lean, jnp.float32(-0.5), jnp.float32(0.5)), (lean_features,))
+    plan = [a for a in attempts.adaptive(4, **SHORT) if a.attack[:2] in ("A3", "A6")]
+    plan = [*attempts.static(8)[:2], *plan]
+    ticks = []
+    found = run(defence, plan, pool=(X, Y), watch=lambda *tick: ticks.append(tick))
+    assert found.feasible.all() and len(ticks) >= 4
+    bypass = found.attacks.index("A3 gate bypass")
+    assert found.unseen[bypass].mean() >= 0.9 and found.in_distribution().mean() >= 0.9
+    for i in range(len(found.attacks)):  # verdicts are those of the defence, recomputed here
+        z = found.x[i]
+        routed = np.asarray(lean(z)) < -0.5
+        said = np.where(routed, f(to_grey(None, z)).argmax(1), f(z).argmax(1))
+        answers_wrong = said != np.asarray(Y)
+        assert (answers_wrong == found.wrong[i]).all()
+        assert (found.unseen[i] == (~routed & answers_wrong)).all()
+        assert np.abs(z - np.asarray(X)).max() <= 0.15 + 1e-6 and z.min() >= 0 and z.max() <= 1
+    assert (found.standing() <= found.standing("TM0")).all()
+
+
+def lean_features(x):
+    return x.reshape(x.shape[0], -1)
+
+
+def test_sweeps_of_radius_penalty_and_parameters_compile_nothing():
+    def scaled(scale, x):
+        return scale * f(x)
+
+    def defence(scale):
+        return Defence(
+            jax.tree_util.Partial(scaled, jnp.float32(scale)), rounding, Gate(lean, jnp.float32(-0.5))
+        )
+
+    one = Attempt("A3", "TM3", gated.unseen, steps=11, penalty=1.0)
+    run(defence(1.0), [one])
+    before = defences.attempted._cache_size()  # pyright: ignore
+    for eps, penalty, scale in ((0.1, 1.0, 1.0), (0.2, 9.0, 2.0), (1.0, 0.1, 3.0)):
+        swept = dataclasses.replace(one, penalty=penalty, loss="dlr", rank=1)
+        run(defence(scale), [swept], threat=Threat("linf", jnp.float32(eps)))
+    assert defences.attempted._cache_size() == before  # pyright: ignore
+
+
+# --- when a number is printed ---------------------------------------------------------------------------
+
+
+def assessment(n=250, attacks=("PGD on f", "A1 x", "A2 x", "A3 x", "A4 x")):
+    a = len(attacks)
+    logits = np.tile(np.eye(4), (n, 1))[:n]
+    wrong = np.zeros((a, n), bool)
+    wrong[1, : n // 2] = True
+    return purifier.Assessment(
+        attacks, ("TM0", *["TM3"] * (a - 1)), logits.argmax(1), logits, logits, np.zeros(n, bool), wrong, wrong,
+        np.ones((a, n), bool), np.zeros((a, n)), np.zeros((a, n)), np.zeros((a, n, 2, 2, 1)), np.ones(a, bool),
+        np.ones(a), np.ones(a), np.ones(a, int),
+    )  # fmt: skip
+
+
+IMAGES = RNG.uniform(size=(250, 2, 2, 1)).astype(np.float32)
+OTHERS = RNG.uniform(size=(9, 2, 2, 1)).astype(np.float32)
+
+
+def asked(found=None, **more):
+    found = found or assessment()
+    facts = {"images": IMAGES, "calibration": OTHERS, "single": found.through[:4], "at_one": 0.0} | more
+    return headline.headline(found, **facts)
+
+
+def test_the_worst_case_is_the_headline_beside_the_static_number():
+    told = asked()
+    assert told.estimate is not None and told.static is not None
+    assert told.estimate.value == 0.5 and told.static.value == 1.0 and not told.refusals
+    assert "robust accuracy 50.0" in told.says and "50 points too high" in told.says
+    models = headline.by_threat_model(assessment())
+    assert models["TM3"].value == 0.5 and models["TM0"].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("why", "change"),
+    [
+        ("A3 not run", {"found": assessment(attacks=("PGD on f", "A1 x", "A2 x", "A4 x"))}),
+        ("199 examples", {"found": assessment(199), "images": IMAGES[:199]}),
+        ("points of A1 x left the ball", {"found": dataclasses.replace(assessment(), feasible=np.arange(5) != 1)}),
+        ("comes from test images: 2 of", {"calibration": np.concatenate([OTHERS, IMAGES[3:5]])}),
+        ("not known which images", {"calibration": None}),
+        ("depends on the batch: logits", {"single": assessment().through[:4] + 0.1}),
+        ("not known whether the translator", {"single": None}),
+        ("radius 1 leaves 6.0 %", {"at_one": 0.06}),
+        ("radius 1 was not tried", {"at_one": None}),
+    ],
+)  # fmt: skip
+def test_no_number_without_the_evidence(why, change):
+    told = asked(**change)
+    assert told.estimate is None and len(told.refusals) == 1 and why in told.says
+    assert "no robust accuracy" in told.says
+
+
+def test_plans_that_ask_for_what_is_not_there():
+    defence = Defence(f, deaf, ALWAYS)
+    with pytest.raises(ValueError, match="attacks a copy"):
+        run(defence, attempts.transferred(3))
+    with pytest.raises(ValueError, match="matches features"):
+        run(defence, [Attempt("A6", "TM3", gated.matched)])
+    with pytest.raises(ValueError, match="0 attempts"):
+        run(defence, [])
+    with pytest.raises(ValueError, match="loss is 'hinge'"):
+        gated.only("hinge")
