@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from robustjax.data import augment, batches, outliers
-from robustjax.data.sources import Info, Split
+from robustjax.data.sources import Info, Split, of_arrays
 
 
 def split_of(count, shape=(4, 5, 3), classes=7, seed=0):
@@ -171,7 +171,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 number, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=number)
 from robustjax.data import augment, batches
-from robustjax.data.sources import Info, Split
+from robustjax.data.sources import Info, Split, of_arrays
 image = np.random.default_rng(0).integers(0, 256, (20, 4, 5, 3), np.uint8)
 split = Split(image, np.arange(20, dtype=np.int32), np.arange(20), Info("", "", (), 20, (), "", "", ""))
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
@@ -214,3 +214,31 @@ def test_two_processes_make_the_batches_of_one(tmp_path):
     for resident in (True, False):
         both = np.concatenate([np.load(tmp_path / f"{n}-{resident}.npy") for n in (0, 1)], axis=1)
         np.testing.assert_array_equal(both, np.stack([b.image for b in alone]))
+
+
+@pytest.mark.parametrize("outside, tells", [(8, False), (4, True)])
+def test_the_same_images_as_data_and_as_outliers_cannot_be_told_apart(outside, tells):
+    """A discriminator on statistics of the pixels: the same chain on both sides leaves it at chance."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(40, 256, (2000, 16, 16, 1), np.uint8)
+    split = of_arrays(image, np.zeros(2000, int), name="same")
+    chains = [augment.chain(augment.crop(2), augment.flip(), augment.cutout(size)) for size in (8, outside)]
+    stream = batches.pairs(
+        split, split, batch_size=1000, seed=0, augment=chains[0], outlier_augment=chains[1]
+    )
+    parts = list(itertools.islice(stream, 12))
+    sides = [
+        np.concatenate([np.asarray(x) for x in side])
+        for side in zip(*((p.data.image, p.outlier) for p in parts))
+    ]
+    black = [(x == 0).reshape(len(x), -1) for x in sides]
+    features = np.concatenate(
+        [np.c_[b.mean(1), b.sum(1) ** 2 / 1e4, b[:, ::17], x.mean((1, 2, 3))] for b, x in zip(black, sides)]
+    )
+    side = np.repeat([0, 1], len(sides[0]))
+    train = np.arange(len(side)) % 2 == 0
+    judge = LogisticRegression(max_iter=500).fit(features[train], side[train])
+    accuracy = judge.score(features[~train], side[~train])
+    assert accuracy > 0.7 if tells else accuracy < 0.52
