@@ -7,7 +7,9 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-HEARTBEAT_SECONDS = 30  # a dead process is noticed by the others after this long
+from robustjax.runtime import watch
+
+HEARTBEAT_SECONDS = 60  # of jax, which `watch` is to be ahead of
 Tree = TypeVar("Tree")
 
 
@@ -64,8 +66,8 @@ def distributed(
     """Join the other processes of this run; call it before anything touches a device.
 
     On Slurm, Cloud TPU, Kubernetes and Open MPI everything is found in the environment. Elsewhere, and to
-    try it on one machine, give every process the three addresses. If a process dies the runtime of jax ends
-    the others within a minute ("another task died"): the run is then started again and resumes.
+    try it on one machine, give every process the three addresses. If a process dies, the others end with one
+    line and exit code 75 (`watch.LOST`): the run is then started again and resumes.
 
     Args:
       enabled: False does nothing.
@@ -92,3 +94,4 @@ def distributed(
             process_id=process_id,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
+        watch.together(coordinator.rsplit(":", 1)[0] if coordinator else None)

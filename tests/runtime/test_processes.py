@@ -6,12 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax.runtime import Checkpoints, read_metrics
+from robustjax.runtime import Checkpoints, read_metrics, watch
 
 SCRIPT = """
 import pathlib, sys
@@ -42,9 +43,11 @@ with (
         run.record(step, metrics)
         if step % 3 == 2:
             saved.save(step + 1, state, {"valid": -abs(step - 2)})
-        if step == 5 and me == 1 and done == 0:
-            import os, signal
-            os.kill(os.getpid(), signal.SIGTERM)
+        if hurt := {(0, 5): "TERM", (9, 10): "KILL"}.get((done, step)):
+            import os, signal, time
+            if me == int(sys.argv[4]):
+                os.kill(os.getpid(), signal.Signals["SIG" + hurt])
+            time.sleep(0.2)
         if stop.agreed(step):
             saved.save(step + 1, state)
             break
@@ -54,14 +57,15 @@ sys.exit(stop.exit_code)
 """
 
 
-def start(out):
+def start(out, hurt=1):
+    """Run both to their ends, with a signal for one of them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(me), port, str(out)],
+            [sys.executable, "-c", SCRIPT, str(me), port, str(out), str(hurt)],
             env=flags,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -69,7 +73,11 @@ def start(out):
         )
         for me in range(2)
     ]
+    if hurt < 2:
+        both[hurt].wait(timeout=300)
+    began = time.monotonic()
     errors = [process.communicate(timeout=120)[1] for process in both]
+    assert time.monotonic() - began < 60
     said = [path.read_text() for me in range(2) if (path := out.with_name(f"{out.name}.{me}")).exists()]
     return said, errors, [process.returncode for process in both]
 
@@ -81,7 +89,14 @@ def test_two_processes_are_one_run(tmp_path):
     assert said == ["0 9 [3, 6, 9]"] * 2
     assert "9/13" in errors[0] and "9/13" not in errors[1]  # process 0 speaks, the other only of its signal
 
-    said, errors, codes = start(tmp_path / "run")
+    # One is killed: the other says so in one line, soon, with the exit code of a job to be started again.
+    for dead in (1, 0):
+        _, errors, codes = start(tmp_path / "run", hurt=dead)
+        assert codes[dead] == -signal.SIGKILL and codes[1 - dead] == watch.LOST, errors
+        words = [line for line in errors[1 - dead].splitlines() if line and not line.startswith("train")]
+        assert len(words) == 1 and words[0].startswith(f"process {dead} of 2 ended without finishing"), errors
+
+    said, errors, codes = start(tmp_path / "run", hurt=2)
     assert codes == [0, 0], errors
     assert said == ["9 13 [3, 9, 12]"] * 2  # 3 is the best, though it was saved by the run before
     mean = np.arange(24, dtype=np.float32).reshape(8, 3).mean(axis=0)
@@ -90,7 +105,7 @@ def test_two_processes_are_one_run(tmp_path):
     np.testing.assert_allclose(
         [line["sum"] for line in lines], [(i + 1) * mean.sum() for i in range(13)], rtol=1e-6
     )
-    assert len(json.loads((tmp_path / "run/config.json").read_text())["starts"]) == 2
+    assert len(json.loads((tmp_path / "run/config.json").read_text())["starts"]) == 4
 
     like = {"key": jax.random.key(0), "w": jnp.zeros(3), "none": None, "rows": jnp.zeros((8, 3))}
     with Checkpoints(tmp_path / "run/checkpoints", keep=2, best="valid") as saved:
