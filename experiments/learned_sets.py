@@ -30,7 +30,9 @@ from robustjax.types import Attack, Batch, Images, Logits, LogitsFn, Loss, Model
 
 FAMILIES: dict[str, pairs.Pairs] = {
     "lighting": pairs.lighting(),
-    "warps": pairs.rotated_shifted_scaled(degrees=30.0, growth=0.2, shift=1, pad=1),
+    "warps": pairs.warped(
+        (20.0, 0.7, 0.7, 0.1, 10.0), pad=1
+    ),  # degrees, pixels down and right, growth, degrees
 }
 METHODS = ("plain", "true perturbations", "augmented", "adversarial")
 SHARES = ("quartile", "median", "upper", "largest")  # of the encodings' lengths: the radii that are judged

@@ -14,6 +14,9 @@ toning         Pillow's changes of tone as array code
 shifting       Pillow's affine transforms as array code
 outliers       noise that shows nothing, and data made strange
 photos         embedded: patches of scikit-learn's two photographs, as outliers
+lit            scenes under many lights as a split, the pictures of one below the other
+lit_scenes     embedded: rendered scenes under 25 lights, with the material of every pixel
+multi_illumination  the Multi-Illumination data set: a TFDS builder over the raw tree, at any level
 scenes         images whose foreground and background are known: labels, groups, masks
 planted        real digits on textures: core and spurious features under control
 rebalance      rows so that rare groups, or past errors, count more

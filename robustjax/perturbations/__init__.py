@@ -7,6 +7,7 @@ corruptions/  the nineteen corruptions of CIFAR-10-C at real severities
 pairs         views of the same content: noise, warps, lights, corruptions
 unusual       views made by attacks and natural shifts, for a translator to lead back
 tones         natural shifts: darker, brighter, sharper, blurred, of less contrast
+relit         scenes under many lights: pairs of lights, joint augmentation with the classes of pixels
 learned       sets learned from pairs by a conditional autoencoder; encode, decode, perturb(key, x)
 truncated     normal draws within a ball
 exported      a learned set as a program of its own: StableHLO by jax.export

@@ -12,6 +12,7 @@ from robustjax.data.augment import Augment, chain, crop
 from robustjax.numerics import fold, keys_for, per_example
 from robustjax.perturbations.corruptions.table import corrupt
 from robustjax.perturbations.sampling import nearest
+from robustjax.perturbations.sets import spatial
 from robustjax.perturbations.spatial import warp
 from robustjax.threats import Threat
 from robustjax.types import Images
@@ -84,6 +85,26 @@ def rotated_shifted_scaled(
             [degrees * share[:, 0], 0.0 * share[:, 0], 0.0 * share[:, 0], growth * share[:, 1]], axis=1
         )
         return Views(x, moved(fold(keys, 1), warp(x, theta, sampler=nearest)))
+
+    return pairs
+
+
+def warped(limits: Sequence[float], *, pad: int = 0) -> Pairs:
+    """Pair an image, padded by zeros, with a rotated, shifted, scaled and sheared one, read between its pixels.
+
+    Args:
+      limits: 3 to 5 numbers as `sets.spatial` has them, the parameters being uniform within them either way.
+      pad: zeros added on every side.
+    Raises:
+      ValueError: if the limits are no such numbers or the padding is negative.
+    """
+    space = spatial(limits)
+    if pad < 0:
+        raise ValueError(f"warped: pad is {pad}, must be at least 0")
+
+    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+        x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        return Views(x, space.sample(key, x))
 
     return pairs
 

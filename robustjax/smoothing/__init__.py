@@ -6,6 +6,7 @@ votes       how often each class wins among noisy copies, counted on the device
 binomial    Clopper-Pearson bounds and the test between two classes, in float64
 certify     certify: a label with a radius that holds with probability 1 - alpha; predict: a label
 sequential  certify up to a wanted radius, with as few copies as it takes
+segmenters  certificates for every pixel, jointly
 ensembles   several networks as one classifier
 median      a score smoothed by the median, with bounds on it in an l2 ball
 curves      certified accuracy over radii, average certified radius

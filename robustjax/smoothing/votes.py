@@ -24,12 +24,13 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk: int = 1000)
     serves all n. A copy with a NaN among its logits counts for no class, which lowers every bound.
 
     Args:
-      logits_fn: the classifier underneath, (chunk, ...) -> (chunk, classes).
+      logits_fn: the classifier underneath, (chunk, ...) -> (chunk, classes); or a segmenter, to (chunk, h, w, classes).
       noise: how copies are made.
       classes: number of logits.
       chunk: copies per forward pass. It changes which noise is drawn, not its distribution.
     Returns:
-      count(key, x, n) -> (b, classes) int32, rows adding up to n. `key` is one key, or one per example; an
+      count(key, x, n) -> (b, classes) int32, rows adding up to n; of a segmenter (b, h, w, classes). `key` is one key,
+      or one per example; an
       example's count does not depend on its batch.
     Raises:
       ValueError: if classes or chunk is less than 1.
