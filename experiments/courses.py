@@ -63,12 +63,17 @@ def course(
             f"{stage.name}: batch size is {stage.batch_size}, must be at most the {count} examples"
         )
 
-    def run(state: Any, rows: jax.Array, arrays: Any):
-        def one(now: Any, chosen: jax.Array):
-            return stage.step(now, jax.tree.map(lambda a: a[chosen], arrays))
+    def run(state: Any, rows: jax.Array, updates: jax.Array, arrays: Any):
+        def one(i: jax.Array, carry: tuple[Any, Any]):
+            state, total = carry
+            state, metrics = stage.step(state, jax.tree.map(lambda a: a[rows[i]], arrays))
+            return state, jax.tree.map(jnp.add, total, metrics)
 
-        state, metrics = jax.lax.scan(one, state, rows)
-        return state, jax.tree.map(jnp.mean, metrics)
+        _, shapes = jax.eval_shape(stage.step, state, jax.tree.map(lambda a: a[rows[0]], arrays))
+        nothing = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), shapes)
+        # Their number is traced, so that a last, shorter segment compiles nothing anew.
+        state, total = jax.lax.fori_loop(0, updates, one, (state, nothing))
+        return state, jax.tree.map(lambda m: m / updates.astype(m.dtype), total)
 
     compiled = jax.jit(run, donate_argnums=0)
     orders: dict[int, np.ndarray] = {}
@@ -83,8 +88,9 @@ def course(
     done, length = begin, segment or stage.per_epoch
     while done < stage.total:
         until = min(stage.total, (done // length + 1) * length)
-        chosen = jnp.asarray(np.stack([rows(i) for i in range(done, until)]))
-        state, metrics = compiled(state, chosen, stage.arrays)
+        chosen = np.zeros((length, stage.batch_size), np.int32)
+        chosen[: until - done] = [rows(i) for i in range(done, until)]
+        state, metrics = compiled(state, jnp.asarray(chosen), jnp.int32(until - done), stage.arrays)
         done = until
         yield done, state, metrics
 

@@ -5,16 +5,26 @@ arXiv:2202.08944 and from the papers of its parts, since that paper's tables wer
 lengths are choices made here.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 from courses import Stage, completed
+from translator_recipes import (
+    KINDS,
+    NATURAL,
+    Kind,
+    Network,
+    Recipe,
+    Translate,
+    classifier_of,
+    denoiser_of,
+    encoder_of,
+    translator_of,
+)
 from translator_sets import Sets, digits, picked, prepared
 
 from robustjax import optimizers, runtime, training
@@ -26,106 +36,30 @@ from robustjax.data.batches import to_float
 from robustjax.losses import pix2pix
 from robustjax.losses.atop import atop
 from robustjax.losses.contrastive import contrastive
-from robustjax.losses.diffusion import denoising, trainable
+from robustjax.losses.diffusion import denoising
 from robustjax.losses.restoring import restoring
 from robustjax.losses.standard import standard
-from robustjax.models import critics, diffusion, pix2pixhd, pooled, selfsup, translator
+from robustjax.models import critics, diffusion, selfsup
 from robustjax.ood.purify import purify
 from robustjax.perturbations import pairs, tones, unusual
 from robustjax.threats import Threat
 from robustjax.types import Images, Model, frozen
 
-__all__ = ["Sets", "digits", "picked", "prepared"]
-Kind = Literal["pix2pix", "pix2pixhd", "dae", "ddpm", "atop"]
-Translate = Callable[[jax.Array, Images], Images]
-
-
-class Network(NamedTuple):
-    """A trained network."""
-
-    model: Model
-    params: Any
-    state: Any
-
-    def __call__(self, x: Images) -> jax.Array:
-        """Run it as it is: logits of a classifier, images of a translator."""
-        return frozen(*self)(x)
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How large the networks are, how long they train, and on which pairs."""
-
-    classifier: str = "pooled"  # or a model of train_classifier.py
-    classifier_epochs: int = 20
-    encoder: str = "small"  # small, resnet18 or resnet50
-    encoder_epochs: int = 25
-    encoder_batch: int = 200
-    encoder_images: int | None = None  # how many it trains on, all for None
-    width: int = 16  # of the translator, ngf
-    depth: int | None = None  # halvings of the translator, down to one pixel by default; of pix2pixhd 2
-    blocks: int = 6  # residual, of pix2pixhd
-    residual: bool = False  # of pix2pix and atop: add to the image instead of painting it anew
-    critic_width: int = 32  # ndf
-    critic_layers: int = 1  # convolutions of stride 2: patches of 16, 34, 70 pixels
-    batch_size: int = 64
-    epochs: int = 12  # of the translator
-    decay: int = 0  # epochs more, in which the learning rate falls to 0
-    rate: float = 2e-4  # of translator and critic
-    l1: float = 200.0  # weight of the mean difference of pixels in [0, 1]; 100 in [-1, 1]
-    guided: float = 0.0  # weight of the difference in the classifier's eyes; pix2pixhd has 10 unless given
-    matching: float = 10.0  # weight of the difference in the critic's eyes, of pix2pixhd
-    pool: int = 0  # earlier translations that the critic is shown again
-    eps: common.Fraction = 0.2  # the radius of attacks, linf
-    attacks: tuple[str, ...] = ("fgsm", "pgd")  # of `perturbations.unusual.ATTACKS`
-    shares: tuple[float, ...] = (0.5, 1.0)  # of eps
-    shifts: tuple[tuple[str, float], ...] = ()  # such as ("darker", 0.3)
-    pairs_of: int | None = None  # how many training images pairs are made of, all for None
-    as_bytes: bool = False  # keep pairs rounded to 8 bits
-    adversarial_epochs: int = 10  # of atop, after pix2pix
-    adversarial_steps: int = 10  # of its attack
-    until: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2)  # times of ddpm to choose from
-    steps: int = 20  # of its way back
-
-    def check(self) -> None:
-        """Refuse what cannot be meant, before any work."""
-        for name, known in (("attacks", unusual.ATTACKS), ("encoder", ENCODERS)):
-            given = getattr(self, name)
-            for one in (given,) if isinstance(given, str) else given:
-                if one not in known:
-                    raise ValueError(f"--recipe.{name} has {one!r}, must be of {', '.join(known)}")
-        for name, _ in self.shifts:
-            if name not in tones.SHIFTS:
-                raise ValueError(f"--recipe.shifts has {name!r}, must be of {', '.join(tones.SHIFTS)}")
-        if self.classifier not in ("pooled", *common.MODELS):
-            raise ValueError(
-                f"--recipe.classifier is {self.classifier!r}, must be one of pooled, {', '.join(common.MODELS)}"
-            )
-        for name in ("classifier_epochs", "encoder_epochs", "epochs", "batch_size", "encoder_batch", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"--recipe.{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1"
-                )
-
-
+__all__ = [
+    "KINDS",
+    "NATURAL",
+    "Kind",
+    "Network",
+    "Recipe",
+    "Sets",
+    "Translate",
+    "digits",
+    "picked",
+    "prepared",
+]
 _NOBODY: Any = None
-NATURAL = (("darker", 0.3), ("sharper", 3.0))
-ENCODERS: dict[str, Callable[..., Model]] = {
-    "small": selfsup.small_encoder,
-    "resnet18": selfsup.resnet18_encoder,
-    "resnet50": selfsup.resnet50_encoder,
-}
-KINDS = get_args(Kind)
-
 
 # --- classifier and encoder -----------------------------------------------------------------------------
-
-
-def classifier_of(recipe: Recipe, dataset: str, classes: int, shape: tuple[int, ...]) -> Model:
-    """Build the network to be protected."""
-    if recipe.classifier == "pooled":
-        return pooled.pooled(classes=classes, shape=shape)
-    return common.classifier(recipe.classifier, dataset=dataset, classes=classes, shape=shape)
 
 
 def classifier_stage(
@@ -139,11 +73,6 @@ def classifier_stage(
         "classifier", lambda: training.start(jax.random.key(seed), model, tx),
         training.step(standard(model), tx), sets.train, recipe.batch_size, total, seed,
     )  # fmt: skip
-
-
-def encoder_of(recipe: Recipe, shape: tuple[int, ...]) -> Model:
-    """Build the encoder that the gate's features come from."""
-    return ENCODERS[recipe.encoder](shape=shape)
 
 
 def encoder_stage(sets: Sets, recipe: Recipe, seed: int) -> tuple[Model, Stage]:
@@ -213,26 +142,6 @@ def views_of(
 
 
 # --- translators ----------------------------------------------------------------------------------------
-
-
-def translator_of(kind: Kind, recipe: Recipe, shape: tuple[int, ...]) -> Model:
-    """Build the network of a translator; that of ddpm predicts noise and is wrapped by `purifier`."""
-    if kind == "pix2pixhd":
-        return pix2pixhd.global_generator(
-            shape=shape, width=recipe.width, halvings=recipe.depth or 2, blocks=recipe.blocks
-        )
-    if kind == "dae":
-        return translator.autoencoder(shape=shape, widths=(recipe.width, 2 * recipe.width))
-    if kind == "ddpm":
-        return trainable(denoiser_of(recipe, shape))
-    return translator.unet_translator(
-        shape=shape, width=recipe.width, depth=recipe.depth, residual=recipe.residual
-    )
-
-
-def denoiser_of(recipe: Recipe, shape: tuple[int, ...]) -> diffusion.Denoiser:
-    """Build the network of the diffusion."""
-    return diffusion.small_denoiser(shape=shape, widths=(recipe.width, 2 * recipe.width, 2 * recipe.width))
 
 
 def stages(

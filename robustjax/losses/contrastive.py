@@ -1,5 +1,6 @@
 """Contrastive losses: features of two views of an image agree, those of different images do not."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -89,10 +90,10 @@ def _similarities(first: Vectors, second: Vectors) -> tuple[Array, Bool[Array, "
 def _contrasted(first: Vectors, second: Vectors, same: Bool[Array, "n n"], temperature: Number) -> PerExample:
     similar, other = _similarities(first, second)
     logits = jnp.where(other, similar / temperature, -jnp.inf)
-    top = logits.max(axis=1, keepdims=True)
+    top = jax.lax.stop_gradient(logits.max(axis=1, keepdims=True))
     log_all = top + jnp.log(jnp.exp(logits - top).sum(axis=1, keepdims=True))
     wanted = same & other
-    found = jnp.where(wanted, logits - log_all, 0.0).sum(axis=1) / wanted.sum(axis=1)
+    found = jnp.where(wanted, logits - log_all, 0.0).sum(axis=1) / wanted.sum(axis=1, dtype=jnp.float32)
     return -found.reshape(2, -1).mean(axis=0)
 
 

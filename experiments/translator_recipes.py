@@ -1,0 +1,125 @@
+"""What a translation system is made of: sizes, lengths and pairs as one recipe, and the networks it names."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import common
+import jax
+
+from robustjax.losses.diffusion import trainable
+from robustjax.models import diffusion, pix2pixhd, pooled, selfsup, translator
+from robustjax.perturbations import tones, unusual
+from robustjax.types import Images, Model, frozen
+
+Kind = Literal["pix2pix", "pix2pixhd", "dae", "ddpm", "atop"]
+Translate = Callable[[jax.Array, Images], Images]
+
+
+class Network(NamedTuple):
+    """A trained network."""
+
+    model: Model
+    params: Any
+    state: Any
+
+    def __call__(self, x: Images) -> jax.Array:
+        """Run it as it is: logits of a classifier, images of a translator."""
+        return frozen(*self)(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How large the networks are, how long they train, and on which pairs."""
+
+    classifier: str = "pooled"  # or a model of train_classifier.py
+    classifier_epochs: int = 20
+    encoder: str = "small"  # small, resnet18 or resnet50
+    encoder_epochs: int = 25
+    encoder_batch: int = 200
+    encoder_images: int | None = None  # how many it trains on, all for None
+    width: int = 16  # of the translator, ngf
+    depth: int | None = None  # halvings of the translator, down to one pixel by default; of pix2pixhd 2
+    blocks: int = 6  # residual, of pix2pixhd
+    residual: bool = False  # of pix2pix and atop: add to the image instead of painting it anew
+    critic_width: int = 32  # ndf
+    critic_layers: int = 1  # convolutions of stride 2: patches of 16, 34, 70 pixels
+    batch_size: int = 64
+    epochs: int = 12  # of the translator
+    decay: int = 0  # epochs more, in which the learning rate falls to 0
+    rate: float = 2e-4  # of translator and critic
+    l1: float = 200.0  # weight of the mean difference of pixels in [0, 1]; 100 in [-1, 1]
+    guided: float = 0.0  # weight of the difference in the classifier's eyes; pix2pixhd has 10 unless given
+    matching: float = 10.0  # weight of the difference in the critic's eyes, of pix2pixhd
+    pool: int = 0  # earlier translations that the critic is shown again
+    eps: common.Fraction = 0.2  # the radius of attacks, linf
+    attacks: tuple[str, ...] = ("fgsm", "pgd")  # of `perturbations.unusual.ATTACKS`
+    shares: tuple[float, ...] = (0.5, 1.0)  # of eps
+    shifts: tuple[tuple[str, float], ...] = ()  # such as ("darker", 0.3)
+    pairs_of: int | None = None  # how many training images pairs are made of, all for None
+    as_bytes: bool = False  # keep pairs rounded to 8 bits
+    adversarial_epochs: int = 10  # of atop, after pix2pix
+    adversarial_steps: int = 10  # of its attack
+    until: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2)  # times of ddpm to choose from
+    steps: int = 20  # of its way back
+
+    def check(self) -> None:
+        """Refuse what cannot be meant, before any work."""
+        for name, known in (("attacks", unusual.ATTACKS), ("encoder", ENCODERS)):
+            given = getattr(self, name)
+            for one in (given,) if isinstance(given, str) else given:
+                if one not in known:
+                    raise ValueError(f"--recipe.{name} has {one!r}, must be of {', '.join(known)}")
+        for name, _ in self.shifts:
+            if name not in tones.SHIFTS:
+                raise ValueError(f"--recipe.shifts has {name!r}, must be of {', '.join(tones.SHIFTS)}")
+        if self.classifier not in ("pooled", *common.MODELS):
+            raise ValueError(
+                f"--recipe.classifier is {self.classifier!r}, must be one of pooled, {', '.join(common.MODELS)}"
+            )
+        for name in ("classifier_epochs", "encoder_epochs", "epochs", "batch_size", "encoder_batch", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"--recipe.{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1"
+                )
+
+
+NATURAL = (("darker", 0.3), ("sharper", 3.0))
+ENCODERS: dict[str, Callable[..., Model]] = {
+    "small": selfsup.small_encoder,
+    "resnet18": selfsup.resnet18_encoder,
+    "resnet50": selfsup.resnet50_encoder,
+}
+KINDS = get_args(Kind)
+
+
+def classifier_of(recipe: Recipe, dataset: str, classes: int, shape: tuple[int, ...]) -> Model:
+    """Build the network to be protected."""
+    if recipe.classifier == "pooled":
+        return pooled.pooled(classes=classes, shape=shape)
+    return common.classifier(recipe.classifier, dataset=dataset, classes=classes, shape=shape)
+
+
+def encoder_of(recipe: Recipe, shape: tuple[int, ...]) -> Model:
+    """Build the encoder that the gate's features come from."""
+    return ENCODERS[recipe.encoder](shape=shape)
+
+
+def translator_of(kind: Kind, recipe: Recipe, shape: tuple[int, ...]) -> Model:
+    """Build the network of a translator; that of ddpm predicts noise and is wrapped by `purifier`."""
+    if kind == "pix2pixhd":
+        return pix2pixhd.global_generator(
+            shape=shape, width=recipe.width, halvings=recipe.depth or 2, blocks=recipe.blocks
+        )
+    if kind == "dae":
+        return translator.autoencoder(shape=shape, widths=(recipe.width, 2 * recipe.width))
+    if kind == "ddpm":
+        return trainable(denoiser_of(recipe, shape))
+    return translator.unet_translator(
+        shape=shape, width=recipe.width, depth=recipe.depth, residual=recipe.residual
+    )
+
+
+def denoiser_of(recipe: Recipe, shape: tuple[int, ...]) -> diffusion.Denoiser:
+    """Build the network of the diffusion."""
+    return diffusion.small_denoiser(shape=shape, widths=(recipe.width, 2 * recipe.width, 2 * recipe.width))
