@@ -177,15 +177,24 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def classifier(
-    name: str, *, dataset: str, classes: int, shape: tuple[int, ...], dtype: str = "float32"
+    name: str,
+    *,
+    dataset: str,
+    classes: int,
+    shape: tuple[int, ...],
+    dtype: str = "float32",
+    remat: bool = False,
 ) -> Model:
-    """Build a model by name, normalised as its data set asks."""
+    """Build a model by name, normalised as its data set asks; with `remat` where it has blocks to recompute."""
     if name not in MODELS:
         raise ValueError(f"--model is {name!r}, must be one of {', '.join(MODELS)}")
     if dtype not in DTYPES:
         raise ValueError(f"--dtype is {dtype!r}, must be one of {', '.join(DTYPES)}")
     constants: Any = NORMALISATIONS.get(dataset, {})
-    return MODELS[name](classes=classes, shape=shape, dtype=DTYPES[dtype], **constants)
+    if remat and not name.startswith(("resnet", "wideresnet")):
+        raise ValueError(f"--remat is set, must not be with --model {name}, which has no residual blocks")
+    kept: Any = {"remat": True} if remat else {}
+    return MODELS[name](classes=classes, shape=shape, dtype=DTYPES[dtype], **constants, **kept)
 
 
 def optimizer(cfg: Optimizer, updates: int):
@@ -239,8 +248,9 @@ def described(cfg: PGD) -> str:
 
 
 def distributed(enabled: bool, cluster: Cluster) -> None:
-    """Join the other processes, if asked to, before anything touches a device."""
+    """Join the other processes, if asked to, before anything touches a device; keep compiled programs."""
     runtime.distributed(enabled, cluster.coordinator, cluster.processes, cluster.process_id)
+    runtime.cache_compiled()
 
 
 class Trained(NamedTuple):

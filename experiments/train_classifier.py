@@ -52,6 +52,7 @@ class Config:
     # wideresnet28_10, wideresnet34_10
     model: str = "convnet_small"
     dtype: str = "float32"  # what the network computes in; logits, losses and verdicts stay float32
+    remat: bool = False  # recompute what lies inside residual blocks: less memory, a third more time
     loss: LossName = "adversarial"
     attack: common.PGD = common.PGD()  # the adversary of training
     warmup: float = 0.0  # share of the run over which the training radius grows from 0 to --attack.eps
@@ -163,6 +164,7 @@ def main(cfg: Config) -> int:
         classes=len(train.info.classes),
         shape=train.image.shape[1:],
         dtype=cfg.dtype,
+        remat=cfg.remat,
     )
     tx = common.optimizer(cfg.optimizer, cfg.updates)
     trained, stream = model, plain_stream(cfg, train, batches)

@@ -77,6 +77,11 @@ def linear(
     return nn.Dense(features, kernel_init=fan_in_uniform, bias_init=bias_init, dtype=dtype, name=name)(x)
 
 
+def recomputed(block: Callable[..., nn.Module], wanted: bool) -> Callable[..., nn.Module]:
+    """Build blocks, called as (x, train), that keep their input only and compute the rest anew for their gradient."""
+    return nn.remat(block, static_argnums=(2,)) if wanted else block  # pyright: ignore[reportArgumentType]
+
+
 def batch_norm(x: Array, *, train: bool, name: str, dtype: DType = jnp.float32) -> Array:
     """Normalise by the statistics of the batch (train) or by running ones: momentum 0.9, eps 1e-5.
 

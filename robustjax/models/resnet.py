@@ -65,16 +65,18 @@ class ResNet(nn.Module):
     depths: tuple[int, ...]
     classes: int
     dtype: DType = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Logits:
+        kind = layers.recomputed(self.block, self.remat)
         x = layers.conv(x, 64, 3, dtype=self.dtype, name="conv1")
         x = nn.relu(layers.batch_norm(x, train=train, dtype=self.dtype, name="norm1"))
         self.sow("features", "stage0", x)
         for i, depth in enumerate(self.depths):
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
-                x = self.block(64 * 2**i, stride, self.dtype, name=f"stage{i + 1}_block{j}")(x, train)
+                x = kind(64 * 2**i, stride, self.dtype, name=f"stage{i + 1}_block{j}")(x, train)
             self.sow("features", f"stage{i + 1}", x)
         return layers.linear(x.mean(axis=(1, 2)), self.classes, dtype=self.dtype, name="head")
 
@@ -86,6 +88,7 @@ def resnet18(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dtype: DType = jnp.float32,
+    remat: bool = False,
 ) -> Model:
     """Build a ResNet-18: basic blocks 2, 2, 2, 2; 11,173,962 parameters.
 
@@ -94,11 +97,12 @@ def resnet18(
       shape: of one image, (h, w, c).
       mean, std: normalisation per channel, see `normalisation`.
       dtype: what the network computes in; parameters, BatchNorm and logits are float32.
+      remat: keep only what lies between blocks, and compute the rest once more in the backward pass.
 
     Reference: He et al. 2016, arXiv:1512.03385; 3x3 stem without pooling, 1x1 convolution and BatchNorm where
       a shortcut changes shape, PyTorch's default initial values: the variant common for CIFAR.
     """
-    return from_flax(ResNet(BasicBlock, (2, 2, 2, 2), classes, dtype), shape=shape, mean=mean, std=std)
+    return from_flax(ResNet(BasicBlock, (2, 2, 2, 2), classes, dtype, remat), shape=shape, mean=mean, std=std)
 
 
 def resnet34(
@@ -108,9 +112,10 @@ def resnet34(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dtype: DType = jnp.float32,
+    remat: bool = False,
 ) -> Model:
     """Build a ResNet-34: basic blocks 3, 4, 6, 3; 21,282,122 parameters; settings as in `resnet18`."""
-    return from_flax(ResNet(BasicBlock, (3, 4, 6, 3), classes, dtype), shape=shape, mean=mean, std=std)
+    return from_flax(ResNet(BasicBlock, (3, 4, 6, 3), classes, dtype, remat), shape=shape, mean=mean, std=std)
 
 
 def resnet50(
@@ -120,6 +125,7 @@ def resnet50(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dtype: DType = jnp.float32,
+    remat: bool = False,
 ) -> Model:
     """Build a ResNet-50: bottlenecks 3, 4, 6, 3; 23,520,842 parameters; settings as in `resnet18`."""
-    return from_flax(ResNet(Bottleneck, (3, 4, 6, 3), classes, dtype), shape=shape, mean=mean, std=std)
+    return from_flax(ResNet(Bottleneck, (3, 4, 6, 3), classes, dtype, remat), shape=shape, mean=mean, std=std)

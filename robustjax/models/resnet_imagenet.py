@@ -28,16 +28,18 @@ class LargeResNet(nn.Module):
     depths: tuple[int, ...]
     classes: int
     dtype: DType = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Logits:
+        kind = layers.recomputed(self.block, self.remat)
         x = layers.conv(x, 64, 7, stride=2, dtype=self.dtype, name="conv1")
         x = _pooled(nn.relu(layers.batch_norm(x, train=train, dtype=self.dtype, name="norm1")))
         self.sow("features", "stage0", x)
         for i, depth in enumerate(self.depths):
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
-                x = self.block(64 * 2**i, stride, self.dtype, name=f"stage{i + 1}_block{j}")(x, train)
+                x = kind(64 * 2**i, stride, self.dtype, name=f"stage{i + 1}_block{j}")(x, train)
             self.sow("features", f"stage{i + 1}", x)
         return layers.linear(x.mean(axis=(1, 2)), self.classes, dtype=self.dtype, name="head")
 
@@ -64,6 +66,7 @@ def resnet50_imagenet(
     mean: Sequence[float] | None = IMAGENET["mean"],
     std: Sequence[float] | None = IMAGENET["std"],
     dtype: DType = jnp.float32,
+    remat: bool = False,
 ) -> Model:
     """Build a ResNet-50 for large images: bottlenecks 3, 4, 6, 3; 25,557,032 parameters.
 
@@ -72,11 +75,13 @@ def resnet50_imagenet(
       shape: of one image, (h, w, c); any size serves, as the last pooling is over all that is left.
       mean, std: normalisation per channel, those of ImageNet by default.
       dtype: what the network computes in; parameters, BatchNorm and logits are float32.
+      remat: keep only what lies between blocks, and compute the rest once more in the backward pass.
 
     Reference: He et al. 2016, arXiv:1512.03385; the stride is in the 3x3 convolution of a bottleneck ("v1.5"),
       as in torchvision, PyTorch's default initial values.
     """
-    return from_flax(LargeResNet(Bottleneck, (3, 4, 6, 3), classes, dtype), shape=shape, mean=mean, std=std)
+    network = LargeResNet(Bottleneck, (3, 4, 6, 3), classes, dtype, remat)
+    return from_flax(network, shape=shape, mean=mean, std=std)
 
 
 def resnet18_imagenet(
@@ -86,6 +91,8 @@ def resnet18_imagenet(
     mean: Sequence[float] | None = IMAGENET["mean"],
     std: Sequence[float] | None = IMAGENET["std"],
     dtype: DType = jnp.float32,
+    remat: bool = False,
 ) -> Model:
     """Build a ResNet-18 for large images: 11,689,512 parameters; settings as in `resnet50_imagenet`."""
-    return from_flax(LargeResNet(BasicBlock, (2, 2, 2, 2), classes, dtype), shape=shape, mean=mean, std=std)
+    network = LargeResNet(BasicBlock, (2, 2, 2, 2), classes, dtype, remat)
+    return from_flax(network, shape=shape, mean=mean, std=std)

@@ -48,15 +48,17 @@ class WideResNet(nn.Module):
     classes: int
     activation: Callable[[Array], Array] = nn.relu
     dtype: DType = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Logits:
+        kind = layers.recomputed(WideBlock, self.remat)
         x = layers.conv(x, 16, 3, init=layers.he_fan_out, dtype=self.dtype, name="conv1")
         self.sow("features", "stage0", x)
         for i in range(3):
             for j in range((self.depth - 4) // 6):
                 stride = 2 if i > 0 and j == 0 else 1
-                block = WideBlock(
+                block = kind(
                     16 * 2**i * self.width, stride, self.activation, self.dtype, name=f"stage{i + 1}_block{j}"
                 )
                 x = block(x, train)
@@ -79,6 +81,7 @@ def wideresnet(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dtype: DType = jnp.float32,
+    remat: bool = False,
 ) -> Model:
     """Build a WideResNet; WRN-28-10 has 36,479,194 parameters, WRN-34-10 46,160,474.
 
@@ -90,6 +93,7 @@ def wideresnet(
       activation: elementwise, such as `jax.nn.relu` or `jax.nn.swish`.
       mean, std: normalisation per channel, see `normalisation`.
       dtype: what the network computes in; parameters, BatchNorm and logits are float32.
+      remat: keep only what lies between blocks, and compute the rest once more in the backward pass.
     Raises:
       ValueError: for a depth that is not 6 n + 4, or a width below 1.
 
@@ -99,4 +103,5 @@ def wideresnet(
         raise ValueError(f"wideresnet: depth is {depth}, must be 6 n + 4 with n at least 1")
     if width < 1:
         raise ValueError(f"wideresnet: width is {width}, must be at least 1")
-    return from_flax(WideResNet(depth, width, classes, activation, dtype), shape=shape, mean=mean, std=std)
+    network = WideResNet(depth, width, classes, activation, dtype, remat)
+    return from_flax(network, shape=shape, mean=mean, std=std)
