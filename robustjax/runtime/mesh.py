@@ -88,6 +88,7 @@ def distributed(
     # Read only by CPU clients, which otherwise cannot talk across processes.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if not jax.distributed.is_initialized():
+        watch.quieten()
         jax.distributed.initialize(
             coordinator_address=coordinator,
             num_processes=processes,

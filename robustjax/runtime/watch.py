@@ -6,6 +6,7 @@ long, means a death; whoever notices tells the others and leaves with exit code 
 """
 
 import atexit
+import contextlib
 import os
 import secrets
 import socket
@@ -62,6 +63,17 @@ def together(host: str | None = None) -> None:
                 f"process {me} cannot reach {name}:{port} to watch process 0 ({error}); JAX's own heartbeats remain"
             )
     _Watch(links, count).start()
+
+
+def quieten() -> None:
+    """Keep JAX from reporting a death in ten lines of its own, and SIGTERM for `stopping`; call it before joining.
+
+    With JAX_LOGGING_LEVEL or TF_CPP_MIN_LOG_LEVEL in the environment it logs as told there.
+    """
+    with contextlib.suppress(AttributeError):  # not in every version
+        jax.config.update("jax_enable_preemption_service", False)
+    if not {"JAX_LOGGING_LEVEL", "TF_CPP_MIN_LOG_LEVEL"} & set(os.environ):
+        jax.config.update("jax_logging_level", "CRITICAL")
 
 
 class _Watch:
