@@ -160,7 +160,7 @@ def adaptive(
     a2 = [
         Attempt("A2 forced routing", "TM3", gated.forced, steps=steps, loss=loss, penalty=c)
         for c in penalties
-        for loss in plain
+        for loss in plain[:2]
     ]
     a3 = [
         *hidden(gated.selective, search=even, steps=long),

@@ -9,7 +9,7 @@ import numpy as np
 from robustjax.analysis.intervals import Estimate, proportion
 from robustjax.attacks import health
 from robustjax.attacks.flags import Flag
-from robustjax.evaluation.purifier import Assessment
+from robustjax.evaluation.assessments import Assessment
 
 LEAST = 200  # examples
 NEEDED = ("A1", "A2", "A3", "A4")

@@ -1,6 +1,5 @@
 """Attack a classifier behind a gate and a translator, any of them, and judge every point by the defence itself."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks import gated
 from robustjax.attacks.gated import Aim
+from robustjax.evaluation.assessments import Assessment as Assessment
 from robustjax.evaluation.attempts import Attempt
 from robustjax.evaluation.defences import Look, as_argument, attempted, looked
 from robustjax.numerics import keys_for
@@ -20,57 +20,6 @@ from robustjax.ood.translate import Defence
 from robustjax.threats import Threat
 
 Watch = Callable[[str, int, int, float], None]  # attack, attempt, attempts, accuracy left
-
-
-@dataclasses.dataclass(frozen=True)
-class Assessment:
-    """What attacks did to every example, on the host; lines are attacks, rows examples.
-
-    Attributes:
-      attacks, models: (a,) names, and the threat model each belongs to.
-      label: (n,).
-      plain, through: (n, k) logits of f(x) and f(T(x)) at the images themselves; routed: (n,) what the gate said.
-      wrong: (a, n) whether the defence errs at the point each attack kept.
-      unseen: (a, n) whether it errs there untranslated: the gate took the point for data.
-      tried: (a, n) whether the attack ran, or had no need to since the image itself is misclassified.
-      margin: (a, n) of the defence at the point; score: (a, n) how far above its threshold the gate scored it.
-      x: (a, n, ...) the points.
-      feasible: (a,) whether all points lie in the threat; gradients: (a,) iterations times rows.
-      seconds: (a,); runs: (a,) how often each was started with other losses, penalties, targets or keys.
-    """
-
-    attacks: tuple[str, ...]
-    models: tuple[str, ...]
-    label: np.ndarray
-    plain: np.ndarray
-    through: np.ndarray
-    routed: np.ndarray
-    wrong: np.ndarray
-    unseen: np.ndarray
-    tried: np.ndarray
-    margin: np.ndarray
-    score: np.ndarray
-    x: np.ndarray
-    feasible: np.ndarray
-    gradients: np.ndarray
-    seconds: np.ndarray
-    runs: np.ndarray
-
-    @property
-    def clean_wrong(self) -> np.ndarray:
-        """Say where the defence errs without any attack: (n,)."""
-        logits = np.where(self.routed[:, None], self.through, self.plain)
-        return logits.argmax(axis=1) != self.label
-
-    def standing(self, *names: str) -> np.ndarray:
-        """Say which examples are right, and resist all attacks whose name or threat model is given, or all: (n,)."""
-        pick = [not names or a in names or m in names for a, m in zip(self.attacks, self.models, strict=True)]
-        return ~(self.clean_wrong | self.wrong[np.array(pick, bool)].any(axis=0))
-
-    def in_distribution(self) -> np.ndarray:
-        """Say for which examples some point fools f and passes the gate (the IDAR is the mean): (n,)."""
-        clean = ~self.routed & (self.plain.argmax(axis=1) != self.label)
-        return clean | self.unseen.any(axis=0)
 
 
 def assess(

@@ -9,7 +9,9 @@ from robustjax.runtime.figures import WIDTH, canvas
 Bar = tuple[float, float, float]  # value and the ends of its interval
 
 
-def bars(groups: Sequence[str], series: Mapping[str, Sequence[Bar]], *, ylabel: str, title: str = "") -> bytes:
+def bars(
+    groups: Sequence[str], series: Mapping[str, Sequence[Bar]], *, ylabel: str, title: str = ""
+) -> bytes:
     """Draw one group of bars for each name, one bar of each series in it.
 
     Args:
@@ -22,7 +24,9 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[Bar]], *, ylabel: 
     """
     for name, values in series.items():
         if len(values) != len(groups):
-            raise ValueError(f"bars: {name!r} has {len(values)} bars, must be {len(groups)}, one for each group")
+            raise ValueError(
+                f"bars: {name!r} has {len(values)} bars, must be {len(groups)}, one for each group"
+            )
     with canvas(WIDTH, 2.9) as (figure, png):
         axes = figure.add_subplot()
         share = 0.8 / max(len(series), 1)
@@ -32,7 +36,9 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[Bar]], *, ylabel: 
             ends = np.maximum(np.stack([height - low, high - height]), 0.0)
             drawn = axes.bar(at, height, 0.92 * share, label=name)
             axes.errorbar(at, height, ends, fmt="none", ecolor="#333333", elinewidth=0.8, capsize=2)
-            axes.bar_label(drawn, [f"{v:.0f}" if np.isfinite(v) else "" for v in height], fontsize=6, padding=5)
+            axes.bar_label(
+                drawn, [f"{v:.0f}" if np.isfinite(v) else "" for v in height], fontsize=6, padding=5
+            )
         axes.set(ylim=(0, 112), ylabel=ylabel, yticks=range(0, 101, 20))
         axes.set_xticks(range(len(groups)), groups, fontsize=7)
         axes.legend(ncols=min(len(series), 4), fontsize=7, loc="upper right", frameon=False)

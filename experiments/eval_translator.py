@@ -1,0 +1,236 @@
+r"""Attack a trained translation system, or any purifier behind any gate, and say what may be printed of it.
+
+    python experiments/eval_translator.py digits --run runs/translator --out runs/translator_judged
+    python experiments/eval_translator.py standard --run runs/translator_mnist --copy runs/another --out runs/judged
+    python experiments/eval_translator.py standard \
+        --function mypackage.net:defence --dataset mnist --eps 0.3 --out runs/mine
+
+--run is a folder of train_translator.py, whose encoder, classifier and --gate decide what is translated; --copy another
+one, for attacks that transfer. --function names a function without arguments that returns a
+`robustjax.ood.translate.Defence` of your own: f, T and a gate with its threshold, in JAX. Static attacks (TM0), queries
+(TM1), f and T known (TM2) and everything known (TM3) are run, each judged by the hard defence; then radius 1. A
+robust accuracy is printed only if the evaluation supports it, and the line says why not otherwise.
+
+Random translators (ddpm) are attacked with a fixed draw, and with the mean of --passes draws in every gradient; what
+was found is then submitted --resubmissions times. Every attack is kept when it is done: the same command goes on.
+"""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import time
+from typing import Any, Literal, get_args
+
+import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+import translator_folders
+import translator_judging as judging
+import translator_sets
+from pages import translator_verdict as pages
+from translator_judging import Arrays, Parts
+from translators import picked
+
+from robustjax import runtime
+from robustjax.evaluation import attempts, defences, headline
+from robustjax.evaluation.assessments import Assessment, joined
+from robustjax.ood.translate import Defence, any_wrong, defended, majority, predictions
+from robustjax.runtime.origin import made_with, plain
+from robustjax.runtime.snapshot import in_bytes
+from robustjax.runtime.stopping import Stop, stopping
+from robustjax.types import Batch
+
+GateName = Literal["SSD", "Mahalanobis of f", "nearest neighbours", "max softmax", "energy"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Attack a defence with and without knowledge of it."""
+
+    run: str | None = "runs/translator"  # a folder of train_translator.py
+    function: str | None = None  # module:function that returns a Defence, instead of --run
+    copy: str | None = None  # a run folder of an independent copy, for attacks that transfer
+    dataset: str | None = None  # for --function; that of the run by default
+    gate: GateName = "SSD"
+    rate: common.Fraction = 0.05  # of held-out training images that the gate routes
+    eps: common.Fraction | None = None  # linf; that of the run by default
+    images: int = 1000  # test images
+    fitted: int = 10000  # training images that detectors are fitted on
+    steps: int = 100
+    restarts: int = 5  # of cross-entropy through the translator and of selective PGD
+    targets: int = 9  # of targeted DLR
+    queries: int = 5000
+    estimates: int = 100  # of SPSA, 64 queries each
+    only: tuple[str, ...] = ()  # attacks to run, by how their names begin: A1, A3, PGD; all by default
+    passes: int = 20  # draws of a random translator in every gradient
+    resubmissions: int = 20
+    random: bool = False  # whether the translator of --function is
+    batch_size: int = 256
+    seed: int = 0
+    out: str = "runs/translator_judged"
+    data_dir: str | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be meant, before any work."""
+        if (self.run is None) == (self.function is None):
+            raise ValueError("--run and --function: give one of them; --run None goes with --function")
+        if self.function is not None and (self.dataset is None or self.eps is None):
+            raise ValueError("--function needs --dataset and --eps")
+        for name in ("images", "fitted", "steps", "restarts", "batch_size", "passes", "resubmissions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}, must be at least 1")
+
+
+PRESETS = {
+    "standard": Config(),
+    "digits": Config(queries=1000, estimates=20, targets=3, batch_size=128),
+    "smoke": Config(
+        images=8, fitted=64, steps=2, restarts=1, targets=0, queries=1, estimates=0, passes=2, resubmissions=2,
+        batch_size=8, only=("PGD", "A1", "A3"),
+    ),
+}  # fmt: skip
+MAY_DIFFER = ("out", "data_dir")
+
+
+def main(cfg: Config) -> int:
+    """Attack, attack by attack, then tell."""
+    defence, copy, sets, eps, random = subject(cfg)
+    test = picked(sets.test, slice(cfg.images))
+    with runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run, stopping() as stop:
+        modes: dict[str, int | None] = {"fixed draw": None, f"mean of {cfg.passes} draws": cfg.passes}
+        found: dict[str, Assessment] = {}
+        for mode, passes in modes.items() if random else [("deterministic", None)]:
+            parts = attacked(cfg, run.folder, mode, defence, copy, sets, test, eps, passes, stop)
+            if parts is None:
+                runtime.say("stopped; the same command goes on with the next attack")
+                return stop.exit_code
+            found[mode] = joined([judging.from_arrays(part) for part in parts])
+            if random:
+                found[mode] = resubmitted(cfg, defence, test, parts, found[mode])
+    worst = min(found.values(), key=lambda one: one.standing().mean())
+    at_one = judging.attacked(
+        defence, test, 1.0, judging.sweep(cfg.steps), seed=cfg.seed, batch_size=cfg.batch_size
+    )
+    given = defences.as_argument(defence)
+    calibration = None if cfg.function else sets.valid.image
+    single = judging.alone(given, test.image[:16])
+    head = judging.told(worst, test, calibration, single, float(at_one.standing().mean()))
+    flags = headline.masking(worst, judging.probes(given, test, eps))
+    facts = {
+        "made_with": made_with(), "config": plain(cfg), "headline": head.says,
+        **pages.facts(found, flags, float(at_one.standing().mean()), eps),
+    }  # fmt: skip
+    runtime.write_whole(pathlib.Path(cfg.out) / "results.json", json.dumps(facts, indent=1) + "\n")
+    for mode, one in found.items():
+        for row in pages.main_rows(one):
+            print(f"{mode}: {row['quantity']}: {row['found %']}")
+    print(head.says)
+    place = pages.page(cfg, found, head, flags, facts, test).write(pathlib.Path(cfg.out) / "report.html")
+    runtime.say(f"report: {place}")
+    return 0
+
+
+def subject(cfg: Config) -> tuple[Defence, Defence | None, translator_sets.Sets, float, bool]:
+    """Build the defence, its copy, the images, the radius, and whether the translator is random."""
+    if cfg.function is not None:
+        module, _, name = cfg.function.partition(":")
+        try:
+            built = getattr(importlib.import_module(module), name)()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"--function is {cfg.function!r}: {error}") from None
+        if not isinstance(built, Defence):
+            raise ValueError(
+                f"--function gave {type(built).__name__}, must be a robustjax.ood.translate.Defence"
+            )
+        sets = images(cfg, str(cfg.dataset), cfg.seed)
+        return built, None, sets, float(cfg.eps or 0.0), cfg.random
+    system = translator_folders.opened(str(cfg.run))
+    sets = images(cfg, system.config["dataset"], system.config["seed"], system.config["size"])
+    eps = system.config["recipe"]["eps"] if cfg.eps is None else cfg.eps
+    defence = built_from(cfg, system, sets)
+    copy = None if cfg.copy is None else built_from(cfg, translator_folders.opened(cfg.copy), sets)
+    return defence, copy, sets, eps, system.config["kind"] == "ddpm"
+
+
+def images(cfg: Config, dataset: str, seed: int, size: int | None = None) -> translator_sets.Sets:
+    """Load the images as they were trained on."""
+    if dataset == "digits":
+        return translator_sets.digits(seed)
+    return translator_sets.prepared(dataset, data_dir=cfg.data_dir, size=size)
+
+
+def built_from(cfg: Config, system: translator_folders.System, sets: translator_sets.Sets) -> Defence:
+    """Put the networks of a run behind the gate that is asked for."""
+    eyes = judging.as_features(system.encoder), judging.as_features(system.classifier)
+    parts = Parts(judging.as_logits(system.classifier), system.translate, eyes, sets.valid.image)
+    score = judging.detectors(parts, picked(sets.train, slice(cfg.fitted)))[cfg.gate]
+    gate = judging.calibrated(
+        score, parts.calibration, rate=cfg.rate, distance=cfg.gate in get_args(GateName)[:3]
+    )
+    return Defence(parts.f, parts.translate, gate, eyes)
+
+
+def attacked(
+    cfg: Config, folder: pathlib.Path, mode: str, defence: Defence, copy: Defence | None, sets: Any, test: Batch,
+    eps: float, passes: int | None, stop: Stop,
+) -> list[Arrays] | None:  # fmt: skip
+    """Run the attacks that have left no file yet; None if asked to stop before the end."""
+    matches = 3 if defence.features else 0
+    plan = attempts.static() + attempts.adaptive(
+        int(test.label.max()) + 1, steps=cfg.steps, restarts=cfg.restarts, targets=cfg.targets, queries=cfg.queries,
+        estimates=cfg.estimates, matches=matches,
+    )  # fmt: skip
+    plan += attempts.transferred(cfg.steps) if copy is not None else ()
+    plan = [one for one in plan if not cfg.only or one.attack.startswith(cfg.only)]
+    names, done, began = list(dict.fromkeys(one.attack for one in plan)), [], time.monotonic()
+    for name in names:
+        path = folder / "attacks" / f"{mode} {name}.npz".replace(" ", "_").replace(",", "")
+        if not path.exists():
+            found = judging.attacked(
+                defence, test, eps, [one for one in plan if one.attack == name], seed=cfg.seed,
+                batch_size=cfg.batch_size, passes=passes, copy=copy,
+                pool=(sets.valid.image[:1000], sets.valid.label[:1000]),
+            )  # fmt: skip
+            runtime.write_whole(
+                path, in_bytes(judging.in_arrays(found) | {"points": found.x[0]}, compressed=True)
+            )
+            left = 100 * found.standing().mean()
+            runtime.say(f"{mode}: {name}: accuracy {left:.1f} %, {time.monotonic() - began:.0f} s")
+            if stop.requested:
+                return None
+        with np.load(path) as file:
+            done.append(dict(file))
+    return done
+
+
+def resubmitted(
+    cfg: Config, defence: Defence, test: Batch, parts: list[Arrays], found: Assessment
+) -> Assessment:
+    """Submit the points of every attack several times: an attempt fails only if all submissions do.
+
+    The majority of the same draws is judged as an attack of its own name, for comparison.
+    """
+
+    @jax.jit
+    def ask(defence: Defence, x: Any) -> Any:
+        return predictions(defended(defence), jax.random.key(101), x, draws=cfg.resubmissions)
+
+    given, again, votes = defences.as_argument(defence), [], []
+    for part in parts:
+        drawn = np.concatenate(
+            [np.asarray(ask(given, jnp.asarray(part["points"][i : i + cfg.batch_size])))
+             for i in range(0, len(part["points"]), cfg.batch_size)], axis=1,
+        )  # fmt: skip
+        again.append(np.asarray(any_wrong(jnp.asarray(drawn), test.label)))
+        votes.append(np.asarray(majority(jnp.asarray(drawn), found.plain.shape[1])) != np.asarray(test.label))
+    own = dataclasses.replace(found, wrong=found.wrong | np.stack(again))
+    runtime.say(
+        f"majority of {cfg.resubmissions} draws: accuracy {100 * (1 - np.any(votes, axis=0).mean()):.1f} %"
+    )
+    return own
+
+
+if __name__ == "__main__":
+    common.script(main, PRESETS, __doc__)
