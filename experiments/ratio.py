@@ -64,7 +64,7 @@ class Config:
     )
     beta: float = 6.0  # of TRADES
     halved: bool = True  # weigh data and outliers by 1/2 in OE and ACET, as RATIO does
-    updates: int = 300
+    updates: int = 600
     batch_size: int = 128  # of data, and of outliers
     optimizer: common.Optimizer = common.Optimizer(rate=0.05, schedule="cosine")
     ema: bool = False
