@@ -73,7 +73,7 @@ _MNIST = Recipe(
 )  # fmt: skip
 _SMALL = Recipe(
     classifier="convnet_small", classifier_epochs=6, encoder_images=20000, encoder_epochs=8, depth=5,
-    critic_width=16, epochs=3, decay=2, eps=0.3, pairs_of=8000,
+    critic_width=16, epochs=1, decay=1, eps=0.3, pairs_of=8000,
 )  # fmt: skip
 _CIFAR = Recipe(
     classifier="resnet18", classifier_epochs=30, encoder="resnet18", encoder_epochs=200, encoder_batch=512,
@@ -165,7 +165,7 @@ class Log:
             state, begin = found or (stage.start(), 0)
             self.run.resume(self.before + begin)
             steps = courses.course(stage, state, begin=begin, segment=cfg.segment)
-            total, first = -(-stage.total // cfg.segment), begin // cfg.segment
+            total, first = -(-stage.total // cfg.segment), -(-begin // cfg.segment)
             bar = runtime.progress(steps, total=total, start=first, label=stage.name, batch_size=None)
             for i, (done, now, metrics) in bar:
                 state = now

@@ -10,6 +10,7 @@ import jax
 from robustjax.losses.diffusion import trainable
 from robustjax.models import diffusion, pix2pixhd, pooled, selfsup, translator
 from robustjax.perturbations import tones, unusual
+from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.types import Images, Model, frozen
 
 Kind = Literal["pix2pix", "pix2pixhd", "dae", "ddpm", "atop"]
@@ -55,7 +56,7 @@ class Recipe:
     eps: common.Fraction = 0.2  # the radius of attacks, linf
     attacks: tuple[str, ...] = ("fgsm", "pgd")  # of `perturbations.unusual.ATTACKS`
     shares: tuple[float, ...] = (0.5, 1.0)  # of eps
-    shifts: tuple[tuple[str, float], ...] = ()  # such as ("darker", 0.3)
+    shifts: tuple[tuple[str, float], ...] = ()  # such as darker 0.3, or fog 3, a corruption
     pairs_of: int | None = None  # how many training images pairs are made of, all for None
     as_bytes: bool = False  # keep pairs rounded to 8 bits
     adversarial_epochs: int = 10  # of atop, after pix2pix
@@ -71,8 +72,9 @@ class Recipe:
                 if one not in known:
                     raise ValueError(f"--recipe.{name} has {one!r}, must be of {', '.join(known)}")
         for name, _ in self.shifts:
-            if name not in tones.SHIFTS:
-                raise ValueError(f"--recipe.shifts has {name!r}, must be of {', '.join(tones.SHIFTS)}")
+            if name not in (*tones.SHIFTS, *CORRUPTIONS):
+                known = ", ".join((*tones.SHIFTS, *CORRUPTIONS))
+                raise ValueError(f"--recipe.shifts has {name!r}, must be of {known}")
         if self.classifier not in ("pooled", *common.MODELS):
             raise ValueError(
                 f"--recipe.classifier is {self.classifier!r}, must be one of pooled, {', '.join(common.MODELS)}"

@@ -115,7 +115,12 @@ def kinds(recipe: Recipe, logits_fn: Callable[[Images], jax.Array]) -> list[pair
     for name in recipe.attacks:
         radii = [share * recipe.eps for share in recipe.shares]
         found += [unusual.attacked(logits_fn, unusual.ATTACKS[name](eps)) for eps in radii]
-    return found + [unusual.shifted(tones.SHIFTS[name], times) for name, times in recipe.shifts]
+    for name, strength in recipe.shifts:
+        if name in tones.SHIFTS:
+            found.append(unusual.shifted(tones.SHIFTS[name], strength))
+        else:
+            found.append(pairs.corrupted((name,), severity=strength))
+    return found
 
 
 def views_of(

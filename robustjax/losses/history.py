@@ -17,27 +17,29 @@ class History(NamedTuple):
 
 
 def empty(size: int, shape: tuple[int, ...]) -> History:
-    """Make room for `size` results of a shape; a pool of none passes everything through.
+    """Make room for `size` results of a shape.
 
     Raises:
-      ValueError: if the size is negative.
+      ValueError: if there is room for none.
     """
-    if size < 0:
-        raise ValueError(f"empty: size is {size}, must be at least 0")
+    if size < 1:
+        raise ValueError(f"empty: size is {size}, must be at least 1")
     return History(jnp.zeros((size, *shape), jnp.float32), jnp.zeros((), jnp.int32))
 
 
-def exchanged(key: PRNGKeyArray, history: History, new: Float[Array, "b ..."]) -> tuple[Array, History]:
-    """Pass every new result on, or keep it and pass on an earlier one.
+def exchanged(
+    key: PRNGKeyArray, history: History | None, new: Float[Array, "b ..."]
+) -> tuple[Array, History | None]:
+    """Pass every new result on, or keep it and pass on an earlier one; without a pool all are passed on.
 
     As long as the pool is not full, a result is stored and passed on as well. After that, with probability one half,
     it takes the place of a random earlier one, which is passed on.
 
     Reference: Shrivastava et al. 2017, arXiv:1612.07828, in the variant of CycleGAN's code. One row after another.
     """
+    if history is None:
+        return new, None
     size = history.rows.shape[0]
-    if size == 0:
-        return new, history
 
     def one(pool: History, item: tuple[Array, Array]) -> tuple[History, Array]:
         key, row = item

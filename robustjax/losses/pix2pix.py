@@ -36,7 +36,7 @@ class Duel(NamedTuple):
     key: PRNGKeyArray
     translator: Player
     critic: Player
-    history: History
+    history: History | None
 
 
 class Rules(NamedTuple):
@@ -135,7 +135,7 @@ def start(key: PRNGKeyArray, rules: Rules, shape: tuple[int, ...]) -> Duel:
         later,
         player(first, rules.translator, rules.translator_tx),
         player(second, rules.critic, rules.critic_tx),
-        empty(rules.pool, pair),
+        empty(rules.pool, pair) if rules.pool else None,
     )
 
 
