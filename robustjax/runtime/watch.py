@@ -68,11 +68,11 @@ def together(host: str | None = None) -> None:
 def quieten() -> None:
     """Keep JAX from reporting a death in ten lines of its own, and SIGTERM for `stopping`; call it before joining.
 
-    With JAX_LOGGING_LEVEL or TF_CPP_MIN_LOG_LEVEL in the environment it logs as told there.
+    With JAX_LOGGING_LEVEL in the environment it logs as told there.
     """
     with contextlib.suppress(AttributeError):  # not in every version
         jax.config.update("jax_enable_preemption_service", False)
-    if not {"JAX_LOGGING_LEVEL", "TF_CPP_MIN_LOG_LEVEL"} & set(os.environ):
+    if "JAX_LOGGING_LEVEL" not in os.environ:
         jax.config.update("jax_logging_level", "CRITICAL")
 
 
