@@ -29,7 +29,7 @@ MODELS: dict[str, Callable[[tuple[int, ...]], CVAE]] = {
     "rectangle": lambda shape: cvae_rectangle.rectangle(shape=shape),
     "scenes": lambda shape: unet.scenes(shape=shape),
     "scenes_small": lambda shape: unet.scenes(
-        shape=shape, widths=(16, 32, 32), latents=(16, 8, 8), grids=((12, 16), (12, 16), (6, 8))
+        shape=shape, widths=(16, 32, 32), latents=(16, 8, 8), grids=((8, 12), (8, 12), (4, 6))
     ),
 }
 FAMILIES: dict[str, Callable[[], pairs.Pairs]] = {
@@ -109,7 +109,7 @@ PRESETS = {
         batch_size=32,
         rate_at=(0, 40, 120),
         beta_at=(0, 40),
-        beta=(0, 0.5),
+        beta=(0, 0.1),
         images=40,
         out="runs/cvae_lit",
     ),

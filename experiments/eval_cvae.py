@@ -25,14 +25,15 @@ import numpy as np
 from pages import eval_cvae as page
 
 from robustjax import data, evaluation, runtime
-from robustjax.attacks.apgd import apgd
+from robustjax.attacks.pgd import pgd
 from robustjax.losses.elbo import error
 from robustjax.perturbations import exported, theorems
 from robustjax.perturbations.learned import encoder, learned, perturbed
-from robustjax.perturbations.quality import Quality, conformal_radius, quality
+from robustjax.perturbations.quality import Quality, conformal_radius, nearest_from, quality
 from robustjax.perturbations.sets import ascent_through
 from robustjax.perturbations.truncated import truncated_normal
 from robustjax.runtime.snapshot import in_bytes
+from robustjax.threats import Threat
 from robustjax.types import Batch
 
 Arrays = dict[str, np.ndarray]
@@ -204,8 +205,9 @@ def promises(cfg: Config, it: cvaes.Learned, test: data.Split, radius: float) ->
         likely = jax.lax.map(prior, jax.random.split(jax.random.fold_in(key, 2), 256))
         expected, share = seen.mean(axis=0), inside.mean(axis=0)
         promise = theorems.nearest_bound(found, expected, excess=cfg.excess)
-        search = quality(it.model, params, state, radius=promise.radius, steps=cfg.steps, starts=1, draws=1)
-        nearest = search(key, *views).nearest * views.image[0].size / unit
+        ball = Threat("l2", promise.radius, -jnp.inf, jnp.inf)
+        origin = space.origin(views.image)
+        nearest = nearest_from(ball, missed, origin, ball.project(found.mean, origin), steps=cfg.steps)
         return {
             "radius": promise.radius,
             "promised": promise.error,
@@ -236,7 +238,7 @@ def drawn(cfg: Config, it: cvaes.Learned, test: data.Split, radius: float) -> Ar
     @jax.jit
     def farthest(clean: jax.Array) -> jax.Array:
 
-        far = ascent_through(space, apgd(space.threat, steps=cfg.steps, start=space.threat.sample))
+        far = ascent_through(space, pgd(space.threat, steps=cfg.steps, step_size=radius / 10))
         return far(key, lambda z: jnp.square(z - clean).mean(axis=(1, 2, 3)), clean).x
 
     perturb = jax.jit(perturbed(space))

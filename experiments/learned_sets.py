@@ -60,29 +60,27 @@ class Effort(NamedTuple):
     copies: int  # noisy copies per certificate
     queries: int  # of the attack without gradients
     latents: int
+    targets: tuple[str, ...] = TARGETS  # radii for which networks are smoothed
 
 
 def fit(
     label: str,
-    model: Model | CVAE,
+    first: training.TrainState,
     loss_at: Callable[[jax.Array], Loss],
-    rate: float,
     data: Batch,
     effort: Effort,
     *,
     epochs: int,
     seed: int,
 ) -> training.TrainState:
-    """Train by Adam, one compiled program per epoch, over shuffled batches."""
-    updates = len(data.label) // effort.batch_size
-    tx = optimizers.adam(optimizers.one_cycle(rate, epochs * updates, peak=0.2))
+    """Train a fresh state by Adam, one compiled program per epoch, over shuffled batches."""
+    tx, state, updates = _adam(data, effort, epochs), first, len(data.label) // effort.batch_size
     step = training.scheduled(loss_at, tx)
 
     @jax.jit
     def epoch(state: training.TrainState, rows: jax.Array):
         return jax.lax.scan(lambda s, r: step(s, Batch(data.image[r], data.label[r])), state, rows)
 
-    state: Any = training.start(jax.random.key(seed), model, tx)  # pyright: ignore[reportArgumentType]
     shuffle = np.random.default_rng(seed)
     bar = runtime.progress(range(epochs), total=epochs, label=label)
     for _ in bar:
@@ -90,6 +88,17 @@ def fit(
         state, metrics = epoch(state, jnp.asarray(order.reshape(updates, -1)))
         bar.show(jax.tree.map(jnp.mean, metrics))
     return state
+
+
+def fresh(model: Model | CVAE, data: Batch, effort: Effort, *, epochs: int, seed: int) -> training.TrainState:
+    """Draw the state from which `fit` begins; networks of one kind and seed can share it."""
+    tx = _adam(data, effort, epochs)
+    return training.start(jax.random.key(seed), model, tx)  # pyright: ignore[reportArgumentType]
+
+
+def _adam(data: Batch, effort: Effort, epochs: int) -> Any:
+    updates = epochs * (len(data.label) // effort.batch_size)
+    return optimizers.adam(optimizers.one_cycle(2e-3, updates, peak=0.2))
 
 
 def autoencoder(family: str, data: Digits, effort: Effort, seed: int) -> tuple[CVAE, Any, Any]:
@@ -103,7 +112,8 @@ def autoencoder(family: str, data: Digits, effort: Effort, seed: int) -> tuple[C
         return on_pairs(elbo(model, beta=beta(t.astype(jnp.float32) / updates)), FAMILIES[family])
 
     name = f"{family} {seed}: autoencoder"
-    state = fit(name, model, loss_at, 2e-3, data.train, effort, epochs=effort.cvae_epochs, seed=seed)
+    first = fresh(model, data.train, effort, epochs=effort.cvae_epochs, seed=seed)
+    state = fit(name, first, loss_at, data.train, effort, epochs=effort.cvae_epochs, seed=seed)
     return model, state.params, state.state
 
 
@@ -118,7 +128,7 @@ def worst(threat: Any, effort: Effort) -> Attack:
 def study(family: str, data: Digits, effort: Effort, seed: int) -> Arrays:
     """Learn a set, train classifiers on it, and measure all that the page says."""
     model, params, state = autoencoder(family, data, effort, seed)
-    draw = FAMILIES[family]
+    draw = jax.jit(FAMILIES[family])
     key = jax.random.key(1000 + seed)
     encode = jax.jit(encoder(model, params, state))
     found = [encode(*draw(jax.random.fold_in(key, i), data.valid.image)) for i in range(5)]
@@ -146,6 +156,7 @@ def study(family: str, data: Digits, effort: Effort, seed: int) -> Arrays:
         "adversarial": harder(network, sets.through(space, compose.against(inner, objectives.cross_entropy))),
     }
     train = Batch(draw(key, data.train.image).image, data.train.label)
+    first = fresh(network, train, effort, epochs=effort.epochs, seed=seed)
 
     # All that is large comes as an argument: of constants, XLA would work out the prior while compiling.
     @jax.jit
@@ -163,9 +174,8 @@ def study(family: str, data: Digits, effort: Effort, seed: int) -> Arrays:
     for name in METHODS:
         fitted = fit(
             f"{family} {seed}: {name}",
-            network,
+            first,
             lambda t, n=name: losses[n],
-            2e-3,
             train,
             effort,
             epochs=effort.epochs,
@@ -180,10 +190,11 @@ def study(family: str, data: Digits, effort: Effort, seed: int) -> Arrays:
         out[f"{name}/worst"] = np.asarray(hits[-1].x[:8])
         out[f"{name}/said"] = np.asarray(logits_fn(hits[-1].x[:8]).argmax(axis=1))
         out[f"{name}/square"] = np.asarray(blind(*net))
-    for target in TARGETS:
+    for target in effort.targets:
         out |= _smoothed(
             f"{family} {seed}",
             network,
+            first,
             space,
             float(eps[SHARES.index(target)]),
             target,
@@ -218,16 +229,24 @@ def _quality(
 
 
 def _smoothed(
-    label: str, network: Model, space: sets.PerturbationSet, radius: float, target: str, train: Batch, test: Batch,
-    eps: np.ndarray, effort: Effort, seed: int,
-) -> Arrays:  # fmt: skip
+    label: str,
+    network: Model,
+    first: training.TrainState,
+    space: sets.PerturbationSet,
+    radius: float,
+    target: str,
+    train: Batch,
+    test: Batch,
+    eps: np.ndarray,
+    effort: Effort,
+    seed: int,
+) -> Arrays:
     """Train with noise in latents so that no certificate exceeds a radius; certify, and attack what is certified."""
     sigma = radius / float(binomial.radius(np.asarray(ALPHA ** (1 / effort.copies)), 1.0))
     fitted = fit(
         f"{label}: smoothed up to {radius:.2f}",
-        network,
+        first,
         lambda t: augmented(network, noisy(space, sigma)),
-        2e-3,
         train,
         effort,
         epochs=effort.epochs,
@@ -283,14 +302,15 @@ def _pictures(
     space: sets.PerturbationSet, views: pairs.Views, divergence: np.ndarray, largest: float, key: jax.Array
 ) -> Arrays:
     """Draw what the page shows: along the most used latents, random ones beside real ones."""
+    decode = jax.jit(lambda x, u: space.decode(key, space.prepare(x), u))
     ways = np.argsort(-divergence)[:4]
     places = np.linspace(-largest, largest, 9)
     strips = []
     for i, way in enumerate(ways):
         u = jnp.zeros((len(places), space.dimension)).at[:, int(way)].set(jnp.asarray(places, jnp.float32))
         x = jnp.repeat(views.image[i : i + 1], len(places), axis=0)
-        strips.append(np.asarray(space.decode(key, space.prepare(x), u)))
-    sample = perturbed(space)
+        strips.append(np.asarray(decode(x, u)))
+    sample = jax.jit(perturbed(space))
     imagined = [np.asarray(sample(jax.random.fold_in(key, i), views.image[:3])) for i in range(8)]
     return {
         "strips": np.stack(strips),

@@ -29,7 +29,7 @@ class Rendered(NamedTuple):
     material: np.ndarray
 
 
-def split(part: str, *, size: tuple[int, int] = (24, 32), count: int | None = None, seed: int = 0) -> Split:
+def split(part: str, *, size: tuple[int, int] = (16, 24), count: int | None = None, seed: int = 0) -> Split:
     """Render one split as `lit` packs it; 25 pictures a scene, labels are materials.
 
     Args:

@@ -189,11 +189,10 @@ def load(mip: int, split: str, *, data_dir: str | Path | None = None) -> Split:
     builder: Any = tfds.builder_from_directory(folder)
     if split not in builder.info.splits:
         raise ValueError(f"load: {name} has no {split} scenes here, it has {', '.join(builder.info.splits)}")
-    skip = tfds.decode.SkipDecoding()
-    source = builder.as_data_source(split, decoders={"images": skip, "materials": skip})
+    source = builder.as_data_source(split)
     records = sorted((source[i] for i in range(len(source))), key=lambda record: record["scene"])
-    image = np.stack([[_pixels(picture) for picture in record["images"]] for record in records])
-    material = np.stack([_pixels(record["materials"]) for record in records])
+    image = np.stack([np.asarray(record["images"]) for record in records])
+    material = np.stack([np.asarray(record["materials"])[..., 0] for record in records])
     return lit(image, material, name=name, split=split, classes=CLASSES, source=f"prepared TFDS data {name}")
 
 
@@ -205,7 +204,3 @@ def _checked(folder: Path, light: int, mip: int) -> bytes:
     if picture.size[::-1] != size(mip):
         raise ValueError(f"{path}: has {picture.size[::-1]} rows and columns, must have {size(mip)}")
     return path.read_bytes()
-
-
-def _pixels(data: bytes) -> np.ndarray:
-    return np.asarray(opened(bytes(data)))

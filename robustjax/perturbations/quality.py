@@ -84,7 +84,7 @@ def quality(
 
         origin = space.origin(x)
         inside = space.threat.project(found.mean, origin)
-        nearest = -_climbed(space.threat, lambda u: -miss(u), origin, inside, steps)
+        nearest = nearest_from(space.threat, miss, origin, inside, steps=steps)
         up = restarts(apgd(space.threat, steps=steps, start=space.threat.sample), starts, at_once=1)
         farthest = up(fold(keys, 1), miss, origin).value
 
@@ -106,11 +106,22 @@ def quality(
     return measure
 
 
-def _climbed(threat: Threat, objective: Objective, origin: Array, start: Array, steps: int) -> PerExample:
-    """Climb from a start near the top: PGD whose steps fall along a cosine from a fifth of the radius to 0.
+def nearest_from(threat: Threat, miss: Objective, origin: Array, start: Array, *, steps: int) -> PerExample:
+    """Find the smallest error in a ball by PGD whose steps fall along a cosine from a fifth of the radius to 0.
 
     Around the encoding the valley is long and narrow, where steps that fall do better than momentum.
+
+    Args:
+      threat: the ball.
+      miss: latents -> error.
+      origin: the middle of the ball.
+      start: where the search starts, such as the encoding.
+      steps: gradients.
     """
+
+    def objective(u: Array) -> PerExample:
+        return -miss(u)
+
     share = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.arange(steps, dtype=jnp.float32) / steps))
     unused = jax.random.key(0)
 
@@ -122,7 +133,7 @@ def _climbed(threat: Threat, objective: Objective, origin: Array, start: Array, 
         return (better(best, found), found.x), None
 
     first = Found(start, objective(start))
-    return jax.lax.scan(move, (first, start), share)[0][0].value
+    return -jax.lax.scan(move, (first, start), share)[0][0].value
 
 
 def coverage(values: PerExample, tolerance: float) -> Array:

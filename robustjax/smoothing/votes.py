@@ -30,8 +30,7 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk: int = 1000)
       chunk: copies per forward pass. It changes which noise is drawn, not its distribution.
     Returns:
       count(key, x, n) -> (b, classes) int32, rows adding up to n; of a segmenter (b, h, w, classes). `key` is one key,
-      or one per example; an
-      example's count does not depend on its batch.
+      or one per example; an example's count does not depend on its batch.
     Raises:
       ValueError: if classes or chunk is less than 1.
     """
@@ -50,14 +49,16 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk: int = 1000)
             def more(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
                 total, copies = carry
                 logits = logits_fn(copies)
-                counted = (i * chunk + jnp.arange(chunk) < n) & ~jnp.isnan(logits).any(axis=-1)
+                within = (i * chunk + jnp.arange(chunk) < n).reshape(-1, *[1] * (logits.ndim - 2))
+                counted = within & ~jnp.isnan(logits).any(axis=-1)
                 won = jax.nn.one_hot(logits.argmax(axis=-1), classes, dtype=jnp.int32)
                 # Drawn a turn ahead: otherwise XLA:CPU fuses the draw into the network's first layer, which then
                 # repeats it for every pixel that it reads more than once.
-                return total + jnp.where(counted[:, None], won, 0).sum(axis=0), draw(i + 1)
+                return total + jnp.where(counted[..., None], won, 0).sum(axis=0), draw(i + 1)
 
+            like = jax.eval_shape(lambda: logits_fn(draw(0))).shape[1:-1]
             # Built from the image, so that under shard_map it varies over the same devices.
-            none = jnp.broadcast_to(jnp.full_like(image.reshape(-1)[:1], 0, jnp.int32), (classes,))
+            none = jnp.broadcast_to(jnp.full_like(image.reshape(-1)[:1], 0, jnp.int32), (*like, classes))
             return jax.lax.fori_loop(0, (n + chunk - 1) // chunk, more, (none, draw(0)))[0]
 
         return jax.lax.map(one, (keys_for(key, x.shape[0]), x, amount))

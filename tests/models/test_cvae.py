@@ -21,9 +21,7 @@ SMALL = {
     "conv": cvae_small.mnist_conv,
     "stn": lambda: cvae_stn.mnist_stn(shape=(6, 6, 1), latents=4),
     "rectangle": lambda: cvae_rectangle.rectangle(shape=(8, 8, 3), latents=6, wide=8, narrow=4, blocks=1),
-    "scenes": lambda: unet.scenes(
-        shape=(13, 19, 3), widths=(4, 8, 8), latents=(4, 3, 2), grids=((13, 19), (6, 9), (3, 4))
-    ),
+    "scenes": lambda: unet.scenes(shape=(7, 9, 3), widths=(4, 4), latents=(4, 3), grids=((7, 9), (3, 4))),
 }
 
 

@@ -127,14 +127,15 @@ def test_kl_is_zero_for_equals_exact_for_shifts_and_the_same_after_whitening():
     ("dimension", "radius"), [(1, 0.5), (1, 3.0), (6, 4.166), (6, 1.0), (784, 28.0), (6272, 29.0)]
 )
 def test_truncated_draws_have_the_right_lengths_and_stay_inside(dimension, radius):
-    u = np.asarray(truncated_normal(KEY, 4000, dimension, radius), np.float64)
+    draw = jax.jit(lambda keys: truncated_normal(keys, 1000, dimension, radius))
+    u = np.asarray(draw(keys_for(KEY, 1000)), np.float64)
     length = np.linalg.norm(u, axis=1)
     assert (length <= radius * (1 + 1e-6)).all()
     if dimension < 1000:
         law = stats.chi2(dimension)
         assert stats.kstest(length, lambda r: law.cdf(r**2) / law.cdf(radius**2)).pvalue > 1e-3
         chi = stats.chi2.cdf(radius**2, dimension + 2) / stats.chi2.cdf(radius**2, dimension)
-        np.testing.assert_allclose((u**2).sum(axis=1).mean() / dimension, chi, rtol=0.05)
+        np.testing.assert_allclose((u**2).sum(axis=1).mean() / dimension, chi, rtol=0.1)
     else:
         # So deep in the tail that the length decays exponentially from the rim: E = 1 / (slope of log-density).
         assert (
@@ -143,8 +144,9 @@ def test_truncated_draws_have_the_right_lengths_and_stay_inside(dimension, radiu
             ).pvalue
             > 1e-3
         )
-    keys = keys_for(KEY, 4000)[7:9]
-    np.testing.assert_allclose(truncated_normal(keys, 2, dimension, radius), u[7:9], rtol=1e-4, atol=1e-5)
+    # Other neighbours change nothing.
+    turned = draw(keys_for(KEY, 1000)[::-1])[::-1]
+    np.testing.assert_allclose(turned[:9], u[:9], rtol=1e-4, atol=1e-5)
 
 
 def test_chi_quantiles_are_scipys():

@@ -1,5 +1,7 @@
 """Pairs of views: what may change between them and what may not, and the export of what is learned from them."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from robustjax.models.cvae_small import dense
 from robustjax.numerics import keys_for
 from robustjax.perturbations import pairs
 from robustjax.perturbations.corruptions.table import corrupt
-from robustjax.perturbations.exported import exported
+from robustjax.perturbations.exported import exported, saved
 from robustjax.perturbations.learned import learned
 
 KEY = jax.random.key(0)
@@ -21,6 +23,7 @@ FAMILIES = {
     "linf": pairs.linf(0.3),
     "rts": pairs.rotated_shifted_scaled(),
     "lighting": pairs.lighting(),
+    "warped": pairs.warped((20.0, 0.7, 0.7, 0.1, 10.0), pad=1),
     "limited": pairs.limited(pairs.linf(0.3), times=3),
     "jointly": pairs.jointly(pairs.lighting(), crop(2), flip()),
 }
@@ -135,6 +138,14 @@ def test_an_exported_decoder_is_the_decoder_for_every_batch():
     assert "stablehlo" in program.mlir_module() and program.platforms == ("cpu", "cuda")
 
 
+def test_a_saved_decoder_is_portable_without_flatbuffers(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)  # as if it were not installed
+    files = saved(exported(decoder(), (8, 8, 1)), tmp_path)
+    assert [path.name for path in files] == ["decoder.mlirbc", "decoder.mlir"]
+    # Every file of MLIR's bytecode begins so.
+    assert files[0].read_bytes()[:4] == b"ML\xefR" and "func.func public @main" in files[1].read_text()
+
+
 def test_an_exported_decoder_survives_a_file_and_has_slopes():
     pytest.importorskip("flatbuffers")
     space = decoder()
@@ -152,6 +163,7 @@ def test_an_exported_decoder_survives_a_file_and_has_slopes():
         (lambda: pairs.corrupted_twice(("fog",)), "two choices"),
         (lambda: pairs.limited(pairs.linf(0.1), times=0), "times is 0"),
         (lambda: pairs.rotated_shifted_scaled(growth=1.0), "growth below 1"),
+        (lambda: pairs.warped((20.0, 1.0)), "3 to 5 numbers"),
         (lambda: pairs.lighting(dim=2.0), "dim is 2.0"),
     ],
 )
