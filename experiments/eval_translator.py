@@ -20,6 +20,7 @@ import importlib
 import json
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import common
@@ -88,7 +89,7 @@ PRESETS = {
     "digits": Config(queries=1000, estimates=20, targets=3, batch_size=128),
     "smoke": Config(
         images=8, fitted=64, steps=2, restarts=1, targets=0, queries=1, estimates=0, passes=2, resubmissions=2,
-        batch_size=8, only=("PGD", "A1", "A3"),
+        batch_size=8, only=("PGD", "A1"),
     ),
 }  # fmt: skip
 MAY_DIFFER = ("out", "data_dir")
@@ -183,7 +184,7 @@ def attacked(
         estimates=cfg.estimates, matches=matches,
     )  # fmt: skip
     plan += attempts.transferred(cfg.steps) if copy is not None else ()
-    plan = [one for one in plan if not cfg.only or one.attack.startswith(cfg.only)]
+    plan = chosen(cfg, plan)
     names, done, began = list(dict.fromkeys(one.attack for one in plan)), [], time.monotonic()
     for name in names:
         path = folder / "attacks" / f"{mode} {name}.npz".replace(" ", "_").replace(",", "")
@@ -203,6 +204,11 @@ def attacked(
         with np.load(path) as file:
             done.append(dict(file))
     return done
+
+
+def chosen(cfg: Config, plan: Sequence[attempts.Attempt]) -> tuple[attempts.Attempt, ...]:
+    """Keep the attacks that were asked for."""
+    return tuple(one for one in plan if not cfg.only or one.attack.startswith(cfg.only))
 
 
 def resubmitted(

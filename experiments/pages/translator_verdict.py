@@ -80,7 +80,8 @@ def page(
         page.table(routes(one), caption="Clean images by route.")
         count = min(8, one.x.shape[1])
         clean = np.asarray(test.image[:count])
-        for name in ("A1 through translator", "A3 gate bypass"):
+        shown = ("A1 through translator", "A3 gate bypass")
+        for name in (each for each in shown if each in one.attacks):
             i = one.attacks.index(name)
             fate = np.where(
                 one.wrong[i], np.where(one.unseen[i], "wrong, unseen", "wrong"), "resists"
