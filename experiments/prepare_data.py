@@ -8,7 +8,8 @@ labels.npz, or pictures in a folder or zip for each class; which of them is foun
 fashion_mnist, kmnist, emnist/letters, notmnist, kannada_mnist, kannada_mnist/dig, cifar10, cifar100, dtd,
 svhn_cropped, cifar10_corrupted/<type>_<severity>, omniglot, tiny_imagenet, tiny_imagenet/outliers, random_images)
 must agree with the known counts and checksums; tiny_images/<count> draws outliers from the file of 80 Million Tiny
-Images, without what the lists beside it name; cifar10_extra are pseudo-labelled images; any other name is a set of
+Images, without what the lists beside it name; cifar10_extra are pseudo-labelled images; multi_illumination/mip<level> is
+the tree of SCENE folders; any other name is a set of
 your own. Nothing is downloaded. The result is a TFDS data set in $TFDS_DATA_DIR or ~/tensorflow_datasets; the
 embedded sets (digits, letters, letters/28) prepare themselves.
 """
@@ -19,7 +20,7 @@ import pathlib
 import common
 import tyro
 
-from robustjax.data import raw, sources, store
+from robustjax.data import multi_illumination, raw, sources, store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,13 @@ def main(cfg: Config) -> None:
     folder = sources.find(cfg.name, root)
     if folder is not None:
         print(f"{cfg.name} is prepared already, in {folder}; delete that folder to prepare it again")
+        return None
+    if cfg.name.startswith("multi_illumination/mip"):
+        level = cfg.name.removeprefix("multi_illumination/mip")
+        if not level.isdecimal():
+            raise ValueError(f"{cfg.name}: must end in a level, as in multi_illumination/mip5")
+        source = pathlib.Path(cfg.source).expanduser()
+        print(f"prepared in {multi_illumination.prepare(source, int(level), root)}")
         return None
     contents = raw.contents(cfg.name, pathlib.Path(cfg.source).expanduser(), size=cfg.size)
     try:
