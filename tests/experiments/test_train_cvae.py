@@ -4,20 +4,91 @@ import dataclasses
 import json
 
 import cvaes
+import eval_certified
+import eval_cvae
 import jax
+import learned_runs
 import numpy as np
 import pytest
 import scripts
+import train_cvae
 from PIL import Image
+from scipy import stats
 
 
-def test_it_trains_measures_and_tells(tmp_path, capsys, monkeypatch):
-    done = scripts.call(capsys, monkeypatch, "train_cvae", "smoke", "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "quality.json").read_text())
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """Learn a tiny set once, as the command line would."""
+    folder = tmp_path_factory.mktemp("learnt")
+    cfg = dataclasses.replace(cvaes.PRESETS["smoke"], out=str(folder / "set"))
+    with jax.numpy_dtype_promotion("standard"):
+        assert train_cvae.main(cfg) == 0
+    return folder
+
+
+def test_it_trains_measures_and_tells(learnt):
+    found = json.loads((learnt / "set" / "quality.json").read_text())
     assert found["nearest"] <= found["encoded"] and found["nearest"] <= found["expected"] <= found["farthest"]
     assert found["radius"] == found["encodings"]["largest"] > 0
-    assert (tmp_path / "report.html").read_text().count("data:image/png") == 2
+    assert (learnt / "set" / "report.html").read_text().count("data:image/png") == 2
+    again = cvaes.opened(str(learnt / "set"))
+    assert again.radius == found["radius"] and again.step == 2
+
+
+def test_a_set_is_judged_over_radii_once(learnt, capsys, monkeypatch):
+    words = ["smoke", "--run", learnt / "set", "--out", learnt / "judged"]
+    done = scripts.call(capsys, monkeypatch, "eval_cvae", *words)
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads((learnt / "judged" / "quality.json").read_text())["radii"]
+    # A larger ball holds more.
+    assert first["inside"] <= second["inside"] and first["farthest"] <= second["farthest"] + 1e-3
+    assert (learnt / "judged" / "report.html").read_text().count("data:image/png") == 4
+    monkeypatch.setattr(eval_cvae, "measured", lambda *args: None)  # what is done is not done again
+    assert scripts.call(capsys, monkeypatch, "eval_cvae", *words).stdout == done.stdout
+
+
+def test_a_network_is_trained_on_the_set_and_certified_in_its_latents(learnt, capsys, monkeypatch):
+    words = ["smoke", "--set", learnt / "set", "--out", learnt / "net", "--method", "smoothed"]
+    done = scripts.call(capsys, monkeypatch, "train_learned", *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((learnt / "net" / "robustness.json").read_text())
+    assert len(found["robust"]) == len(found["radii"]) and found["observed"] <= found["perturbed"]
+    assert (learnt / "net" / "report.html").read_text().count("data:image/png") == 3
+    words = ["smoke", "--runs", learnt / "net", "--out", learnt / "certified"]
+    done = scripts.call(capsys, monkeypatch, "eval_certified", *words)
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((learnt / "certified" / "certificates.json").read_text())
+    assert numbers["certified"] == sorted(numbers["certified"], reverse=True)
+    # The smallest and the largest radius that 20 copies can give, by the binomial law.
+    assert numbers["radii"][-1] == pytest.approx(numbers["sigma"] * stats.norm.ppf(0.001 ** (1 / 20)))
+    assert (learnt / "certified" / "report.html").read_text().count("data:image/png") == 2
+
+
+@pytest.mark.parametrize("script", [learned_runs, eval_cvae, eval_certified])
+def test_every_other_preset_is_sound(script):
+    for cfg in script.PRESETS.values():
+        cfg.check()
+
+
+@pytest.mark.parametrize(
+    ("cfg", "words"),
+    [
+        (learned_runs.Config(method="magic"), "--method is 'magic'"),  # pyright: ignore[reportArgumentType]
+        (learned_runs.Config(sigma=0.0), "--sigma is 0"),
+        (eval_cvae.Config(radii=(2.0, 1.0)), "must be above 0 and grow"),
+        (eval_certified.Config(n=5), "--n is 5"),
+    ],
+)
+def test_other_settings_are_checked(cfg, words):
+    with pytest.raises(ValueError, match=words):
+        cfg.check()
+
+
+def test_a_folder_of_another_kind_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no run of train_cvae\.py"):
+        cvaes.opened(str(tmp_path))
+    with pytest.raises(ValueError, match=r"holds no run of train_learned\.py"):
+        learned_runs.opened(str(tmp_path))
 
 
 def test_pairs_of_a_folder_are_split_by_image(tmp_path):
@@ -39,11 +110,18 @@ def test_every_preset_is_sound():
 
 
 @pytest.mark.parametrize(
-    "name", ["digits", "mnist_dense_linf", "mnist_conv_linf", "mnist_stn_rts", "cifar10"]
+    "name",
+    ["digits", "mnist_dense_linf", "mnist_conv_linf", "mnist_stn_rts", "cifar10", "lit_scenes", "mip5"],
 )
 def test_presets_name_models_that_take_their_pairs(name):
     cfg = cvaes.PRESETS[name]
-    size = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}[cfg.dataset]
+    size = {
+        "digits": (8, 8, 1),
+        "mnist": (28, 28, 1),
+        "cifar10": (32, 32, 3),
+        "lit_scenes": (25 * 16, 24, 3),
+        "multi_illumination/mip5": (25 * 125, 187, 3),
+    }[cfg.dataset]
     x = jax.ShapeDtypeStruct((2, *size), "float32")
     views = jax.eval_shape(cvaes.FAMILIES[cfg.pairs](), jax.random.key(0), x)
     model = cvaes.MODELS[cfg.model](views.image.shape[1:])
@@ -58,6 +136,7 @@ def test_presets_name_models_that_take_their_pairs(name):
         ({"pairs": "fog"}, "'fog', must be one of linf"),
         ({"model": "vae"}, "'vae', must be one of dense"),
         ({"epochs": 0}, "--epochs is 0"),
+        ({"share": 0.0}, "--share is 0"),
         ({"beta_at": (0.0,)}, "must grow"),
     ],
 )
