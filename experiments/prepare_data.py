@@ -8,10 +8,9 @@ labels.npz, or pictures in a folder or zip for each class; which of them is foun
 fashion_mnist, kmnist, emnist/letters, notmnist, kannada_mnist, kannada_mnist/dig, cifar10, cifar100, dtd,
 svhn_cropped, cifar10_corrupted/<type>_<severity>, omniglot, tiny_imagenet, tiny_imagenet/outliers, random_images)
 must agree with the known counts and checksums; tiny_images/<count> draws outliers from the file of 80 Million Tiny
-Images, without what the lists beside it name; cifar10_extra are pseudo-labelled images; multi_illumination/mip<level> is
-the tree of SCENE folders; any other name is a set of
-your own. Nothing is downloaded. The result is a TFDS data set in $TFDS_DATA_DIR or ~/tensorflow_datasets; the
-embedded sets (digits, letters, letters/28) prepare themselves.
+Images, without what the lists beside it name; cifar10_extra are pseudo-labelled images; multi_illumination/mip5 is a
+level of its tree; any other name is a set of your own. Nothing is downloaded. The result is a TFDS data set in
+$TFDS_DATA_DIR or ~/tensorflow_datasets; the embedded sets (digits, letters, letters/28) prepare themselves.
 """
 
 import dataclasses
