@@ -74,7 +74,7 @@ _CIFAR = ("resnet18",)
 PRESETS = {
     "mnist": Config(),
     "cifar10": Config(networks=_CIFAR, images=4, peer_images=2, n=2000, batch_size=100),
-    "full": Config(networks=("convnet_small", *_CIFAR), dtype="bfloat16", compiled=True),
+    "full": Config(networks=("convnet_small", *_CIFAR), batch_size=2000, dtype="bfloat16", compiled=True),
     "smoke": Config(images=2, peer_images=1, n0=8, n=16, batch_size=8),
 }
 SHAPES = {"convnet_small": (28, 28, 1), "convnet": (28, 28, 1), "resnet18": (32, 32, 3)}

@@ -1,17 +1,19 @@
-"""Measure adversarial training: images per second of PGD-10 steps, against PyTorch in the same run.
+"""Measure adversarial training: images per second of whole steps, against PyTorch in the same run.
 
     python experiments/bench_train.py cpu
-    python experiments/bench_train.py full --dtype bfloat16 --out bench.jsonl
+    python experiments/bench_train.py full --out bench.jsonl
 
-One update is a PGD attack on the network in evaluation mode and one SGD step in train mode on what it found.
-Contenders take turns, so that a noisy machine disturbs all of them; the table shows medians over the turns.
-`scan` is the library's own step, its attack a compiled loop; `unrolled` repeats the body in the program;
-`pytorch` is the same in eager mode, input gradients only during the attack.
+Steps of PGD training, RATIO and ALOE (see train_turns.py), over networks, batch sizes and dtypes. Contenders take
+turns, so that a noisy machine disturbs all of them; the table shows medians over the turns. `scan` is the library's
+own step, its attack a compiled loop, over all devices; `unrolled` repeats the body in the program; `pytorch` is the
+same in eager mode, channels last and with automatic mixed precision on an accelerator, `compiled` by torch.compile,
+both on one device. What does not fit into memory is said and left out. Images are data and outliers together.
 """
 
 import dataclasses
 import datetime
 import json
+import math
 import os
 import platform
 import statistics
@@ -26,17 +28,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import peers
+import train_turns
 
-from robustjax import optimizers, training
-from robustjax.attacks import objectives
-from robustjax.attacks.compose import against
-from robustjax.attacks.pgd import pgd
-from robustjax.losses.adversarial import adversarial
-from robustjax.models import resnet, small
-from robustjax.threats import Threat
-from robustjax.types import Ascent, Attack, Batch, Found, Model
+from robustjax import runtime
+from robustjax.models import resnet, small, wideresnet
+from robustjax.types import Batch, Model, Pair
 
-Network = Literal["convnet", "convnet_small", "resnet18"]
+Network = Literal["convnet", "convnet_small", "resnet18", "wideresnet28_10"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +43,17 @@ class Config:
     """Measure adversarial training."""
 
     networks: tuple[Network, ...] = ("convnet", "resnet18")
-    batch_size: tuple[int, ...] = (128, 32)  # one for each network
-    steps: int = 10  # of the attack
+    batch_size: tuple[int, ...] = (128, 32)  # one for each network: images of the data
+    scales: tuple[int, ...] = (1,)  # multiples of it to measure
+    methods: tuple[train_turns.Name, ...] = ("pgd",)
+    dtypes: tuple[Dtype, ...] = ("float32",)  # what our network computes in; AMP on the other side
+    steps: int = 10  # of the attack; ALOE has its own two
     repeats: int = 5  # turns of every contender
     updates: int = 1  # training steps in a turn
-    dtype: Literal["float32", "bfloat16"] = "float32"  # what our network computes in
+    remat: bool = False  # recompute residual blocks in our backward pass
     unrolled: bool = True  # also measure the attack without a loop
     torch: bool = True  # also measure PyTorch, if it is installed
+    compiled: bool = False  # also torch.compile
     peak: int = 2048  # side of the matrix product that measures the peak
     out: str | None = None  # a file to append one line of JSON to
 
@@ -60,19 +63,37 @@ class Config:
             raise ValueError(
                 f"--batch-size has {len(self.batch_size)} numbers, must have {len(self.networks)}"
             )
-        if min(self.steps, self.repeats, self.updates, self.peak, *self.batch_size) < 1:
-            raise ValueError("--steps --repeats --updates --peak --batch-size: must be at least 1")
+        if min(self.steps, self.repeats, self.updates, self.peak, *self.batch_size, *self.scales) < 1:
+            raise ValueError("--steps --repeats --updates --peak --batch-size --scales: must be at least 1")
 
 
 PRESETS = {
     "cpu": Config(),
-    "smoke": Config(networks=("convnet_small",), batch_size=(4,), steps=2, repeats=1, peak=64),
-    "full": Config(batch_size=(1024, 512), repeats=10, updates=5, peak=8192, torch=False),
+    "full": Config(
+        networks=("convnet", "resnet18", "wideresnet28_10"),
+        batch_size=(1024, 256, 64),
+        scales=(1, 2, 4),
+        methods=("pgd", "ratio", "aloe"),
+        dtypes=("bfloat16", "float32"),
+        unrolled=False,
+        compiled=True,
+        updates=5,
+        peak=8192,
+    ),
+    "smoke": Config(
+        networks=("convnet_small",),
+        batch_size=(4,),
+        methods=("pgd", "ratio", "aloe"),
+        steps=2,
+        repeats=1,
+        peak=64,
+        unrolled=False,
+    ),
 }
 
 
 class Case(NamedTuple):
-    """A network, its images and the adversary it is trained against."""
+    """A network, its images and the radius it is trained at."""
 
     factory: Callable[..., Model]
     shape: tuple[int, int, int]
@@ -83,76 +104,13 @@ CASES = {
     "convnet": Case(small.convnet, (28, 28, 1), 0.3),
     "convnet_small": Case(small.convnet_small, (28, 28, 1), 0.3),
     "resnet18": Case(resnet.resnet18, (32, 32, 3), 8 / 255),
+    "wideresnet28_10": Case(wideresnet.wideresnet, (32, 32, 3), 8 / 255),
 }
-
-
-def unrolled(threat: Threat, *, steps: int, step_size: float) -> Ascent:
-    """Do what `pgd(..., keep="last")` does, without a loop in the program."""
-
-    def ascend(key, objective, x):
-        slope = jax.grad(lambda z: objective(z).sum())
-        z = threat.sample(key, x)
-        for _ in range(steps):
-            z = threat.project(z + step_size * threat.steepest(slope(z), z), x)
-        return jax.lax.stop_gradient(Found(z, objective(z)))
-
-    return ascend
-
-
-def ours(case: Case, model: Model, cfg: Config, attack: Attack, batch: Batch) -> Callable[[], None]:
-    """Build one turn of the library: `updates` compiled steps."""
-    tx = optimizers.sgd(0.01)
-    step = training.step(adversarial(model, attack), tx)
-    state = training.start(jax.random.key(0), model, tx)
-
-    def turn() -> None:
-        nonlocal state
-        for _ in range(cfg.updates):
-            state, _ = step(state, batch)
-        jax.block_until_ready(state)
-
-    return turn
-
-
-def pytorch(name: str, case: Case, model: Model, cfg: Config, batch: Batch) -> Callable[[], None]:
-    """Build one turn of PyTorch in eager mode, with the same weights and images."""
-    import torch
-    from torch.nn import functional as f
-
-    place = "cuda" if torch.cuda.is_available() else "cpu"
-    net = peers.network(name, *model.init(jax.random.key(0))).to(place)
-    tx = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    image = np.array(batch.image).transpose(0, 3, 1, 2)
-    x, y = (
-        torch.from_numpy(np.ascontiguousarray(a)).to(place) for a in (image, np.array(batch.label, np.int64))
-    )
-
-    def update() -> None:
-        net.eval()
-        z = (x + case.eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
-        for _ in range(cfg.steps):
-            z.requires_grad_(True)
-            (slope,) = torch.autograd.grad(f.cross_entropy(net(z), y, reduction="sum"), z)
-            z = z.detach() + 0.25 * case.eps * slope.sign()
-            z = torch.min(torch.max(z, x - case.eps), x + case.eps).clamp(0, 1)
-        net.train()
-        tx.zero_grad()
-        f.cross_entropy(net(z), y).backward()
-        tx.step()
-
-    def turn() -> None:
-        for _ in range(cfg.updates):
-            update()
-        if place == "cuda":
-            torch.cuda.synchronize()
-
-    return turn
+NO_ROOM = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory")  # in what XLA and PyTorch say
 
 
 def in_turns(contenders: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Time every contender `repeats` times, taking turns, after one untimed turn each; seconds."""
-    for turn in contenders.values():
-        turn()
+    """Time every contender `repeats` times, taking turns; seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, turn in contenders.items():
@@ -173,6 +131,7 @@ def peak_flops(side: int, dtype: Any) -> float:
     """Measure the operations per second of a square matrix product, the best of five."""
     a = jnp.ones((side, side), dtype)
     product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(a))
     times = in_turns({"product": lambda: jax.block_until_ready(product(a))}, 5)["product"]
     return 2 * side**3 / min(times)
 
@@ -184,62 +143,98 @@ def chip() -> str:
     return cores if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}, {cores}"
 
 
-def measure(name: Network, count: int, cfg: Config) -> dict[str, Any]:
+def measure(name: Network, method: train_turns.Name, count: int, dtype: Dtype, cfg: Config) -> dict[str, Any]:
     """Measure all contenders on one network."""
     case = CASES[name]
-    dtype = common.DTYPES[cfg.dtype]
-    model = case.factory(classes=10, shape=case.shape, dtype=dtype)
-    image = jax.random.uniform(jax.random.key(1), (count, *case.shape))
-    batch = Batch(image, jax.random.randint(jax.random.key(2), (count,), 0, 10))
+    kept: Any = {"remat": True} if cfg.remat and "resnet" in name else {}
+    model = case.factory(classes=10, shape=case.shape, dtype=common.DTYPES[dtype], **kept)
+    it = train_turns.method(method, eps=case.eps, steps=cfg.steps)
+    images = np.random.default_rng(0).random((count * (1 + it.outliers), *case.shape), np.float32)
+    labels = np.random.default_rng(1).integers(0, 10, count).astype(np.int32)
+    batch = data = Batch(jnp.asarray(images[:count]), jnp.asarray(labels))
+    if it.outliers:
+        batch = Pair(data, jnp.asarray(images[count:]))
+    mesh = runtime.data_mesh(jax.devices()[: math.gcd(count, jax.device_count())])
 
-    threat, length = Threat("linf", case.eps), 0.25 * case.eps
-    ascents = {"scan": pgd(threat, steps=cfg.steps, step_size=length, keep="last")}
-    if cfg.unrolled:
-        ascents["unrolled"] = unrolled(threat, steps=cfg.steps, step_size=length)
-    contenders = {
-        label: ours(case, model, cfg, against(ascent, objectives.cross_entropy), batch)
-        for label, ascent in ascents.items()
-    }
+    turns: dict[str, Callable[[], train_turns.Turn]] = {}
+    for label in ("scan", "unrolled") if cfg.unrolled else ("scan",):
+        loss = train_turns.loss(it, method, model, loop=label == "scan")
+        turns[label] = lambda loss=loss: train_turns.ours(model, loss, batch, mesh, cfg.updates)
     if cfg.torch and find_spec("torch"):
-        contenders["pytorch"] = pytorch(name, case, model, cfg, batch)
+        net = peers.network(name, *model.init(jax.random.key(0)))
+        for label, form in peers.forms(net, dtype=dtype, compiled=cfg.compiled).items():
+            turns[label] = lambda form=form: train_turns.theirs(it, net, form, batch, cfg.updates)
+    contenders = {label: turn for label, build in turns.items() if (turn := fitting(label, build))}
 
     rates = {
-        label: [cfg.updates * count / s for s in seconds]
+        label: [cfg.updates * len(images) / s for s in seconds]
         for label, seconds in in_turns(contenders, cfg.repeats).items()
     }
-    # Forward and input gradient per attack step; forward, input and weight gradient for the update.
-    flops = (2 * cfg.steps + 3) * forward_flops(model, image)
-    return {
+    result = {
         "network": name,
+        "method": method,
+        "dtype": dtype,
         "batch_size": count,
+        "images": len(images),
+        "devices": mesh.size,
         "images_per_s": {label: statistics.median(rate) for label, rate in rates.items()},
         "spread": {label: [min(rate), max(rate)] for label, rate in rates.items()},
-        "utilisation": flops * statistics.median(rates["scan"]) / peak_flops(cfg.peak, dtype),
     }
+    if "scan" in rates:
+        flops = it.passes * forward_flops(model, data.image) * statistics.median(rates["scan"])
+        result["flops"] = flops
+        result["utilisation"] = flops / (mesh.size * peak_flops(cfg.peak, common.DTYPES[dtype]))
+    return result
+
+
+def fitting(label: str, build: Callable[[], train_turns.Turn]) -> train_turns.Turn | None:
+    """Build a turn and run it once; None if memory does not suffice."""
+    try:
+        turn = build()
+        turn()
+    except Exception as error:
+        if not any(words in f"{type(error).__name__} {error}" for words in NO_ROOM):
+            raise
+        runtime.say(f"{label} does not fit into memory")
+        return None
+    return turn
 
 
 def main(cfg: Config) -> int:
     """Measure, print a table, append a line."""
     packages = [p for p in ("jax", "flax", "torch") if find_spec(p)]
     versions = {package: version(package) for package in packages}
-    print(f"PGD-{cfg.steps} training, {cfg.dtype}, {chip()}, {versions}")
+    print(f"PGD-{cfg.steps}, {chip()}, {versions}")
     print(
-        f"{'network':14s} {'batch':>5s} {'contender':10s} {'images/s':>9s} {'min':>9s} {'max':>9s} {'ours / it':>9s}"
+        f"{'network':15s} {'method':6s} {'dtype':8s} {'batch':>5s} {'contender':10s} {'images/s':>9s} {'min':>9s} "
+        f"{'max':>9s} {'ours / it':>9s}"
     )
     results = []
-    for name, count in zip(cfg.networks, cfg.batch_size, strict=True):
-        result = measure(name, count, cfg)
+    cases: list[Any] = [
+        (name, method, scale * count, dtype)
+        for name, count in zip(cfg.networks, cfg.batch_size, strict=True)
+        for method in cfg.methods
+        for scale in cfg.scales
+        for dtype in cfg.dtypes
+    ]
+    for _, (name, method, count, dtype) in runtime.progress(cases, total=len(cases), label="cases"):
+        result = measure(name, method, count, dtype, cfg)
         results.append(result)
         for label, rate in result["images_per_s"].items():
             low, high = result["spread"][label]
-            ratio = result["images_per_s"]["scan"] / rate
-            print(f"{name:14s} {count:5d} {label:10s} {rate:9.2f} {low:9.2f} {high:9.2f} {ratio:9.2f}")
-        print(f"{'':20s} model FLOP/s of scan: {100 * result['utilisation']:.1f} % of a matrix product's")
-    if cfg.out:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        about = {"date": now, "chip": chip(), "versions": versions, "config": dataclasses.asdict(cfg)}
-        with open(cfg.out, "a") as file:
-            file.write(json.dumps({**about, "results": results}) + "\n")
+            ratio = result["images_per_s"].get("scan", math.nan) / rate
+            print(
+                f"{name:15s} {method:6s} {dtype:8s} {count:5d} {label:10s} {rate:9.2f} {low:9.2f} {high:9.2f} "
+                f"{ratio:9.2f}"
+            )
+        if "utilisation" in result:
+            share = 100 * result["utilisation"]
+            print(f"{'':22s} scan: {result['flops']:.3g} FLOP/s, {share:.1f} % of a matrix product's")
+        if cfg.out:  # a line for each case: a later one may end the script
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            about = {"date": now, "chip": chip(), "versions": versions, "config": dataclasses.asdict(cfg)}
+            with open(cfg.out, "a") as file:
+                file.write(json.dumps({**about, "result": result}) + "\n")
     return 0
 
 

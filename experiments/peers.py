@@ -29,6 +29,8 @@ def forms(net: Any, *, dtype: str = "float32", compiled: bool = False) -> dict[s
     import torch
 
     place = "cuda" if torch.cuda.is_available() else "cpu"
+    # As XLA does by itself: the fast float32 of tensor cores, and the fastest routine for each shape.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
     last = torch.channels_last if place == "cuda" else torch.contiguous_format
     net = net.to(place, memory_format=last)
 
@@ -49,7 +51,7 @@ def network(name: str, params: Any, state: Any, constants: Mapping[str, Any] | N
     """Rebuild a network of ours in PyTorch: images (b, c, h, w) in [0, 1] to logits.
 
     Args:
-      name: one of `NETWORKS`.
+      name: one of `NETWORKS`, or a wideresnet of less than ten blocks in a group.
       params, state: of our network.
       constants: mean and std of its normalisation, None for none.
     Raises:
@@ -114,7 +116,27 @@ def network(name: str, params: Any, state: Any, constants: Mapping[str, Any] | N
             y = self.norm2(self.conv2(f.relu(self.norm1(self.conv1(x)))))
             return f.relu(y + self.shortcut(x))
 
-    if name == "resnet18":
+    class WideBlock(nn.Module):
+        def __init__(self, own: Any, found: Any, stride: int):
+            super().__init__()
+            self.norm1, self.norm2 = norm(own["norm1"], found["norm1"]), norm(own["norm2"], found["norm2"])
+            self.conv1, self.conv2 = conv(own["conv1"], stride), conv(own["conv2"])
+            self.shortcut = conv(own["shortcut_conv"], stride, 0) if "shortcut_conv" in own else None
+
+        def forward(self, x):
+            y = f.relu(self.norm1(x))
+            kept = x if self.shortcut is None else self.shortcut(y)
+            return kept + self.conv2(f.relu(self.norm2(self.conv1(y))))
+
+    if name.startswith("wideresnet"):
+        body: list[Any] = [conv(params["conv1"])]
+        for key in sorted(key for key in params if key.startswith("stage")):
+            body.append(
+                WideBlock(params[key], running[key], 2 if key[5] > "1" and key.endswith("block0") else 1)
+            )
+        body += [norm(params["norm"], running["norm"]), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        body.append(linear(params["head"]))
+    elif name == "resnet18":
         blocks = [(i, j) for i in range(1, 5) for j in range(2)]
         body = [conv(params["conv1"]), norm(params["norm1"], running["norm1"]), nn.ReLU()]
         for i, j in blocks:
