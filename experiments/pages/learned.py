@@ -16,10 +16,9 @@ def page(cfg: Any, it: Any, found: dict[str, np.ndarray], metrics: list[dict[str
     report = Report(f"A {what} trained by {cfg.method} on the set of {cfg.set}", cfg)
     radii, robust = found["radii"], found["robust"]
     report.text(
-        f"Attacks climb over the {it.model.dimension} latents of the set by PGD with {cfg.restarts} restarts of "
-        f"{cfg.steps} steps, and keep the worst point met; u = 0"
-        + ("" if pixels else " and the encoding of a real perturbation")
-        + " are candidates."
+        f"Attacks climb over the {it.model.dimension} latents of the set by PGD with {cfg.steps} steps from "
+        f"{cfg.restarts} random start{'s' if cfg.restarts > 1 else ''}, and keep the worst point met."
+        + ("" if pixels else " u = 0 and the encoding of a real perturbation are candidates too.")
     )
     rows = [
         {"on": "scenes under their first light" if pixels else "images as they are", unit: percent(found["clean"])},
