@@ -123,7 +123,12 @@ class Trainer:
 
     def _batches(self, seed: int, start: int, augment: Any) -> Iterator[Pair]:
         cfg, sets = self.cfg, self.sets
-        both: dict[str, Any] = {"batch_size": cfg.batch_size, "seed": seed, "start": start, "augment": augment}
+        both: dict[str, Any] = {
+            "batch_size": cfg.batch_size,
+            "seed": seed,
+            "start": start,
+            "augment": augment,
+        }
         if sets.more is None:
             return data.pairs(sets.train, sets.outliers, outlier_augment=augment, **both)
         beside = enriched(sets.train, sets.more, share=cfg.extra_share, **both)
