@@ -38,7 +38,7 @@ from robustjax.attacks.pgd import pgd
 from robustjax.perturbations import tones
 from robustjax.runtime.stopping import Stop, stopping
 from robustjax.threats import Threat
-from robustjax.types import Batch
+from robustjax.types import Batch, Model, frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ PRESETS = {
     "smoke": Config(
         images=48,
         recipe=Recipe(
-            classifier_epochs=1, encoder_epochs=1, encoder_batch=16, width=4, critic_width=4, batch_size=16, epochs=1,
+            classifier_epochs=1, encoder_epochs=1, encoder_batch=16, width=8, critic_width=4, batch_size=16, epochs=1,
             attacks=("fgsm",), shares=(1.0,), pairs_of=32, adversarial_epochs=1, adversarial_steps=1, steps=2,
             until=(0.1, 0.2), blocks=1,
         ),
@@ -156,6 +156,15 @@ class Log:
     cfg: Config
     before: int = 0
 
+    def kept(self, name: str, model: Model, weights: Callable[[], Any]) -> Network:
+        """Read a network that is trained already, or train and keep it."""
+        folder = self.run.folder
+        if (folder / "networks" / name).exists() and (found := translator_folders.read(folder, name, model)):
+            return found
+        network = Network(model, *weights())
+        translator_folders.keep(folder, name, network)
+        return network
+
     def finished(self, name: str, stage: courses.Stage) -> Any:
         """Follow a stage to its end, from where it was left; its weights."""
         cfg, folder = self.cfg, self.run.folder / "stages" / name
@@ -179,7 +188,6 @@ class Log:
                 if stopped and done < stage.total:
                     saved.wait()
                     raise Stopped
-            self.before += stage.total
             return stage.weights(state)
 
 
@@ -189,21 +197,26 @@ def trained(cfg: Config, sets: translators.Sets, log: Log) -> tuple[Network, Net
     if cfg.classifier is not None:
         made = common.trained(cfg.classifier, data_dir=cfg.data_dir)
         classifier = Network(made.model, made.params, made.state)
+        translator_folders.keep(folder, "classifier", classifier)
     else:
         model, stage = translators.classifier_stage(sets, recipe, cfg.seed, dataset=cfg.dataset)
-        classifier = Network(model, *log.finished("classifier", stage))
-    model, stage = translators.encoder_stage(sets, recipe, cfg.seed)
-    encoder = Network(model, *log.finished("encoder", stage))
-    pool = None if cfg.kind == "ddpm" else translators.views_of(sets, classifier, recipe, cfg.seed)
-    model, parts = translators.stages(cfg.kind, sets, classifier, pool, recipe, cfg.seed)
-    weights: Any = None
-    for part in parts:
-        stage = part(weights)
-        weights = log.finished(stage.name, stage)
-    network = Network(model, *weights)
-    for name, one in (("classifier", classifier), ("encoder", encoder), ("translator", network)):
-        translator_folders.keep(folder, name, one)
-    return classifier, encoder, network
+        classifier = log.kept("classifier", model, lambda: log.finished("classifier", stage))
+        log.before += stage.total
+    model, learning = translators.encoder_stage(sets, recipe, cfg.seed)
+    encoder = log.kept("encoder", model, lambda: log.finished("encoder", learning))
+    log.before += learning.total
+
+    def translator() -> Any:
+        pool = None if cfg.kind == "ddpm" else translators.views_of(sets, classifier, recipe, cfg.seed)
+        weights: Any = None
+        for part in translators.stages(cfg.kind, sets, classifier, pool, recipe, cfg.seed)[1]:
+            stage = part(weights)
+            weights = log.finished(stage.name, stage)
+            log.before += stage.total
+        return weights
+
+    model = translators.translator_of(cfg.kind, recipe, sets.train.image.shape[1:])
+    return classifier, encoder, log.kept("translator", model, translator)
 
 
 def chosen_time(cfg: Config, sets: translators.Sets, classifier: Network, network: Network) -> float:
@@ -248,7 +261,7 @@ def judged(cfg: Config, sets: translators.Sets, classifier: Network, translate: 
         "darker, times 0.3": tones.brightness(images.image, 0.3),
         "sharper, times 4": tones.sharpness(images.image, 4.0),
     }
-    run, f = jax.jit(translate), jax.jit(classifier)
+    run, f = jax.jit(translate), jax.jit(frozen(*classifier))
     rows, pictures = [], {}
     for name, x in unusual.items():
         back = run(jax.random.key(5), x)

@@ -64,20 +64,27 @@ def opened(folder: str | pathlib.Path) -> System:
         "encoder": encoder_of(recipe, shape),
         "translator": translator_of(kind, recipe, shape),
     }
-    trained = {name: _read(path, name, model) for name, model in models.items()}
+    trained = {name: _there(path, name, model) for name, model in models.items()}
     until, network = told["until"], trained["translator"]
     translate = translate_of(network) if until is None else purifier(network, recipe, until)
     return System(**trained, translate=translate, config=config, told=told)
 
 
-def _read(path: pathlib.Path, name: str, model: Model) -> Network:
+def read(folder: pathlib.Path, name: str, model: Model) -> Network | None:
+    """Read the weights of a network that `keep` wrote, None if there are none."""
     params, state = jax.eval_shape(model.init, jax.random.key(0))
-    with runtime.Checkpoints(path / "networks" / name, keep=1, read_only=True) as saved:
+    with runtime.Checkpoints(folder / "networks" / name, keep=1, read_only=True) as saved:
         found = saved.restore({"params": params, "state": state})
     if found is None:
-        raise ValueError(f"{path / 'networks' / name} has no whole checkpoint")
+        return None
     tree: Any = found[0]
     return Network(model, tree["params"], tree["state"])
+
+
+def _there(folder: pathlib.Path, name: str, model: Model) -> Network:
+    if (found := read(folder, name, model)) is None:
+        raise ValueError(f"{folder / 'networks' / name} has no whole checkpoint")
+    return found
 
 
 def _as_tuple(value: Any) -> Any:

@@ -36,8 +36,10 @@ def report(
     for name, (clean, unusual, back) in pictures.items():
         page.picture(strip(clean, unusual, back), caption=name)
     page.section("Training")
+    measured = runtime.read_metrics(folder)
+    names = dict.fromkeys(name for line in measured for name in line)
     page.picture(
-        figures.training(runtime.read_metrics(folder)),
+        figures.training(measured, names=[name for name in names if name not in ("step", "classifier_risk")]),
         caption="What was measured on the way; one stage after the other.",
         name="training",
     )

@@ -148,8 +148,8 @@ def alternating(rules: Rules) -> Callable[[Duel, Views], tuple[Duel, Metrics]]:
       rules: what is trained.
     Returns:
       (duel, views of clean and unusual images) -> (duel, metrics): `critic` is its loss before it moved, `fooled` the
-      translator's adversarial loss, `missed` what `compare` gives, `matched`, the weighted difference of maps, and
-      `error`, the mean absolute difference of pixels.
+      translator's adversarial loss, `missed` what `compare` gives, `matched` the weighted difference of maps, if it
+      counts, and `error`, the mean absolute difference of pixels.
 
     Reference: Isola et al. 2017, arXiv:1611.07004.
     """
@@ -206,11 +206,12 @@ def _price(rules: Rules, judge: Player, unusual: Images, clean: Images):
     def price(made: Images) -> tuple[Scalar, Metrics]:
         judged, _ = rules.critic.apply(judge.params, judge.state, together(unusual, made), train=True)
         fooled, missed = _realism(rules, judged, True), rules.compare(made, clean)
-        matched = jnp.zeros(())
-        if rules.matching:
-            wanted, _ = rules.critic.apply(judge.params, judge.state, together(unusual, clean), train=True)
-            matched = rules.matching * matching(cast(Any, judged), jax.lax.stop_gradient(cast(Any, wanted)))
-        return fooled + missed + matched, {"fooled": fooled, "missed": missed, "matched": matched}
+        metrics = {"fooled": fooled, "missed": missed}
+        if not rules.matching:
+            return fooled + missed, metrics
+        wanted, _ = rules.critic.apply(judge.params, judge.state, together(unusual, clean), train=True)
+        matched = rules.matching * matching(cast(Any, judged), jax.lax.stop_gradient(cast(Any, wanted)))
+        return fooled + missed + matched, metrics | {"matched": matched}
 
     return price
 
