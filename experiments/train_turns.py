@@ -36,6 +36,7 @@ class Method(NamedTuple):
       steps: gradients of each attack.
       outliers: how many for each image of the data.
       weight: of the outliers' term.
+      share: of the sum of both terms; RATIO's half.
     """
 
     norm: Literal["linf", "l2"]
@@ -44,6 +45,7 @@ class Method(NamedTuple):
     steps: int
     outliers: int
     weight: float
+    share: float = 1.0
 
     @property
     def passes(self) -> int:
@@ -55,7 +57,7 @@ def method(name: Name, *, eps: float, steps: int) -> Method:
     """Set up a method: PGD with the radius and steps given, RATIO with the steps, ALOE as it was published."""
     return {
         "pgd": Method("linf", eps, eps, steps, 0, 0.0),
-        "ratio": Method("l2", 0.5, 1.0, steps, 1, 1.0),
+        "ratio": Method("l2", 0.5, 1.0, steps, 1, 1.0, 0.5),
         "aloe": Method("linf", 1 / 255, 1 / 255, 2, 2, 0.5),
     }[name]
 
@@ -150,7 +152,7 @@ def theirs(it: Method, net: Any, form: peers.Form, batch: Batch | Pair, updates:
         value = f.cross_entropy(logits[: len(x)], y)
         if out is not None:
             value = value + it.weight * unsure(logits[len(x) :]).mean()
-        value.backward()
+        (it.share * value).backward()
         tx.step()
 
     def turn() -> None:

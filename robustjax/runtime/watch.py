@@ -2,7 +2,8 @@
 
 Left alone they hang in their next exchange until JAX's own heartbeats run out, and then abort with a stack of messages.
 Here process 0 holds a connection to each of the others. A connection that closes without a word, or is silent for too
-long, means a death; whoever notices tells the others and leaves with exit code `LOST`.
+long, means a death; whoever notices tells the others and leaves with exit code `LOST`. If it is process 0 that died,
+JAX notices as quickly: its message may come before this one and, rarely, its exit code, 134, instead.
 """
 
 import atexit
