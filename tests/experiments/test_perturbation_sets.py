@@ -37,6 +37,7 @@ def test_it_learns_judges_and_tells(tmp_path, capsys, monkeypatch):
         ({"seeds": 0}, "--seeds is 0"),
         ({"copies": 5}, "--copies is 5"),
         ({"images": 100}, "--images is 100"),
+        ({"targets": ("most",)}, "'most', must be of median"),
     ],
 )
 def test_settings_are_checked(settings, words):
