@@ -213,12 +213,15 @@ def attacked(
 
 
 def sweep(steps: int) -> tuple[Attempt, ...]:
-    """List what is enough to break a defence where everything is allowed, of the programs of `attempts.adaptive`."""
+    """List what is enough to break a defence where everything is allowed, of the programs of `attempts.adaptive`.
+
+    A3 comes first, so that it tries all images also where the others are tried on what is left.
+    """
     long = steps + steps // 2
     return (
-        Attempt("A1 through translator", "TM3", gated.forced, steps=steps),
         Attempt("A3 gate bypass", "TM3", gated.selective, attempts.even, long, goal="unseen"),
         Attempt("A3 gate bypass", "TM3", gated.unseen, steps=steps, penalty=15.0, goal="unseen"),
+        Attempt("A1 through translator", "TM3", gated.forced, steps=steps),
         Attempt("A4 soft gate", "TM3", gated.softened, attempts.even, steps, anneal=10.0),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from robustjax.runtime.figures import WIDTH, canvas
+from robustjax.runtime.figures import COLOURS, WIDTH, canvas
 
 Bar = tuple[float, float, float]  # value and the ends of its interval
 
@@ -34,7 +34,7 @@ def bars(
             at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * share
             height, low, high = np.array(values, float).reshape(-1, 3).T
             ends = np.maximum(np.stack([height - low, high - height]), 0.0)
-            drawn = axes.bar(at, height, 0.92 * share, label=name)
+            drawn = axes.bar(at, height, 0.92 * share, label=name, color=COLOURS[i % len(COLOURS)])
             axes.errorbar(at, height, ends, fmt="none", ecolor="#333333", elinewidth=0.8, capsize=2)
             axes.bar_label(
                 drawn, [f"{v:.0f}" if np.isfinite(v) else "" for v in height], fontsize=6, padding=5
