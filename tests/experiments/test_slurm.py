@@ -7,7 +7,9 @@ import pytest
 import scripts
 
 
-@pytest.mark.parametrize(("code", "again"), [(0, False), (2, False), (75, True), (143, True), (137, True)])
+@pytest.mark.parametrize(
+    ("code", "again"), [(0, False), (2, False), (75, True), (134, True), (143, True), (137, True)]
+)
 def test_it_is_queued_again_when_a_run_can_go_on(code, again, tmp_path):
     for name, leave in (("srun", code), ("scontrol", 0)):
         tool = tmp_path / name
