@@ -56,10 +56,11 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk: int = 1000)
                 # repeats it for every pixel that it reads more than once.
                 return total + jnp.where(counted[..., None], won, 0).sum(axis=0), draw(i + 1)
 
-            like = jax.eval_shape(lambda: logits_fn(draw(0))).shape[1:-1]
+            first = draw(0)
+            like = jax.eval_shape(logits_fn, first).shape[1:-1]
             # Built from the image, so that under shard_map it varies over the same devices.
             none = jnp.broadcast_to(jnp.full_like(image.reshape(-1)[:1], 0, jnp.int32), (*like, classes))
-            return jax.lax.fori_loop(0, (n + chunk - 1) // chunk, more, (none, draw(0)))[0]
+            return jax.lax.fori_loop(0, (n + chunk - 1) // chunk, more, (none, first))[0]
 
         return jax.lax.map(one, (keys_for(key, x.shape[0]), x, amount))
 
