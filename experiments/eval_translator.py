@@ -35,9 +35,13 @@ from translator_judging import Arrays, Parts
 from translators import picked
 
 from robustjax import runtime
+from robustjax.analysis.intervals import proportion
 from robustjax.evaluation import attempts, defences, headline
 from robustjax.evaluation.assessments import Assessment, joined
+from robustjax.ood import controls
+from robustjax.ood.metrics import auroc
 from robustjax.ood.translate import Defence, any_wrong, defended, majority, predictions
+from robustjax.perturbations import tones
 from robustjax.runtime.origin import made_with, plain
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.runtime.stopping import Stop, stopping
@@ -92,7 +96,7 @@ PRESETS = {
         batch_size=8, only=("PGD", "A1"),
     ),
 }  # fmt: skip
-MAY_DIFFER = ("out", "data_dir")
+MAY_DIFFER = ("out", "data_dir", "only")
 
 
 def main(cfg: Config) -> int:
@@ -110,6 +114,7 @@ def main(cfg: Config) -> int:
             found[mode] = joined([judging.from_arrays(part) for part in parts])
             if random:
                 found[mode] = resubmitted(cfg, defence, test, parts, found[mode])
+    aside = beside(cfg, run.folder, defence, sets, test, eps)
     worst = min(found.values(), key=lambda one: one.standing().mean())
     at_one = judging.attacked(
         defence, test, 1.0, judging.sweep(cfg.steps), seed=cfg.seed, batch_size=cfg.batch_size
@@ -121,12 +126,14 @@ def main(cfg: Config) -> int:
     flags = headline.masking(worst, judging.probes(given, test, eps))
     facts = {
         "made_with": made_with(), "config": plain(cfg), "headline": head.says,
-        **pages.facts(found, flags, float(at_one.standing().mean()), eps),
+        **pages.facts(found, flags, float(at_one.standing().mean()), eps), "beside": aside,
     }  # fmt: skip
     runtime.write_whole(pathlib.Path(cfg.out) / "results.json", json.dumps(facts, indent=1) + "\n")
     for mode, one in found.items():
         for row in pages.main_rows(one):
             print(f"{mode}: {row['quantity']}: {row['found %']}")
+    for row in aside:
+        print("; ".join(f"{name} {value}" for name, value in row.items()))
     print(head.says)
     place = pages.page(cfg, found, head, flags, facts, test).write(pathlib.Path(cfg.out) / "report.html")
     runtime.say(f"report: {place}")
@@ -204,6 +211,47 @@ def attacked(
         with np.load(path) as file:
             done.append(dict(file))
     return done
+
+
+def beside(
+    cfg: Config, folder: pathlib.Path, defence: Defence, sets: Any, test: Batch, eps: float
+) -> list[dict[str, str]]:  # fmt: skip
+    """Look at PGD on f beside noise of the same size, and at darker and sharper images.
+
+    The gate's AUROC and the share it routes, and accuracies of f and of the defence. Images that f gets wrong from the
+    start are not attacked, and count as they are.
+    """
+    key, x = jax.random.key(11), test.image
+    families = {
+        "sign noise": controls.sign_noise(key, x, eps),
+        "uniform noise": controls.uniform_noise(key, x, eps),
+    }
+    for path in sorted((folder / "attacks").glob("*_PGD_on_f.npz"))[:1]:
+        with np.load(path) as file:
+            points = jnp.asarray(file["points"])
+        families = {"PGD on f": points, "normal noise as far": controls.as_far(key, x, points)} | families
+    for name, strength in (("darker", 0.5), ("darker", 0.3), ("sharper", 4.0)):
+        moved = tones.SHIFTS[name].apply(x, jnp.full(len(x), strength, jnp.float32))
+        families[f"{name} {strength:g}"] = moved
+
+    @jax.jit
+    def look(defence: Defence, x: Any) -> Any:
+        answer = defended(defence)(key, x)
+        return defence.gate.score(x), answer.routed, answer.plain, answer.logits
+
+    given = defences.as_argument(defence)
+    inside, rows = np.asarray(look(given, x)[0]), []
+    for name, images in families.items():
+        score, routed, plain, logits = (np.asarray(a) for a in look(given, images))
+        rights = (proportion(z.argmax(axis=1) == np.asarray(test.label)) for z in (plain, logits))
+        f, whole = (headline.percent(right) for right in rights)
+        row = {
+            "images": name,
+            "AUROC of the gate": f"{auroc(inside, score):.3f}",
+            "routed %": f"{100 * routed.mean():.1f}",
+        }
+        rows.append(row | {"f %": f, "defence %": whole})
+    return rows
 
 
 def chosen(cfg: Config, plan: Sequence[attempts.Attempt]) -> tuple[attempts.Attempt, ...]:
