@@ -197,19 +197,6 @@ def fitting(sizes: Sequence[int], count: int) -> int:
     return next((size for size in sizes if size >= count), sizes[-1])
 
 
-def shared(sizes: Sequence[int], runs: int, multiple: int = 1) -> list[int]:
-    """Lower the largest of the rising sizes so that runs share their rounds evenly, in eighths of it.
-
-    88 runs in batches of 100 need 88 rows, and so do 176: in the last round the others would search for nothing.
-    Only eighths, for each size is compiled once per attack and a sweep over radii meets many numbers of runs.
-    """
-    largest = sizes[-1]
-    rounds = max(math.ceil(runs / largest), 1)
-    eighths = [math.ceil(k * largest / 8 / multiple) * multiple for k in range(5, 9)]
-    most = min(fitting(eighths, math.ceil(runs / rounds)), largest)
-    return [size for size in sizes if size < most] + [most]
-
-
 def spread(value: Any, sharding: Sharding | None) -> Any:
     """Copy arrays that lead with rows to the devices."""
     return jax.tree.map(jnp.asarray, value) if sharding is None else jax.device_put(value, sharding)

@@ -91,8 +91,7 @@ def over(
     """
     if segment is not None and segment < 1:
         raise ValueError(f"suite: segment is {segment}, must be at least 1")
-    devices = sharding.num_devices if sharding else 1
-    sizes = pool.buckets(batch_size, min(smallest, batch_size), devices)
+    sizes = pool.buckets(batch_size, min(smallest, batch_size), sharding.num_devices if sharding else 1)
     turn = pool.turns(network, trials)
     look = _looks(verdict or network, sizes, sharding)
 
@@ -135,11 +134,10 @@ def over(
             late = rows.live & (rows.run > course.broke[rows.example])
             rows.example[late] = pool.FREE
             busy = int(rows.live.sum())
-            fitted = pool.shared(sizes, int(able.sum()) * trial.runs, devices)
-            waiting = course.waiting(able, trial.runs, max(fitted[-1] - busy, 0))
+            waiting = course.waiting(able, trial.runs, sizes[-1] - busy)
             if busy + len(waiting) == 0:
                 return False
-            size = pool.fitting(fitted, busy + len(waiting))
+            size = pool.fitting(sizes, busy + len(waiting))
             if size != len(rows.example):
                 rows = course.rows = rows.resized(size, images.shape[1:], trial, sharding)
             entered = rows.enter(waiting % len(labels), waiting // len(labels))
