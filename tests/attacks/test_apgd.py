@@ -82,8 +82,10 @@ def test_reaches_the_optimum_of_a_linear_objective(kind, box):
     found = jax.jit(lambda key: apgd(threat, start=at_origin)(key, linear, X))(KEY)
     assert threat.contains(found.x, X).all()
     gain = [best_of_linear(kind, s, x, EPS[kind], *box) for s, x in zip(SLOPES, POINTS, strict=True)]
-    # In l1 the published rule may settle on one feature too few: which image loses percents is a matter of rounding.
-    np.testing.assert_allclose(found.value - linear(X), gain, rtol=0.1 if kind == "l1" else 0.01)
+    share = np.asarray(found.value - linear(X)) / gain
+    # In l1 the published rule may settle on one feature too few, which rounding decides; `apgd_shrinking` does not.
+    assert (share <= 1 + 1e-4).all() and (share >= (0.9 if kind == "l1" else 0.99)).all()
+    assert np.median(share) > 0.999
 
 
 def test_l1_through_larger_balls_reaches_the_optimum_of_a_linear_objective():
