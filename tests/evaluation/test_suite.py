@@ -239,7 +239,7 @@ def test_soundness_for_any_shape_and_number_of_classes(kind, classes, shape, eps
     distance = np.linalg.norm((found.x.astype(np.float64) - x).reshape(6, -1), ord=order, axis=1)
     assert (distance <= eps * (1 + 1e-6) + 1e-6).all()
     assert (found.x >= 0).all() and (found.x <= 1).all() and np.isfinite(found.x).all()
-    logits = np.asarray(net(weight)(jnp.asarray(found.x)))
+    logits = np.array(net(weight)(jnp.asarray(found.x)))
     own = logits[np.arange(6), y]
     logits[np.arange(6), y] = -np.inf
     lead = own - logits.max(axis=1)
