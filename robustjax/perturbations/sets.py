@@ -1,4 +1,4 @@
-"""Perturbation sets: a ball of parameters and a decoder to images, and any solver sent through it."""
+"""Perturbation sets: a ball of parameters and a decoder to images, and any solver or loss sent through it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,22 @@ from robustjax.numerics import constant, fold, keys_for
 from robustjax.perturbations.sampling import Border
 from robustjax.perturbations.spatial import warp
 from robustjax.threats import Threat
-from robustjax.types import Ascent, Attack, Found, Images, Labels, Logits, LogitsFn, Objective, PerExample
+from robustjax.types import (
+    Ascent,
+    Attack,
+    Batch,
+    Found,
+    Images,
+    Labels,
+    Logits,
+    LogitsFn,
+    Loss,
+    Model,
+    Objective,
+    Params,
+    PerExample,
+    State,
+)
 
 Decode = Callable[[PRNGKeyArray, Any, Array], Images]  # (one key per example, prepared x, u) -> images
 
@@ -105,6 +120,38 @@ def ascent_through(space: PerturbationSet, ascent: Ascent) -> Ascent:
     return outer
 
 
+def loss_through(space: PerturbationSet, model: Model, build: Callable[[Model], Loss]) -> Loss:
+    """Let a loss that attacks images, or adds noise to them, do so to the parameters u of a set.
+
+    The loss sees u = 0 in place of each image, and u -> model(decode(x, u)) in place of the network. So the losses of
+    pixels train in latents as they are: `lambda net: smoothadv(net, pgd(space.threat, ...), sigma=sigma)`.
+
+    Args:
+      space: what u may do; only what the loss itself climbs is held to `space.threat`.
+      model: the network on images.
+      build: from a network to its loss over a `Batch`, whose forward passes may have several rows per image, next to
+        one another as `losses.copies` and `numerics.pack` lay them.
+    Returns:
+      The loss over a `Batch` of images, with the same key.
+    """
+
+    def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
+        count = batch.image.shape[0]
+        given = fold(keys_for(key, count), 0), space.prepare(batch.image)
+
+        def seen(u: Array) -> Images:
+            own, ready = jax.tree.map(lambda a: _repeated(a, u.shape[0] // count), given)
+            return space.decode(own, ready, u)
+
+        def apply(params: Params, state: State, x: Array, *, train: bool = False, key: Any = None):
+            return model.apply(params, state, seen(x), train=train, key=key)
+
+        lifted = Model(model.init, apply, lambda params, state, u: model.features(params, state, seen(u)))
+        return build(lifted)(params, state, Batch(space.origin(batch.image), batch.label), key)
+
+    return loss
+
+
 class Lifted(NamedTuple):
     """Where a search through a set stands: the keys of the decoder, the prepared images, and the inner state."""
 
@@ -137,3 +184,8 @@ def _keys(key: PRNGKeyArray, x: Images) -> tuple[PRNGKeyArray, PRNGKeyArray]:
     """Split into keys for the decoder and keys for the search."""
     keys = keys_for(key, x.shape[0])
     return fold(keys, 0), fold(keys, 1)
+
+
+def _repeated(a: Array, times: int) -> Array:
+    """Repeat rows, copies next to one another; jnp.repeat takes no keys."""
+    return jnp.broadcast_to(a[:, None], (a.shape[0], times, *a.shape[1:])).reshape(-1, *a.shape[1:])
