@@ -22,6 +22,7 @@ Network = Callable[..., LogitsFn]  # (*arguments) -> LogitsFn, such as functools
 FREE = -1
 FIRST = 8  # iterations of the first segment: many images break at once
 LONGEST = 250  # of any: progress is shown and kept between segments
+TAILORED = 1000  # iterations of a search for which a size of its own is worth compiling
 
 
 class Fresh(NamedTuple):
@@ -195,6 +196,12 @@ def buckets(largest: int, smallest: int, multiple: int = 1) -> list[int]:
 def fitting(sizes: Sequence[int], count: int) -> int:
     """Find the smallest of the rising sizes that holds this many rows, or the largest of all."""
     return next((size for size in sizes if size >= count), sizes[-1])
+
+
+def tailored(size: int, count: int, multiple: int = 1) -> int:
+    """Cut a size down to the eighths of it that hold this many rows, and to a multiple of the devices."""
+    eighths = math.ceil(size * math.ceil(8 * count / size) / 8)
+    return min(size, math.ceil(eighths / multiple) * multiple)
 
 
 def spread(value: Any, sharding: Sharding | None) -> Any:

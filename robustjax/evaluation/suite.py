@@ -71,7 +71,8 @@ def over(
       trials: the suite, from the threat, such as `functools.partial(autoattack.standard, classes=10)`; the radius
         is traced, so a sweep compiles once.
       batch_size: rows on the device; rounded up to a multiple of the devices of `sharding`.
-      smallest: the batch is halved down to this while runs run out. Each size is compiled once per attack.
+      smallest: the batch is halved down to this while runs run out. Each size is compiled once per attack. A long
+        search (Square) begins with as many eighths of a size as hold its images, which saves more than it compiles.
       segment: iterations between two looks at the rows; by default chosen on the way, by how many leave.
       sharding: of the rows, such as `runtime.over_data(mesh)`.
       verdict: like `network`; decides what counts as broken where another function should: in float32 for a
@@ -91,7 +92,8 @@ def over(
     """
     if segment is not None and segment < 1:
         raise ValueError(f"suite: segment is {segment}, must be at least 1")
-    sizes = pool.buckets(batch_size, min(smallest, batch_size), sharding.num_devices if sharding else 1)
+    devices = sharding.num_devices if sharding else 1
+    sizes = pool.buckets(batch_size, min(smallest, batch_size), devices)
     turn = pool.turns(network, trials)
     look = _looks(verdict or network, sizes, sharding)
 
@@ -138,7 +140,10 @@ def over(
             if busy + len(waiting) == 0:
                 return False
             size = pool.fitting(sizes, busy + len(waiting))
-            if size != len(rows.example):
+            first = len(rows.example) == 0
+            if first and trial.solver.length >= pool.TAILORED:
+                size = pool.tailored(size, len(waiting), devices)
+            if first or size < len(rows.example):
                 rows = course.rows = rows.resized(size, images.shape[1:], trial, sharding)
             entered = rows.enter(waiting % len(labels), waiting // len(labels))
             if len(waiting):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from robustjax.attacks import autoattack
-from robustjax.evaluation import suite
+from robustjax.evaluation import pool, suite
 from robustjax.evaluation.verdicts import BROKEN, NOT_RUN, RESISTED, merge
 from robustjax.threats import Threat
 
@@ -93,6 +93,38 @@ def test_verdicts_are_sound_and_the_attack_is_of_use(whole):
 )
 def test_cutting_it_otherwise_changes_nothing(whole, settings):
     same(run(**settings), whole)
+
+
+def test_a_long_search_begins_with_a_batch_cut_to_its_images(monkeypatch):
+    """28 images are classified correctly: seven eighths of a batch of 32, and the verdicts are the same."""
+    seen = []
+
+    def counted(*arguments):
+        def logits(x):
+            seen.append(len(x))
+            return network(*arguments)(x)
+
+        return logits
+
+    def searched():
+        evaluate = suite.over(counted, lambda threat: trials(threat)[3:], batch_size=32, smallest=16)
+        seen.clear()
+        return evaluate(KEY, X, Y, BALL, FIRST, SECOND)
+
+    plain = searched()
+    assert set(seen) <= {16, 32}
+    monkeypatch.setattr(pool, "TAILORED", 41)
+    same(searched(), plain)
+    assert 28 in seen
+
+
+@given(size=st.integers(1, 600), share=st.floats(0, 1), multiple=st.sampled_from([1, 2, 8]))
+def test_a_batch_cut_to_its_rows_holds_them_and_little_more(size, share, multiple):
+    size = -(-size // multiple) * multiple
+    count = max(1, round(share * size))
+    found = pool.tailored(size, count, multiple)
+    assert count <= found <= size and found % multiple == 0
+    assert found <= count + size / 8 + multiple
 
 
 def test_order_and_neighbours_change_nothing(whole):
