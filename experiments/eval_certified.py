@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import common
 import jax
 import jax.numpy as jnp
+import learned_attacks
+import learned_losses
 import learned_runs
-import learned_sets
 import numpy as np
 from pages import certified as page
 
@@ -144,7 +145,7 @@ def main(cfg: Config) -> int:
         attacked = None
         if cfg.attack and it.space is not None and not it.pixelwise:
             test = Batch(it.image, jnp.asarray(it.label))
-            held = learned_sets.attacked_smoothed(it.logits_fn, it.space, it.sigma, test, radii[1:], keys[0])
+            held = learned_attacks.smoothed(it.logits_fn, it.space, it.sigma, test, radii[1:], keys[0])
             attacked = held.mean(axis=1)
         numbers = {
             "subject": it.title,
@@ -215,7 +216,7 @@ def _latents(cfg: Config) -> Subject:
         in_parameters(space, sigma),
         sigma,
         it.test.info.classes,
-        learned_runs.bare_images(it.set, part),
+        learned_losses.bare_images(it.set, part),
         np.asarray(part.label),
         space,
     )

@@ -22,6 +22,7 @@ import cvaes
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from pages import eval_cvae as page
 
 from robustjax import data, evaluation, runtime
@@ -52,7 +53,7 @@ class Config:
     images: int | None = 1000  # validation and test images that are used, None for all
     excess: float = 0.1  # probability that the first theorem gives up
     tolerance: float = 0.01  # error per pixel up to which a perturbation counts as covered
-    batch_size: int = 128
+    batch_size: int = 128  # over all devices
     export: bool = False  # write the decoder as a program
     seed: int = 0
     out: str = "runs/cvae_judged"
@@ -90,7 +91,7 @@ MAY_DIFFER = ("out", "data_dir", "export", "radii")
 
 def main(cfg: Config) -> int:
     """Measure every radius that is not measured, then write the page."""
-    it = cvaes.opened(cfg.run, data_dir=cfg.data_dir)
+    mesh, it = runtime.data_mesh(), cvaes.opened(cfg.run, data_dir=cfg.data_dir)
     _, valid, test = it.splits
     valid, test = common.first(valid, cfg.images), common.first(test, cfg.images)
     with runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run:
@@ -103,14 +104,19 @@ def main(cfg: Config) -> int:
             with np.load(path) as arrays:
                 return dict(arrays)
 
-        lengths = kept("lengths", lambda: {"lengths": encoded(cfg, it, valid)})["lengths"]
+        def encoded() -> Arrays:
+            pool, trained = cvaes.drawn(it.config).pool, runtime.place((it.params, it.state), mesh)
+            return {
+                "lengths": cvaes.lengths(it.model, pool, valid, trained, cfg.passes, runtime.over_data(mesh))
+            }
+
+        lengths = kept("lengths", encoded)["lengths"]
         quartiles = np.quantile(lengths, [0.25, 0.5, 0.75])
         radii = cfg.radii or tuple(float(r) for r in (*quartiles, lengths.max()))
-        measure = measured(cfg, it)
+        measure = measured(cfg, it, mesh)
         cells = []
         for _, radius in runtime.progress(radii, total=len(radii), label="radii"):
-            batches = data.evaluation(test, batch_size=cfg.batch_size)
-            job = lambda r=radius, b=batches: measure(jax.random.key(cfg.seed), b, r)  # noqa: E731
+            job = lambda r=radius: measure(jax.random.key(cfg.seed), test, r)  # noqa: E731
             cells.append(kept(f"radius_{radius:.4g}", job))
         promised = kept("theorems", lambda: promises(cfg, it, test, radii[-1]))
         pictures = kept("pictures", lambda: drawn(cfg, it, test, radii[-1]))
@@ -133,22 +139,10 @@ def main(cfg: Config) -> int:
     return 0
 
 
-def encoded(cfg: Config, it: cvaes.Learned, valid: data.Split) -> np.ndarray:
-    """Measure the lengths of the encodings of validation pairs, from the pool that training had."""
-    pool = cvaes.drawn(it.config).pool
-    lengths = evaluation.mapped(
-        lambda keys, batch, params, state: encoder(it.model, params, state)(*pool(keys, batch.image)).norm
-    )
-    found = [
-        lengths(jax.random.key(i), data.evaluation(valid, batch_size=cfg.batch_size), it.params, it.state)
-        for i in range(cfg.passes)
-    ]
-    return np.concatenate(found)
-
-
-def measured(cfg: Config, it: cvaes.Learned) -> Callable[..., Arrays]:
-    """Build (key, batches, radius) -> what `quality` measures per test pair, compiled once for all radii."""
-    fresh = cvaes.drawn(it.config).fresh
+def measured(cfg: Config, it: cvaes.Learned, mesh: Mesh) -> Callable[..., Arrays]:
+    """Build (key, split, radius) -> what `quality` measures per test pair, compiled once for all radii."""
+    fresh, sharding = cvaes.drawn(it.config).fresh, runtime.over_data(mesh)
+    trained = runtime.place((it.params, it.state), mesh)
 
     def judge(keys: jax.Array, batch: Batch, params: Any, state: Any, radius: jax.Array) -> Quality:
         draw, search = jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -158,8 +152,9 @@ def measured(cfg: Config, it: cvaes.Learned) -> Callable[..., Arrays]:
 
     compiled = evaluation.mapped(judge)
 
-    def measure(key: jax.Array, batches: Any, radius: float) -> Arrays:
-        return compiled(key, batches, it.params, it.state, jnp.float32(radius))._asdict()
+    def measure(key: jax.Array, split: data.Split, radius: float) -> Arrays:
+        batches = cvaes.batches(split, sharding, size=cfg.batch_size)
+        return compiled(key, batches, *trained, np.float32(radius))._asdict()
 
     return measure
 

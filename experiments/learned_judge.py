@@ -6,10 +6,13 @@ from typing import Any
 import cvaes
 import jax
 import jax.numpy as jnp
+import learned_attacks
+import learned_losses
 import learned_runs
 import numpy as np
+from jax.sharding import Mesh
 
-from robustjax import data, evaluation
+from robustjax import data, evaluation, runtime
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.solver import as_attack
@@ -19,15 +22,21 @@ from robustjax.numerics import fold
 from robustjax.perturbations import pairs, relit, sets
 from robustjax.perturbations.corruptions.table import corrupt
 from robustjax.perturbations.learned import encoder, learned
-from robustjax.types import Attack, Batch, Found, Model, frozen
+from robustjax.types import Batch, Found, Model, frozen
 
 Arrays = dict[str, np.ndarray]
 HELD_OUT = ("gaussian_blur", "spatter", "saturate")  # corruptions that no set of corruptions is learned from
 
 
 def judged(
-    cfg: learned_runs.Config, it: cvaes.Learned, model: Model, params: Any, state: Any, test: data.Split, radius: float
-) -> Arrays:  # fmt: skip
+    cfg: learned_runs.Config,
+    it: cvaes.Learned,
+    model: Model,
+    net: tuple[Any, Any],
+    test: data.Split,
+    radius: float,
+    mesh: Mesh,
+) -> Arrays:
     """Judge a network: per image, right or wrong, at every radius; of scenes the share of right pixels.
 
     Returns:
@@ -40,14 +49,14 @@ def judged(
     fn, strong = judge(cfg, it, model)
     clean = evaluation.mapped(fn)
     attacked = evaluation.mapped(strong)
-    size = 16 if learned_runs.pixelwise(it) else 128
 
     def batches():
-        return data.evaluation(test, batch_size=min(size, len(test.label)))
+        size = 16 if learned_runs.pixelwise(it) else 128
+        return cvaes.batches(test, runtime.over_data(mesh), size=size)
 
-    key, arguments = jax.random.key(1000 + cfg.seed), (params, state, it.params, it.state)
+    key, arguments = jax.random.key(1000 + cfg.seed), (*net, *runtime.place((it.params, it.state), mesh))
     out: Arrays = {"radii": np.asarray(radii), **clean(key, batches(), *arguments)}
-    hits = [attacked(key, batches(), *arguments, jnp.float32(r)) for r in radii]
+    hits = [attacked(key, batches(), *arguments, np.float32(r)) for r in radii]
     shown = {"image", "worst", "said"}
     out |= {name: np.stack([hit[name] for hit in hits]) for name in hits[0] if name not in shown}
     out |= {name: hits[-1][name][:8] for name in shown}
@@ -55,7 +64,7 @@ def judged(
 
 
 def _images(cfg: learned_runs.Config, it: cvaes.Learned, model: Model) -> tuple[Callable, Callable]:
-    seen, fresh = learned_runs.looks(it), cvaes.drawn(it.config).fresh
+    seen, fresh = learned_losses.looks(it), cvaes.drawn(it.config).fresh
     corrupted = it.config.pairs.startswith("corrupted")
     real = pairs.corrupted() if corrupted else fresh  # of the image itself, whatever the set was learned from
 
@@ -102,7 +111,9 @@ def _images(cfg: learned_runs.Config, it: cvaes.Learned, model: Model) -> tuple[
             u = space.threat.project(own, x)
             return Found(u, objectives.margin(logits_fn, y)(u))
 
-        found = sets.through(space, worst(space.threat, cfg, encoded))(keys, logits_fn, bare, batch.label)
+        found = sets.through(
+            space, learned_attacks.worst(space.threat, encoded, steps=cfg.steps, restarts=cfg.restarts)
+        )(keys, logits_fn, bare, batch.label)
         said = logits_fn(found.x).argmax(axis=1)
         out = {"robust": found.value <= 0, "image": bare, "worst": found.x, "said": said}
         if cfg.queries:
@@ -113,22 +124,8 @@ def _images(cfg: learned_runs.Config, it: cvaes.Learned, model: Model) -> tuple[
     return easy, strong
 
 
-def worst(threat: Any, cfg: Any, *others: Attack) -> Attack:
-    """Build the attack on latents that judges: PGD on cross-entropy and on the margin, with restarts, and u = 0.
-
-    Args:
-      threat: of the latents.
-      cfg: has `steps`, each a twentieth of the radius long, and `restarts`.
-      others: more attacks on latents, such as the encoding of a real perturbation.
-    """
-    ascent = pgd(threat, steps=cfg.steps, step_size=threat.eps / 20)
-    repeated = compose.restarts(ascent, cfg.restarts)
-    wishes = (objectives.cross_entropy, objectives.margin)
-    return compose.worst_of(*(compose.against(repeated, wish) for wish in wishes), *others)
-
-
 def _pixels(cfg: learned_runs.Config, it: cvaes.Learned, model: Model) -> tuple[Callable, Callable]:
-    seen = learned_runs.looks(it)
+    seen = learned_losses.looks(it)
 
     def easy(keys: jax.Array, batch: Batch, params: Any, state: Any, *trained: Any) -> dict[str, jax.Array]:
         logits_fn = frozen(model, params, state)

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import cvae_settings
 import jax
 import jax.numpy as jnp
+import learned_attacks
 import numpy as np
 
 from robustjax import optimizers, runtime, training
@@ -23,17 +25,11 @@ from robustjax.perturbations.learned import encoder, learned, noisy, perturbed
 from robustjax.perturbations.quality import Quality, quality
 from robustjax.smoothing import binomial
 from robustjax.smoothing.certify import certify
-from robustjax.smoothing.noise import Noise, in_parameters
+from robustjax.smoothing.noise import in_parameters
 from robustjax.smoothing.votes import votes
-from robustjax.threats import Threat
-from robustjax.types import Attack, Batch, Images, Logits, LogitsFn, Loss, Model, frozen
+from robustjax.types import Batch, Images, Loss, Model, frozen
 
-FAMILIES: dict[str, pairs.Pairs] = {
-    "lighting": pairs.lighting(),
-    "warps": pairs.warped(
-        (20.0, 0.7, 0.7, 0.1, 10.0), pad=1
-    ),  # degrees, pixels down and right, growth, degrees
-}
+FAMILIES: dict[str, pairs.Pairs] = {name: cvae_settings.FAMILIES[name]() for name in ("lighting", "warps")}
 METHODS = ("plain", "true perturbations", "augmented", "adversarial")
 SHARES = ("quartile", "median", "upper", "largest")  # of the encodings' lengths: the radii that are judged
 TARGETS = ("median", "largest")  # radii for which a classifier is trained to be smoothed
@@ -117,14 +113,6 @@ def autoencoder(family: str, data: Digits, effort: Effort, seed: int) -> tuple[C
     return model, state.params, state.state
 
 
-def worst(threat: Any, effort: Effort) -> Attack:
-    """Build the attack on latents that judges: PGD on cross-entropy and on the margin, with restarts, and u = 0."""
-    ascent = pgd(threat, steps=effort.steps, step_size=threat.eps / 20)
-    repeated = compose.restarts(ascent, effort.restarts)
-    wishes = (objectives.cross_entropy, objectives.margin)
-    return compose.worst_of(*(compose.against(repeated, wish) for wish in wishes))
-
-
 def study(family: str, data: Digits, effort: Effort, seed: int) -> Arrays:
     """Learn a set, train classifiers on it, and measure all that the page says."""
     model, params, state = autoencoder(family, data, effort, seed)
@@ -162,7 +150,9 @@ def study(family: str, data: Digits, effort: Effort, seed: int) -> Arrays:
     @jax.jit
     def attacked(weights: Any, statistics: Any, trained: Any, test: Batch, radius: jax.Array):
         inside = learned(model, *trained, radius=radius)
-        attack = sets.through(inside, worst(inside.threat, effort))
+        attack = sets.through(
+            inside, learned_attacks.worst(inside.threat, steps=effort.steps, restarts=effort.restarts)
+        )
         return attack(key, frozen(network, weights, statistics), test.image, test.label)
 
     @jax.jit
@@ -261,41 +251,8 @@ def _smoothed(
         f"{name}/sigma": np.asarray(sigma),
         f"{name}/label": found.label,
         f"{name}/radius": found.radius,
-        f"{name}/robust": attacked_smoothed(logits_fn, space, sigma, test, eps, key),
+        f"{name}/robust": learned_attacks.smoothed(logits_fn, space, sigma, test, eps, key),
     }
-
-
-def attacked_smoothed(
-    logits_fn: LogitsFn, space: sets.PerturbationSet, sigma: float, test: Batch, eps: np.ndarray, key: jax.Array
-) -> np.ndarray:  # fmt: skip
-    """Attack the smoothed classifier: climb its soft version in u, judge by fresh votes at the u found."""
-    draws = sigma * jax.random.normal(key, (16, space.dimension))
-    ready = space.prepare(test.image)
-
-    @jax.jit
-    def climb(ready: Any, radius: jax.Array) -> jax.Array:
-        def soft(u: jax.Array) -> Logits:
-            def one(noise: jax.Array) -> Logits:
-                return jax.nn.log_softmax(logits_fn(space.decode(key, ready, u + noise)))
-
-            return jax.nn.logsumexp(jax.lax.map(one, draws), axis=0)
-
-        threat = Threat("l2", radius, -jnp.inf, jnp.inf)
-        ascent = pgd(threat, steps=10, step_size=radius / 4)
-        return compose.against(ascent)(key, soft, space.origin(test.image), test.label).x
-
-    flat = test.image.reshape(len(test.label), -1)
-
-    def copies(key: jax.Array, row: jax.Array, count: int) -> Images:
-        x, u = row[: flat.shape[1]].reshape(test.image.shape[1:]), row[flat.shape[1] :]
-        return in_parameters(space, sigma, centre=lambda _: u).copies(key, x, count)
-
-    count = jax.jit(votes(logits_fn, Noise(copies, sigma), classes=10, chunk=500))
-    held = []
-    for radius in [0.0, *eps]:
-        rows = jnp.concatenate([flat, climb(ready, jnp.float32(radius))], axis=1)
-        held.append(np.asarray(count(jax.random.fold_in(key, 1), rows, 1000)).argmax(axis=1) == test.label)
-    return np.stack(held)
 
 
 def _pictures(

@@ -10,11 +10,13 @@ for validation and every tenth for the test, with all its views.
 
 The presets beside digits and smoke are the settings of Wong and Kolter 2020, arXiv:2007.08450. Start it again with the
 same --out and it goes on bit for bit. The folder gets quality.json, report.html and the checkpoints; the radius is the
-largest encoding of validation pairs, and what is measured at it is measured on test pairs.
+largest encoding of validation pairs, and what is measured at it is measured on test pairs. Batches are cut over all
+devices; on several machines, the same command on each with --distributed (and --cluster.* where no scheduler tells).
 """
 
 import json
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import common
@@ -22,66 +24,73 @@ import cvaes
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cvaes import PRESETS, Config
+import run_folders
+from cvae_settings import PRESETS, Config
+from jax.sharding import NamedSharding
 
 from robustjax import data, evaluation, optimizers, runtime, training
 from robustjax.losses.elbo import elbo, interpolated, on_pairs
 from robustjax.models.cvae import CVAE
-from robustjax.perturbations import pairs
-from robustjax.perturbations.learned import encoder, learned, perturbed
+from robustjax.perturbations.learned import Encoding, encoder, learned, perturbed
+from robustjax.perturbations.pairs import Pairs
 from robustjax.perturbations.quality import Norms, Quality, norms, quality
+from robustjax.perturbations.sets import PerturbationSet
 from robustjax.runtime import figures, grids
 from robustjax.runtime.report import Report
-from robustjax.runtime.stopping import stopping
-from robustjax.types import Batch, Loss
+from robustjax.types import Batch, Images, Loss
 
-MAY_DIFFER = ("out", "data_dir", "save_every", "images", "passes", "steps")
+Encode = Callable[[Images, Images], Encoding]
+MAY_DIFFER = ("images", "passes", "steps")
 
 
 def main(cfg: Config) -> int:
     """Train, choose the radius, measure, report."""
+    common.distributed(cfg.distributed, cfg.cluster)
+    mesh = runtime.data_mesh()
+    sharding = runtime.over_data(mesh)
     train, valid, test = cvaes.splits(cfg)
     valid, test = common.first(valid, cfg.images), common.first(test, cfg.images)
     draw, model = cvaes.drawn(cfg), cvaes.built(cfg, train)
     total, epoch = cvaes.updates(cfg, train)
     rate, beta = interpolated(cfg.rate_at, cfg.rate), interpolated(cfg.beta_at, cfg.beta)
-    tx = optimizers.adam(lambda t: rate((t + 1) / epoch), weight_decay=cfg.weight_decay)
+    tx = optimizers.adam(
+        lambda t: rate(jnp.asarray(t + 1, jnp.float32) / epoch), weight_decay=cfg.weight_decay
+    )
 
     def loss_at(t: jax.Array) -> Loss:
         # The rate follows every update, beta whole epochs.
         now = beta(jnp.floor(t.astype(jnp.float32) / epoch))
         return on_pairs(elbo(model, beta=now, likelihood=cfg.likelihood), draw.learnt)
 
-    update = training.scheduled(loss_at, tx)
-    with (
-        runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run,
-        runtime.Checkpoints(run.folder / "checkpoints", keep=1) as saved,
-        stopping() as stop,
-    ):
-        state: Any = training.start(jax.random.key(cfg.seed), model, tx)  # pyright: ignore[reportArgumentType]
-        state, begin = saved.restore(state) or (cvaes.begun(cfg, model, state), 0)
-        run.resume(begin)
-        stream = data.stream(train, batch_size=cfg.batch_size, seed=cfg.seed, start=begin)
-        bar = runtime.progress(stream, total=total, start=begin, label="train", batch_size=cfg.batch_size)
-        for i, batch in bar:
-            state, metrics = update(state, batch)
-            if i % 20 == 0 or i + 1 == total:
-                run.record(i, metrics)
-                bar.show(metrics)
-            if (i + 1) % cfg.save_every == 0 or i + 1 == total:
-                saved.save(i + 1, state)
-            if stop.agreed(i + 1) and i + 1 < total:
-                saved.save(i + 1, state)
-                saved.wait()
-                runtime.say(f"stopped after {i + 1} updates, saved; the same command goes on from there")
-                return stop.exit_code
-    found, measured = judged(cfg, model, state, draw.pool, draw.fresh, valid, test)
+    state, code = run_folders.fitted(
+        cfg,
+        train,
+        training.scheduled(loss_at, tx),
+        lambda: training.start(jax.random.key(cfg.seed), model, tx, mesh),  # pyright: ignore[reportArgumentType]
+        lambda state: cvaes.begun(cfg, model, state, mesh),
+        total=total,
+        batch_size=cfg.batch_size,
+        sharding=sharding,
+        may_differ=MAY_DIFFER,
+    )
+    if code:
+        return code
+    found, measured = judged(cfg, model, state, draw, valid, test, sharding)
     page = {"radius": found.largest, "encodings": found._asdict()} | {
         name: float(getattr(measured, name).mean()) for name in Quality._fields
     }
-    runtime.write_whole(run.folder / "quality.json", json.dumps(page, indent=2) + "\n")
+    if jax.process_index() != 0:
+        return 0
+    folder = pathlib.Path(cfg.out)
+    runtime.write_whole(folder / "quality.json", json.dumps(page, indent=2) + "\n")
     print("\n".join(f"{name:15s} {value:.5g}" for name, value in page.items() if isinstance(value, float)))
-    place = report(cfg, model, state, draw.fresh, test, found, measured).write(run.folder / "report.html")
+    params, statistics = jax.device_get((state.params, state.state))
+    encode, space = (
+        encoder(model, params, statistics),
+        learned(model, params, statistics, radius=found.largest),
+    )
+    rows = pictures(encode, space, draw.fresh, test)
+    place = report(cfg, model, found, measured, rows).write(folder / "report.html")
     runtime.say(f"report: {place}")
     return 0
 
@@ -90,40 +99,27 @@ def judged(
     cfg: Config,
     model: CVAE,
     state: training.TrainState,
-    pool: pairs.Pairs,
-    fresh: pairs.Pairs,
+    draw: cvaes.Drawn,
     valid: data.Split,
     test: data.Split,
+    sharding: NamedSharding,
 ) -> tuple[Norms, Quality]:
     """Choose the radius on validation pairs, from the pool that training had; measure on fresh test pairs."""
-    encode = evaluation.mapped(
-        lambda keys, batch, params, state: encoder(model, params, state)(*pool(keys, batch.image)).norm
-    )
+    trained = state.params, state.state
 
     def measure(keys: jax.Array, batch: Batch, params: Any, state: Any, radius: jax.Array) -> Quality:
-        draw, search = jax.vmap(jax.random.split, out_axes=1)(keys)
+        pairs, search = jax.vmap(jax.random.split, out_axes=1)(keys)
         run = quality(model, params, state, radius=radius, likelihood=cfg.likelihood, steps=cfg.steps)
-        return run(search, *fresh(draw, batch.image))
+        return run(search, *draw.fresh(pairs, batch.image))
 
-    lengths = [
-        encode(jax.random.key(i), data.evaluation(valid, batch_size=128), state.params, state.state)
-        for i in range(cfg.passes)
-    ]
-    found = norms(jnp.asarray(np.concatenate(lengths)))
+    found = norms(jnp.asarray(cvaes.lengths(model, draw.pool, valid, trained, cfg.passes, sharding)))
     runtime.say(f"radius {found.largest:.2f}; measuring {len(test.label)} test pairs")
-    batches = data.evaluation(test, batch_size=128)
-    radius = jnp.float32(found.largest)
-    return found, evaluation.mapped(measure)(jax.random.key(9), batches, state.params, state.state, radius)
+    batches, radius = cvaes.batches(test, sharding), np.float32(found.largest)
+    return found, evaluation.mapped(measure)(jax.random.key(9), batches, *trained, radius)
 
 
 def report(
-    cfg: Config,
-    model: CVAE,
-    state: training.TrainState,
-    fresh: pairs.Pairs,
-    test: data.Split,
-    found: Norms,
-    measured: Quality,
+    cfg: Config, model: CVAE, found: Norms, measured: Quality, rows: Sequence[Sequence[np.ndarray]]
 ) -> Report:
     """Write the page a person reads."""
     source = cfg.folder or f"{cfg.pairs} pairs of {cfg.dataset}"
@@ -138,7 +134,6 @@ def report(
         caption="Errors per pixel: nearest and farthest that a search finds in the ball, at the encoding, on "
         "average over the ball, and of reconstructions; divergence of the posterior in nats; length of encodings.",
     )  # fmt: skip
-    rows = pictures(model, state, fresh, test, found.largest)
     page.picture(
         grids.grid(rows, columns=["image", "real", "encoded", *["imagined"] * 5]),
         caption="Test images, a real perturbation, what decoding its encoding gives, and draws from the set.",
@@ -151,14 +146,13 @@ def report(
 
 
 def pictures(
-    model: CVAE, state: training.TrainState, fresh: pairs.Pairs, test: data.Split, radius: float
+    encode: Encode, space: PerturbationSet, fresh: Pairs, test: data.Split
 ) -> Sequence[Sequence[np.ndarray]]:
     """Decode what the page shows."""
     x = cvaes.as_images(test, slice(5))
     views = fresh(jax.random.key(3), x)
-    space = learned(model, state.params, state.state, radius=radius)
-    encoding = encoder(model, state.params, state.state)(*views).mean
-    back = space.decode(jax.random.split(jax.random.key(0), 5), space.prepare(views.image), encoding)
+    keys, encoding = jax.random.split(jax.random.key(0), 5), encode(*views).mean
+    back = space.decode(keys, space.prepare(views.image), encoding)
     draws = [perturbed(space)(jax.random.key(i), views.image) for i in range(5)]
     columns = [np.asarray(a) for a in (views.image, views.perturbed, back, *draws)]
     return [[column[i] for column in columns] for i in range(5)]

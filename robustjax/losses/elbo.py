@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from robustjax.models.cvae import CVAE, Gaussian
@@ -99,5 +100,6 @@ def interpolated(knots: Sequence[float], values: Sequence[float]) -> Callable[[N
         raise ValueError(
             f"interpolated: knots are {tuple(knots)}, must grow, with one of {tuple(values)} each"
         )
-    at, worth = jnp.asarray(knots, jnp.float32), jnp.asarray(values, jnp.float32)
+    # On the host: settings are checked by this before a run may touch a device.
+    at, worth = np.asarray(knots, np.float32), np.asarray(values, np.float32)
     return lambda t: jnp.interp(jnp.asarray(t, jnp.float32), at, worth)

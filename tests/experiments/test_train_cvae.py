@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import cvae_settings
 import cvaes
 import eval_certified
 import eval_cvae
@@ -20,7 +21,7 @@ from scipy import stats
 def learnt(tmp_path_factory):
     """Learn a tiny set once, as the command line would."""
     folder = tmp_path_factory.mktemp("learnt")
-    cfg = dataclasses.replace(cvaes.PRESETS["smoke"], out=str(folder / "set"))
+    cfg = dataclasses.replace(cvae_settings.PRESETS["smoke"], out=str(folder / "set"))
     with jax.numpy_dtype_promotion("standard"):
         assert train_cvae.main(cfg) == 0
     return folder
@@ -97,14 +98,14 @@ def test_pairs_of_a_folder_are_split_by_image(tmp_path):
         for i in range(20):
             picture = np.full((4, 4), 10 * i + offset, np.uint8)
             Image.fromarray(picture).save(tmp_path / side / f"{i:02}.png")
-    parts = cvaes.splits(dataclasses.replace(cvaes.PRESETS["digits"], folder=str(tmp_path)))
+    parts = cvaes.splits(dataclasses.replace(cvae_settings.PRESETS["digits"], folder=str(tmp_path)))
     assert [len(part.label) for part in parts] == [16, 2, 2]
     assert all(part.image[0].shape == (4, 8, 1) for part in parts)
     assert np.asarray(parts[2].image)[:, 0, 4, 0].tolist() == [91, 191]
 
 
 def test_every_preset_is_sound():
-    for cfg in cvaes.PRESETS.values():
+    for cfg in cvae_settings.PRESETS.values():
         cfg.check()
         assert cfg.rate_at[-1] <= cfg.epochs
 
@@ -114,7 +115,7 @@ def test_every_preset_is_sound():
     ["digits", "mnist_dense_linf", "mnist_conv_linf", "mnist_stn_rts", "cifar10", "lit_scenes", "mip5"],
 )
 def test_presets_name_models_that_take_their_pairs(name):
-    cfg = cvaes.PRESETS[name]
+    cfg = cvae_settings.PRESETS[name]
     size = {
         "digits": (8, 8, 1),
         "mnist": (28, 28, 1),
@@ -123,8 +124,8 @@ def test_presets_name_models_that_take_their_pairs(name):
         "multi_illumination/mip5": (25 * 125, 187, 3),
     }[cfg.dataset]
     x = jax.ShapeDtypeStruct((2, *size), "float32")
-    views = jax.eval_shape(cvaes.FAMILIES[cfg.pairs](), jax.random.key(0), x)
-    model = cvaes.MODELS[cfg.model](views.image.shape[1:])
+    views = jax.eval_shape(cvae_settings.FAMILIES[cfg.pairs](), jax.random.key(0), x)
+    model = cvae_settings.MODELS[cfg.model](views.image.shape[1:])
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     found, _ = jax.eval_shape(model.posterior, params, state, *views)
     assert found.mean.shape == (2, model.dimension)
@@ -142,4 +143,4 @@ def test_presets_name_models_that_take_their_pairs(name):
 )
 def test_settings_are_checked(settings, words):
     with pytest.raises(ValueError, match=words):
-        dataclasses.replace(cvaes.PRESETS["digits"], **settings).check()
+        dataclasses.replace(cvae_settings.PRESETS["digits"], **settings).check()
