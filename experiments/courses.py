@@ -24,6 +24,8 @@ class Stage(NamedTuple):
       total: updates.
       seed: of the order.
       weights: the (params, state) of a state that are to be judged.
+      every: epochs after which the rows are made anew, 0 for never.
+      renew: round, from 1 on -> the rows of that round, as many as before.
     """
 
     name: str
@@ -34,11 +36,20 @@ class Stage(NamedTuple):
     total: int
     seed: int
     weights: Callable[[Any], tuple[Any, Any]] = lambda state: (state.params, state.state)
+    every: int = 0
+    renew: Callable[[int], Any] | None = None
 
     @property
     def per_epoch(self) -> int:
         """Say how many updates see every example once."""
         return len(jax.tree.leaves(self.arrays)[0]) // self.batch_size
+
+
+def ends(stage: Stage, *, begin: int = 0, segment: int | None = None) -> list[int]:
+    """List after which updates a segment ends: when it is full, and when the rows are made anew."""
+    full, anew = segment or stage.per_epoch, stage.every * stage.per_epoch or stage.total
+    marks = {*range(full, stage.total, full), *range(anew, stage.total, anew), stage.total}
+    return sorted(mark for mark in marks if mark > begin)
 
 
 def course(
@@ -86,11 +97,13 @@ def course(
         return orders[epoch][place * stage.batch_size : (place + 1) * stage.batch_size]
 
     done, length = begin, segment or stage.per_epoch
-    while done < stage.total:
-        until = min(stage.total, (done // length + 1) * length)
+    arrays, current = stage.arrays, 0
+    for until in ends(stage, begin=begin, segment=segment):
+        if stage.renew and stage.every and (turn := done // (stage.every * stage.per_epoch)) != current:
+            arrays, current = stage.renew(turn), turn
         chosen = np.zeros((length, stage.batch_size), np.int32)
         chosen[: until - done] = [rows(i) for i in range(done, until)]
-        state, metrics = compiled(state, jnp.asarray(chosen), jnp.int32(until - done), stage.arrays)
+        state, metrics = compiled(state, jnp.asarray(chosen), jnp.int32(until - done), arrays)
         done = until
         yield done, state, metrics
 
@@ -101,7 +114,7 @@ def completed(stage: Stage) -> tuple[Any, Any]:
     if stage.total <= 0:
         return stage.weights(state)
     bar = runtime.progress(
-        course(stage, state, segment=segment), total=-(-stage.total // segment), label=stage.name
+        course(stage, state, segment=segment), total=len(ends(stage, segment=segment)), label=stage.name
     )
     for _, (_, now, metrics) in bar:
         state = now

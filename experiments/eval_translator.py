@@ -11,8 +11,13 @@ one, for attacks that transfer. --function names a function without arguments th
 (TM1), f and T known (TM2) and everything known (TM3) are run, each judged by the hard defence; then radius 1. A
 robust accuracy is printed only if the evaluation supports it, and the line says why not otherwise.
 
-Random translators (ddpm) are attacked with a fixed draw, and with the mean of --passes draws in every gradient; what
-was found is then submitted --resubmissions times. Every attack is kept when it is done: the same command goes on.
+--gate always translates every image, so that what is left is the translator's own; --gate sibling compares, and only
+compares, one decision for ten images as related code makes it. What a defence is worth that refuses what the gate
+stops, instead of translating it, stands in a table of its own.
+
+Random translators (ddpm) are attacked with a fixed draw, and with the mean of --passes draws in every gradient
+(--averaged-only and --averaged-steps say what of it is affordable); what was found is then submitted --resubmissions
+times. Every attack is kept when it is done: the same command goes on.
 """
 
 import dataclasses
@@ -27,6 +32,7 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
+import translator_asides as asides
 import translator_folders
 import translator_judging as judging
 import translator_sets
@@ -35,19 +41,19 @@ from translator_judging import Arrays, Parts
 from translators import picked
 
 from robustjax import runtime
-from robustjax.analysis.intervals import proportion
 from robustjax.evaluation import attempts, defences, headline
 from robustjax.evaluation.assessments import Assessment, joined
-from robustjax.ood import controls
-from robustjax.ood.metrics import auroc
-from robustjax.ood.translate import Defence, any_wrong, defended, majority, predictions
-from robustjax.perturbations import tones
+from robustjax.ood.gates import Gate, always
+from robustjax.ood.translate import Defence
 from robustjax.runtime.origin import made_with, plain
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.runtime.stopping import Stop, stopping
 from robustjax.types import Batch
 
-GateName = Literal["SSD", "Mahalanobis of f", "nearest neighbours", "max softmax", "energy"]
+GateName = Literal[
+    "SSD", "Mahalanobis of f", "nearest neighbours", "max softmax", "energy", "always", "sibling"
+]
+ON_GATES = ("A2", "A3", "A4")  # attacks that make no sense where everything is translated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +72,13 @@ class Config:
     steps: int = 100
     restarts: int = 5  # of cross-entropy through the translator and of selective PGD
     targets: int = 9  # of targeted DLR
+    penalties: tuple[float, ...] = (1.5, 15.0, 150.0)  # on the gate, of A2 and A3
     queries: int = 5000
     estimates: int = 100  # of SPSA, 64 queries each
     only: tuple[str, ...] = ()  # attacks to run, by how their names begin: A1, A3, PGD; all by default
-    passes: int = 20  # draws of a random translator in every gradient
+    passes: int = 20  # draws of a random translator in every gradient; 0 for attacks on a fixed draw alone
+    averaged_only: tuple[str, ...] = ()  # attacks on the mean of draws; those of --only by default
+    averaged_steps: int | None = None  # of those; --steps by default
     resubmissions: int = 20
     random: bool = False  # whether the translator of --function is
     batch_size: int = 256
@@ -83,9 +92,15 @@ class Config:
             raise ValueError("--run and --function: give one of them; --run None goes with --function")
         if self.function is not None and (self.dataset is None or self.eps is None):
             raise ValueError("--function needs --dataset and --eps")
-        for name in ("images", "fitted", "steps", "restarts", "batch_size", "passes", "resubmissions"):
+        for name in ("images", "fitted", "steps", "restarts", "batch_size", "resubmissions"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}, must be at least 1")
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
+        if self.passes < 0 or (self.averaged_steps is not None and self.averaged_steps < 1):
+            raise ValueError(
+                f"--passes is {self.passes} and --averaged-steps {self.averaged_steps}, must be at least 0 and 1"
+            )
+        if self.gate == "sibling" and self.run is None:
+            raise ValueError("--gate sibling goes with --run: a function has a gate of its own")
 
 
 PRESETS = {
@@ -96,46 +111,73 @@ PRESETS = {
         batch_size=8, only=("PGD", "A1"),
     ),
 }  # fmt: skip
-MAY_DIFFER = ("out", "data_dir", "only")
+MAY_DIFFER = ("out", "data_dir", "only", "averaged_only")
 
 
 def main(cfg: Config) -> int:
     """Attack, attack by attack, then tell."""
     defence, copy, sets, eps, random = subject(cfg)
     test = picked(sets.test, slice(cfg.images))
+    given, exempt = defences.as_argument(defence), ON_GATES if cfg.gate == "always" else ()
     with runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run, stopping() as stop:
-        modes: dict[str, int | None] = {"fixed draw": None, f"mean of {cfg.passes} draws": cfg.passes}
+        modes: dict[str, int | None] = {"fixed draw" if random else "deterministic": None}
+        if random and cfg.passes:
+            modes[f"mean of {cfg.passes} draws"] = cfg.passes
         found: dict[str, Assessment] = {}
-        for mode, passes in modes.items() if random else [("deterministic", None)]:
+        submissions: dict[str, list[dict[str, str]]] = {}
+        for mode, passes in modes.items():
             parts = attacked(cfg, run.folder, mode, defence, copy, sets, test, eps, passes, stop)
             if parts is None:
                 runtime.say("stopped; the same command goes on with the next attack")
                 return stop.exit_code
+            if cfg.gate == "sibling":
+                return compared(cfg, defence, test, eps, parts)
             found[mode] = joined([judging.from_arrays(part) for part in parts])
             if random:
-                found[mode] = resubmitted(cfg, defence, test, parts, found[mode])
-    aside = beside(cfg, run.folder, defence, sets, test, eps)
-    worst = min(found.values(), key=lambda one: one.standing().mean())
-    at_one = judging.attacked(
-        defence, test, 1.0, judging.sweep(cfg.steps), seed=cfg.seed, batch_size=cfg.batch_size
-    )
-    given = defences.as_argument(defence)
+                found[mode], submissions[mode] = asides.resubmitted(
+                    given, test, parts, found[mode], times=cfg.resubmissions, batch_size=cfg.batch_size
+                )
+    aside = asides.beside(run.folder, defence, test, eps)
+    mode, worst = min(found.items(), key=lambda item: item[1].standing().mean())
+    sweep = [one for one in judging.sweep(cfg.steps) if not one.attack.startswith(exempt or ("-",))]
+    at_one = judging.attacked(defence, test, 1.0, sweep, seed=cfg.seed, batch_size=cfg.batch_size)
+    left = float(at_one.standing().mean())
     calibration = None if cfg.function else sets.valid.image
-    single = judging.alone(given, test.image[:16])
-    head = judging.told(worst, test, calibration, single, float(at_one.standing().mean()))
+    single = judging.alone(given, test.image[:16], key=jax.random.key(cfg.seed), passes=modes[mode])
+    head = judging.told(worst, test, calibration, single, left, exempt)
     flags = headline.masking(worst, judging.probes(given, test, eps))
     facts = {
         "made_with": made_with(), "config": plain(cfg), "headline": head.says,
-        **pages.facts(found, flags, float(at_one.standing().mean()), eps), "beside": aside,
+        **pages.facts(found, flags, left, eps), "beside": aside, "submissions": submissions,
     }  # fmt: skip
     runtime.write_whole(pathlib.Path(cfg.out) / "results.json", json.dumps(facts, indent=1) + "\n")
     for mode, one in found.items():
         for row in pages.main_rows(one):
             print(f"{mode}: {row['quantity']}: {row['found %']}")
-    for row in aside:
+    for row in (*aside, *(row for rows in submissions.values() for row in rows)):
         print("; ".join(f"{name} {value}" for name, value in row.items()))
     print(head.says)
     place = pages.page(cfg, found, head, flags, facts, test).write(pathlib.Path(cfg.out) / "report.html")
+    runtime.say(f"report: {place}")
+    return 0
+
+
+def compared(cfg: Config, defence: Defence, test: Batch, eps: float, parts: list[Arrays]) -> int:
+    """Tell what one decision for ten images makes of attacks, beside the same gate image by image: no headline."""
+    points = {str(part["attacks"][0]): part["points"] for part in parts}
+    rows = asides.sibling_rows(defence, test, points, eps)
+    facts = {
+        "made_with": made_with(),
+        "config": plain(cfg),
+        "headline": pages.SIBLING,
+        "eps": eps,
+        "sibling": rows,
+    }
+    runtime.write_whole(pathlib.Path(cfg.out) / "results.json", json.dumps(facts, indent=1) + "\n")
+    for row in rows:
+        print("; ".join(f"{name} {value}" for name, value in row.items()))
+    print(pages.SIBLING)
+    place = pages.comparison(cfg, rows).write(pathlib.Path(cfg.out) / "report.html")
     runtime.say(f"report: {place}")
     return 0
 
@@ -173,10 +215,14 @@ def built_from(cfg: Config, system: translator_folders.System, sets: translator_
     """Put the networks of a run behind the gate that is asked for."""
     eyes = judging.as_features(system.encoder), judging.as_features(system.classifier)
     parts = Parts(judging.as_logits(system.classifier), system.translate, eyes, sets.valid.image)
-    score = judging.detectors(parts, picked(sets.train, slice(cfg.fitted)))[cfg.gate]
-    gate = judging.calibrated(
-        score, parts.calibration, rate=cfg.rate, distance=cfg.gate in get_args(GateName)[:3]
-    )
+    if cfg.gate == "always":
+        gate = Gate(jax.tree_util.Partial(always), jnp.float32(0.0))
+    elif cfg.gate == "sibling":
+        gate = asides.sibling_gate(eyes[0], sets.train, sets.test, cfg.seed)
+    else:
+        score = judging.detectors(parts, picked(sets.train, slice(cfg.fitted)))[cfg.gate]
+        distance = cfg.gate in get_args(GateName)[:3]
+        gate = judging.calibrated(score, parts.calibration, rate=cfg.rate, distance=distance)
     return Defence(parts.f, parts.translate, gate, eyes)
 
 
@@ -186,12 +232,13 @@ def attacked(
 ) -> list[Arrays] | None:  # fmt: skip
     """Run the attacks that have left no file yet; None if asked to stop before the end."""
     matches = 3 if defence.features else 0
+    steps = (cfg.averaged_steps if passes else None) or cfg.steps
     plan = attempts.static() + attempts.adaptive(
-        int(test.label.max()) + 1, steps=cfg.steps, restarts=cfg.restarts, targets=cfg.targets, queries=cfg.queries,
-        estimates=cfg.estimates, matches=matches,
+        int(test.label.max()) + 1, steps=steps, restarts=cfg.restarts, penalties=cfg.penalties, targets=cfg.targets,
+        queries=cfg.queries, estimates=cfg.estimates, matches=matches,
     )  # fmt: skip
-    plan += attempts.transferred(cfg.steps) if copy is not None else ()
-    plan = chosen(cfg, plan)
+    plan += attempts.transferred(steps) if copy is not None else ()
+    plan = chosen(cfg, plan, cfg.averaged_only if passes else ())
     names, done, began = list(dict.fromkeys(one.attack for one in plan)), [], time.monotonic()
     for name in names:
         path = folder / "attacks" / f"{mode} {name}.npz".replace(" ", "_").replace(",", "")
@@ -213,77 +260,17 @@ def attacked(
     return done
 
 
-def beside(
-    cfg: Config, folder: pathlib.Path, defence: Defence, sets: Any, test: Batch, eps: float
-) -> list[dict[str, str]]:  # fmt: skip
-    """Look at PGD on f beside noise of the same size, and at darker and sharper images.
-
-    The gate's AUROC and the share it routes, and accuracies of f and of the defence. Images that f gets wrong from the
-    start are not attacked, and count as they are.
-    """
-    key, x = jax.random.key(11), test.image
-    families = {
-        "sign noise": controls.sign_noise(key, x, eps),
-        "uniform noise": controls.uniform_noise(key, x, eps),
-    }
-    for path in sorted((folder / "attacks").glob("*_PGD_on_f.npz"))[:1]:
-        with np.load(path) as file:
-            points = jnp.asarray(file["points"])
-        families = {"PGD on f": points, "normal noise as far": controls.as_far(key, x, points)} | families
-    for name, strength in (("darker", 0.5), ("darker", 0.3), ("sharper", 4.0)):
-        moved = tones.SHIFTS[name].apply(x, jnp.full(len(x), strength, jnp.float32))
-        families[f"{name} {strength:g}"] = moved
-
-    @jax.jit
-    def look(defence: Defence, x: Any) -> Any:
-        answer = defended(defence)(key, x)
-        return defence.gate.score(x), answer.routed, answer.plain, answer.logits
-
-    given = defences.as_argument(defence)
-    inside, rows = np.asarray(look(given, x)[0]), []
-    for name, images in families.items():
-        score, routed, plain, logits = (np.asarray(a) for a in look(given, images))
-        rights = (proportion(z.argmax(axis=1) == np.asarray(test.label)) for z in (plain, logits))
-        f, whole = (headline.percent(right) for right in rights)
-        row = {
-            "images": name,
-            "AUROC of the gate": f"{auroc(inside, score):.3f}",
-            "routed %": f"{100 * routed.mean():.1f}",
-        }
-        rows.append(row | {"f %": f, "defence %": whole})
-    return rows
-
-
-def chosen(cfg: Config, plan: Sequence[attempts.Attempt]) -> tuple[attempts.Attempt, ...]:
-    """Keep the attacks that were asked for."""
-    return tuple(one for one in plan if not cfg.only or one.attack.startswith(cfg.only))
-
-
-def resubmitted(
-    cfg: Config, defence: Defence, test: Batch, parts: list[Arrays], found: Assessment
-) -> Assessment:
-    """Submit the points of every attack several times: an attempt fails only if all submissions do.
-
-    The majority of the same draws is judged as an attack of its own name, for comparison.
-    """
-
-    @jax.jit
-    def ask(defence: Defence, x: Any) -> Any:
-        return predictions(defended(defence), jax.random.key(101), x, draws=cfg.resubmissions)
-
-    given, again, votes = defences.as_argument(defence), [], []
-    for part in parts:
-        drawn = np.concatenate(
-            [np.asarray(ask(given, jnp.asarray(part["points"][i : i + cfg.batch_size])))
-             for i in range(0, len(part["points"]), cfg.batch_size)], axis=1,
-        )  # fmt: skip
-        again.append(np.asarray(any_wrong(jnp.asarray(drawn), test.label)))
-        votes.append(np.asarray(majority(jnp.asarray(drawn), found.plain.shape[1])) != np.asarray(test.label))
-    own = dataclasses.replace(found, wrong=found.wrong | np.stack(again))
-    runtime.say(
-        f"majority of {cfg.resubmissions} draws: accuracy {100 * (1 - np.any(votes, axis=0).mean()):.1f} %"
+def chosen(
+    cfg: Config, plan: Sequence[attempts.Attempt], averaged: tuple[str, ...]
+) -> tuple[attempts.Attempt, ...]:
+    """Keep the attacks that were asked for, and of those the ones that the gate gives a meaning."""
+    exempt = ON_GATES if cfg.gate == "always" else ()
+    only = averaged or cfg.only
+    if cfg.gate == "sibling":
+        plan = [one for one in plan if one.attack in ("PGD on f", "A3 gate bypass")]
+    return tuple(
+        one for one in plan if (not only or one.attack.startswith(only)) and one.attack[:2] not in exempt
     )
-    return own
 
 
 if __name__ == "__main__":

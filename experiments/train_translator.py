@@ -7,7 +7,8 @@
 --kind is one of pix2pix, pix2pixhd, dae (a denoising autoencoder), ddpm (a diffusion that purifies, its time chosen on
 validation images) and atop (pix2pix, then fine-tuned against attacks that go through it). --classifier takes a run
 folder of train_classifier.py instead of training one. Pairs are made of the training images by --recipe.attacks at
-shares of --recipe.eps, by --recipe.shifts, and of every image with itself.
+shares of --recipe.eps, by --recipe.shifts, and of every image with itself; by those of --recipe.subset (SPSA, which is
+slow) only of a share of the images; anew every --recipe.refresh epochs, or once.
 
 The system is reconstructed from the abstract of arXiv:2202.08944 and from the papers of its parts: the tables of that
 paper were not available, and its numbers are not compared with. What is measured here are attacks that know nothing of
@@ -174,7 +175,8 @@ class Log:
             state, begin = found or (stage.start(), 0)
             self.run.resume(self.before + begin)
             steps = courses.course(stage, state, begin=begin, segment=cfg.segment)
-            total, first = -(-stage.total // cfg.segment), -(-begin // cfg.segment)
+            total = len(courses.ends(stage, segment=cfg.segment))
+            first = total - len(courses.ends(stage, begin=begin, segment=cfg.segment))
             bar = runtime.progress(steps, total=total, start=first, label=stage.name, batch_size=None)
             for i, (done, now, metrics) in bar:
                 state = now

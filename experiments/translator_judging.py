@@ -20,6 +20,7 @@ from robustjax.attacks.pgd import pgd
 from robustjax.evaluation import attempts, defences, headline, purifier
 from robustjax.evaluation.attempts import Attempt
 from robustjax.evaluation.purifier import Assessment
+from robustjax.numerics import keys_for
 from robustjax.ood import controls, feature_scores, gaussian_scores, logit_scores, ssd
 from robustjax.ood.gates import Gate, score_of
 from robustjax.ood.gates import gated as gate_of
@@ -226,15 +227,16 @@ def sweep(steps: int) -> tuple[Attempt, ...]:
     )
 
 
-def alone(defence: Defence, images: Any) -> np.ndarray:
-    """Answer f(T(x)) for some images, each in a batch of its own."""
+def alone(defence: Defence, images: Any, *, key: Any = None, passes: int | None = None) -> np.ndarray:
+    """Answer f(T(x)) for the first images, each in a batch of its own, with the draws `attacked` gives them."""
+    keys = keys_for(jax.random.key(0) if key is None else key, len(images))
 
     @jax.jit
-    def one(defence: Defence, x: Any) -> Any:
-        return defended(defence)(jax.random.key(0), x).through
+    def one(defence: Defence, keys: Any, x: Any) -> Any:
+        return defences.seen_by(defence, keys, slope="exact", passes=passes).through(x)
 
-    given = defences.as_argument(defence)
-    return np.concatenate([np.asarray(one(given, x[None])) for x in jnp.asarray(images)])
+    x, given = jnp.asarray(images), defences.as_argument(defence)
+    return np.concatenate([np.asarray(one(given, keys[i : i + 1], x[i : i + 1])) for i in range(len(x))])
 
 
 def probes(defence: Defence, test: Batch, eps: float) -> tuple[health.Flag, ...]:

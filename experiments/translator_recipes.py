@@ -1,6 +1,7 @@
 """What a translation system is made of: sizes, lengths and pairs as one recipe, and the networks it names."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -58,6 +59,8 @@ class Recipe:
     shares: tuple[float, ...] = (0.5, 1.0)  # of eps
     shifts: tuple[tuple[str, float], ...] = ()  # such as darker 0.3, or fog 3, a corruption
     pairs_of: int | None = None  # how many training images pairs are made of, all for None
+    subset: tuple[tuple[str, float], ...] = (("spsa", 0.05),)  # attacks that get a share of these images only
+    refresh: int = 0  # epochs after which pairs are made anew, 0 to make them once
     as_bytes: bool = False  # keep pairs rounded to 8 bits
     adversarial_epochs: int = 10  # of atop, after pix2pix
     adversarial_steps: int = 10  # of its attack
@@ -71,6 +74,13 @@ class Recipe:
             for one in (given,) if isinstance(given, str) else given:
                 if one not in known:
                     raise ValueError(f"--recipe.{name} has {one!r}, must be of {', '.join(known)}")
+        for name, share in self.subset:
+            if name not in unusual.ATTACKS or not 0 < share <= 1:
+                raise ValueError(
+                    f"--recipe.subset has {name!r} with {share:g}, must be an attack and a share in (0, 1]"
+                )
+        if self.refresh < 0:
+            raise ValueError(f"--recipe.refresh is {self.refresh}, must be at least 0")
         for name, _ in self.shifts:
             if name not in (*tones.SHIFTS, *CORRUPTIONS):
                 known = ", ".join((*tones.SHIFTS, *CORRUPTIONS))
@@ -94,7 +104,10 @@ ENCODERS: dict[str, Callable[..., Model]] = {
 }
 KINDS = get_args(Kind)
 
+# Networks of one recipe are one object, so that copies with other weights share compiled programs.
 
+
+@functools.cache
 def classifier_of(recipe: Recipe, dataset: str, classes: int, shape: tuple[int, ...]) -> Model:
     """Build the network to be protected."""
     if recipe.classifier == "pooled":
@@ -102,11 +115,13 @@ def classifier_of(recipe: Recipe, dataset: str, classes: int, shape: tuple[int, 
     return common.classifier(recipe.classifier, dataset=dataset, classes=classes, shape=shape)
 
 
+@functools.cache
 def encoder_of(recipe: Recipe, shape: tuple[int, ...]) -> Model:
     """Build the encoder that the gate's features come from."""
     return ENCODERS[recipe.encoder](shape=shape)
 
 
+@functools.cache
 def translator_of(kind: Kind, recipe: Recipe, shape: tuple[int, ...]) -> Model:
     """Build the network of a translator; that of ddpm predicts noise and is wrapped by `purifier`."""
     if kind == "pix2pixhd":

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from courses import Stage, completed
+from translator_pairs import as_floats, views_of
 from translator_recipes import (
     KINDS,
     NATURAL,
@@ -27,12 +26,11 @@ from translator_recipes import (
 )
 from translator_sets import Sets, digits, picked, prepared
 
-from robustjax import optimizers, runtime, training
+from robustjax import optimizers, training
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
 from robustjax.data import views
-from robustjax.data.batches import to_float
 from robustjax.losses import pix2pix
 from robustjax.losses.atop import atop
 from robustjax.losses.contrastive import contrastive
@@ -41,9 +39,9 @@ from robustjax.losses.restoring import restoring
 from robustjax.losses.standard import standard
 from robustjax.models import critics, diffusion, selfsup
 from robustjax.ood.purify import purify
-from robustjax.perturbations import pairs, tones, unusual
+from robustjax.perturbations import pairs
 from robustjax.threats import Threat
-from robustjax.types import Images, Model, frozen
+from robustjax.types import Images, Model
 
 __all__ = [
     "KINDS",
@@ -56,6 +54,7 @@ __all__ = [
     "digits",
     "picked",
     "prepared",
+    "views_of",
 ]
 _NOBODY: Any = None
 
@@ -106,46 +105,6 @@ def features(encoder: Network) -> Callable[[Images], jax.Array]:
     return selfsup.encoded(*encoder)
 
 
-# --- pairs ----------------------------------------------------------------------------------------------
-
-
-def kinds(recipe: Recipe, logits_fn: Callable[[Images], jax.Array]) -> list[pairs.Pairs]:
-    """List the kinds of pairs: images as they are, attacks at every radius, natural shifts."""
-    found = [unusual.identity()]
-    for name in recipe.attacks:
-        radii = [share * recipe.eps for share in recipe.shares]
-        found += [unusual.attacked(logits_fn, unusual.ATTACKS[name](eps)) for eps in radii]
-    for name, strength in recipe.shifts:
-        if name in tones.SHIFTS:
-            found.append(unusual.shifted(tones.SHIFTS[name], strength))
-        else:
-            found.append(pairs.corrupted((name,), severity=strength))
-    return found
-
-
-def views_of(
-    sets: Sets, classifier: Network, recipe: Recipe, seed: int, *, batch_size: int = 250
-) -> pairs.Views:
-    """Make every kind of pair of every training image, once."""
-
-    @jax.jit
-    def made(key: jax.Array, x: Images, params: Any, state: Any) -> pairs.Views:
-        logits_fn = frozen(classifier.model, params, state)
-        return unusual.every(*kinds(recipe, logits_fn))(key, x)
-
-    def kept(x: jax.Array) -> np.ndarray:
-        return np.asarray(jnp.round(255.0 * x).astype(jnp.uint8) if recipe.as_bytes else x)
-
-    x, found = sets.train.image[: recipe.pairs_of], []
-    starts = range(0, len(x), batch_size)
-    bar = runtime.progress(starts, total=len(starts), label="pairs")
-    for i, first in bar:
-        key = jax.random.fold_in(jax.random.key(seed), i)
-        part = made(key, x[first : first + batch_size], classifier.params, classifier.state)
-        found.append(jax.tree.map(kept, part))
-    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *found)
-
-
 # --- translators ----------------------------------------------------------------------------------------
 
 
@@ -166,9 +125,14 @@ def stages(
     if kind == "ddpm":
         return model, [lambda _: _ddpm(model, sets, recipe, seed)]
     assert pool is not None
-    if kind == "dae":
-        return model, [lambda _: _dae(model, pool, recipe, seed)]
-    first = _duel(kind, model, classifier, pool, recipe, seed)
+    first = (
+        _dae(model, pool, recipe, seed)
+        if kind == "dae"
+        else _duel(kind, model, classifier, pool, recipe, seed)
+    )
+    first = first._replace(
+        every=recipe.refresh, renew=lambda turn: views_of(sets, classifier, recipe, seed, turn=turn)
+    )
     if kind == "atop":
         return model, [lambda _: first, lambda weights: _atop(model, weights, sets, classifier, recipe, seed)]
     return model, [lambda _: first]
@@ -201,13 +165,16 @@ def translate_of(network: Network) -> Translate:
 
 def purifier(network: Network, recipe: Recipe, until: float) -> Translate:
     """Turn a trained ddpm into `translate(key, x)`, a `Partial` over the weights as well."""
-    channels = network.params["last"]["kernel"].shape[-1]
-    denoiser = denoiser_of(recipe, (8, 8, channels))
+    return jax.tree_util.Partial(_purifying(recipe, until), network.params)
 
+
+@functools.cache
+def _purifying(recipe: Recipe, until: float) -> Callable[..., Images]:
     def translate(params: Any, key: jax.Array, x: Images) -> Images:
+        denoiser = denoiser_of(recipe, x.shape[1:])
         return purify(denoiser, params, diffusion.Process(), until=until, steps=recipe.steps)(key, x)
 
-    return jax.tree_util.Partial(translate, network.params)
+    return translate
 
 
 @functools.cache
@@ -282,8 +249,3 @@ def _atop(model: Model, weights: Any, sets: Sets, classifier: Network, recipe: R
         return training.start(jax.random.key(seed + 1), begun, tx)
 
     return Stage("adversary", start, training.step(loss, tx), sets.train, recipe.batch_size, total, seed)
-
-
-def as_floats(views: pairs.Views) -> pairs.Views:
-    """Turn pairs that are kept as bytes into images in [0, 1]."""
-    return jax.tree.map(lambda x: to_float(x) if x.dtype == jnp.uint8 else x, views)

@@ -11,6 +11,7 @@ from robustjax.attacks.flags import Flag
 from robustjax.evaluation import headline
 from robustjax.evaluation.headline import Headline, percent
 from robustjax.evaluation.purifier import Assessment
+from robustjax.ood.gates import with_reject
 from robustjax.ood.translate import route_table
 from robustjax.runtime.bars import bars
 from robustjax.runtime.grids import attacked
@@ -23,6 +24,10 @@ WORDS = {
     "TM3": "TM3 ADAPTIVE: worst case of everything",
     "TM4": "TM4 transfer from a copy",
 }
+
+SIBLING = (
+    "no robust accuracy: one decision for ten images, by a threshold from test images, is for comparison only"
+)
 
 
 def main_rows(found: Assessment) -> list[dict[str, Any]]:
@@ -43,6 +48,31 @@ def routes(found: Assessment) -> list[dict[str, Any]]:
     return [{name: f"{value:.4g}" for name, value in table.items()}]
 
 
+def abstaining(found: Assessment) -> list[dict[str, Any]]:
+    """Judge what refuses, instead of translating, whatever the gate stops: f on the rest.
+
+    Points that an attack found unseen by the gate come before all others, so they are its points here as well; of
+    the worst case an adversary takes any of them.
+    """
+    accepted, right = ~found.routed, found.plain.argmax(axis=1) == found.label
+    cells = {"clean": (right, ~accepted)}
+    for i, name in enumerate(found.attacks):
+        cells[name] = (~found.wrong[i], ~(found.score[i] >= 0))
+    rows = []
+    for name, (hits, rejected) in cells.items():
+        table = with_reject(hits, rejected)
+        rows.append(
+            {
+                "images": name, "accuracy of accepted %": f"{100 * table['accepted_accuracy']:.1f}",
+                "rejected %": f"{100 * table['rejection_rate']:.1f}",
+                "accepted and wrong %": percent(proportion(~hits & ~rejected)),
+            }
+        )  # fmt: skip
+    lost = percent(proportion(found.in_distribution()))
+    worst = {"images": "worst case", "accuracy of accepted %": "-", "rejected %": "-"}
+    return [*rows, worst | {"accepted and wrong %": lost}]
+
+
 def facts(
     found: Mapping[str, Assessment], flags: Sequence[Flag], at_one: float, eps: float
 ) -> dict[str, Any]:
@@ -53,6 +83,7 @@ def facts(
         "main": {mode: main_rows(one) for mode, one in found.items()},
         "attacks": {mode: headline.by_attack(one) for mode, one in found.items()},
         "routes": {mode: routes(one) for mode, one in found.items()},
+        "abstaining": {mode: abstaining(one) for mode, one in found.items()},
         "flags": health.rows(flags),
     }
 
@@ -78,6 +109,14 @@ def page(
         )
         page.table(headline.by_attack(one), caption="What every attack left, judged by the defence itself.")
         page.table(routes(one), caption="Clean images by route.")
+        if rows := told["submissions"].get(mode):
+            page.table(
+                rows, caption="Points submitted several times, with new draws of the translator each time."
+            )
+        page.table(
+            abstaining(one),
+            caption="The same gate as a reason to refuse: f answers what passes, the rest is rejected.",
+        )
         count = min(8, one.x.shape[1])
         clean = np.asarray(test.image[:count])
         shown = ("A1 through translator", "A3 gate bypass")
@@ -106,4 +145,21 @@ def page(
         ],
         not_attacked=["other norms", "decision-based attacks"],
     )  # fmt: skip
+    return page
+
+
+def comparison(cfg: Any, rows: list[dict[str, Any]]) -> Report:
+    """Write the page of a gate that decides for ten images at once."""
+    page = Report("A gate that decides for ten images at once: for comparison only", cfg)
+    page.text(f"{SIBLING[:1].upper()}{SIBLING[1:]}.")
+    page.table(
+        rows,
+        caption="The same score and threshold, asked image by image and by the mean of ten. Ten attacked images "
+        "together look unlike ten clean ones; one among nine clean ones goes where they go.",
+    )
+    page.scope(
+        attacked=["f, and the gate image by image"],
+        attacks=[f"PGD-40 on f; A3 with {cfg.steps} steps"],
+        not_attacked=["anything that makes this a defence"],
+    )
     return page

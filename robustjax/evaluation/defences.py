@@ -39,9 +39,14 @@ def seen_by(defence: Defence, keys: PRNGKeyArray, *, slope: str, passes: int | N
         z = translate(keys, x) if slope == "exact" else substituted(partial(translate, keys))(x)
         return defence.logits_fn(z)
 
+    def drawn(noise: PRNGKeyArray, x: Images) -> Array:
+        # An image's draws hang on its own key and its bits, not on who shares its batch.
+        own = jax.vmap(lambda key, other: jax.random.fold_in(key, jax.random.bits(other)))(keys, noise)
+        return stochastic(own, x)
+
     through = partial(stochastic, keys)
     if passes is not None:
-        through = averaged(stochastic, keys[0], passes=passes, of=jax.nn.log_softmax)
+        through = averaged(drawn, jax.random.key(0), passes=passes, of=jax.nn.log_softmax)
     return View(defence.logits_fn, through, defence.gate.gap, defence.features)
 
 
