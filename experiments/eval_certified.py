@@ -7,13 +7,13 @@
 --runs are folders of train_classifier.py, to be certified in pixels, or of train_learned.py, in latents; of several,
 logits are averaged. A class is chosen by --n0 noisy copies and its probability bounded by --n others; --up-to RADIUS
 stops an image as soon as that radius is reached or out of reach. Segmenters get a certificate per pixel. Started again
-with the same --out, images that are done are not done again. The folder gets certificates.npz, certificates.json and
-report.html.
+with the same --out, images that are done are not done again. Images are shared among all devices. The folder gets
+certificates.npz, certificates.json and report.html.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import common
@@ -23,6 +23,7 @@ import learned_attacks
 import learned_losses
 import learned_runs
 import numpy as np
+from jax.sharding import Mesh
 from pages import certified as page
 
 from robustjax import runtime
@@ -35,7 +36,7 @@ from robustjax.smoothing.ensembles import averaged
 from robustjax.smoothing.noise import Noise, in_parameters, in_pixels
 from robustjax.smoothing.segmenters import certify_pixels
 from robustjax.smoothing.sequential import certify_up_to
-from robustjax.smoothing.votes import votes
+from robustjax.smoothing.votes import over_devices, votes
 from robustjax.types import Batch, LogitsFn, frozen
 
 Arrays = dict[str, np.ndarray]
@@ -56,7 +57,9 @@ class Config:
     images: int = 100
     every: int = 1  # of the test images, only every so many
     chunk: int = 500  # noisy copies per forward pass
-    block: int = 5  # images between two lines of progress, and what a killed run may lose
+    block: int = (
+        5  # images, at least one per device, between two lines of progress, and what a killed run may lose
+    )
     attack: bool = True  # in latents, also attack what is certified
     seed: int = 0
     out: str = "runs/certified"
@@ -113,21 +116,20 @@ class Subject(NamedTuple):
 
 def main(cfg: Config) -> int:
     """Certify block by block, then write the page."""
-    it = opened(cfg)
-    run_one = certifier(cfg, it)
-    total = len(it.label)
+    mesh = runtime.data_mesh()
+    it = opened(cfg, mesh)
+    run_one = certifier(cfg, it, mesh)
+    total, block = len(it.label), -(-cfg.block // mesh.size) * mesh.size
     cells: list[Arrays] = []
     with runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run:
         (run.folder / "cells").mkdir(exist_ok=True)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(cfg.seed), i))(jnp.arange(total))
-        starts = range(0, total, cfg.block)
-        bar = runtime.progress(
-            starts, total=len(starts), label=f"certify {total} images, {cfg.block} at a time"
-        )
+        starts = range(0, total, block)
+        bar = runtime.progress(starts, total=len(starts), label=f"certify {total} images, {block} at a time")
         for _, first in bar:
-            path = run.folder / "cells" / f"{first}_{min(first + cfg.block, total)}.npz"
+            path = run.folder / "cells" / f"{first}_{min(first + block, total)}.npz"
             if not path.exists():
-                rows = slice(first, first + cfg.block)
+                rows = slice(first, first + block)
                 runtime.write_whole(path, in_bytes(run_one(keys[rows], it.image[rows])))
             with np.load(path) as arrays:
                 cells.append(dict(arrays))
@@ -171,7 +173,7 @@ def main(cfg: Config) -> int:
     return 0
 
 
-def opened(cfg: Config) -> Subject:
+def opened(cfg: Config, mesh: Mesh) -> Subject:
     """Open the runs, all of one kind and on the same images.
 
     Raises:
@@ -182,7 +184,7 @@ def opened(cfg: Config) -> Subject:
         found = common.trained(first, data_dir=cfg.data_dir)
     except ValueError as error:
         try:
-            return _latents(cfg)
+            return _latents(cfg, mesh)
         except ValueError as other:
             raise ValueError(f"{error}; {other}") from None
     if cfg.sigma is None:
@@ -190,7 +192,7 @@ def opened(cfg: Config) -> Subject:
     nets = [found, *(common.trained(folder, data_dir=cfg.data_dir) for folder in rest)]
     if len({net.config["dataset"] for net in nets}) > 1:
         raise ValueError("--runs were trained on different data sets, must be one")
-    logits_fn = averaged(*(frozen(net.model, net.params, net.state) for net in nets))
+    logits_fn = _on(mesh, nets)
     test, rows = found.test, _rows(cfg, len(found.test.label))
     image = jnp.asarray(np.asarray(test.image[rows]), jnp.float32) / 255
     title = f"{', '.join(cfg.runs)}, noise {cfg.sigma:g} in pixels"
@@ -199,15 +201,15 @@ def opened(cfg: Config) -> Subject:
     )
 
 
-def _latents(cfg: Config) -> Subject:
+def _latents(cfg: Config, mesh: Mesh) -> Subject:
     nets = [learned_runs.opened(folder, data_dir=cfg.data_dir) for folder in cfg.runs]
     it = nets[0]
     if len({net.config.set for net in nets}) > 1:
         raise ValueError("--runs were trained on different sets, must be one")
     radius = learned_runs.radius_of(it.config, it.set)
     sigma = cfg.sigma or learned_runs.sigma_of(it.config, radius)
-    space = learned(it.set.model, it.set.params, it.set.state, radius=radius)
-    logits_fn = averaged(*(frozen(net.model, net.params, net.state) for net in nets))
+    space = learned(it.set.model, *runtime.place((it.set.params, it.set.state), mesh), radius=radius)
+    logits_fn = _on(mesh, nets)
     rows = _rows(cfg, len(it.test.label))
     part = dataclasses.replace(it.test, image=it.test.image[rows], label=it.test.label[rows])
     return Subject(
@@ -222,13 +224,18 @@ def _latents(cfg: Config) -> Subject:
     )
 
 
+def _on(mesh: Mesh, nets: Sequence[common.Trained | learned_runs.Trained]) -> LogitsFn:
+    return averaged(*(frozen(net.model, *runtime.place((net.params, net.state), mesh)) for net in nets))
+
+
 def _rows(cfg: Config, count: int) -> np.ndarray:
     return np.arange(0, count, cfg.every)[: cfg.images]
 
 
-def certifier(cfg: Config, it: Subject) -> Callable[[jax.Array, jax.Array], Arrays]:
+def certifier(cfg: Config, it: Subject, mesh: Mesh) -> Callable[[jax.Array, jax.Array], Arrays]:
     """Build (keys, images) -> arrays of certificates."""
     count = votes(it.logits_fn, it.noise, classes=len(it.classes), chunk=min(cfg.chunk, cfg.n))
+    count = over_devices(count, mesh)
     shared: Any = {"sigma": it.sigma, "n0": cfg.n0, "alpha": cfg.alpha}
     if it.pixelwise:
         run = certify_pixels(count, n=cfg.n, **shared)

@@ -22,6 +22,7 @@ import cvaes
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cvae_settings import FAMILIES
 from jax.sharding import Mesh
 from pages import eval_cvae as page
 
@@ -30,6 +31,7 @@ from robustjax.attacks.pgd import pgd
 from robustjax.losses.elbo import error
 from robustjax.perturbations import exported, theorems
 from robustjax.perturbations.learned import encoder, learned, perturbed
+from robustjax.perturbations.pairs import Pairs
 from robustjax.perturbations.quality import Quality, conformal_radius, nearest_from, quality
 from robustjax.perturbations.sets import ascent_through
 from robustjax.perturbations.truncated import truncated_normal
@@ -45,6 +47,9 @@ class Config:
     """Judge a learned set."""
 
     run: str = "runs/cvae"  # a folder of train_cvae.py
+    pairs: str | None = (
+        None  # that are judged, by a name of train_cvae.py's; those it was learned from by default
+    )
     radii: tuple[float, ...] = ()  # quartiles and the largest of the encodings' lengths by default
     passes: int = 5  # over the validation images, with other perturbations, for these lengths
     steps: int = 50  # of every search
@@ -64,13 +69,17 @@ class Config:
         for name in ("passes", "steps", "starts", "draws", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
+        if self.pairs is not None and self.pairs not in FAMILIES:
+            raise ValueError(f"--pairs is {self.pairs!r}, must be one of {', '.join(FAMILIES)}")
         if self.radii and (min(self.radii) <= 0 or list(self.radii) != sorted(set(self.radii))):
             raise ValueError(f"--radii is {self.radii}, must be above 0 and grow")
         if not 0 < self.excess < 1:
             raise ValueError(f"--excess is {self.excess:g}, must be in (0, 1)")
 
 
-_CIFAR = {"radii": (2.7, 3.9, 10.2, 28.0), "images": None}
+# As published, all sets of corruptions are judged on clean images and their corruptions.
+_CIFAR: dict[str, Any] = {"pairs": "corrupted", "images": None}
+_RADII = (2.7, 3.9, 10.2, 28.0)
 PRESETS = {
     "digits": Config(),
     "mnist_dense_linf": Config(run="runs/cvae_mnist_dense", radii=(28.0,), images=None),
@@ -78,9 +87,9 @@ PRESETS = {
     "mnist_stn_rts": Config(run="runs/cvae_mnist_rts", radii=(14.0,), images=None),
     "mnist_stn_rts_limited_1": Config(run="runs/cvae_mnist_rts_1", radii=(14.0,), images=None),
     "mnist_stn_rts_limited_5": Config(run="runs/cvae_mnist_rts_5", radii=(14.0,), images=None),
-    "cifar10": Config(run="runs/cvae_cifar10", **_CIFAR),
-    "cifar10_nooriginal": Config(run="runs/cvae_cifar10_nooriginal", **_CIFAR),
-    "cifar10_withoriginal": Config(run="runs/cvae_cifar10_withoriginal", radii=(34.0,), images=None),
+    "cifar10": Config(run="runs/cvae_cifar10", radii=_RADII, **_CIFAR),
+    "cifar10_nooriginal": Config(run="runs/cvae_cifar10_nooriginal", radii=_RADII, **_CIFAR),
+    "cifar10_withoriginal": Config(run="runs/cvae_cifar10_withoriginal", radii=(34.0,), **_CIFAR),
     "mip5": Config(run="runs/cvae_mip5", radii=(7.35, 8.81, 17.0), images=None, batch_size=16),
     "mip4": Config(run="runs/cvae_mip4", radii=(25.0,), images=None, batch_size=8),
     "mip3": Config(run="runs/cvae_mip3", radii=(21.0,), images=None, batch_size=4),
@@ -139,9 +148,14 @@ def main(cfg: Config) -> int:
     return 0
 
 
+def judged_on(cfg: Config, it: cvaes.Learned) -> Pairs:
+    """Give the pairs that are judged: fresh ones of the kind that the set was learned from, or another kind."""
+    return cvaes.drawn(it.config).fresh if cfg.pairs is None else FAMILIES[cfg.pairs]()
+
+
 def measured(cfg: Config, it: cvaes.Learned, mesh: Mesh) -> Callable[..., Arrays]:
     """Build (key, split, radius) -> what `quality` measures per test pair, compiled once for all radii."""
-    fresh, sharding = cvaes.drawn(it.config).fresh, runtime.over_data(mesh)
+    fresh, sharding = judged_on(cfg, it), runtime.over_data(mesh)
     trained = runtime.place((it.params, it.state), mesh)
 
     def judge(keys: jax.Array, batch: Batch, params: Any, state: Any, radius: jax.Array) -> Quality:
@@ -172,7 +186,7 @@ def promises(cfg: Config, it: cvaes.Learned, test: data.Split, radius: float) ->
         return {}
     rows = min(32, len(test.label))
     key = jax.random.key(cfg.seed)
-    views = cvaes.drawn(it.config).fresh(key, cvaes.as_images(test, slice(rows)))
+    views = judged_on(cfg, it)(key, cvaes.as_images(test, slice(rows)))
     # Squares are those of a likelihood of variance beta / 2; the theorems are stated in units of its deviation.
     unit = max(it.config.beta[-1], 1e-6) / 2
 
@@ -218,7 +232,7 @@ def drawn(cfg: Config, it: cvaes.Learned, test: data.Split, radius: float) -> Ar
     """Decode what the page shows."""
     key = jax.random.key(cfg.seed)
     x = cvaes.as_images(test, slice(4))
-    fresh, space = cvaes.drawn(it.config).fresh, learned(it.model, it.params, it.state, radius=radius)
+    fresh, space = judged_on(cfg, it), learned(it.model, it.params, it.state, radius=radius)
     real = [fresh(jax.random.fold_in(key, i), x) for i in range(24)]
     clean = real[0].image
     found = encoder(it.model, it.params, it.state)(*real[0])

@@ -69,15 +69,17 @@ def main(cfg: Config) -> int:
     numbers: dict[str, Any] = {
         name: float(value.mean()) for name, value in found.items() if value.ndim == 1 and value.size
     }
-    numbers |= {"radii": found["radii"].tolist(), "robust": found["robust"].mean(axis=1).tolist()}
+    numbers["radii"] = found["radii"].tolist()
+    numbers |= {name: found[name].mean(axis=1).tolist() for name in ("robust", "square") if name in found}
     runtime.write_whole(folder / "robustness.json", json.dumps(numbers, indent=2) + "\n")
     with open(folder / "robustness.npz", "wb") as file:
         np.savez(file, **{name: value for name, value in found.items() if value.ndim <= 2})  # pyright: ignore[reportArgumentType]
     for what in ("clean", "perturbed", "observed", "overlap"):
         if what in numbers:
             print(f"{what:10s} {100 * numbers[what]:.1f} %")
-    for r, share in zip(numbers["radii"], numbers["robust"], strict=True):
-        print(f"radius {r:6.2f}  {100 * share:.1f} %")
+    for i, (r, share) in enumerate(zip(numbers["radii"], numbers["robust"], strict=True)):
+        blind = f"  without gradients {100 * numbers['square'][i]:.1f} %" if "square" in numbers else ""
+        print(f"radius {r:6.2f}  {100 * share:.1f} %{blind}")
     place = page.page(cfg, it, found, runtime.read_metrics(cfg.out)).write(folder / "report.html")
     runtime.say(f"report: {place}")
     return 0

@@ -38,20 +38,22 @@ class MLP(nn.Module):
 
 
 class ConvNetSmall(nn.Module):
-    """Two strided 4x4 convolutions (16, 32) and a hidden layer of 100."""
+    """Strided 4x4 convolutions and a hidden layer."""
 
     classes: int
+    widths: tuple[int, ...]
+    hidden: int
     dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Logits:
-        for i, features in enumerate((16, 32)):
+        for i, features in enumerate(self.widths):
             name = f"conv{i}"
             x = nn.relu(
                 layers.conv(x, features, 4, stride=2, padding=1, bias=True, dtype=self.dtype, name=name)
             )
             self.sow("features", f"stage{i}", x)
-        return _hidden_and_head(self, x, 100, self.classes, self.dtype)
+        return _hidden_and_head(self, x, self.hidden, self.classes, self.dtype)
 
 
 class PooledConv(nn.Module):
@@ -129,15 +131,23 @@ def convnet_small(
     *,
     classes: int = 10,
     shape: tuple[int, ...] = MNIST,
+    widths: Sequence[int] = (16, 32),
+    hidden: int = 100,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dtype: DType = jnp.float32,
 ) -> Model:
-    """Build the small MNIST network of provable and fast adversarial training; settings as in `linear`.
+    """Build the small MNIST network of provable and fast adversarial training; other settings as in `linear`.
 
-    Reference: Wong and Kolter 2018, arXiv:1711.00851.
+    Args:
+      widths: of its strided convolutions.
+      hidden: width of the linear layer behind them.
+
+    Reference: Wong and Kolter 2018, arXiv:1711.00851. With widths (32, 64) and 1024 hidden units it is the MNIST
+      classifier of Wong and Kolter 2020, arXiv:2007.08450.
     """
-    return from_flax(ConvNetSmall(classes, dtype), shape=shape, mean=mean, std=std)
+    network = ConvNetSmall(classes, tuple(widths), hidden, dtype)
+    return from_flax(network, shape=shape, mean=mean, std=std)
 
 
 def convnet(

@@ -2,7 +2,7 @@
 
 noise       noisy copies of an image: in its pixels, or in the parameters of a perturbation set
 draws       many normal numbers at once, cheaply on a CPU too
-votes       how often each class wins among noisy copies, counted on the device
+votes       how often each class wins among noisy copies, counted on the device, or shared among several
 binomial    Clopper-Pearson bounds and the test between two classes, in float64
 certify     certify: a label with a radius that holds with probability 1 - alpha; predict: a label
 sequential  certify up to a wanted radius, with as few copies as it takes

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from robustjax.numerics import keys_for
@@ -65,3 +66,21 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk: int = 1000)
         return jax.lax.map(one, (keys_for(key, x.shape[0]), x, amount))
 
     return count
+
+
+def over_devices(count: Count, mesh: Mesh) -> Count:
+    """Share the images among the devices along the first axis of a mesh; the counts stay what one device counts.
+
+    Arrays that the classifier holds must be on all these devices, or on none.
+    """
+    cut = PartitionSpec(mesh.axis_names[0])
+    shared = jax.shard_map(count, mesh=mesh, in_specs=cut, out_specs=cut)
+
+    def every(key: PRNGKeyArray, x: Array, n: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+        rows = x.shape[0]
+        place = jnp.arange(rows + -rows % mesh.shape[mesh.axis_names[0]])
+        row = jnp.minimum(place, rows - 1)  # what fills up the last device draws no copies
+        amount = jnp.broadcast_to(jnp.asarray(n, jnp.int32), (rows,))[row]
+        return shared(keys_for(key, rows)[row], x[row], jnp.where(place < rows, amount, 0))[:rows]
+
+    return every

@@ -36,6 +36,10 @@ def test_parameter_counts(name, count):
     assert size(FACTORIES[name]()) == count
 
 
+def test_the_classifier_of_learned_mnist_sets_has_the_published_number_of_parameters():
+    assert size(small.convnet_small(widths=(32, 64), hidden=1024)) == 3_255_914
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 11, 3)])
 @pytest.mark.parametrize("name", list(FACTORIES))
 def test_any_image_size(name, shape):
