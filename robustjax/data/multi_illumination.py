@@ -20,41 +20,13 @@ from robustjax.data.store import scratch, settle
 from robustjax.data.trees import opened
 
 LIGHTS = 25
-CLASSES: tuple[str, ...] = (
-    *(
-        "Brick",
-        "Cardboard",
-        "Carpet/rug",
-        "Ceramic",
-        "Chalkboard/blackboard",
-        "Concrete",
-        "Cork/corkboard",
-        "Dirt",
-    ),
-    *(
-        "Fabric/cloth",
-        "Foliage",
-        "Food",
-        "Fur",
-        "Glass",
-        "Granite/marble",
-        "Hair",
-        "Laminate",
-        "Leather",
-        "Linoleum",
-    ),
-    *(
-        "Metal",
-        "Mirror",
-        "Painted",
-        "Paper/tissue",
-        "Plastic-clear",
-        "Plastic-opaque",
-        "Rubber/latex",
-        "Skin",
-    ),
-    *("Sponge", "Stone", "Styrofoam", "Tile", "Wallpaper", "Water", "Wax", "Wicker", "Wood", "Other"),
+_MATERIALS = (
+    "Brick, Cardboard, Carpet/rug, Ceramic, Chalkboard/blackboard, Concrete, Cork/corkboard, Dirt, "
+    "Fabric/cloth, Foliage, Food, Fur, Glass, Granite/marble, Hair, Laminate, Leather, Linoleum, Metal, "
+    "Mirror, Painted, Paper/tissue, Plastic-clear, Plastic-opaque, Rubber/latex, Skin, Sponge, Stone, "
+    "Styrofoam, Tile, Wallpaper, Water, Wax, Wicker, Wood, Other"
 )
+CLASSES: tuple[str, ...] = tuple(_MATERIALS.split(", "))
 # What the 41 numbers of the files mean, in their order; what is no material is "Other".
 TO_CLASS = np.array(
     [
