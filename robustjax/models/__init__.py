@@ -1,6 +1,7 @@
 """Networks as `Model`s. flax.linen lives here and nowhere else.
 
 convolution    a convolution whose gradients stay fast inside loops on the CPU
+narrow         convolutions of few channels on the CPU, as products over planes of pixels
 layers         convolution, linear and BatchNorm as PyTorch has them
 normalisation  channel means and standard deviations of data sets
 adapters       from a flax module to a Model

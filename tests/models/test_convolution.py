@@ -74,8 +74,8 @@ def test_gradients_are_those_of_jax(kernel):
     )
 
 
-# One channel, few, and enough of them for the result to be computed a column wider.
-@pytest.mark.parametrize("channels", [(1, 6), (8, 12), (12, 8), (4, 130)])
+# Few channels on both sides, on one or the other, and enough of them for the result to be computed a column wider.
+@pytest.mark.parametrize("channels", [(1, 6), (3, 2), (2, 40), (40, 1), (8, 12), (12, 8), (4, 130)])
 def test_every_way_of_computing_is_that_of_jax(channels):
     agree(
         [
@@ -99,15 +99,15 @@ def test_every_setting_reaches_jax():
 
 
 def test_bfloat16_stays_bfloat16():
+    cases = ((1, 2, (8, 8)), (3, 1, (8, 8)), (4, 2, (8, 8)), (3, 1, (1, 20)), (3, 1, (12, 12)))
     agree(
-        [(arrays(k, channels=(8, 8), dtype=jnp.bfloat16), s, "SAME") for k, s in ((1, 2), (3, 1), (4, 2))],
-        2e-2,
-        0.2,
+        [(arrays(k, channels=channels, dtype=jnp.bfloat16), s, "SAME") for k, s, channels in cases], 2e-2, 0.2
     )
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "channels"), [(1, 2, (3, 4)), (3, 1, (8, 9)), (4, 2, (3, 4)), (5, 1, (1, 4))]
+    ("kernel", "stride", "channels"),
+    [(1, 2, (3, 4)), (3, 1, (8, 9)), (4, 2, (3, 4)), (5, 1, (1, 4)), (3, 1, (30, 2))],
 )
 def test_value_is_the_definition_and_the_gradients_its_adjoint(kernel, stride, channels):
     x, w = arrays(kernel, channels=channels)
@@ -120,7 +120,7 @@ def test_value_is_the_definition_and_the_gradients_its_adjoint(kernel, stride, c
     np.testing.assert_allclose((direct(x, dw, stride, pads) * cotangent).sum(), (gw * dw).sum(), rtol=1e-3)
 
 
-@pytest.mark.parametrize(("stride", "channels"), [(2, (3, 4)), (1, (1, 4)), (1, (8, 9))])
+@pytest.mark.parametrize(("stride", "channels"), [(2, (3, 4)), (1, (1, 4)), (1, (8, 9)), (1, (1, 20))])
 def test_second_order_and_forward_mode(stride, channels):
     args, directions = arrays(3, (4, 5), channels), arrays(3, (4, 5), channels, seed=1)
 
@@ -198,7 +198,7 @@ def orders(jaxpr):
                 yield from orders(inner)
 
 
-@pytest.mark.parametrize("channels", [(3, 4), (8, 8)])
+@pytest.mark.parametrize("channels", [(4, 20), (8, 12)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_gradients_are_convolutions_in_the_fast_order(stride, channels):
     args = arrays(3, channels=channels)
