@@ -8,6 +8,7 @@ turns, so that a noisy machine disturbs all of them; the table shows medians ove
 own step, its attack a compiled loop, over all devices; `unrolled` repeats the body in the program; `pytorch` is the
 same in eager mode, channels last and with automatic mixed precision on an accelerator, `compiled` by torch.compile,
 both on one device. What does not fit into memory is said and left out. Images are data and outliers together.
+--profile 20 lists where the time of a turn goes, by layer and operation.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
@@ -28,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import peers
+import profiles
 import train_turns
 
 from robustjax import runtime
@@ -55,6 +58,7 @@ class Config:
     torch: bool = True  # also measure PyTorch, if it is installed
     compiled: bool = False  # also torch.compile
     peak: int = 2048  # side of the matrix product that measures the peak
+    profile: int = 0  # operations to list of one turn of ours, by the time they take
     out: str | None = None  # a file to append one line of JSON to
 
     def check(self) -> None:
@@ -88,6 +92,7 @@ PRESETS = {
         repeats=1,
         peak=64,
         unrolled=False,
+        profile=3,
     ),
 }
 
@@ -157,9 +162,15 @@ def measure(name: Network, method: train_turns.Name, count: int, dtype: Dtype, c
     mesh = runtime.data_mesh(jax.devices()[: math.gcd(count, jax.device_count())])
 
     turns: dict[str, Callable[[], train_turns.Turn]] = {}
-    for label in ("scan", "unrolled") if cfg.unrolled else ("scan",):
+    programs: dict[str, Callable[[], str]] = {}
+
+    def ours(label: str) -> train_turns.Turn:
         loss = train_turns.loss(it, method, model, loop=label == "scan")
-        turns[label] = lambda loss=loss: train_turns.ours(model, loss, batch, mesh, cfg.updates)
+        turn, programs[label] = train_turns.ours(model, loss, batch, mesh, cfg.updates)
+        return turn
+
+    for label in ("scan", "unrolled") if cfg.unrolled else ("scan",):
+        turns[label] = partial(ours, label)
     if cfg.torch and find_spec("torch"):
         net = peers.network(name, *model.init(jax.random.key(0)))
         for label, form in peers.forms(net, dtype=dtype, compiled=cfg.compiled).items():
@@ -184,6 +195,10 @@ def measure(name: Network, method: train_turns.Name, count: int, dtype: Dtype, c
         flops = it.passes * forward_flops(model, data.image) * statistics.median(rates["scan"])
         result["flops"] = flops
         result["utilisation"] = flops / (mesh.size * peak_flops(cfg.peak, common.DTYPES[dtype]))
+        if cfg.profile:
+            found = profiles.profile(contenders["scan"], programs["scan"]())
+            result["profile"] = [share._asdict() for share in found[: cfg.profile]]
+            result["profiled"] = sum(share.milliseconds for share in found)
     return result
 
 
@@ -230,6 +245,9 @@ def main(cfg: Config) -> int:
         if "utilisation" in result:
             share = 100 * result["utilisation"]
             print(f"{'':22s} scan: {result['flops']:.3g} FLOP/s, {share:.1f} % of a matrix product's")
+        for row in result.get("profile", ()):
+            share = 100 * row["milliseconds"] / result["profiled"]
+            print(f"{row['milliseconds']:12.1f} ms {share:6.1f} % {row['calls']:6d} x  {row['what']}")
         if cfg.out:  # a line for each case: a later one may end the script
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             about = {"date": now, "chip": chip(), "versions": versions, "config": dataclasses.asdict(cfg)}

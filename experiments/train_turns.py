@@ -90,10 +90,17 @@ def loss(it: Method, name: Name, model: Model, *, loop: bool = True) -> Loss:
     return aloe(model, attack, outside, weight=it.weight)
 
 
-def ours(model: Model, loss: Loss, batch: Batch | Pair, mesh: Any, updates: int) -> Turn:
+class Ours(NamedTuple):
+    """One turn of the library, and the text of the compiled step, which it takes another compilation to get."""
+
+    turn: Turn
+    program: Callable[[], str]
+
+
+def ours(model: Model, loss: Loss, batch: Batch | Pair, mesh: Any, updates: int) -> Ours:
     """Build one turn of the library: `updates` compiled steps, over all devices of the mesh."""
     tx = optimizers.sgd(RATE)
-    step = training.step(loss, tx)
+    step: Any = training.step(loss, tx)  # compiled, as its type does not say
     state = training.start(jax.random.key(0), model, tx, mesh)
     batch = jax.device_put(batch, runtime.over_data(mesh))
 
@@ -103,7 +110,7 @@ def ours(model: Model, loss: Loss, batch: Batch | Pair, mesh: Any, updates: int)
             state, _ = step(state, batch)
         jax.block_until_ready(state)
 
-    return turn
+    return Ours(turn, lambda: step.lower(state, batch).compile().as_text())
 
 
 def theirs(it: Method, net: Any, form: peers.Form, batch: Batch | Pair, updates: int) -> Turn:

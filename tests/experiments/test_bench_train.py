@@ -13,6 +13,7 @@ from robustjax.types import Batch, Pair
 
 import bench_train  # isort: skip
 import peers  # isort: skip
+import profiles  # isort: skip
 import train_turns  # isort: skip
 
 
@@ -23,6 +24,40 @@ def test_smoke(tmp_path, capsys, monkeypatch):
     (line,) = (tmp_path / "lines.jsonl").read_text().splitlines()
     result = json.loads(line)["result"]
     assert (result["method"], result["images"]) == ("aloe", 12) and result["images_per_s"]["scan"] > 0
+    assert len(result["profile"]) == 3 and "conv" in " ".join(row["what"] for row in result["profile"])
+    assert 0 < sum(row["milliseconds"] for row in result["profile"]) <= result["profiled"]
+
+
+def test_a_profile_gives_each_moment_to_the_operation_that_began_last():
+    """A convolution ends in the background: its event is short, its time lasts until the next event."""
+    program = """
+      %conv.1 = f32[2] convolution(%a), metadata={op_name="jit(one)/while/body/jvp(ConvNet)/conv0/conv"}
+      %conv.2 = f32[2] convolution(%a), metadata={op_name="jit(one)/transpose(jvp(ConvNet))/conv0/jit(f)/conv"}
+      %add.3 = f32[2] add(%a), metadata={op_name="jit(one)/jvp()/add"}"""
+    events = [
+        (0.0, 1e5, "conv.1"),
+        (4e6, 1e5, "conv.2"),
+        (6e6, 1e6, "add.3"),
+        (8e6, 1e5, "conv.1"),
+        (9e6, 1e6, "x"),
+    ]
+    forward, rest, backward = profiles.shares(events, profiles.sources(program))
+    assert (forward.milliseconds, forward.calls, *forward.what.split()) == (
+        5.0,
+        2,
+        "conv0",
+        "forward",
+        "conv",
+    )
+    assert (backward.milliseconds, backward.calls, *backward.what.split()) == (
+        2.0,
+        1,
+        "conv0",
+        "backward",
+        "conv",
+    )
+    assert (rest.milliseconds, rest.calls, rest.what) == (3.0, 2, profiles.REST)
+    assert profiles.shares([], {}) == []
 
 
 def test_what_does_not_fit_is_left_out(capsys):
