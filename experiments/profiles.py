@@ -52,13 +52,13 @@ def shares(events: list[tuple[float, float, str]], source: dict[str, str]) -> li
 
     A CPU hands a convolution to threads of its own and calls that done, so that durations say nothing there.
     """
-    spent: collections.Counter[str] = collections.Counter()
-    calls: collections.Counter[str] = collections.Counter()
+    spent: dict[str, float] = collections.defaultdict(float)
+    calls: dict[str, int] = collections.defaultdict(int)
     later = [start for start, _, _ in events[1:]] + [sum(events[-1][:2])] if events else []
     for (start, _, name), end in zip(events, later, strict=True):
         spent[source.get(name, REST)] += (end - start) / 1e6
         calls[source.get(name, REST)] += 1
-    return [Share(what, spent[what], calls[what]) for what, _ in spent.most_common()]
+    return sorted((Share(what, spent[what], calls[what]) for what in spent), key=lambda it: -it.milliseconds)
 
 
 def sources(program: str) -> dict[str, str]:
