@@ -32,7 +32,7 @@ from robustjax.losses.elbo import error
 from robustjax.perturbations import exported, theorems
 from robustjax.perturbations.learned import encoder, learned, perturbed
 from robustjax.perturbations.pairs import Pairs
-from robustjax.perturbations.quality import Quality, conformal_radius, nearest_from, quality
+from robustjax.perturbations.quality import Quality, conformal_radius, coverage, nearest_from, quality
 from robustjax.perturbations.sets import ascent_through
 from robustjax.perturbations.truncated import truncated_normal
 from robustjax.runtime.snapshot import in_bytes
@@ -176,7 +176,7 @@ def measured(cfg: Config, it: cvaes.Learned, mesh: Mesh) -> Callable[..., Arrays
 def summary(cell: Arrays, radius: float, tolerance: float) -> dict[str, float]:
     """Average over pairs; `inside`: share of encodings in the ball, `covered`: of perturbations it comes near to."""
     means = {name: float(cell[name].mean()) for name in Quality._fields}
-    shares = {"inside": (cell["norm"] <= radius).mean(), "covered": (cell["nearest"] <= tolerance).mean()}
+    shares = {"inside": coverage(cell["norm"], radius), "covered": coverage(cell["nearest"], tolerance)}
     return {"radius": radius} | means | {name: float(share) for name, share in shares.items()}
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks.apgd import apgd
@@ -136,7 +137,7 @@ def nearest_from(threat: Threat, miss: Objective, origin: Array, start: Array, *
     return -jax.lax.scan(move, (first, start), share)[0][0].value
 
 
-def coverage(values: PerExample, tolerance: float) -> Array:
+def coverage(values: PerExample | np.ndarray, tolerance: float) -> Array | np.floating:
     """Give the share of pairs whose error, such as `Quality.nearest`, is within a tolerance."""
     return (values <= tolerance).mean()
 

@@ -77,6 +77,8 @@ def test_every_other_preset_is_sound(script):
         (learned_runs.Config(method="magic"), "--method is 'magic'"),  # pyright: ignore[reportArgumentType]
         (learned_runs.Config(sigma=0.0), "--sigma is 0"),
         (eval_cvae.Config(radii=(2.0, 1.0)), "must be above 0 and grow"),
+        (eval_cvae.Config(pairs="fog"), "--pairs is 'fog', must be one of linf"),
+        (learned_runs.Config(reach=0.0), "--reach is 0"),
         (eval_certified.Config(n=5), "--n is 5"),
     ],
 )

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 from toys import BETA, D, K, Linear
 
 from robustjax.attacks import compose
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.square import square
-from robustjax.losses.elbo import elbo, interpolated, kl
+from robustjax.losses.elbo import elbo, error, interpolated, kl
 from robustjax.models.cvae import Gaussian
 from robustjax.models.cvae_small import dense
 from robustjax.numerics import keys_for
@@ -121,6 +121,32 @@ def test_kl_is_zero_for_equals_exact_for_shifts_and_the_same_after_whitening():
     z = rng.normal(size=(200_000, 3, 4)) * np.asarray(q.std) + np.asarray(q.mean)
     logs = [stats.norm.logpdf(z, np.asarray(g.mean), np.asarray(g.std)) for g in (q, p)]
     np.testing.assert_allclose(kl(q, p), (logs[0] - logs[1]).mean(axis=0), atol=0.05, rtol=0.02)
+
+
+def test_both_likelihoods_are_their_formulas_and_stay_finite():
+    rng = np.random.default_rng(0)
+    raw, target = rng.normal(size=(3, 4, 5, 1)), rng.uniform(size=(3, 4, 5, 1))
+    given = (jnp.asarray(raw, jnp.float32), jnp.asarray(target, jnp.float32))
+    p = special.expit(raw)
+    missed = -(target * np.log(p) + (1 - target) * np.log1p(-p)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(error(*given, "bernoulli", jax.nn.sigmoid), missed, rtol=1e-5)
+    squares = ((p - target) ** 2).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(error(*given, "gaussian", jax.nn.sigmoid), squares, rtol=1e-5)
+    far = (
+        jnp.asarray([-200.0, 200.0, 200.0])[:, None, None, None],
+        jnp.asarray([0.0, 1.0, 0.0])[:, None, None, None],
+    )
+    np.testing.assert_allclose(error(*far, "bernoulli", jax.nn.sigmoid), [0.0, 0.0, 200.0])
+    slope = jax.grad(lambda raw: error(raw, far[1], "bernoulli", jax.nn.sigmoid).sum())(far[0])
+    np.testing.assert_allclose(slope.ravel(), [0.0, 0.0, 1.0])
+
+
+def test_lengths_are_summarised_and_coverage_counts():
+    values = np.random.default_rng(0).gamma(3.0, size=1001)
+    found = quality.norms(jnp.asarray(values, jnp.float32))
+    want = [*np.quantile(values, [0.25, 0.5, 0.75, 0.999]), values.max(), values.mean(), values.std()]
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+    assert quality.coverage(jnp.asarray([0.1, 0.2, 0.3, 0.4]), 0.2) == 0.5
 
 
 @pytest.mark.parametrize(
