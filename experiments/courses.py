@@ -1,5 +1,6 @@
 """Training over arrays in memory, in segments that are one compiled loop each, and exact to resume."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -74,19 +75,7 @@ def course(
             f"{stage.name}: batch size is {stage.batch_size}, must be at most the {count} examples"
         )
 
-    def run(state: Any, rows: jax.Array, updates: jax.Array, arrays: Any):
-        def one(i: jax.Array, carry: tuple[Any, Any]):
-            state, total = carry
-            state, metrics = stage.step(state, jax.tree.map(lambda a: a[rows[i]], arrays))
-            return state, jax.tree.map(jnp.add, total, metrics)
-
-        _, shapes = jax.eval_shape(stage.step, state, jax.tree.map(lambda a: a[rows[0]], arrays))
-        nothing = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), shapes)
-        # Their number is traced, so that a last, shorter segment compiles nothing anew.
-        state, total = jax.lax.fori_loop(0, updates, one, (state, nothing))
-        return state, jax.tree.map(lambda m: m / updates.astype(m.dtype), total)
-
-    compiled = jax.jit(run, donate_argnums=0)
+    compiled = _compiled(stage.step)
     orders: dict[int, np.ndarray] = {}
 
     def rows(update: int) -> np.ndarray:
@@ -106,6 +95,25 @@ def course(
         state, metrics = compiled(state, jnp.asarray(chosen), jnp.int32(until - done), arrays)
         done = until
         yield done, state, metrics
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(step: Step) -> Callable[..., Any]:
+    """Compile a segment; stages of one step function share it."""
+
+    def run(state: Any, rows: jax.Array, updates: jax.Array, arrays: Any):
+        def one(i: jax.Array, carry: tuple[Any, Any]):
+            state, total = carry
+            state, metrics = step(state, jax.tree.map(lambda a: a[rows[i]], arrays))
+            return state, jax.tree.map(jnp.add, total, metrics)
+
+        _, shapes = jax.eval_shape(step, state, jax.tree.map(lambda a: a[rows[0]], arrays))
+        nothing = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), shapes)
+        # Their number is traced, so that a last, shorter segment compiles nothing anew.
+        state, total = jax.lax.fori_loop(0, updates, one, (state, nothing))
+        return state, jax.tree.map(lambda m: m / updates.astype(m.dtype), total)
+
+    return jax.jit(run, donate_argnums=0)
 
 
 def completed(stage: Stage) -> tuple[Any, Any]:

@@ -1,6 +1,7 @@
 """The laboratory of translation.py: trains the networks of a seed, and measures what its parts say."""
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -68,13 +69,10 @@ class Lab:
     def _robust(self, classifier: Network, sets: Sets, seed: int) -> Network:
         cfg, model = self.cfg, classifier.model
         total = cfg.robust_epochs * (len(sets.train.label) // cfg.recipe.batch_size)
-        tx = optimizers.adam(optimizers.one_cycle(2e-3, total, peak=0.3))
-        eps = cfg.recipe.eps
-        around = pgd(Threat("linf", eps), steps=10, step_size=eps / 4, keep="last")
-        loss = adversarial(model, against(around, objectives.cross_entropy))
+        tx, step = _hardening(model, total, cfg.recipe.eps)
         stage = Stage(
-            "robust classifier", lambda: training.start(jax.random.key(seed + 50), model, tx),
-            training.step(loss, tx), sets.train, cfg.recipe.batch_size, total, seed,
+            "robust classifier", lambda: training.start(jax.random.key(seed + 50), model, tx), step, sets.train,
+            cfg.recipe.batch_size, total, seed,
         )  # fmt: skip
         return Network(model, *completed(stage))
 
@@ -232,3 +230,11 @@ class Lab:
             watch=watch,
             **more,
         )
+
+
+@functools.cache
+def _hardening(model: Any, total: int, eps: float) -> tuple[Any, Any]:
+    """Build optimiser and step of training against PGD: one function, and so one program, for all seeds."""
+    tx = optimizers.adam(optimizers.one_cycle(2e-3, total, peak=0.3))
+    around = pgd(Threat("linf", eps), steps=10, step_size=eps / 4, keep="last")
+    return tx, training.step(adversarial(model, against(around, objectives.cross_entropy)), tx)

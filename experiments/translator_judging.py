@@ -222,7 +222,7 @@ def sweep(steps: int) -> tuple[Attempt, ...]:
     return (
         Attempt("A3 gate bypass", "TM3", gated.selective, attempts.even, long, goal="unseen"),
         Attempt("A3 gate bypass", "TM3", gated.unseen, steps=steps, penalty=15.0, goal="unseen"),
-        Attempt("A1 through translator", "TM3", gated.forced, steps=steps),
+        Attempt("A1 through translator", "TM3", gated.through, steps=steps),
         Attempt("A4 soft gate", "TM3", gated.softened, attempts.even, steps, anneal=10.0),
     )
 

@@ -34,7 +34,7 @@ GATES = ("SSD", "always")
 OWN: dict[Kind, dict[str, Any]] = {
     "pix2pixhd": {"width": 8, "blocks": 3, "critic_width": 8, "epochs": 6},
     "dae": {"epochs": 24},
-    "ddpm": {"width": 8, "epochs": 150, "steps": 5},
+    "ddpm": {"width": 8, "epochs": 150, "steps": 5, "until": (0.1, 0.2, 0.3, 0.4, 0.5)},
     "atop": {"epochs": 6, "adversarial_epochs": 15},
 }  # what a kind has instead of what the recipe says
 

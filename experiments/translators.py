@@ -5,6 +5,7 @@ arXiv:2202.08944 and from the papers of its parts, since that paper's tables wer
 lengths are choices made here.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -67,10 +68,10 @@ def classifier_stage(
     """Train the classifier plainly, by Adam with one cycle."""
     model = classifier_of(recipe, dataset, int(sets.train.label.max()) + 1, sets.train.image.shape[1:])
     total = recipe.classifier_epochs * (len(sets.train.label) // recipe.batch_size)
-    tx = optimizers.adam(optimizers.one_cycle(2e-3, total, peak=0.3))
+    tx, step = _classifying(model, total)
     return model, Stage(
-        "classifier", lambda: training.start(jax.random.key(seed), model, tx),
-        training.step(standard(model), tx), sets.train, recipe.batch_size, total, seed,
+        "classifier", lambda: training.start(jax.random.key(seed), model, tx), step, sets.train,
+        recipe.batch_size, total, seed,
     )  # fmt: skip
 
 
@@ -78,14 +79,25 @@ def encoder_stage(sets: Sets, recipe: Recipe, seed: int) -> tuple[Model, Stage]:
     """Train the encoder on views without labels."""
     shape = sets.train.image.shape[1:]
     model = encoder_of(recipe, shape)
-    view = views.shifted_and_dimmed() if shape[-1] == 1 else views.simclr()
     chosen = picked(sets.train, slice(recipe.encoder_images))
     total = recipe.encoder_epochs * (len(chosen.label) // recipe.encoder_batch)
-    tx = optimizers.adam(1e-3)
+    tx, step = _encoding(model, shape[-1] == 1)
     return model, Stage(
-        "encoder", lambda: training.start(jax.random.key(seed), model, tx),
-        training.step(contrastive(model, view), tx), chosen, recipe.encoder_batch, total, seed,
+        "encoder", lambda: training.start(jax.random.key(seed), model, tx), step, chosen,
+        recipe.encoder_batch, total, seed,
     )  # fmt: skip
+
+
+@functools.cache
+def _classifying(model: Model, total: int) -> tuple[Any, Any]:
+    tx = optimizers.adam(optimizers.one_cycle(2e-3, total, peak=0.3))
+    return tx, training.step(standard(model), tx)
+
+
+@functools.cache
+def _encoding(model: Model, grey: bool) -> tuple[Any, Any]:
+    tx = optimizers.adam(1e-3)
+    return tx, training.step(contrastive(model, views.shifted_and_dimmed() if grey else views.simclr()), tx)
 
 
 def train_classifier(sets: Sets, recipe: Recipe, seed: int, *, dataset: str = "digits") -> Network:
@@ -190,29 +202,56 @@ def _duel(
 ) -> Stage:
     shape, per_epoch = pool.image.shape[1:], len(pool.image) // recipe.batch_size
     total = (recipe.epochs + recipe.decay) * per_epoch
+    # What pairs are made of is no part of a program.
+    plain = dataclasses.replace(recipe, attacks=(), shares=(), shifts=(), subset=(), refresh=0)
+    if weight := recipe.guided or (10.0 if kind == "pix2pixhd" else 0.0):
+        seen = pix2pix.by_features(lambda x: classifier.model.features(*classifier[1:], x), weight)
+        rules = _rules(kind, model, shape, plain, per_epoch, seen)
+        step = _moved(kind, rules)
+    else:
+        rules = _alike(kind, model, shape, plain, 1)
+        step = _shared(kind, model, shape, plain, per_epoch)
+    return Stage(
+        "translator", lambda: _begun(rules, shape)(jax.random.key(seed)), step, pool, recipe.batch_size, total, seed,
+        lambda duel: (duel.translator.params, duel.translator.state),
+    )  # fmt: skip
+
+
+def _rules(
+    kind: Kind, model: Model, shape: tuple[int, ...], recipe: Recipe, per_epoch: int, *prices: pix2pix.Compare
+) -> pix2pix.Rules:
     rate = pix2pix.linear_decay(recipe.rate, constant=recipe.epochs, decay=recipe.decay, per_epoch=per_epoch)
     large = kind == "pix2pixhd"
-    weight = recipe.guided or (10.0 if large else 0.0)
-    prices = [pix2pix.l1(recipe.l1)] if not large else []
-    if weight:
-        prices.append(pix2pix.by_features(lambda x: classifier.model.features(*classifier[1:], x), weight))
-    if large:
-        critic = critics.multiscale_critic(
-            shape=shape, width=recipe.critic_width, layers=recipe.critic_layers
-        )
-    else:
-        critic = critics.patch_critic(shape=shape, width=recipe.critic_width, layers=recipe.critic_layers)
-    rules = pix2pix.Rules(
+    if not large:
+        prices = (pix2pix.l1(recipe.l1), *prices)
+    build = critics.multiscale_critic if large else critics.patch_critic
+    critic = build(shape=shape, width=recipe.critic_width, layers=recipe.critic_layers)
+    return pix2pix.Rules(
         model, critic, pix2pix.adam(rate), pix2pix.adam(rate),
         pix2pix.least_squares if large else pix2pix.vanilla,
         pix2pix.both(*prices), recipe.matching if large else 0.0, recipe.pool,
     )  # fmt: skip
-    step = pix2pix.joint(rules) if large else pix2pix.alternating(rules)
-    return Stage(
-        "translator", lambda: jax.jit(lambda key: pix2pix.start(key, rules, shape))(jax.random.key(seed)),
-        lambda duel, views: step(duel, as_floats(views)), pool, recipe.batch_size, total, seed,
-        lambda duel: (duel.translator.params, duel.translator.state),
-    )  # fmt: skip
+
+
+_alike = functools.cache(_rules)
+
+
+@functools.lru_cache(maxsize=4)
+def _begun(rules: pix2pix.Rules, shape: tuple[int, ...]) -> Callable[[jax.Array], Any]:
+    return jax.jit(lambda key: pix2pix.start(key, rules, shape))
+
+
+def _moved(kind: Kind, rules: pix2pix.Rules) -> Callable[[Any, pairs.Views], Any]:
+    step = pix2pix.joint(rules) if kind == "pix2pixhd" else pix2pix.alternating(rules)
+    return lambda duel, views: step(duel, as_floats(views))
+
+
+@functools.cache
+def _shared(
+    kind: Kind, model: Model, shape: tuple[int, ...], recipe: Recipe, per_epoch: int
+) -> Callable[[Any, pairs.Views], Any]:
+    """Build the step that looks through no classifier: one function, and so one program, for all seeds."""
+    return _moved(kind, _rules(kind, model, shape, recipe, per_epoch))
 
 
 def _dae(model: Model, pool: pairs.Views, recipe: Recipe, seed: int) -> Stage:

@@ -118,11 +118,20 @@ def either_way(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
     return both
 
 
-def forced(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
-    """A1 and A2: L(f(T(x))) - c relu(slack - gap): fool the translator, and with c > 0 be sent through it.
+def through(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+    """A1: L(f(T(x))), whatever the gate says, whose slope is not computed.
 
-    A1 has c = 0, whatever the gate says. With the slope of the identity in the view it is A5.
+    With the slope of the identity in the view it is A5.
     """
+
+    def value(seen: Seen) -> PerExample:
+        return mixed_loss(seen.through, y, aim.target, dials.losses)
+
+    return _climb(view, y, value)
+
+
+def forced(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+    """A2: L(f(T(x))) - c relu(slack - gap): fool the translator and be sent through it."""
 
     def value(seen: Seen) -> PerExample:
         risk = mixed_loss(seen.through, y, aim.target, dials.losses)

@@ -45,7 +45,8 @@ def asking(threat: Threat, steps: int) -> Solver:
 
 def estimating(threat: Threat, steps: int) -> Solver:
     """Follow SPSA, with 32 pairs of values and steps of eps / 10."""
-    return spsa(threat, steps=steps, samples=32, step_size=threat.eps * 0.1)
+    # Values of few pairs at once stay in the caches of a CPU.
+    return spsa(threat, steps=steps, samples=32, step_size=threat.eps * 0.1, at_once=4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +154,8 @@ def adaptive(
         ]
 
     a1 = [
-        *losses("A1 through translator", "TM3", gated.forced),
-        *[Attempt("A1 through translator", "TM3", gated.forced, steps=steps, loss="cross-entropy")]
+        *losses("A1 through translator", "TM3", gated.through),
+        *[Attempt("A1 through translator", "TM3", gated.through, steps=steps, loss="cross-entropy")]
         * (restarts - spare),
     ]
     a2 = [
@@ -173,7 +174,7 @@ def adaptive(
         for mix in (0.0, 1.0)
         for loss in plain
     ]
-    a5 = losses("A5 BPDA identity", "TM3", gated.forced, slope="identity")
+    a5 = losses("A5 BPDA identity", "TM3", gated.through, slope="identity")
     a6 = [Attempt("A6 feature matching", "TM3", gated.matched, steps=steps, rank=r) for r in range(matches)]
     a7 = [Attempt("A7 Square", "TM1", gated.asked, asking, queries)] * bool(queries)
     a7 += [Attempt("A7 SPSA", "TM1", gated.asked, estimating, estimates)] * bool(estimates)
@@ -188,7 +189,7 @@ def transferred(steps: int = 100) -> tuple[Attempt, ...]:
     """TM4: A1, selective A3 and A4 on a copy, run to their ends, judged on the victim."""
     long = steps + steps // 2  # as in `adaptive`, so that its programs serve here too
     kinds = (
-        (gated.forced, auto, steps, 1.0),
+        (gated.through, auto, steps, 1.0),
         (gated.selective, even, long, 1.0),
         (gated.softened, even, steps, 10.0),
         (gated.either_way, auto, steps, 1.0),
