@@ -66,17 +66,16 @@ def main(cfg: Config) -> int:
     if jax.process_index() != 0:
         return 0
     folder = pathlib.Path(cfg.out)
-    numbers: dict[str, Any] = {
-        name: float(value.mean()) for name, value in found.items() if value.ndim == 1 and value.size
-    }
+    told = ("clean", "perturbed", "observed", "held_out")
+    numbers: dict[str, Any] = {name: float(found[name].mean()) for name in told if name in found}
     numbers["radii"] = found["radii"].tolist()
-    numbers |= {name: found[name].mean(axis=1).tolist() for name in ("robust", "square") if name in found}
+    more = ("robust", "square", "overlap_attacked")
+    numbers |= {name: found[name].mean(axis=1).tolist() for name in more if name in found}
     runtime.write_whole(folder / "robustness.json", json.dumps(numbers, indent=2) + "\n")
     with open(folder / "robustness.npz", "wb") as file:
         np.savez(file, **{name: value for name, value in found.items() if value.ndim <= 2})  # pyright: ignore[reportArgumentType]
-    for what in ("clean", "perturbed", "observed", "overlap"):
-        if what in numbers:
-            print(f"{what:10s} {100 * numbers[what]:.1f} %")
+    for what in (name for name in told if name in numbers):
+        print(f"{what:10s} {100 * numbers[what]:.1f} %")
     for i, (r, share) in enumerate(zip(numbers["radii"], numbers["robust"], strict=True)):
         blind = f"  without gradients {100 * numbers['square'][i]:.1f} %" if "square" in numbers else ""
         print(f"radius {r:6.2f}  {100 * share:.1f} %{blind}")
