@@ -37,7 +37,8 @@ def folders(tmp_path_factory):
     out = tmp_path_factory.mktemp("devices")
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setattr(train_cvae, "quality", cheap)
-        patch.setattr(train_cvae, "pictures", lambda *args: [[np.zeros((8, 8, 1))] * 8] * 5)
+        patch.setattr(train_cvae, "pictures", lambda *args: [])
+        patch.setattr(train_cvae, "report", lambda *args: Report("", {}))
         patch.setattr(train_learned, "judged", lambda *args: {"radii": np.ones(1), "robust": np.ones((1, 2))})
         patch.setattr(train_learned, "page", types.SimpleNamespace(page=lambda *args: Report("", {})))
         for count, mesh in MESHES.items():
