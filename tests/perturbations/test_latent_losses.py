@@ -78,7 +78,7 @@ def test_smoothadv_in_latents_ends_at_the_edge_of_the_ball(linear):
 
 def test_macer_in_latents_is_its_formula_with_the_noise_that_logits_have(linear):
     space, logits, slope = linear
-    sigma, copies, weight, gamma, beta = 0.05, 4000, 3.0, 8.0, 1.0
+    sigma, copies, weight, gamma, beta = 1.0, 20_000, 3.0, 8.0, 1.0
     loss = sets.loss_through(
         space, MODEL, lambda net: macer(
             net, sigma=sigma, copies=copies, weight=weight, gamma=gamma, inverse_temperature=beta)
@@ -93,9 +93,9 @@ def test_macer_in_latents_is_its_formula_with_the_noise_that_logits_have(linear)
         second, first = np.sort(p[i])[-2:]
         xi = stats.norm.ppf(first) - stats.norm.ppf(second)
         total += weight * sigma / 2 * max(gamma - xi, 0) * (p[i].argmax() == Y[i]) / 6
-    np.testing.assert_allclose(metrics["risk"], risk, rtol=5e-3)
+    np.testing.assert_allclose(metrics["risk"], risk, rtol=1e-2)
     assert total > 0.05
-    np.testing.assert_allclose(value, risk + total, rtol=5e-3)
+    np.testing.assert_allclose(value, risk + total, rtol=1e-2)
 
 
 def test_an_image_meets_its_own_latents_and_key_however_many_rows_it_has():
