@@ -69,6 +69,8 @@ class Config:
             )
         if min(self.steps, self.repeats, self.updates, self.peak, *self.batch_size, *self.scales) < 1:
             raise ValueError("--steps --repeats --updates --peak --batch-size --scales: must be at least 1")
+        if self.profile < 0:
+            raise ValueError(f"--profile is {self.profile}, must be at least 0")
 
 
 PRESETS = {

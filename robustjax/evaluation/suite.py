@@ -136,14 +136,15 @@ def over(
             late = rows.live & (rows.run > course.broke[rows.example])
             rows.example[late] = pool.FREE
             busy = int(rows.live.sum())
-            waiting = course.waiting(able, trial.runs, sizes[-1] - busy)
-            if busy + len(waiting) == 0:
+            waiting = course.waiting(able, trial.runs, max(sizes[-1] - busy, 0))
+            needed, held = busy + len(waiting), len(rows.example)
+            if needed == 0:
                 return False
-            size = pool.fitting(sizes, busy + len(waiting))
-            first = len(rows.example) == 0
-            if first and trial.solver.length >= pool.TAILORED:
-                size = pool.tailored(size, len(waiting), devices)
-            if first or size < len(rows.example):
+            size = pool.fitting(sizes, needed)
+            if held == 0 and trial.solver.length >= pool.TAILORED:
+                size = pool.tailored(size, needed, devices)
+            # A run that was begun in batches of another size has too few rows, or more than this one's largest.
+            if held < needed or needed <= size < held:
                 rows = course.rows = rows.resized(size, images.shape[1:], trial, sharding)
             entered = rows.enter(waiting % len(labels), waiting // len(labels))
             if len(waiting):

@@ -42,6 +42,10 @@ def trials(threat):
     )
 
 
+def targeted(threat):
+    return trials(threat)[1:2]
+
+
 @functools.cache
 def evaluator(tasks=trials, **settings):
     return suite.over(network, tasks, **{"batch_size": 32, "smallest": 16, **settings})
@@ -183,6 +187,20 @@ def test_killed_anywhere_it_goes_on_bit_for_bit(whole):
         for name in ("outcome", "margin", "x", "value", "prediction", "steps"):
             np.testing.assert_array_equal(getattr(done, name), getattr(expected, name), err_msg=name)
     same(expected, whole)
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 32), (32, 8)])
+def test_it_goes_on_in_batches_of_another_size(before, after):
+    """One attack of several runs, so that rows are full and more wait when it is cut off."""
+
+    def evaluate(batch_size, **call):
+        tasks = evaluator(targeted, batch_size=batch_size, smallest=4, segment=2)
+        return tasks(KEY, X, Y, BALL, FIRST, SECOND, **call)
+
+    diary = Diary(lives=2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(before, memory=diary)
+    same(evaluate(after, memory=Diary(diary.kept)), evaluate(after))
 
 
 def test_progress_of_another_evaluation_is_refused():
