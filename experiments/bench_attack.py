@@ -29,11 +29,11 @@ import numpy as np
 import peers
 from bench_train import chip
 
-from robustjax import logit
+from robustjax import logit, runtime
 from robustjax.attacks import autoattack
 from robustjax.attacks.autoattack import Trial
 from robustjax.attacks.steady import steady
-from robustjax.evaluation import suite
+from robustjax.evaluation import pool, suite
 from robustjax.threats import Threat
 from robustjax.types import frozen
 
@@ -105,13 +105,20 @@ def ours(
         return _outcome(
             detector_turns.ours(network, arguments, images, noise(images), **settings), 2 * len(labels)
         )
-    evaluate = suite.over(network, trials, batch_size=size, smallest=min(32, max(4, size // 4)))
+    mesh = runtime.data_mesh()
+    rows, arguments = runtime.over_data(mesh), runtime.place(arguments, mesh)
+    smallest = min(32, max(4, size // 4))
+    evaluate = suite.over(network, trials, batch_size=size, smallest=smallest, sharding=rows)
 
     def turn(compiling: bool = False) -> Outcome:
         began = time.perf_counter()
-        # All attacks see all images when compiling, and break them at once: the radius is traced.
-        threat = Threat("linf", 1.0 if compiling else eps)
-        found = evaluate(jax.random.key(0), images, labels, threat, *arguments, every=compiling)
+        if compiling:
+            # All attacks see all images and break them at once, in batches of every size: the radius is traced.
+            for some in pool.buckets(size, smallest):
+                few = images[:some], labels[:some], Threat("linf", 1.0)
+                evaluate(jax.random.key(0), *few, *arguments, every=True)
+            return Outcome(time.perf_counter() - began, np.zeros(0, bool), {}, {})
+        found = evaluate(jax.random.key(0), images, labels, Threat("linf", eps), *arguments)
         parts = {name: float(s) for name, s in zip(found.attacks, found.seconds, strict=True)}
         steps = {name: int(n) for name, n in zip(found.attacks, found.steps, strict=True)}
         return Outcome(time.perf_counter() - began, found.standing, parts, steps)
@@ -210,6 +217,8 @@ def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, 
                 outcomes[name].append(turn())
         for name, found in outcomes.items():
             seconds = [o.seconds for o in found]
+            # Turn by turn: what slows the machine for a while slows both contenders of a turn.
+            shares = [a.seconds / b.seconds for a, b in zip(outcomes["ours"], found, strict=True)]
             results.append(
                 {
                     "run": folder,
@@ -221,6 +230,9 @@ def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, 
                     "robust %": 100 * float(found[-1].robust.mean()),
                     "seconds": statistics.median(seconds),
                     "spread": [min(seconds), max(seconds)],
+                    "ours / peer": None
+                    if name == "ours"
+                    else [statistics.median(shares), min(shares), max(shares)],
                     "compiling": compiling if name == "ours" else None,
                     "parts": {k: round(v, 2) for k, v in found[-1].parts.items()},
                     "microseconds": {
@@ -233,6 +245,7 @@ def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, 
 
 def main(cfg: Config) -> int:
     """Measure, print a table, append a line."""
+    runtime.one_device_per_core()
     versions = {p: version(p) for p in ("jax", "flax", "torch", "torchattacks", "foolbox") if find_spec(p)}
     print(f"{chip()}, {versions}")
     print(
@@ -246,9 +259,13 @@ def main(cfg: Config) -> int:
             first = ""
             if row["compiling"]:
                 first = f"; {row['microseconds']} us per iteration; compiling {row['compiling']:.1f} s"
+            elif row["ours / peer"]:
+                middle, least, most = row["ours / peer"]
+                first = f"; ours / peer {middle:.3f} ({least:.3f} to {most:.3f}) over the turns"
             print(
                 f"{row['network']:14s} {eps:7.4f} {row['images']:6d} {row['attack']:9s} {row['contender']:12s} "
-                f"{row['robust %']:8.2f} {row['seconds']:9.2f}  {row['parts']}{first}"
+                f"{row['robust %']:8.2f} {row['seconds']:9.2f} ({row['spread'][0]:.2f} to {row['spread'][1]:.2f})  "
+                f"{row['parts']}{first}"
             )
     if cfg.out:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -12,11 +12,9 @@ image are of; its loop is the published one, with the votes counted by one call 
 from a run folder of train_classifier.py, or are drawn: a certificate takes as long whatever it says.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -107,13 +105,6 @@ def subjects(cfg: Config) -> list[Subject]:
         images = np.random.default_rng(cfg.seed).random((cfg.images, *shape), np.float32)
         drawn.append(Subject(name, model, *model.init(jax.random.key(cfg.seed)), None, images, None))
     return drawn
-
-
-def one_device_per_core() -> None:
-    """Split the CPU, unless told otherwise or too late: small programs do not keep several cores busy."""
-    if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 
 
 def ours(it: Subject, cfg: Config) -> tuple[Callable[[int, int], Certificate], float]:
@@ -217,7 +208,7 @@ def measure(it: Subject, cfg: Config) -> list[dict[str, Any]]:
 
 def main(cfg: Config) -> int:
     """Measure, print a table, append a line."""
-    one_device_per_core()
+    runtime.one_device_per_core()
     versions = {p: version(p) for p in ("jax", "flax", "torch") if find_spec(p)}
     print(f"n = {cfg.n} after {cfg.n0}, sigma {cfg.sigma:g}, {cfg.batch_size} copies at once, {cfg.dtype}")
     print(f"{chip()}, {versions}")

@@ -1,13 +1,17 @@
 """One turn of an attack on a detector's score, both sides, ours and as a loop in PyTorch: the same search."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
+from robustjax import runtime
 from robustjax.attacks.pgd import pgd
+from robustjax.numerics import keys_for
 from robustjax.ood import logit_scores, robust
 from robustjax.ood.scores import through
 from robustjax.threats import Threat
@@ -38,14 +42,20 @@ def ours(
     steps: int,
     size: int,
 ) -> Callable[[], Turn]:
-    """Push the margin of the data down and that of the outliers up by PGD; compiled once for both batches."""
+    """Push the margin of the data down and that of the outliers up by PGD, every device its own rows.
+
+    Compiled once for both batches.
+    """
+    mesh = runtime.data_mesh(jax.devices()[: math.gcd(size, jax.device_count())])
+    arguments, rows, all_ = runtime.place(arguments, mesh), PartitionSpec("data"), PartitionSpec()
     ascent = pgd(Threat("linf", eps), steps=steps, step_size=2.5 * eps / steps)
 
     def side(push: Any) -> Any:
-        def found(arguments, key, x):
-            return push(ascent, through(network(*arguments), logit_scores.msp_margin))(key, x).value
+        def found(arguments, keys, x):
+            return push(ascent, through(network(*arguments), logit_scores.msp_margin))(keys, x).value
 
-        return jax.jit(found)
+        specs = {"in_specs": (all_, rows, rows), "out_specs": rows, "check_vma": False}
+        return jax.jit(jax.shard_map(found, mesh=mesh, **specs))
 
     sides = {"down": (side(robust.down), inside), "up": (side(robust.up), outside)}
 
@@ -53,10 +63,11 @@ def ours(
         parts, value = {}, {}
         for name, (search, images) in sides.items():
             began = time.perf_counter()
+            keys = keys_for(jax.random.key(0), len(images))
             value[name] = np.concatenate(
                 [
-                    np.asarray(search(arguments, jax.random.fold_in(jax.random.key(0), i), images[rows]))
-                    for i, rows in enumerate(batches(len(images), size))
+                    np.asarray(search(arguments, keys[some], images[some]))
+                    for some in batches(len(images), size)
                 ]
             )[: len(images)]
             parts[name] = time.perf_counter() - began

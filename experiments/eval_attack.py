@@ -167,6 +167,7 @@ PRESETS = {
 
 def main(cfg: Config) -> None:
     """Attack, check, tabulate, draw."""
+    runtime.one_device_per_core()
     it = subjects.opened(cfg.source, cfg.images, cfg.seed)
     test = part(cfg.share, len(it.test.label), it.test)
     name = f"{cfg.suite}_{cfg.norm}_{cfg.eps:.4g}"

@@ -90,10 +90,14 @@ def until_found(solver: Solver) -> Solver:
 
 
 def repeat(move: Callable[[Any], Any], state: Any, count: Count, length: int) -> Any:
-    """Apply `move`, `count` times, to the rows of a state whose `step` is below `length`, and count there."""
+    """Apply `move`, `count` times, to the rows of a state whose `step` is below `length`, and count there.
+
+    `move` may count steps too: those that it passed over.
+    """
 
     def once(_, state):
-        return select(state.step < length, move(state)._replace(step=state.step + 1), state)
+        moved = move(state)
+        return select(state.step < length, moved._replace(step=moved.step + 1), state)
 
     return jax.lax.fori_loop(0, count, once, state)
 

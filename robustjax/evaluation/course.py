@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding
 
 from robustjax.attacks.autoattack import Trial
 from robustjax.evaluation import pool
@@ -117,7 +117,7 @@ def packed(course: Course, owner: str) -> dict[str, np.ndarray]:
 
 
 def unpacked(
-    arrays: dict[str, np.ndarray], owner: str, suite: tuple[Trial, ...], sharding: Sharding | None
+    arrays: dict[str, np.ndarray], owner: str, suite: tuple[Trial, ...], sharding: NamedSharding | None
 ) -> Course:
     """Undo `packed`.
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from robustjax.attacks.autoattack import Trial
@@ -65,7 +65,9 @@ class Pool:
         """Say which rows hold a run."""
         return self.example != FREE
 
-    def resized(self, size: int, like: tuple[int, ...], trial: Trial, sharding: Sharding | None) -> "Pool":
+    def resized(
+        self, size: int, like: tuple[int, ...], trial: Trial, sharding: NamedSharding | None
+    ) -> "Pool":
         """Move the live rows into a pool of another size; `like` is the shape of an example."""
         keep = np.flatnonzero(self.live)
         moved = Pool.empty(size)
@@ -101,8 +103,11 @@ class Pool:
             self.count = max(FIRST // 2, self.count // 2)
 
 
-def turns(network: Network, trials: Trials) -> Callable[..., Turn]:
+def turns(network: Network, trials: Trials, sharding: NamedSharding | None = None) -> Callable[..., Turn]:
     """Compile, per trial and number of rows, one segment of its solver.
+
+    Args:
+      sharding: of the rows. Every device searches for its own rows and never waits for the others.
 
     Returns:
       turn(state, fresh, key, count, threat, arguments, trial=) -> Turn. Rows where `load` is true start a new run;
@@ -111,16 +116,14 @@ def turns(network: Network, trials: Trials) -> Callable[..., Turn]:
       length compiles anew.
     """
 
-    @partial(jax.jit, static_argnames=("trial",), donate_argnames=("state",))
-    def turn(
+    def segment(
+        trial: int,
         state: Any,
         fresh: Fresh,
         key: PRNGKeyArray,
         count: Array,
         threat: Threat,
         arguments: PyTree,
-        *,
-        trial: int,
     ) -> Turn:
         one = trials(threat)[trial]
         solver = until_found(one.solver)
@@ -135,6 +138,25 @@ def turns(network: Network, trials: Trials) -> Callable[..., Turn]:
         state = solver.advance(objective, state, count)
         found = solver.finish(state)
         return Turn(state, found, (found.value > 0) | (state.step >= solver.length), state.step)
+
+    @partial(jax.jit, static_argnames=("trial",), donate_argnames=("state",))
+    def turn(
+        state: Any,
+        fresh: Fresh,
+        key: PRNGKeyArray,
+        count: Array,
+        threat: Threat,
+        arguments: PyTree,
+        *,
+        trial: int,
+    ) -> Turn:
+        ours: Callable[..., Turn] = partial(segment, trial)
+        if sharding is not None:
+            rows, all_ = PartitionSpec(sharding.spec[0]), PartitionSpec()
+            specs = (rows, rows, all_, all_, all_, all_)
+            # Unchecked: a loop in somebody's network may well begin with a constant.
+            ours = jax.shard_map(ours, mesh=sharding.mesh, in_specs=specs, out_specs=rows, check_vma=False)
+        return ours(state, fresh, key, count, threat, arguments)
 
     return turn
 
@@ -164,7 +186,7 @@ def on_host(state: Any) -> list[np.ndarray]:
     ]
 
 
-def on_device(leaves: Sequence[np.ndarray], like: Any, sharding: Sharding | None) -> Any:
+def on_device(leaves: Sequence[np.ndarray], like: Any, sharding: NamedSharding | None) -> Any:
     """Undo `on_host` for a state that looks like `like`."""
     expected, structure = jax.tree.flatten(like)
     found = [
@@ -204,7 +226,7 @@ def tailored(size: int, count: int, multiple: int = 1) -> int:
     return min(size, math.ceil(eighths / multiple) * multiple)
 
 
-def spread(value: Any, sharding: Sharding | None) -> Any:
+def spread(value: Any, sharding: NamedSharding | None) -> Any:
     """Copy arrays that lead with rows to the devices."""
     return jax.tree.map(jnp.asarray, value) if sharding is None else jax.device_put(value, sharding)
 

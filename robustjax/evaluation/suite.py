@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding
 from jaxtyping import PRNGKeyArray
 
 from robustjax import logit
@@ -53,7 +53,7 @@ def over(
     batch_size: int = 512,
     smallest: int = 32,
     segment: int | None = None,
-    sharding: Sharding | None = None,
+    sharding: NamedSharding | None = None,
     verdict: Network | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Callable[..., Verdicts]:
@@ -74,7 +74,7 @@ def over(
       smallest: the batch is halved down to this while runs run out. Each size is compiled once per attack. A long
         search (Square) begins with as many eighths of a size as hold its images, which saves more than it compiles.
       segment: iterations between two looks at the rows; by default chosen on the way, by how many leave.
-      sharding: of the rows, such as `runtime.over_data(mesh)`.
+      sharding: of the rows, such as `runtime.over_data(mesh)`; `arguments` are replicated.
       verdict: like `network`; decides what counts as broken where another function should: in float32 for a
         network attacked in bfloat16, over more passes for a randomised one.
       clock: seconds, increasing.
@@ -94,7 +94,7 @@ def over(
         raise ValueError(f"suite: segment is {segment}, must be at least 1")
     devices = sharding.num_devices if sharding else 1
     sizes = pool.buckets(batch_size, min(smallest, batch_size), devices)
-    turn = pool.turns(network, trials)
+    turn = pool.turns(network, trials, sharding)
     look = _looks(verdict or network, sizes, sharding)
 
     def evaluate(
@@ -206,7 +206,7 @@ def over(
 
 
 def _looks(
-    network: Network, sizes: list[int], sharding: Sharding | None
+    network: Network, sizes: list[int], sharding: NamedSharding | None
 ) -> Callable[..., tuple[np.ndarray, ...]]:
     """Build (x, labels, targets, arguments) -> prediction (-1 where NaN), margin, wrong classes by falling logit."""
 

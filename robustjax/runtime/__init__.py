@@ -13,7 +13,6 @@
     figures       curves, training, ROC: PNG bytes (matplotlib)
     panels        several small curves side by side: PNG bytes (matplotlib)
     bars          grouped bars with intervals: PNG bytes (matplotlib)
-    bars          grouped bars with intervals: PNG bytes (matplotlib)
     grids         images side by side, what an attack did: PNG bytes (matplotlib)
     report        a page of text, tables and pictures in one file
     origin        config, versions, devices, commit and command of a result
@@ -47,6 +46,7 @@ from robustjax.runtime.compilation import cache_compiled as cache_compiled
 from robustjax.runtime.files import write_whole as write_whole
 from robustjax.runtime.mesh import data_mesh as data_mesh
 from robustjax.runtime.mesh import distributed as distributed
+from robustjax.runtime.mesh import one_device_per_core as one_device_per_core
 from robustjax.runtime.mesh import over_data as over_data
 from robustjax.runtime.mesh import place as place
 from robustjax.runtime.mesh import replicated as replicated

@@ -122,6 +122,28 @@ def test_never_worse_one_forward_pass_per_query_and_no_gradient(kind):
         assert (np.abs(points - X).max(axis=(2, 3, 4)) > 0.05).all()
 
 
+def test_queries_that_change_nothing_are_passed_over_and_nothing_else_changes():
+    queries, threat = 60, Threat("linf", 0.3)
+    x = jnp.where(X > 0.5, X, 0.0)[..., :1]  # at the box, where every other window stays as it is
+    slope, keys = SLOPE[..., :1], jax.random.split(KEY, N)
+    value = jax.jit(lambda x: (slope * x).sum(axis=(1, 2, 3)))
+    solver = square(threat, queries=queries)
+    state = solver.init(keys, x)
+    best, least, idle = state.x, value(state.x), 0
+    for step in range(1, queries + 1):  # one query after another, all of them asked
+        draw = module._draw("linf", state.key, jnp.full(N, step), x, 0.8, False)
+        proposal = threat.project(edge(threat, x, best, draw), x)
+        idle += np.asarray((proposal == best).all(axis=(1, 2, 3)))
+        ahead = value(proposal) > least
+        best = jnp.where(ahead[:, None, None, None], proposal, best)
+        least = jnp.maximum(least, value(proposal))
+    half = jax.jit(lambda s: solver.advance(judged(value), s, 31))(state)
+    assert (idle > 3).all() and half.step.max() > 31 and (half.step <= 31 + idle).all()
+    state = jax.jit(lambda s: solver.advance(judged(value), s, queries))(half)
+    assert (state.step == queries + 1).all()
+    np.testing.assert_array_equal(solver.finish(state).x, best)
+
+
 def test_reaches_the_optimum_of_a_linear_objective_in_linf():
     threat = Threat("linf", 0.1, -9.0, 9.0)
     found = jax.jit(lambda key: square(threat, queries=2000)(key, linear, X))(KEY)

@@ -145,6 +145,19 @@ def test_devices_change_nothing(whole):
     same(run(sharding=NamedSharding(mesh, PartitionSpec("data"))), whole)
 
 
+@pytest.mark.parametrize("trial", range(4))
+def test_devices_exchange_nothing(trial):
+    rows = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
+    turn, x = pool.turns(network, trials, rows), jnp.zeros((16, 6, 6, 1))
+    numbers = jnp.zeros(16, jnp.int32)
+    state = pool.blank(trials(BALL)[trial], x)
+    fresh = pool.Fresh(numbers == 0, x, numbers, numbers, numbers, numbers)
+    inputs = pool.spread((state, fresh), rows)
+    program = turn.lower(*inputs, KEY, jnp.int32(3), BALL, (FIRST, SECOND), trial=trial).compile().as_text()
+    for exchange in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
+        assert f" {exchange}" not in program
+
+
 def test_it_finds_what_the_pure_attack_finds(whole):
     attack = jax.jit(
         lambda x, y, threat: autoattack.worst_case(trials(threat))(KEY, network(FIRST, SECOND), x, y)
