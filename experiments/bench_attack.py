@@ -7,12 +7,14 @@ Each run folder of train_classifier.py (convnet_small, convnet or resnet18) is a
 standard attacks, ours and torchattacks' set to as many iterations and queries, and by PGD, ours and foolbox's. With
 --attacks detector, PGD pushes the score of the test images down and that of as many uniform noise images up, ours
 and in a loop of PyTorch; "robust" is the AUROC then, and the parts end with images per second, both sides.
-The contenders take turns, so that a noisy machine disturbs all of them. Our seconds are those of compiled
+The contenders take turns, each with random numbers of its own, so that a noisy machine disturbs all of them;
+robust accuracy is the mean over the turns. Our seconds are those of compiled
 programs; what compiling took is shown beside. Needs torch, torchattacks and foolbox: pip install -e '.[peers]'.
 """
 
 import dataclasses
 import datetime
+import itertools
 import json
 import statistics
 import time
@@ -109,6 +111,7 @@ def ours(
     rows, arguments = runtime.over_data(mesh), runtime.place(arguments, mesh)
     smallest = min(32, max(4, size // 4))
     evaluate = suite.over(network, trials, batch_size=size, smallest=smallest, sharding=rows)
+    seeds = itertools.count()
 
     def turn(compiling: bool = False) -> Outcome:
         began = time.perf_counter()
@@ -118,7 +121,8 @@ def ours(
                 few = images[:some], labels[:some], Threat("linf", 1.0)
                 evaluate(jax.random.key(0), *few, *arguments, every=True)
             return Outcome(time.perf_counter() - began, np.zeros(0, bool), {}, {})
-        found = evaluate(jax.random.key(0), images, labels, Threat("linf", eps), *arguments)
+        key = jax.random.key(next(seeds))
+        found = evaluate(key, images, labels, Threat("linf", eps), *arguments)
         parts = {name: float(s) for name, s in zip(found.attacks, found.seconds, strict=True)}
         steps = {name: int(n) for name, n in zip(found.attacks, found.steps, strict=True)}
         return Outcome(time.perf_counter() - began, found.standing, parts, steps)
@@ -227,7 +231,7 @@ def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, 
                     "images": len(labels),
                     "attack": kind,
                     "contender": name,
-                    "robust %": 100 * float(found[-1].robust.mean()),
+                    "robust %": 100 * float(np.mean([o.robust for o in found])),
                     "seconds": statistics.median(seconds),
                     "spread": [min(seconds), max(seconds)],
                     "ours / peer": None

@@ -1,5 +1,6 @@
 """One turn of an attack on a detector's score, both sides, ours and as a loop in PyTorch: the same search."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -59,11 +60,13 @@ def ours(
 
     sides = {"down": (side(robust.down), inside), "up": (side(robust.up), outside)}
 
+    seeds = itertools.count()
+
     def turn() -> Turn:
         parts, value = {}, {}
+        keys = keys_for(jax.random.key(next(seeds)), len(inside))
         for name, (search, images) in sides.items():
             began = time.perf_counter()
-            keys = keys_for(jax.random.key(0), len(images))
             value[name] = np.concatenate(
                 [
                     np.asarray(search(arguments, keys[some], images[some]))
@@ -101,8 +104,10 @@ def theirs(
         with torch.no_grad():
             return (sign * torch.maximum(best, sign * margin(moved))).numpy()
 
+    seeds = itertools.count()
+
     def turn() -> Turn:
-        torch.manual_seed(0)
+        torch.manual_seed(next(seeds))
         parts, value = {}, {}
         for name, sign, images in (("down", -1.0, inside), ("up", 1.0, outside)):
             began = time.perf_counter()
