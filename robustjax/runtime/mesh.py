@@ -11,12 +11,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from robustjax.runtime import watch
 
+MOST_CPU_DEVICES = 16  # each has a copy of the network
 HEARTBEAT_SECONDS = 60  # of jax, which `watch` is to be ahead of
 Tree = TypeVar("Tree")
 
 
 def one_device_per_core() -> None:
-    """Split the CPU into as many devices as this process may use cores, unless told otherwise or too late.
+    """Split the CPU into as many devices as this process may use cores, 16 at most, unless told otherwise or too late.
 
     Call it before anything touches a device. The routines of one device leave cores idle that have little to do;
     with rows cut over devices, each keeps its own core busy. Accelerators are not concerned.
@@ -24,7 +25,7 @@ def one_device_per_core() -> None:
     if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with contextlib.suppress(RuntimeError):  # a device was touched
-            jax.config.update("jax_num_cpu_devices", cores or 1)
+            jax.config.update("jax_num_cpu_devices", min(cores or 1, MOST_CPU_DEVICES))
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
