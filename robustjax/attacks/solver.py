@@ -44,7 +44,11 @@ class Solver(NamedTuple):
 
 
 def as_attack(solver: Solver, loss: OfLogits = logit.cross_entropy) -> Attack:
-    """Turn a solver into an attack on a classifier: climb a loss, return the highest margin met."""
+    """Turn a solver into an attack on a classifier: climb a loss, return the highest margin met.
+
+    Searches for the nearest point beyond a boundary (`boundary`, `carlini_wagner`, `fmn`, `deepfool`) want a loss that
+    is zero there, such as `logit.margin`: cross-entropy is positive everywhere, which looks like arrived to them.
+    """
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         state = solver.advance(classified(logits_fn, y, loss), solver.init(key, x), solver.length)

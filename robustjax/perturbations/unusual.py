@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import logit
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.carlini_wagner import carlini_wagner
@@ -32,7 +33,8 @@ ATTACKS: dict[str, Callable[[float], Attack]] = {
     "spsa": lambda eps: against(spsa(Threat("linf", eps), steps=40, samples=64), objectives.margin),
     # Its radius is in l2: that of a linf ball's corner on 4 % of the pixels of a digit of 28 x 28.
     "cw": lambda eps: as_attack(
-        carlini_wagner(Threat("l2", 5.6 * eps), searches=3, steps=60, step_size=0.05)
+        carlini_wagner(Threat("l2", 5.6 * eps), searches=3, steps=60, step_size=0.05, initial_const=1.0),
+        logit.margin,
     ),
 }
 

@@ -71,11 +71,20 @@ def test_one_step_pairs_of_a_linear_network_lie_in_a_corner():
     np.testing.assert_allclose(made, corner, atol=1e-6)
 
 
-def test_every_attack_can_be_built_and_keeps_shapes():
-    for name, build in unusual.ATTACKS.items():
-        pairs = unusual.attacked(linear, build(0.1))
-        out = jax.eval_shape(pairs, jax.random.key(0), X)
-        assert out.perturbed.shape == X.shape, name
+@pytest.mark.parametrize("name", unusual.ATTACKS)
+def test_every_attack_crosses_a_plane_at_half_its_radius_and_no_more_than_that(name):
+    w, inside = np.asarray(WEIGHTS[:, 0]), 0.3 + 0.4 * X
+    reach = 0.56 * np.linalg.norm(w) if name == "cw" else 0.1 * np.abs(w).sum()
+
+    def plane(share):
+        def network(x):  # a plane for each image, its `share` of the reach away
+            z = (x - inside).reshape(len(x), -1) @ w + share * reach
+            return jnp.stack([z, -z], axis=1)
+
+        made = jax.jit(unusual.attacked(network, unusual.ATTACKS[name](0.1)))(jax.random.key(1), inside)
+        return network(made.perturbed).argmax(axis=1)
+
+    assert (plane(0.5) == 1).all() and (plane(1.05) == 0).all()
 
 
 def test_every_kind_of_every_image_or_one_kind_of_each():
