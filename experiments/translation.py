@@ -45,16 +45,17 @@ class Config:
     restarts: int = 2  # of cross-entropy through the translator and of selective PGD; other losses start once
     targets: int = 1  # of targeted DLR
     queries: int = 500  # of Square
-    estimates: int = 10  # of SPSA, 64 queries each
+    estimates: int = 5  # of SPSA, 64 queries each
     only: tuple[str, ...] = ()  # attacks to run, by how their names begin: A1, A3, PGD; all by default
     radii: tuple[common.Fraction, ...] = (0.05, 0.1, 0.5, 1.0)  # of the sweep, beside recipe.eps
+    swept: int = 180  # test images of the sweep
     batch_size: int = 128
     out: str = "runs/translation"
 
     def check(self) -> None:
         """Refuse what cannot be meant, before any work."""
         self.recipe.check()
-        for name in ("seeds", "steps", "restarts", "batch_size", "robust_epochs"):
+        for name in ("seeds", "steps", "restarts", "swept", "batch_size", "robust_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
         if self.seeds < 2:

@@ -195,12 +195,11 @@ class Lab:
         return judging.in_arrays(found)
 
     def sweep(self, seed: int) -> Arrays:
-        """Attack at other radii, up to where everything is allowed."""
+        """Attack the first images at other radii, up to where everything is allowed."""
         defence, found = self.defence(seed), {}
+        test = translators.picked(self.sets(seed).test, slice(self.cfg.swept))
         for eps in self.cfg.radii:
-            one = self._attacked(
-                defence, self.sets(seed).test, eps, judging.sweep(self.cfg.steps), seed, every=False
-            )
+            one = self._attacked(defence, test, eps, judging.sweep(self.cfg.steps), seed, every=False)
             found[f"{eps:g}"] = ~one.standing()
             found[f"{eps:g}/unseen"] = one.in_distribution()
         return found

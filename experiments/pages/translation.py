@@ -58,7 +58,8 @@ def page(cfg: Any, it: Results) -> Report:
     page.section("Attacks")
     page.table(
         it.sweep_rows(),
-        caption="A1, A3 and A4 over the radius. At 1 every image is allowed, and none may resist.",
+        caption=f"A1, A3 and A4 over the radius, {it.cfg.swept} test images of each seed; all images and attacks at "
+        f"{it.cfg.recipe.eps:g}. At 1 every image is allowed, and none may resist.",
     )
     page.table(it.attack_rows(), caption="Seed 0: what every attack left, judged by the defence itself.")
     page.table(
