@@ -48,7 +48,7 @@ class Config:
     estimates: int = 5  # of SPSA, 64 queries each
     only: tuple[str, ...] = ()  # attacks to run, by how their names begin: A1, A3, PGD; all by default
     radii: tuple[common.Fraction, ...] = (0.05, 0.1, 0.5, 1.0)  # of the sweep, beside recipe.eps
-    swept: int = 180  # test images of the sweep
+    swept: int = 180  # test images of the sweep, and of the attack on another gate
     batch_size: int = 128
     out: str = "runs/translation"
 

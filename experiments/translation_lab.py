@@ -170,11 +170,11 @@ class Lab:
         return judging.in_arrays(found) | rows | {"single": single, **judging.paths(defence, sets.test)}
 
     def swapped(self, seed: int) -> Arrays:
-        """Attack the defence behind another gate, which reads the classifier's own features."""
+        """Attack the defence behind another gate, which reads the classifier's own features, on the first images."""
         plan = self.plan(restarts=1, targets=0, queries=0, estimates=0, matches=0, penalties=(15.0,))
         plan = [one for one in plan if one.attack[:2] in ("A1", "A3", "A4")]
         defence = self.defence(seed, "Mahalanobis of f")
-        found = self._attacked(defence, self.sets(seed).test, self.cfg.recipe.eps, plan, seed)
+        found = self._attacked(defence, self.first(seed), self.cfg.recipe.eps, plan, seed)
         return judging.in_arrays(found)
 
     def baseline(self, seed: int) -> Arrays:
@@ -197,12 +197,16 @@ class Lab:
     def sweep(self, seed: int) -> Arrays:
         """Attack the first images at other radii, up to where everything is allowed."""
         defence, found = self.defence(seed), {}
-        test = translators.picked(self.sets(seed).test, slice(self.cfg.swept))
         for eps in self.cfg.radii:
-            one = self._attacked(defence, test, eps, judging.sweep(self.cfg.steps), seed, every=False)
+            plan = judging.sweep(self.cfg.steps)
+            one = self._attacked(defence, self.first(seed), eps, plan, seed, every=False)
             found[f"{eps:g}"] = ~one.standing()
             found[f"{eps:g}/unseen"] = one.in_distribution()
         return found
+
+    def first(self, seed: int) -> Batch:
+        """Pick the test images that suffice for a trend."""
+        return translators.picked(self.sets(seed).test, slice(self.cfg.swept))
 
     def head(self, seed: int, cells: dict[str, Arrays]) -> headline.Headline:
         """Say what may be printed of the defence of a seed."""

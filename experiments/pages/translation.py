@@ -64,7 +64,7 @@ def page(cfg: Any, it: Results) -> Report:
     page.table(it.attack_rows(), caption="Seed 0: what every attack left, judged by the defence itself.")
     page.table(
         it.attack_rows("swapped"),
-        caption="Seed 0 behind another gate: Mahalanobis distances of f's features.",
+        caption=f"Seed 0 behind another gate, Mahalanobis distances of f's features; {it.cfg.swept} images.",
     )
     page.table(
         it.attack_rows("baseline"),
