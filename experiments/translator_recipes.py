@@ -104,7 +104,7 @@ ENCODERS: dict[str, Callable[..., Model]] = {
 }
 KINDS = get_args(Kind)
 
-# Networks of one recipe are one object, so that copies with other weights share compiled programs.
+# Networks of the same sizes are one object, so that copies with other weights share compiled programs.
 
 
 @functools.cache
@@ -121,9 +121,14 @@ def encoder_of(recipe: Recipe, shape: tuple[int, ...]) -> Model:
     return ENCODERS[recipe.encoder](shape=shape)
 
 
-@functools.cache
 def translator_of(kind: Kind, recipe: Recipe, shape: tuple[int, ...]) -> Model:
     """Build the network of a translator; that of ddpm predicts noise and is wrapped by `purifier`."""
+    sizes = Recipe(width=recipe.width, depth=recipe.depth, blocks=recipe.blocks, residual=recipe.residual)
+    return _built(kind, sizes, shape)
+
+
+@functools.cache
+def _built(kind: Kind, recipe: Recipe, shape: tuple[int, ...]) -> Model:
     if kind == "pix2pixhd":
         return pix2pixhd.global_generator(
             shape=shape, width=recipe.width, halvings=recipe.depth or 2, blocks=recipe.blocks

@@ -58,6 +58,7 @@ __all__ = [
     "views_of",
 ]
 _NOBODY: Any = None
+NEVER = 2**30
 
 # --- classifier and encoder -----------------------------------------------------------------------------
 
@@ -210,7 +211,7 @@ def _duel(
         step = _moved(kind, rules)
     else:
         rules = _alike(kind, model, shape, plain, 1)
-        step = _shared(kind, model, shape, plain, per_epoch)
+        step = _shared(kind, model, shape, plain, per_epoch if recipe.decay else 1)
     return Stage(
         "translator", lambda: _begun(rules, shape)(jax.random.key(seed)), step, pool, recipe.batch_size, total, seed,
         lambda duel: (duel.translator.params, duel.translator.state),
@@ -220,7 +221,9 @@ def _duel(
 def _rules(
     kind: Kind, model: Model, shape: tuple[int, ...], recipe: Recipe, per_epoch: int, *prices: pix2pix.Compare
 ) -> pix2pix.Rules:
-    rate = pix2pix.linear_decay(recipe.rate, constant=recipe.epochs, decay=recipe.decay, per_epoch=per_epoch)
+    # Without a decay the rate never changes: then neither epochs nor their length are part of the program.
+    constant = recipe.epochs if recipe.decay else NEVER
+    rate = pix2pix.linear_decay(recipe.rate, constant=constant, decay=recipe.decay, per_epoch=per_epoch)
     large = kind == "pix2pixhd"
     if not large:
         prices = (pix2pix.l1(recipe.l1), *prices)
