@@ -109,7 +109,7 @@ def ours(
         )
     mesh = runtime.data_mesh()
     rows, arguments = runtime.over_data(mesh), runtime.place(arguments, mesh)
-    smallest = min(32, max(4, size // 4))
+    smallest = min(size, 32, max(4, size // 4))
     evaluate = suite.over(network, trials, batch_size=size, smallest=smallest, sharding=rows)
     seeds = itertools.count()
 

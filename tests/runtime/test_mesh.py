@@ -1,5 +1,9 @@
 """One axis over all devices, on which batches are cut and states copied."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,3 +51,25 @@ def test_distributed_wants_all_addresses_or_none():
     distributed(False, "localhost:1", 2, 0)
     with pytest.raises(ValueError, match="processes=None"):
         distributed(True, coordinator="localhost:1", process_id=0)
+
+
+@pytest.mark.parametrize("flags, expected", [("", None), ("--xla_force_host_platform_device_count=3", 3)])
+def test_every_core_is_a_device_unless_told_otherwise_or_too_late(flags, expected):
+    program = """
+import os, jax
+from robustjax.runtime import mesh
+mesh.MOST_CPU_DEVICES = int(os.environ["MOST"])
+mesh.one_device_per_core()
+count = len(jax.devices())
+mesh.MOST_CPU_DEVICES = 7
+mesh.one_device_per_core()
+assert len(jax.devices()) == count
+print(count)
+"""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for most in (1, 2):
+        env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "MOST": str(most)}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+        )
+        assert int(done.stdout) == (expected or min(cores, most))
