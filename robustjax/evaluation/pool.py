@@ -139,24 +139,15 @@ def turns(network: Network, trials: Trials, sharding: NamedSharding | None = Non
         found = solver.finish(state)
         return Turn(state, found, (found.value > 0) | (state.step >= solver.length), state.step)
 
-    @partial(jax.jit, static_argnames=("trial",), donate_argnames=("state",))
-    def turn(
-        state: Any,
-        fresh: Fresh,
-        key: PRNGKeyArray,
-        count: Array,
-        threat: Threat,
-        arguments: PyTree,
-        *,
-        trial: int,
-    ) -> Turn:
+    @partial(jax.jit, static_argnames=("trial",), donate_argnums=(0,))
+    def turn(*inputs: Any, trial: int) -> Turn:
         ours: Callable[..., Turn] = partial(segment, trial)
         if sharding is not None:
             rows, all_ = PartitionSpec(sharding.spec[0]), PartitionSpec()
             specs = (rows, rows, all_, all_, all_, all_)
             # Unchecked: a loop in somebody's network may well begin with a constant.
             ours = jax.shard_map(ours, mesh=sharding.mesh, in_specs=specs, out_specs=rows, check_vma=False)
-        return ours(state, fresh, key, count, threat, arguments)
+        return ours(*inputs)
 
     return turn
 
