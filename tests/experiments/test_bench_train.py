@@ -24,7 +24,10 @@ def test_smoke(tmp_path, capsys, monkeypatch):
     (line,) = (tmp_path / "lines.jsonl").read_text().splitlines()
     result = json.loads(line)["result"]
     assert (result["method"], result["images"]) == ("aloe", 12) and result["images_per_s"]["scan"] > 0
-    assert len(result["profile"]) == 3 and "conv" in " ".join(row["what"] for row in result["profile"])
+    # Which layers are the slowest three is the machine's affair; that each is one of the network's is ours.
+    assert len(result["profile"]) == 3
+    layers = {row["what"].split()[0] for row in result["profile"] if row["what"] != profiles.REST}
+    assert layers and layers <= {"conv0", "conv1", "hidden", "head"}, result["profile"]
     assert 0 < sum(row["milliseconds"] for row in result["profile"]) <= result["profiled"]
 
 
