@@ -241,7 +241,7 @@ _alike = functools.cache(_rules)
 
 @functools.lru_cache(maxsize=4)
 def _begun(rules: pix2pix.Rules, shape: tuple[int, ...]) -> Callable[[jax.Array], Any]:
-    return jax.jit(lambda key: pix2pix.start(key, rules, shape))
+    return training.once(lambda key: pix2pix.start(key, rules, shape))
 
 
 def _moved(kind: Kind, rules: pix2pix.Rules) -> Callable[[Any, pairs.Views], Any]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
@@ -54,8 +55,27 @@ def start(
         average = (params, state) if ema else None
         return TrainState(jnp.zeros((), jnp.int32), later, params, state, tx.init(params), average)
 
-    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    return jax.jit(draw, out_shardings=everywhere)(key)
+    return once(draw, None if mesh is None else NamedSharding(mesh, PartitionSpec()))(key)
+
+
+def once(function: Callable[..., Any], out_shardings: Any = None) -> Callable[..., Any]:
+    """Compile what will run a single time, such as the draw of a network: on a CPU with little optimisation.
+
+    A draw holds a loop of random bits for every parameter, whose optimisation takes seconds and saves nothing. The
+    numbers are the same up to their last bit. Within another jit it is a plain `jax.jit`: there the outer one decides.
+
+    Args:
+      function: what to compile.
+      out_shardings: as in `jax.jit`.
+    """
+
+    def run(*args: Any) -> Any:
+        inside = isinstance(jnp.zeros(()), Tracer)
+        quick = jax.default_backend() == "cpu" and not inside
+        options = {"xla_backend_optimization_level": 1} if quick else None
+        return jax.jit(function, out_shardings=out_shardings, compiler_options=options)(*args)
+
+    return run
 
 
 def step(loss: Loss, tx: optax.GradientTransformation, *, ema_decay: Number = 0.999) -> Step:

@@ -1,5 +1,6 @@
 """The training step: averages, schedules, optimisers against PyTorch's definition, and any number of devices."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +78,22 @@ def test_a_run_cut_in_two_is_the_run():
     for i in range(int(part.step), 6):
         part, _ = update(part, batch(i))
     jax.tree.map(np.testing.assert_array_equal, whole._replace(key=0), part._replace(key=0))
+
+
+def test_a_draw_compiled_once_is_the_optimised_one():
+    for seed in range(5):
+        key = jax.random.key(seed)
+        chex.assert_trees_all_close(training.once(MODEL.init)(key), jax.jit(MODEL.init)(key), atol=1e-7)
+
+
+def test_a_start_may_be_part_of_a_program():
+    def start(seed):
+        return training.start(jax.random.key(seed), MODEL, TX).params
+
+    alone, inside = start(jnp.uint32(5)), jax.jit(start)(jnp.uint32(5))
+    chex.assert_trees_all_close(alone, inside, atol=1e-7)
+    mapped = jax.vmap(start)(jnp.arange(4, 7, dtype=jnp.uint32))
+    chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[1], mapped), alone, atol=1e-7)
 
 
 def test_ema_starts_as_a_copy_and_then_follows_the_warmed_up_decay():

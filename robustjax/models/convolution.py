@@ -78,6 +78,8 @@ def convolve(
         picked = lhs[:, :: strides[0], :: strides[1]]
         return lax.dot_general(picked, rhs[0, 0], (((3,), (0,)), ((), ())), precision, preferred_element_type)
     settings = Settings(strides, pads, precision, preferred_element_type)
+    if _gives_one_pixel(settings, lhs.shape, rhs.shape):
+        return _multiply_all(settings, lhs, rhs)
     if strides == (1, 1) and narrow.both_narrow(rhs.shape) and preferred_element_type is None:
         return narrow.over_planes(lhs, rhs, pads, precision)
     if _is_small_and_strided(settings, rhs.shape):
@@ -112,6 +114,24 @@ class Settings(NamedTuple):
             precision=self.precision,
             preferred_element_type=self.dtype,
         )
+
+
+def _gives_one_pixel(settings: Settings, x: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+    inside = all(min(pads) >= 0 for pads in settings.pads)
+    reach = zip(x[1:3], kernel[:2], settings.strides, settings.pads, strict=True)
+    return inside and all(0 <= size + sum(pads) - side < step for size, side, step, pads in reach)
+
+
+def _multiply_all(settings: Settings, x: Array, kernel: Array) -> Array:
+    """Convolve to a single pixel: a matrix product with the taps that meet pixels.
+
+    XLA would take images for kernels and kernels for images wherever padding makes a kernel the larger of the two.
+    """
+    (top, _), (left, _) = settings.pads
+    kernel = kernel[top : top + x.shape[1], left : left + x.shape[2]]
+    x = x[:, : kernel.shape[0], : kernel.shape[1]]
+    flat = x.reshape(x.shape[0], -1), kernel.reshape(-1, kernel.shape[3])
+    return lax.dot_general(*flat, (((1,), (0,)), ((), ())), settings.precision, settings.dtype)[:, None, None]
 
 
 def _is_small_and_strided(settings: Settings, shape: tuple[int, ...]) -> bool:
@@ -203,6 +223,9 @@ def _tangent(settings: Settings, primals: tuple, tangents: tuple) -> tuple[Array
     if not _is_zero(dkernel) and settings.strides == (1, 1) and narrow.one_narrow(kernel.shape):
         along = narrow.along_kernel(x, dkernel, settings.pads, settings.precision)
         parts.append(along.astype(out.dtype))
+    elif not _is_zero(dkernel) and settings.strides == (1, 1) and max(kernel.shape[:2]) <= 2:
+        # The fast order is no help with kernels of two taps: their gradient would be 5 to 20 times this product.
+        parts.append(_blocks(settings, x, dkernel))
     elif not _is_zero(dkernel):
         turned = settings.run(
             x.transpose(3, 1, 2, 0), dkernel.transpose(2, 0, 1, 3), ("CHWN", "IHWO", "HWNC")

@@ -107,7 +107,15 @@ def test_bfloat16_stays_bfloat16():
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "channels"),
-    [(1, 2, (3, 4)), (3, 1, (8, 9)), (4, 2, (3, 4)), (5, 1, (1, 4)), (3, 1, (30, 2))],
+    [
+        (1, 2, (3, 4)),
+        (2, 1, (3, 4)),
+        (2, 1, (8, 9)),
+        (3, 1, (8, 9)),
+        (4, 2, (3, 4)),
+        (5, 1, (1, 4)),
+        (3, 1, (30, 2)),
+    ],
 )
 def test_value_is_the_definition_and_the_gradients_its_adjoint(kernel, stride, channels):
     x, w = arrays(kernel, channels=channels)
@@ -118,6 +126,26 @@ def test_value_is_the_definition_and_the_gradients_its_adjoint(kernel, stride, c
     cotangent = np.cos(np.arange(y.size)).reshape(y.shape)
     np.testing.assert_allclose((direct(dx, w, stride, pads) * cotangent).sum(), (gx * dx).sum(), rtol=1e-3)
     np.testing.assert_allclose((direct(x, dw, stride, pads) * cotangent).sum(), (gw * dw).sum(), rtol=1e-3)
+
+
+# A kernel over all of the image, over more than that, off its centre, and of which pads or strides leave some out.
+@pytest.mark.parametrize(
+    ("kernel", "size", "stride", "pads"),
+    [
+        (4, (4, 4), 1, ((0, 0), (0, 0))),
+        (4, (2, 2), 2, ((1, 1), (1, 1))),
+        (3, (1, 2), 2, ((1, 2), (0, 1))),
+        (3, (4, 3), 3, ((0, 1), (1, 0))),
+        (2, (1, 1), 2, ((2, 0), (0, 1))),
+    ],
+)
+def test_what_gives_one_pixel_is_a_product(kernel, size, stride, pads):
+    args = arrays(kernel, size)
+    assert convolve(*args, (stride, stride), pads).shape == (2, 1, 1, 4)
+    assert not list(
+        orders(jax.make_jaxpr(lambda *args: convolve(*args, (stride, stride), pads))(*args).jaxpr)
+    )
+    agree([(args, stride, pads)])
 
 
 @pytest.mark.parametrize(("stride", "channels"), [(2, (3, 4)), (1, (1, 4)), (1, (8, 9)), (1, (1, 20))])
