@@ -95,15 +95,15 @@ class progress(Generic[Item]):
                 while len(recent) > 2 and now - recent[0][0] > WINDOW_SECONDS:
                     recent.popleft()
                 if now - drawn >= REDRAW_SECONDS[tty] and step < self._total:
-                    self._draw(step, now - began, recent, "\r\x1b[K" if tty else "", "" if tty else "\n")
+                    self._draw(step, began, recent, "\r\x1b[K" if tty else "", "" if tty else "\n")
                     drawn = now
         finally:
-            self._draw(step, self._clock() - began, recent, "\r\x1b[K" if tty else "", "\n", last=True)
+            self._draw(step, began, recent, "\r\x1b[K" if tty else "", "\n", last=True)
 
     def _draw(
         self,
         step: int,
-        elapsed: float,
+        began: float,
         recent: deque[tuple[float, int]],
         before: str,
         after: str,
@@ -111,6 +111,10 @@ class progress(Generic[Item]):
     ) -> None:
         if self._silent:
             return
+        numbers, now = self._numbers(wait=last), self._clock()  # in this order: a device may still be at work
+        elapsed = now - began
+        if last and recent:
+            recent[-1] = now, step
         share = step / self._total if self._total else 1.0
         full = int(share * BAR)
         parts = [f"{int(share * 100):3d}%"]
@@ -132,7 +136,7 @@ class progress(Generic[Item]):
             [
                 *([self._label] if self._label else []),
                 *parts,
-                *([text] if (text := self._numbers(wait=last)) else []),
+                *([numbers] if numbers else []),
             ]
         )
         if before:  # a line that wraps cannot be redrawn in place

@@ -5,6 +5,7 @@ import itertools
 import re
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from robustjax.runtime import progress
@@ -72,6 +73,21 @@ def test_speed_leaves_out_the_step_that_compiles():
     run(file, seconds=0.5, first=60.0, total=21, batch_size=10)
     assert "20 img/s" in file.getvalue().splitlines()[-1]
     assert "took 1:10" in file.getvalue().splitlines()[-1]
+
+
+def test_what_a_device_still_computes_counts():
+    clock, file = Clock(), io.StringIO()
+
+    class Late:
+        def __array__(self, dtype=None, copy=None):
+            clock.now += 7.0
+            return np.asarray(1.5)
+
+    bar = progress(range(3), total=3, file=file, clock=clock, label="train")
+    for _ in bar:
+        clock.now += 1.0
+        bar.show({"loss": Late()})
+    assert file.getvalue() == "train  100%  3/3  0.222 steps/s  took 0:10  loss 1.5\n"
 
 
 def test_a_resumed_loop_starts_where_it_was():
