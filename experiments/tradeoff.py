@@ -17,39 +17,20 @@ threat it was trained against (l2:0 for plain training):
 """
 
 import dataclasses
-import io
-import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
 
 import common
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-import subjects
+import tradeoff_others as others
 from pages import tradeoff as pages
-from pages.tradeoff import STRONG, WEAK, Cell
+from pages.tradeoff_numbers import Results
+from tradeoff_cells import STRONG, WEAK, Cell, packed, unpacked
+from tradeoff_training import Worker, recipe_of
 
-from robustjax import data, runtime, training
-from robustjax.analysis import last_layer, reliance
-from robustjax.attacks import compose, objectives
-from robustjax.attacks.pgd import pgd
-from robustjax.data import order, planted, rebalance
-from robustjax.data.scenes import Scenes
-from robustjax.losses import group_dro
-from robustjax.losses.adversarial import adversarial
-from robustjax.losses.standard import standard
-from robustjax.models import strided
+from robustjax import data, runtime
+from robustjax.data import planted
 from robustjax.runtime import grids
-from robustjax.runtime.leaves import named
-from robustjax.runtime.stopping import Stop, stopping
-from robustjax.threats import Threat
-from robustjax.types import Model
-
-LEVELS = (0.125, 0.25, 0.375, 0.5)  # standard deviations of the noise behind RFS
-ATTACKED = ("original", "mixed_same", "mixed_rand")
+from robustjax.runtime.stopping import stopping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +72,7 @@ class Config:
         if not all(0 <= c <= 1 for c in (*self.correlations, self.correlation)):
             raise ValueError(f"--correlations is {self.correlations}, must be in [0, 1]")
         for words in self.checkpoints:
-            checkpoint(words)
+            others.checkpoint(words)
 
 
 PRESETS = {
@@ -147,7 +128,7 @@ def main(cfg: Config) -> int:
                 runtime.say("stopped; the same command goes on with this setting")
                 return stop.exit_code
             runtime.write_whole(path, packed(worker.measured(cell, state)))
-    results = pages.Results(
+    results = Results(
         {cell: unpacked(path) for cell, path in paths.items()},
         cfg.correlation,
         cfg.radius,
@@ -159,7 +140,12 @@ def main(cfg: Config) -> int:
     return 0
 
 
-# --- scenes and files ---------------------------------------------------------------------------------
+def compare(cfg: Config) -> int:
+    """Measure classifiers that others trained, and draw the page about them."""
+    with runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run:
+        page = pages.compared(cfg, list(others.measured(cfg, run.folder)))
+        runtime.say(f"report: {page.write(run.folder / 'report.html')}")
+    return 0
 
 
 def digits(cfg: Config) -> planted.Source:
@@ -169,19 +155,6 @@ def digits(cfg: Config) -> planted.Source:
     split = data.load(cfg.source, "train", data_dir=cfg.data_dir)
     tenth = len(split.label) // 10
     return planted.of_grey(split.image, split.label, validation=tenth, test=2 * tenth)
-
-
-def recipe_of(cfg: Config, cell: Cell) -> planted.Recipe:
-    """Say how the scenes of a setting are made."""
-    scale, noise = cell.background
-    return planted.Recipe(
-        size=cfg.size,
-        digit=cfg.digit,
-        task=cell.task,
-        correlation=cell.correlation,
-        spurious_scale=scale,
-        noise=noise,
-    )
 
 
 def examples(cfg: Config, source: planted.Source) -> bytes:
@@ -195,254 +168,6 @@ def examples(cfg: Config, source: planted.Source) -> bytes:
             rows.append(scenes.image(np.arange(10)))
             names.append(f"{strength}, {name}")
     return grids.grid(rows, rows=names)
-
-
-def packed(arrays: dict[str, np.ndarray]) -> bytes:
-    """Write arrays as the bytes of an npz file."""
-    out = io.BytesIO()
-    np.savez_compressed(out, **arrays)  # pyright: ignore[reportArgumentType]
-    return out.getvalue()
-
-
-def unpacked(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Read the measurements of a setting, without its weights."""
-    with np.load(path) as file:
-        return {name: file[name] for name in file.files if not name.startswith("weights/")}
-
-
-# --- training and measuring, all seeds of a setting at once ------------------------------------------
-
-
-class Worker:
-    """Trains and measures networks of some classes; settings that differ in their radius share a program."""
-
-    def __init__(self, cfg: Config, classes: int, source: planted.Source) -> None:
-        self.cfg, self.source = cfg, source
-        shape, grey = (cfg.size, cfg.size, 3), (0.5, 0.5, 0.5)
-        self.model = strided.strided(classes=classes, shape=shape, mean=grey, std=(0.25, 0.25, 0.25))
-        judge = common.judges(cfg.judge, cfg.judge.eps)
-        self._measure = reliance.measurement(self.model, judge, levels=LEVELS, attacked=ATTACKED)
-        self._logits = jax.jit(jax.vmap(lambda p, s, x: self.model.apply(p, s, x)[0]))
-        self._features = jax.jit(jax.vmap(self._deepest))
-        self._programs: dict[Any, tuple[Callable, Callable]] = {}
-
-    def scenes(self, cell: Cell, split: planted.Split, count: int, variant: planted.Variant = "original"):
-        """Make scenes, one set for each seed."""
-        recipe = recipe_of(self.cfg, cell)
-        return [
-            planted.planted(recipe, self.source, split=split, count=count, seed=s, variant=variant)
-            for s in range(self.cfg.seeds)
-        ]
-
-    def fit(self, cell: Cell, stop: Stop) -> training.TrainState | None:
-        """Train; None if asked to stop before the end."""
-        cfg = self.cfg
-        count = cfg.images * 4 // 3 if cell.task == "binary" else cfg.images
-        sets = self.scenes(cell, "train", count)
-        label, group = (jnp.asarray(np.stack([getattr(s, n) for s in sets])) for n in ("label", "group"))
-        batch = group_dro.GroupBatch(jnp.asarray(images(sets)), label, group)
-        plan = [np.arange(count)] * cfg.seeds
-        if cell.method == "group_dro":
-            plan = [rebalance.evened(s.group, seed=i) for i, s in enumerate(sets)]
-        if cell.method == "jtt":
-            first = self._run(cell._replace(method="plain"), batch, plan, 2, stop)
-            if first is None:
-                return None
-            guess = self._logits(first.params, first.state, batch.image).argmax(axis=-1)
-            plan = [rebalance.upweighted(w, 20) for w in np.asarray(guess != label)]
-        return self._run(cell, batch, plan, cfg.epochs, stop)
-
-    def measured(self, cell: Cell, state: training.TrainState) -> dict[str, np.ndarray]:
-        """Measure trained networks, and keep their weights."""
-        params, inner = state.params, state.state.network if cell.method == "group_dro" else state.state
-        sets = {v: self.scenes(cell, "test", self.cfg.test, v) for v in planted.VARIANTS}
-        found = self._measure(jax.random.key(1), params, inner, sets)
-        if cell.task == "binary":
-            found |= self._refitted(cell, params, inner, sets)
-        return found | {f"weights/{name}": np.asarray(leaf) for name, leaf in named(params).items()}
-
-    def _run(
-        self, cell: Cell, batch: group_dro.GroupBatch, plan: Sequence[np.ndarray], epochs: int, stop: Stop
-    ) -> training.TrainState | None:
-        cfg = self.cfg
-        updates = max(1, round(epochs * batch.label.shape[1] / cfg.batch_size))
-        kind = (cell.method == "group_dro", bool(cell.eps), cell.norm, updates)
-        if kind not in self._programs:
-            self._programs[kind] = self._compiled(cell, updates)
-        start, update = self._programs[kind]
-        state = start(jnp.arange(cfg.seeds))
-        bar = runtime.progress(
-            rows_of(plan, cfg.batch_size),
-            total=updates,
-            label="train",
-            batch_size=cfg.batch_size * cfg.seeds,
-        )
-        for i, rows in bar:
-            state, metrics = update(state, batch, rows, jnp.float32(cell.eps))
-            if i % 20 == 0:
-                bar.show({"loss": metrics["loss"].mean()})
-            if stop.requested:
-                return None
-        return state
-
-    def _compiled(self, cell: Cell, updates: int) -> tuple[Callable, Callable]:
-        """Compile the start and the update of all seeds, for any radius."""
-        steps, worst = self.cfg.steps, cell.method == "group_dro"
-        model = group_dro.weighted(self.model, groups=4) if worst else self.model
-        tx = optax.adamw(optax.cosine_onecycle_schedule(max(updates, 4), self.cfg.rate), weight_decay=1e-4)
-
-        def start(seed):
-            return training.start(jax.random.key(seed), model, tx)
-
-        def all_seeds(state, batch, rows, eps):
-            def loss_at(t):
-                if not cell.eps:
-                    return group_dro.group_dro(model) if worst else standard(model)
-                # A radius of full size from the start can leave a network that always says the same.
-                radius = eps * jnp.minimum(2.0 * t.astype(jnp.float32) / updates, 1.0)
-                threat = Threat(cell.norm, radius)  # pyright: ignore[reportArgumentType]
-                ascent = pgd(threat, steps=steps, step_size=2.5 * radius / steps, keep="last")
-                attack = compose.against(ascent, objectives.cross_entropy)
-                return (group_dro.adversarial_group_dro if worst else adversarial)(model, attack)
-
-            def one(state, batch, rows):
-                return training.scheduled(loss_at, tx)(state, jax.tree.map(lambda a: a[rows], batch))
-
-            return jax.vmap(one)(state, batch, rows)
-
-        return jax.jit(jax.vmap(start)), jax.jit(all_seeds, donate_argnums=0)
-
-    def _deepest(self, params, state, x):
-        taps = self.model.features(params, state, x)
-        return taps[max(taps)]
-
-    def _refitted(self, cell: Cell, params, state, sets) -> dict[str, np.ndarray]:
-        """Refit the last layer of every seed on validation scenes without the shortcut, and predict again."""
-        cfg = self.cfg
-        train = self.scenes(cell, "train", cfg.images)
-        valid = self.scenes(cell, "validation", max(cfg.test // 2, 40), "mixed_rand")
-        names = ("mixed_same", "mixed_other")
-        read = [
-            np.asarray(self._features(params, state, jnp.asarray(images(s))))
-            for s in (train, valid, *(sets[name] for name in names))
-        ]
-        out = {f"refit/{name}": [] for name in names}
-        for s, (known, held, *test) in enumerate(zip(*read, strict=True)):
-            layer = last_layer.dfr(known, held, valid[s].label, valid[s].group, classes=2, seed=s).layer
-            for name, features in zip(names, test, strict=True):
-                out[f"refit/{name}"].append(
-                    np.asarray(layer(jnp.asarray(features)).argmax(axis=-1), np.int16)
-                )
-        return {name: np.stack(rows) for name, rows in out.items()}
-
-
-def images(sets: Sequence[Scenes]) -> np.ndarray:
-    """Read all images, (seeds, n, h, w, c)."""
-    return np.stack([s.image(np.arange(len(s))) for s in sets])
-
-
-def rows_of(plan: Sequence[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
-    """Yield the rows of every seed's next batch, (seeds, b), over shuffled epochs without end."""
-    for first in itertools.count(0, batch_size):
-        at = np.arange(first, first + batch_size)
-        yield np.stack([p[order.rows(len(p), at, seed=s)] for s, p in enumerate(plan)]).astype(np.int32)
-
-
-# --- networks that others trained ---------------------------------------------------------------------
-
-
-class Subject(NamedTuple):
-    """A classifier to be measured like our own; whatever brings networks has to make these.
-
-    `sets` holds at least "original"; more variants, such as those of ImageNet-9, give more measures.
-    """
-
-    name: str
-    norm: str  # of its training
-    eps: float  # 0 for plain training
-    model: Model
-    params: Any
-    state: Any
-    sets: dict[str, list[Scenes]]
-
-
-def of_runs(cfg: Config) -> Iterator[Subject]:
-    """Open run folders of train_classifier.py, with the test images of their own data set."""
-    for folder in cfg.runs:
-        it = common.trained(folder, data_dir=cfg.data_dir)
-        attack = it.config["attack"]
-        eps = 0.0 if it.config["loss"] == "standard" else float(attack["eps"])
-        sets = {"original": [scenes(common.first(it.test, cfg.test))]}
-        yield Subject(folder, attack["norm"], eps, it.model, it.params, it.state, sets)
-
-
-def of_checkpoints(cfg: Config) -> Iterator[Subject]:
-    """Open PyTorch weights, with the test images of the data set named beside them."""
-    for words in cfg.checkpoints:
-        source, norm, eps = checkpoint(words)
-        test = data.load(source.dataset or "", "test", data_dir=cfg.data_dir)
-        found = subjects.imported(source, test)
-        name = f"{pathlib.PurePath(source.checkpoint or '').stem} ({source.architecture})"
-        sets = {"original": [scenes(common.first(test, cfg.test))]}
-        yield Subject(name, norm, eps, found.model, found.params, found.state, sets)
-
-
-def checkpoint(words: str) -> tuple[subjects.Source, str, float]:
-    """Read file:architecture:dataset:normalisation:norm:eps: the source, and the threat of its training."""
-    parts = words.rsplit(":", 5)
-    file, architecture, dataset, constants, norm, eps = parts if len(parts) == 6 else [""] * 6
-    try:
-        radius = common.fraction([eps])
-    except ValueError:
-        radius = -1.0
-    if not (radius >= 0 and norm in ("l2", "linf") and constants in subjects.CONSTANTS):
-        raise ValueError(
-            f"--checkpoints has {words!r}, must be file:architecture:dataset:normalisation:norm:eps with normalisation "
-            f"of {', '.join(subjects.CONSTANTS)} and norm l2 or linf, such as net.pt:resnet18:cifar10:none:linf:8/255"
-        )
-    source: Any = {
-        "checkpoint": file,
-        "architecture": architecture,
-        "dataset": dataset,
-        "normalisation": constants,
-    }
-    return subjects.Source(**source), norm, radius
-
-
-def scenes(test: data.Split) -> Scenes:
-    """See the images of a data set as scenes without known backgrounds."""
-    image = np.asarray(test.image)
-    # Ink on black paper is its own mask; of other images the object is unknown.
-    paper = image.shape[-1] == 1 and np.median(image) < 64
-    return Scenes(
-        name=test.info.name,
-        label=test.label.astype(np.int32),
-        place=np.full(len(test.label), -1, np.int32),
-        classes=test.info.classes,
-        places=(),
-        image=lambda rows: image[rows],
-        mask=(lambda rows: image[rows][..., 0] > 64) if paper else None,
-        index=test.index,
-    )
-
-
-def compare(cfg: Config) -> int:
-    """Measure classifiers that others trained, and draw the page about them."""
-    judge, found = common.judges(cfg.judge, cfg.judge.eps), []
-    with runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run:
-        for subject in (*of_runs(cfg), *of_checkpoints(cfg)):
-            words = [part for part in pathlib.PurePath(subject.name).parts if part.strip("./")]
-            path = run.folder / "cells" / f"{'_'.join(words)}.npz"
-            if not path.exists():
-                runtime.say(f"measuring {subject.name}")
-                measure = reliance.measurement(subject.model, judge, levels=LEVELS, attacked=ATTACKED)
-                one = jax.tree.map(lambda a: jnp.asarray(a)[None], (subject.params, subject.state))
-                runtime.write_whole(path, packed(measure(jax.random.key(1), *one, subject.sets)))
-            facts = {"name": subject.name, "norm": subject.norm, "eps": subject.eps}
-            found.append((facts, unpacked(path)))
-        path = pages.compared(cfg, found).write(run.folder / "report.html")
-    runtime.say(f"report: {path}")
-    return 0
 
 
 if __name__ == "__main__":

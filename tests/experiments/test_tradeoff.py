@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import scripts  # first: it puts experiments/ on the path
 import tradeoff
-from pages import tradeoff as pages
+import tradeoff_others
+from pages import tradeoff_numbers as numbers
+from tradeoff_training import ATTACKED
 
 from robustjax.data import planted
 from robustjax.models import small, weights
@@ -46,7 +48,7 @@ class Pretender:
 
     def measured(self, cell, state):
         shape = (self.cfg.seeds, self.cfg.test)
-        names = [f"prediction/{v}" for v in planted.VARIANTS] + [f"robust/{v}" for v in tradeoff.ATTACKED]
+        names = [f"prediction/{v}" for v in planted.VARIANTS] + [f"robust/{v}" for v in ATTACKED]
         noise = {f"noise/{part}": np.ones((*shape, 4)) for part in ("foreground", "background")}
         return {"label": np.zeros(shape, int)} | {name: np.zeros(shape, int) for name in names} | noise
 
@@ -90,7 +92,7 @@ def test_checkpoints_that_others_trained(tmp_path, capsys, monkeypatch):
         model = small.linear(classes=len(test.info.classes), shape=test.image.shape[1:])
         return weights.Imported(model, *model.init(jax.random.key(0)), (0.0,), (1.0,), "0" * 64)
 
-    monkeypatch.setattr(tradeoff.subjects, "imported", imported)
+    monkeypatch.setattr(tradeoff_others.subjects, "imported", imported)
     words = ("--checkpoints", "a/net.pt:resnet18:digits:none:linf:8/255", "--test", 40)
     done = scripts.call(capsys, monkeypatch, "tradeoff", *TINY, tmp_path, *words)
     assert done.returncode == 0, done.stderr
@@ -102,7 +104,7 @@ def test_checkpoints_that_others_trained(tmp_path, capsys, monkeypatch):
 def test_every_setting_is_trained_once():
     cells = tradeoff.grid(tradeoff.PRESETS["digits"])
     assert len(cells) == len({c.name for c in cells}) == 26
-    strong = [c for c in cells if c.background == pages.STRONG and c.correlation == 0.8]
+    strong = [c for c in cells if c.background == numbers.STRONG and c.correlation == 0.8]
     radii = [("l2", 0), ("l2", 76.5), ("l2", 153), ("linf", 4), ("linf", 8)]
     assert [(c.norm, round(c.eps * 255, 2)) for c in strong] == radii
 
@@ -116,11 +118,11 @@ def made_up(gap, seeds=2, count=200):
 
 
 def test_verdicts_say_what_was_found():
-    results = pages.Results({}, 0.8, 0.3, 768, 50)
-    plain, robust = results.multi(pages.STRONG), results.multi(pages.STRONG, "l2", 0.6)
+    results = numbers.Results({}, 0.8, 0.3, 768, 50)
+    plain, robust = results.multi(numbers.STRONG), results.multi(numbers.STRONG, "l2", 0.6)
     for gap, verdict in ((0.3, "agrees"), (0.22, "does not agree")):
         results.cells.update({plain: made_up(0.2), robust: made_up(gap)})
-        (claim,) = pages.claims(results)  # the only one whose settings and arrays are there
+        (claim,) = numbers.claims(results)  # the only one whose settings and arrays are there
         row = claim.judged(results)
         assert row["verdict"] == verdict and row["found"].startswith(f"{gap - 0.2:.3f}")
         low, high = (float(w) for w in row["found"].split("(")[1][:-1].split(" to "))
