@@ -16,7 +16,6 @@ from an earlier report on the same images: more attacks can only lower the numbe
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -25,27 +24,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import subjects
+from attack_trials import ATTACKS, BLACK_BOX, listed
+from pages.attack import write_page
 
-from robustjax import logit, runtime
-from robustjax.attacks import autoattack, health
-from robustjax.attacks.autoattack import Trial
-from robustjax.attacks.carlini_wagner import carlini_wagner
-from robustjax.attacks.ddn import ddn
-from robustjax.attacks.deepfool import deepfool
-from robustjax.attacks.fab import leads
-from robustjax.attacks.fmn import fmn
-from robustjax.attacks.spsa import spsa
-from robustjax.attacks.steady import steady
+from robustjax import runtime
+from robustjax.attacks import health
 from robustjax.data import Split
 from robustjax.evaluation import suite
-from robustjax.evaluation.verdicts import BROKEN, Verdicts
-from robustjax.runtime import figures, grids, ledger
+from robustjax.evaluation.verdicts import Verdicts
+from robustjax.runtime import ledger
 from robustjax.runtime.origin import digest, made_with, plain
-from robustjax.runtime.report import Report
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.runtime.survivors import survivors
 from robustjax.threats import Threat
-from robustjax.types import Labels, Logits, PerExample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,49 +90,10 @@ class Config:
             raise ValueError("--radii above 1 and --given cannot be combined, must be one of them")
         part(self.share, 1)
 
+    def grid(self) -> np.ndarray:
+        """List the radii of the curve."""
+        return np.linspace(0, self.eps, self.radii + 1)[1:]
 
-def _pgd(name: str, loss: Callable[..., Any]) -> Callable[[Threat, int, Config], Trial]:
-    def build(threat: Threat, classes: int, cfg: Config) -> Trial:
-        del classes
-        solver = steady(threat, steps=cfg.steps, step_size=cfg.step * threat.eps)
-        return Trial(name, solver, lambda z, y, _: loss(z, y), restarts=cfg.restarts)
-
-    return build
-
-
-def _cross_entropy(logits: Logits, label: Labels, _: Labels) -> PerExample:
-    return logit.cross_entropy(logits, label)
-
-
-def _margin(logits: Logits, label: Labels, _: Labels) -> PerExample:
-    return logit.margin(logits, label)
-
-
-ATTACKS: dict[str, Callable[[Threat, int, Config], Trial]] = {
-    "apgd-ce": lambda t, k, c: autoattack.apgd_ce(t, steps=c.steps, restarts=c.restarts, compat=c.compat),
-    "apgd-dlr": lambda t, k, c: autoattack.apgd_dlr(
-        t, classes=k, steps=c.steps, restarts=c.restarts, compat=c.compat
-    ),
-    "apgd-t": lambda t, k, c: autoattack.apgd_targeted(
-        t, classes=k, steps=c.steps, restarts=c.restarts, compat=c.compat
-    ),
-    "fab": lambda t, k, c: autoattack.fab_untargeted(t, classes=k, steps=c.steps, restarts=c.restarts),
-    "fab-t": lambda t, k, c: autoattack.fab_targeted(t, classes=k, steps=c.steps, restarts=c.restarts),
-    "square": lambda t, k, c: autoattack.random_search(t, queries=c.queries, compat=c.compat),
-    "pgd-ce": _pgd("pgd-ce", logit.cross_entropy),
-    "pgd-margin": _pgd("pgd-margin", logit.margin),
-    "pgd-dlr": _pgd("pgd-dlr", logit.dlr),
-    "deepfool": lambda t, k, c: Trial(
-        "deepfool", deepfool(t, steps=c.steps), lambda z, y, _: leads(z, y), passes=k + 1
-    ),
-    "ddn": lambda t, k, c: Trial("ddn", ddn(t, steps=c.steps), _cross_entropy),
-    "fmn": lambda t, k, c: Trial("fmn", fmn(t, steps=c.steps), _margin),
-    "cw": lambda t, k, c: Trial("cw", carlini_wagner(t, searches=5, steps=c.steps), _margin),
-    "spsa": lambda t, k, c: Trial(
-        "spsa", spsa(t, steps=c.steps, step_size=c.step * t.eps), _margin, passes=257
-    ),
-}
-BLACK_BOX = ("square", "spsa")
 
 _PGD = ("pgd-ce", "pgd-margin", "pgd-dlr")
 PRESETS = {
@@ -184,7 +136,7 @@ def main(cfg: Config) -> None:
     evaluate = suite.over(it.network, trials, verdict=it.verdict, batch_size=cfg.batch_size, sharding=rows)
     report = earlier(cfg, subject)
     curve: list[Verdicts] = []
-    for i, eps in enumerate(np.linspace(0, cfg.eps, cfg.radii + 1)[1:]):
+    for i, eps in enumerate(cfg.grid()):
         threat = Threat(cfg.norm, float(eps))
         # The settings of an attack are not in the arrays that a snapshot is checked by.
         settings = digest({"config": plain(cfg), **subject}, ("config.out", "config.batch_size"))
@@ -213,7 +165,7 @@ def main(cfg: Config) -> None:
         ],
         "curve": [
             {"eps": float(e), "robust": float(v.standing.mean())}
-            for e, v in zip(radii_of(cfg), curve, strict=True)
+            for e, v in zip(cfg.grid(), curve, strict=True)
         ],
         "flags": [plain(flag) for flag in flags],
         "made_with": made_with(),
@@ -222,19 +174,6 @@ def main(cfg: Config) -> None:
     runtime.say(f"report: {write_page(cfg, it, test, curve, flags, out)}")
     for left in out.glob("progress_*.npz"):
         left.unlink()
-
-
-def radii_of(cfg: Config) -> np.ndarray:
-    """List the radii of the curve."""
-    return np.linspace(0, cfg.eps, cfg.radii + 1)[1:]
-
-
-def listed(threat: Threat, *, classes: int, cfg: Config) -> tuple[Trial, ...]:
-    """List the attacks of the suite."""
-    if cfg.suite == "custom":
-        return tuple(ATTACKS[name](threat, classes, cfg) for name in cfg.attacks)
-    version = {"standard": autoattack.standard, "plus": autoattack.plus, "rand": autoattack.rand}[cfg.suite]
-    return version(threat, classes=classes, compat=cfg.compat)
 
 
 def part(share: str | None, count: int, split: Split | None = None) -> Any:
@@ -278,99 +217,6 @@ def checked(cfg: Config, it: subjects.Subject, test: Split, report: Verdicts) ->
         *health.checks(jax.random.key(cfg.seed), it.network(*it.arguments), x, y, threat),
         *found,
     )
-
-
-def write_page(
-    cfg: Config,
-    it: subjects.Subject,
-    test: Split,
-    curve: list[Verdicts],
-    flags: tuple[health.Flag, ...],
-    out: pathlib.Path,
-) -> pathlib.Path:
-    """Write the page a person reads."""
-    report, names = curve[-1], test.info.classes
-    page = Report(f"{it.title} under attack", cfg)
-    robust = report.accuracy()[-1][1]
-    page.text(
-        f"Robust accuracy {100 * robust.value:.1f} % ({100 * robust.low:.1f} to {100 * robust.high:.1f}) in "
-        f"{cfg.norm} at radius {cfg.eps:.4g}: the share of {len(report.label)} test images of {test.info.name} that "
-        "no attack broke."
-    )
-    page.table(
-        ledger.rows(report),
-        caption="Accuracy after each attack, worst case over those so far; exact 95 % binomial intervals. Each "
-        + (
-            "attack ran on all images classified correctly."
-            if cfg.every
-            else "attack ran on what was still standing."
-        ),
-    )
-    if cfg.radii > 1:
-        ends = [v.accuracy()[-1][1] for v in curve]
-        clean = curve[0].accuracy()[0][1]
-        columns = ([100 * getattr(e, n) for e in (clean, *ends)] for n in ("value", "low", "high"))
-        line = tuple(np.array(column) for column in columns)
-        picture = figures.curves(
-            np.array([0.0, *radii_of(cfg)]),
-            {"accuracy under attack": line},
-            xlabel=f"{cfg.norm} radius",
-            ylabel="accuracy, %",
-            limits=(0, 102),
-        )
-        page.picture(picture, caption="Accuracy over the radius, with 95 % intervals.", name="curve")
-
-    page.section("Signs that the attacks cannot be believed")
-    raised = [flag for flag in flags if flag.raised]
-    page.text(
-        f"{len(raised)} of {len(flags)} checks raise a flag; a robustness number with flags is an upper bound that "
-        "another attack may well lower."
-        if raised
-        else f"None of {len(flags)} checks raises a flag."
-    )
-    if flags:
-        page.table(health.rows(flags))
-
-    page.section("Attacked images")
-    for number, attack in enumerate(report.attacks):
-        rows = np.flatnonzero(report.broken_by == number)[:8]
-        if len(rows):
-            captions = [f"{names[report.label[i]]} → {names[report.prediction[i]]}" for i in rows]
-            drawn = grids.attacked(
-                test.image[rows].astype(np.float32) / 255, report.x[rows], captions=captions
-            )
-            broken = int((report.outcome[number] == BROKEN).sum())
-            page.picture(
-                drawn,
-                caption=f"The first {len(rows)} of {broken} images that {attack} broke.",
-                name=f"broken_{attack}",
-            )
-    near = np.flatnonzero(report.standing)
-    near = near[np.argsort(-report.value[near], kind="stable")][:8]
-    if len(near):
-        captions = [f"{names[report.label[i]]}, margin {-report.value[i]:.2g}" for i in near]
-        drawn = grids.attacked(test.image[near].astype(np.float32) / 255, report.x[near], captions=captions)
-        page.picture(
-            drawn,
-            caption="The images still standing that came nearest to breaking: strongest points found and how far "
-            "the logit of the label leads there.",
-            name="nearest",
-        )
-    trials = listed(Threat(cfg.norm, cfg.eps), classes=len(names), cfg=cfg)
-    notes = [f" ({t.note})" if t.note else "" for t in trials]
-    page.scope(
-        attacked=[f"{it.title}, {len(test.label)} test images: {json.dumps(it.about)}"],
-        attacks=[
-            f"{t.name}: {t.solver.length} iterations, {t.runs} run{'s' if t.runs > 1 else ''} per image{note}"
-            for t, note in zip(trials, notes, strict=True)
-        ],
-        not_attacked=[
-            "other norms and larger radii",
-            "anything adaptive to a defence that transforms, detects or rejects inputs",
-            *([] if any(t.name == "square" for t in trials) else ["without gradients"]),
-        ],
-    )
-    return page.write(out / "report.html")
 
 
 if __name__ == "__main__":

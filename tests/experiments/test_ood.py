@@ -12,6 +12,8 @@ import scripts  # first: it puts experiments/ on the path
 from sklearn.metrics import roc_auc_score
 
 import aloe  # isort: skip
+import aloe_networks  # isort: skip
+import aloe_scenes  # isort: skip
 import outlier_attacks  # isort: skip
 import outlier_methods  # isort: skip
 import outlier_runs  # isort: skip
@@ -182,7 +184,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path, capsys, monkeypatch):
 
 
 def test_scenes_of_the_digits_are_as_described():
-    one, other = (aloe.scene(aloe.PRESETS["digits"], seed) for seed in (0, 1))
+    one, other = (aloe_scenes.scene(aloe.PRESETS["digits"], seed) for seed in (0, 1))
     assert one["image"].shape == (758, 8, 8, 1) and one["test"].shape[0] == 325 and one["far"].shape[0] == 960
     assert one["near"].shape[0] == 360 and one["outside"].shape == (5, 300, 8, 8, 1)
     assert one["outside"].min() >= 0 and one["outside"].max() <= 1 and set(one["label"]) == set(range(6))
@@ -254,9 +256,9 @@ def test_the_comparison_on_digits_resumes_and_tells_what_holds(tmp_path, capsys,
 
 def test_one_network_of_the_comparison_is_trained_and_attacked():
     cfg = dataclasses.replace(aloe.PRESETS["smoke"], radii=(0.1,), seeds=1)
-    worker = aloe.Worker(cfg)
+    worker = aloe_networks.Worker(cfg)
     with jax.numpy_dtype_promotion("standard"):
-        state = worker.fit(aloe.Cell("far", "aloe", 0.1), Stop(1))
+        state = worker.fit(aloe_networks.Cell("far", "aloe", 0.1), Stop(1))
         found = worker.measured(state)
     assert found["right"].shape == (1, 2, 325) and found["raised"].shape == (1, 1, 5, 20)
     assert (found["lowered"][:, 0] <= found["inside"]).all() and (
