@@ -34,10 +34,13 @@ def bars(
             at = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * share
             height, low, high = np.array(values, float).reshape(-1, 3).T
             ends = np.maximum(np.stack([height - low, high - height]), 0.0)
-            drawn = axes.bar(at, height, 0.92 * share, label=name, color=COLOURS[i % len(COLOURS)])
-            axes.errorbar(at, height, ends, fmt="none", ecolor="#333333", elinewidth=0.8, capsize=2)
+            drawn = axes.bar(
+                at, height, 0.92 * share, yerr=ends, label=name, color=COLOURS[i % len(COLOURS)],
+                error_kw={"ecolor": "#333333", "elinewidth": 0.8, "capsize": 2},
+            )  # fmt: skip
+            # Labels of bars with intervals stand above the interval.
             axes.bar_label(
-                drawn, [f"{v:.0f}" if np.isfinite(v) else "" for v in height], fontsize=6, padding=5
+                drawn, [f"{v:.0f}" if np.isfinite(v) else "" for v in height], fontsize=6, padding=2
             )
         axes.set(ylim=(0, 112), ylabel=ylabel, yticks=range(0, 101, 20))
         axes.set_xticks(range(len(groups)), groups, fontsize=7)
