@@ -132,5 +132,6 @@ class Trainer:
         if sets.more is None:
             return data.pairs(sets.train, sets.outliers, outlier_augment=augment, **both)
         beside = enriched(sets.train, sets.more, share=cfg.extra_share, **both)
-        strange = data.stream(sets.outliers, **(both | {"seed": order.folded(seed, 1)}))
+        both["seed"] = order.folded(seed, 1)
+        strange = data.stream(sets.outliers, **both)
         return (Pair(batch, other.image) for batch, other in zip(beside, strange, strict=True))
