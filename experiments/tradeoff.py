@@ -24,12 +24,13 @@ import numpy as np
 import tradeoff_others as others
 from pages import tradeoff as pages
 from pages.tradeoff_numbers import Results
-from tradeoff_cells import STRONG, WEAK, Cell, packed, unpacked
+from tradeoff_cells import STRONG, WEAK, Cell, unpacked
 from tradeoff_training import Worker, recipe_of
 
 from robustjax import data, runtime
 from robustjax.data import planted
 from robustjax.runtime import grids
+from robustjax.runtime.snapshot import in_bytes
 from robustjax.runtime.stopping import stopping
 
 
@@ -127,7 +128,7 @@ def main(cfg: Config) -> int:
             if state is None:
                 runtime.say("stopped; the same command goes on with this setting")
                 return stop.exit_code
-            runtime.write_whole(path, packed(worker.measured(cell, state)))
+            runtime.write_whole(path, in_bytes(worker.measured(cell, state), compressed=True))
     results = Results(
         {cell: unpacked(path) for cell, path in paths.items()},
         cfg.correlation,

@@ -1,6 +1,5 @@
-"""One setting of tradeoff.py, and the file that its measurements are kept in."""
+"""One setting of tradeoff.py, and what is read of the file that its measurements are kept in."""
 
-import io
 import pathlib
 from typing import Literal, NamedTuple
 
@@ -26,13 +25,6 @@ class Cell(NamedTuple):
         return (
             f"{self.task}_background{self.background[0]:g}_rho{self.correlation:g}_{self.method}_{training}"
         )
-
-
-def packed(arrays: dict[str, np.ndarray]) -> bytes:
-    """Write arrays as the bytes of an npz file."""
-    out = io.BytesIO()
-    np.savez_compressed(out, **arrays)  # pyright: ignore[reportArgumentType]
-    return out.getvalue()
 
 
 def unpacked(path: pathlib.Path) -> dict[str, np.ndarray]:

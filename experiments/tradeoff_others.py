@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import subjects
-from tradeoff_cells import packed, unpacked
+from tradeoff_cells import unpacked
 from tradeoff_training import ATTACKED, LEVELS
 
 from robustjax import data, runtime
 from robustjax.analysis import reliance
 from robustjax.data.scenes import Scenes
+from robustjax.runtime.snapshot import in_bytes
 from robustjax.types import Model
 
 
@@ -103,5 +104,6 @@ def measured(cfg: Any, folder: pathlib.Path) -> Iterator[tuple[dict[str, Any], d
             runtime.say(f"measuring {subject.name}")
             measure = reliance.measurement(subject.model, judge, levels=LEVELS, attacked=ATTACKED)
             one = jax.tree.map(lambda a: jnp.asarray(a)[None], (subject.params, subject.state))
-            runtime.write_whole(path, packed(measure(jax.random.key(1), *one, subject.sets)))
+            found = measure(jax.random.key(1), *one, subject.sets)
+            runtime.write_whole(path, in_bytes(found, compressed=True))
         yield {"name": subject.name, "norm": subject.norm, "eps": subject.eps}, unpacked(path)

@@ -27,13 +27,13 @@ import cvaes
 import jax
 import learned_losses
 import learned_runs
-import numpy as np
 import run_folders
 from learned_judge import judged
 from learned_runs import PRESETS, Config
 from pages import learned as page
 
 from robustjax import runtime, training
+from robustjax.runtime.snapshot import in_bytes
 
 MAY_DIFFER = ("images", "steps", "restarts", "queries", "observed")
 
@@ -72,8 +72,8 @@ def main(cfg: Config) -> int:
     more = ("robust", "square", "overlap_attacked")
     numbers |= {name: found[name].mean(axis=1).tolist() for name in more if name in found}
     runtime.write_whole(folder / "robustness.json", json.dumps(numbers, indent=2) + "\n")
-    with open(folder / "robustness.npz", "wb") as file:
-        np.savez(file, **{name: value for name, value in found.items() if value.ndim <= 2})  # pyright: ignore[reportArgumentType]
+    small = {name: value for name, value in found.items() if value.ndim <= 2}
+    runtime.write_whole(folder / "robustness.npz", in_bytes(small))
     for what in (name for name in told if name in numbers):
         print(f"{what:10s} {100 * numbers[what]:.1f} %")
     for i, (r, share) in enumerate(zip(numbers["radii"], numbers["robust"], strict=True)):

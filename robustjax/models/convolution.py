@@ -224,7 +224,7 @@ def _tangent(settings: Settings, primals: tuple, tangents: tuple) -> tuple[Array
         along = narrow.along_kernel(x, dkernel, settings.pads, settings.precision)
         parts.append(along.astype(out.dtype))
     elif not _is_zero(dkernel) and settings.strides == (1, 1) and max(kernel.shape[:2]) <= 2:
-        # The fast order is no help with kernels of two taps: their gradient would be 5 to 20 times this product.
+        # The fast order is no help with kernels of two taps: their gradient would take many times this product.
         parts.append(_blocks(settings, x, dkernel))
     elif not _is_zero(dkernel):
         turned = settings.run(

@@ -110,7 +110,7 @@ def test_bfloat16_stays_bfloat16():
     [
         (1, 2, (3, 4)),
         (2, 1, (3, 4)),
-        (2, 1, (8, 9)),
+        (2, 1, (20, 40)),
         (3, 1, (8, 9)),
         (4, 2, (3, 4)),
         (5, 1, (1, 4)),
@@ -237,6 +237,16 @@ def test_gradients_are_convolutions_in_the_fast_order(stride, channels):
 
     assert found(convolve) == [fast] * 3
     assert found(lax.conv_general_dilated) != [fast] * 3
+
+
+def test_the_gradient_of_a_kernel_of_two_taps_is_a_product():
+    x, kernel = arrays(2, channels=(20, 40))
+
+    def gradient(kernel):
+        y, pull = jax.vjp(lambda kernel: convolve(x, kernel, (1, 1), "VALID"), kernel)
+        return pull(y)
+
+    assert len(list(orders(jax.make_jaxpr(gradient)(kernel).jaxpr))) == 1  # the value alone
 
 
 def test_the_choice_follows_the_backend():
