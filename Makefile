@@ -10,7 +10,7 @@ WORKERS ?= 2
 .PHONY: demo test oracles lint lock clean
 
 demo: .venv/demo
-	$(BIN)/python experiments/quickstart.py
+	$(BIN)/python -m experiments.classification.quickstart
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

@@ -3,7 +3,8 @@
 Everything is an objective (Array[b ...] -> Array[b], to be maximised) over a perturbation set (a ball and a
 box), and solvers that know nothing else. The house, floor by floor; imports go down only:
 
-6  experiments/   scripts: one per capability
+7  experiments/   scripts: a folder per topic
+6  catalog/       from names to factories: models, losses, detectors, outlier sets
 5  runtime/       the impure edge: devices, checkpoints, records, figures, reports
 4  training       TrainState, start, step            optimizers   the field's optimisers and schedules
    evaluation/    functions and suites of attacks over a data set

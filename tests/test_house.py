@@ -13,6 +13,7 @@ FLOORS = {
     "losses": 3, "smoothing": 3, "bounds": 3, "ood": 3, "perturbations": 3,
     "training": 4, "optimizers": 4, "evaluation": 4, "analysis": 4,
     "runtime": 5,
+    "catalog": 6,
 }  # fmt: skip
 TOWERS = {"threats", "models", "data"}  # do not see each other
 HOMES = {
@@ -67,7 +68,7 @@ def test_imports_go_down_and_libraries_stay_home(path):
 
 def test_every_module_and_public_name_has_a_docstring():
     missing = []
-    for path in [*FILES, *sorted((ROOT / "experiments").glob("*.py"))]:
+    for path in [*FILES, *sorted((ROOT / "experiments").rglob("*.py"))]:
         tree = ast.parse(path.read_text())
         if not ast.get_docstring(tree):
             missing.append(str(path))
@@ -90,3 +91,18 @@ def test_the_map_of_the_house_names_every_room():
 def test_each_room_lists_its_files(folder):
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
     assert not [f.stem for f in folder.glob("*.py") if f.stem != "__init__" and f.stem not in text]
+
+
+def topic(path):
+    return path.relative_to(ROOT / "experiments").parts[0]
+
+
+SCRIPTS = {p for p in (ROOT / "experiments").rglob("*.py") if 'if __name__ == "__main__"' in p.read_text()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*/*.py")), ids=str)
+def test_no_topic_imports_another(path):
+    for name in imports(path):
+        first, *rest = name.split(".")
+        if first == "experiments" and rest:
+            assert rest[0] in (topic(path), "shared"), f"{path} imports {name}"

@@ -20,6 +20,10 @@ def test_example_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_table_names_every_experiment():
-    # What has no __main__ is shared by scripts.
-    scripts = {p.name for p in (ROOT / "experiments").glob("*.py") if "__main__" in p.read_text()}
-    assert set(re.findall(r"`(\w+\.py)`", README.split("## Experiments")[1].split("\n## ")[0])) == scripts
+    scripts = {
+        f"{path.parent.name}.{path.stem}"
+        for path in (ROOT / "experiments").rglob("*.py")
+        if 'if __name__ == "__main__"' in path.read_text()
+    }
+    table = README.split("## Experiments")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+\.\w+)` \|", table, re.M)) == scripts

@@ -3,6 +3,7 @@
 tensorflow-datasets lives here and nowhere else.
 
 sources        load a split by name: prepared TFDS data, then the embedded sets; or make one of arrays
+subsets        parts of a split
 digits         embedded: scikit-learn's digits
 letters        embedded: letters in the look of the digits, as outliers
 order          which examples are held out, and the order of every epoch, by hashing

@@ -155,7 +155,7 @@ def load(mip: int, split: str, *, data_dir: str | Path | None = None) -> Split:
     folder = find(name, place(data_dir))
     if folder is None:
         raise ValueError(
-            f"load: no {name} in {place(data_dir)}, prepare it with `python experiments/prepare_data.py {name} "
+            f"load: no {name} in {place(data_dir)}, prepare it with `python -m experiments.data.prepare {name} "
             "--source <folder of scenes>`"
         )
     builder: Any = tfds.builder_from_directory(folder)

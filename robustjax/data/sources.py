@@ -81,7 +81,7 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
         folder = write(contents, root)
     if folder is None:
         raise ValueError(
-            f"load: no {name} in {root}, prepare it with `python experiments/prepare_data.py {name} --source "
+            f"load: no {name} in {root}, prepare it with `python -m experiments.data.prepare {name} --source "
             f"<folder of raw files>` or, where TensorFlow is installed, `tfds build {name} --file_format="
             f"array_record`; here are: {', '.join(available(root))}"
         )

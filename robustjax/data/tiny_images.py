@@ -82,7 +82,7 @@ def whole(path: str | os.PathLike[str], *, lists: Sequence[str | os.PathLike[str
     """Open the file as training outliers, without a copy: pictures are read when a batch asks for them.
 
     Its pictures count among those that `stream` and `pairs` gather on the host. An epoch's order of all 79 million
-    takes some 2 GB of memory; to train on a part `prepare_data.py tiny_images/1000000` draws one.
+    takes some 2 GB of memory; to train on a part `data.prepare tiny_images/1000000` draws one.
 
     Args:
       path: `tiny_images.bin`.

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def prepare(*words):
-    command = [sys.executable, str(ROOT / "experiments" / "prepare_data.py"), *map(str, words)]
+    command = [sys.executable, "-m", "experiments.data.prepare", *map(str, words)]
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
 

@@ -211,7 +211,7 @@ def test_images_without_labels_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "split", "words"),
     [
-        ("mnist", "test", "prepare_data.py mnist --source .*`tfds build mnist.*; here are: digits, letters"),
+        ("mnist", "test", "data.prepare mnist --source .*`tfds build mnist.*; here are: digits, letters"),
         ("digits", "dev", "split is 'dev', must be one of train, validation, test"),
     ],
 )
@@ -324,7 +324,7 @@ REAL = {
 @pytest.mark.parametrize("name", REAL)
 def test_real_data_are_the_official_ones(name):
     if sources.find(name, sources.place()) is None:
-        pytest.skip(f"{name} is not prepared: python experiments/prepare_data.py {name} --source <raw files>")
+        pytest.skip(f"{name} is not prepared: python -m experiments.data.prepare {name} --source <raw files>")
     split = load(name, "test")
     assert (split.info.sha256, split.info.count) == REAL[name]
 
@@ -332,7 +332,7 @@ def test_real_data_are_the_official_ones(name):
 def test_real_cifar10_names_what_is_missing():
     if sources.find("cifar10", sources.place()) is None:
         pytest.skip(
-            "cifar10 is not prepared: python experiments/prepare_data.py cifar10 --source <raw files>"
+            "cifar10 is not prepared: python -m experiments.data.prepare cifar10 --source <raw files>"
         )
     begin = time.perf_counter()
     split = load("cifar10", "test")

@@ -13,6 +13,6 @@ import scripts
 def trained(tmp_path_factory):
     """Train the smoke preset once per worker."""
     out = tmp_path_factory.mktemp("runs") / "smoke"
-    done = scripts.run("train_classifier", "smoke", "--out", out)
+    done = scripts.run("classification.train", "smoke", "--out", out)
     assert done.returncode == 0, done.stderr
     return out

@@ -6,18 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scripts  # first: it puts experiments/ on the path
+import scripts
 
+from experiments.benchmarks import peers, score_attacks
+from robustjax.catalog import models as model_names
 from robustjax.ood import metrics
-
-import common  # isort: skip
-import detector_turns  # isort: skip
-import peers  # isort: skip
 
 
 def test_smoke(trained, tmp_path, capsys, monkeypatch):
     words = ("smoke", "--runs", trained, "--no-peers", "--out", tmp_path / "lines.jsonl")
-    done = scripts.call(capsys, monkeypatch, "bench_attack", *words)
+    done = scripts.call(capsys, monkeypatch, "benchmarks.attack", *words)
     assert done.returncode == 0, done.stderr
     (line,) = (tmp_path / "lines.jsonl").read_text().splitlines()
     standard, pgd = json.loads(line)["results"]
@@ -36,12 +34,12 @@ def test_smoke(trained, tmp_path, capsys, monkeypatch):
 def test_peers_are_the_same_function(name):
     torch = pytest.importorskip("torch")
     dataset, shape = ("cifar10", (32, 32, 3)) if name == "resnet18" else ("mnist", (28, 28, 1))
-    model = common.classifier(name, dataset=dataset, classes=10, shape=shape)
+    model = model_names.classifier(name, dataset=dataset, classes=10, shape=shape)
     params, state = model.init(jax.random.key(0))
     draw = np.random.default_rng(0)
     state = jax.tree.map(lambda a: jnp.asarray(draw.uniform(0.5, 1.5, a.shape), jnp.float32), state)
     x = draw.uniform(size=(2, *shape)).astype(np.float32)
-    net = peers.network(name, params, state, common.NORMALISATIONS.get(dataset))
+    net = peers.network(name, params, state, model_names.NORMALISATIONS.get(dataset))
     with torch.no_grad():
         theirs = net(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))).numpy()
     np.testing.assert_allclose(model.apply(params, state, x)[0], theirs, atol=2e-4, rtol=1e-4)
@@ -63,10 +61,10 @@ def test_both_sides_of_the_detector_attack_are_the_same_search():
     inside, outside = draw.uniform(0.3, 0.7, (2, 10, 4, 4, 1)).astype(np.float32)
     settings = {"eps": 0.02, "steps": 10, "size": 4}
     network = lambda w: lambda x: x.reshape(len(x), -1) @ w.T
-    mine = detector_turns.ours(network, (jnp.asarray(kernel),), inside, outside, **settings)()
+    mine = score_attacks.ours(network, (jnp.asarray(kernel),), inside, outside, **settings)()
     layer = torch.nn.Linear(16, 2, bias=False)
     layer.weight = torch.nn.Parameter(torch.from_numpy(kernel))
-    other = detector_turns.theirs(
+    other = score_attacks.theirs(
         torch.nn.Sequential(torch.nn.Flatten(), layer), inside, outside, **settings
     )()
     np.testing.assert_allclose(mine.above, other.above, atol=1e-6)

@@ -8,7 +8,7 @@ import scripts
 
 def test_smoke(tmp_path, capsys, monkeypatch):
     words = ("smoke", "--peer-images", 0, "--out", tmp_path / "lines.jsonl")
-    done = scripts.call(capsys, monkeypatch, "bench_certify", *words)
+    done = scripts.call(capsys, monkeypatch, "benchmarks.certify", *words)
     assert done.returncode == 0, done.stderr
     (line,) = (tmp_path / "lines.jsonl").read_text().splitlines()
     (row,) = json.loads(line)["results"]
@@ -21,7 +21,7 @@ def test_both_sides_certify_the_same(capsys, monkeypatch, tmp_path):
     """With hardly any noise every copy says what the network says: labels agree and radii are as large as can be."""
     pytest.importorskip("torch")
     words = ("smoke", "--images", 3, "--peer-images", 3, "--sigma", 1e-4, "--n", 40, "--batch-size", 16)
-    done = scripts.call(capsys, monkeypatch, "bench_certify", *words, "--out", tmp_path / "lines.jsonl")
+    done = scripts.call(capsys, monkeypatch, "benchmarks.certify", *words, "--out", tmp_path / "lines.jsonl")
     assert done.returncode == 0, done.stderr
     mine, other = json.loads((tmp_path / "lines.jsonl").read_text())["results"]
     assert other["contender"] == "pytorch" and other["same_label"] == 1.0
@@ -29,7 +29,7 @@ def test_both_sides_certify_the_same(capsys, monkeypatch, tmp_path):
 
 
 def test_words_that_cannot_be_meant(capsys, monkeypatch):
-    done = scripts.call(capsys, monkeypatch, "bench_certify", "smoke", "--peer-images", 3)
+    done = scripts.call(capsys, monkeypatch, "benchmarks.certify", "smoke", "--peer-images", 3)
     assert done.returncode == 2 and "--peer-images is 3" in done.stderr
-    done = scripts.call(capsys, monkeypatch, "bench_certify", "smoke", "--networks", "mlp")
+    done = scripts.call(capsys, monkeypatch, "benchmarks.certify", "smoke", "--networks", "mlp")
     assert done.returncode == 2 and "--networks has ['mlp']" in done.stderr

@@ -6,20 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scripts  # first: it puts experiments/ on the path
+import scripts
 
+from experiments.benchmarks import peers, profiles, train, train_steps
 from robustjax.models import small, wideresnet
 from robustjax.types import Batch, Pair
-
-import bench_train  # isort: skip
-import peers  # isort: skip
-import profiles  # isort: skip
-import train_turns  # isort: skip
 
 
 def test_smoke(tmp_path, capsys, monkeypatch):
     words = ("smoke", "--no-torch", "--methods", "aloe", "--out", tmp_path / "lines.jsonl")
-    done = scripts.call(capsys, monkeypatch, "bench_train", *words)
+    done = scripts.call(capsys, monkeypatch, "benchmarks.train", *words)
     assert done.returncode == 0, done.stderr
     (line,) = (tmp_path / "lines.jsonl").read_text().splitlines()
     result = json.loads(line)["result"]
@@ -70,10 +66,10 @@ def test_what_does_not_fit_is_left_out(capsys):
     def wrong():
         raise RuntimeError("shapes differ")
 
-    assert bench_train.fitting("scan", lambda: too_large) is None
+    assert train.fitting("scan", lambda: too_large) is None
     assert "scan does not fit" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="shapes differ"):
-        bench_train.fitting("scan", lambda: wrong)
+        train.fitting("scan", lambda: wrong)
 
 
 @pytest.mark.oracle
@@ -81,7 +77,7 @@ def test_what_does_not_fit_is_left_out(capsys):
 def test_both_sides_take_the_same_step(name, monkeypatch):
     """With radii of zero nothing is random: the weights after one step agree."""
     pytest.importorskip("torch")
-    it = train_turns.method(name, eps=0.1, steps=1)._replace(eps=0.0, outlier_eps=0.0)
+    it = train_steps.method(name, eps=0.1, steps=1)._replace(eps=0.0, outlier_eps=0.0)
     model = small.convnet_small()
     params, state = model.init(jax.random.key(0))
     draw = np.random.default_rng(0)
@@ -90,12 +86,12 @@ def test_both_sides_take_the_same_step(name, monkeypatch):
     if it.outliers:
         batch = Pair(data, jnp.asarray(images[4:]))
     net = peers.network("convnet_small", params, state)
-    train_turns.theirs(it, net, peers.forms(net)["pytorch"], batch, 1)()
-    slope = jax.jit(jax.grad(train_turns.loss(it, name, model), has_aux=True))
+    train_steps.theirs(it, net, peers.forms(net)["pytorch"], batch, 1)()
+    slope = jax.jit(jax.grad(train_steps.loss(it, name, model), has_aux=True))
     grads, _ = slope(params, state, batch, jax.random.key(0))
     # One step of Nesterov momentum from rest moves by (1 + momentum) times the gradient with its decay.
     for key, layer in (("conv0", net[0]), ("conv1", net[2])):
-        moved = -train_turns.RATE * 1.9 * (grads[key]["kernel"] + 5e-4 * params[key]["kernel"])
+        moved = -train_steps.RATE * 1.9 * (grads[key]["kernel"] + 5e-4 * params[key]["kernel"])
         theirs = layer.weight.detach().numpy().transpose(2, 3, 1, 0) - params[key]["kernel"]
         np.testing.assert_allclose(theirs, moved, atol=2e-2 * float(np.abs(moved).max()))
 

@@ -25,8 +25,8 @@ def two_processes(out):
     both = [
         subprocess.Popen(
             scripts.command(
-                "train_classifier", *WORDS, "--out", out, "--distributed", "--cluster.coordinator", f"localhost:{port}",
-                "--cluster.processes", 2, "--cluster.process-id", i,
+                "classification.train", *WORDS, "--out", out, "--distributed",
+                "--cluster.coordinator", f"localhost:{port}", "--cluster.processes", 2, "--cluster.process-id", i,
             ),
             env=scripts.environment(4),
             stderr=subprocess.PIPE,
@@ -41,7 +41,7 @@ def two_processes(out):
 
 def test_same_losses_and_parameters(tmp_path):
     for devices in (1, 8):
-        done = scripts.run("train_classifier", *WORDS, "--out", tmp_path / str(devices), devices=devices)
+        done = scripts.run("classification.train", *WORDS, "--out", tmp_path / str(devices), devices=devices)
         assert done.returncode == 0, done.stderr
     two_processes(tmp_path / "two")
     reference = final_arrays(tmp_path / "1", 4)

@@ -7,59 +7,63 @@ import pytest
 import scripts
 
 CASES = {
-    "unknown preset": ("train_classifier", ["mnits"], "preset is 'mnits', must be one of digits, mnist"),
+    "unknown preset": ("classification.train", ["mnits"], "preset is 'mnits', must be one of digits, mnist"),
     "negative radius": (
-        "train_classifier",
+        "classification.train",
         ["smoke", "--attack.eps", "-1"],
         "--attack.eps is -1, must be at least 0",
     ),
-    "radius in bytes": ("train_classifier", ["smoke", "--attack.eps", "8"], "at most 1 for images in [0, 1]"),
+    "radius in bytes": (
+        "classification.train",
+        ["smoke", "--attack.eps", "8"],
+        "at most 1 for images in [0, 1]",
+    ),
     "no restarts": (
-        "eval_attack",
+        "classification.attack",
         ["smoke", "--source.run", "x", "--restarts", "0"],
         "--restarts is 0, must be at least 1",
     ),
     "unknown model": (
-        "train_classifier",
+        "classification.train",
         ["smoke", "--model", "resnet19"],
         "--model is 'resnet19', must be one of",
     ),
-    "unknown data": ("train_classifier", ["smoke", "--dataset", "mnits"], "no mnits in"),
-    "no updates": ("train_classifier", ["smoke", "--updates", "0"], "--updates is 0, must be at least 1"),
-    "unknown augmentation": ("train_classifier", ["smoke", "--augment", "blur"], "--augment has 'blur'"),
+    "unknown data": ("classification.train", ["smoke", "--dataset", "mnits"], "no mnits in"),
+    "no updates": ("classification.train", ["smoke", "--updates", "0"], "--updates is 0, must be at least 1"),
+    "unknown augmentation": ("classification.train", ["smoke", "--augment", "blur"], "--augment has 'blur'"),
     "weights moved without attack": (
-        "train_classifier",
+        "classification.train",
         ["smoke", "--loss", "standard", "--awp", "0.1"],
         "--awp is 0.1, must be 0 with --loss standard",
     ),
     "smoothing that a loss would ignore": (
-        "train_classifier",
+        "classification.train",
         ["smoke", "--loss", "trades", "--smoothing", "0.1"],
         "--smoothing is 0.1, must be 0 with --loss trades",
     ),
     "no such run": (
-        "eval_attack",
+        "classification.attack",
         ["smoke", "--source.run", "nowhere"],
-        "nowhere holds no run of train_classifier.py",
+        "nowhere holds no run of classification.train",
     ),
-    "no network": ("eval_attack", ["smoke"], "are all missing, must be one: the network to judge"),
+    "no network": ("classification.attack", ["smoke"], "are all missing, must be one: the network to judge"),
     "unknown attack": (
-        "eval_attack",
+        "classification.attack",
         ["smoke", "--source.run", "x", "--attacks", "pdg"],
         "--attacks has 'pdg', must be of apgd-ce",
     ),
     "not a part": (
-        "eval_attack",
+        "classification.attack",
         ["smoke", "--source.run", "x", "--share", "3/2"],
         "--share is '3/2', must be like 2/8",
     ),
     "no such function": (
-        "eval_attack",
+        "classification.attack",
         ["smoke", "--source.function", "json:nothing", "--source.dataset", "digits"],
         "which cannot be imported",
     ),
     "no such checkpoint": (
-        "eval_attack",
+        "classification.attack",
         [
             "smoke",
             "--source.checkpoint",
@@ -87,7 +91,7 @@ def test_one_line_and_exit_code_2(name, tmp_path, capsys, monkeypatch):
 
 def test_another_config_in_the_same_folder_is_refused_and_nothing_changed(trained):
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
-    done = scripts.run("train_classifier", "smoke", "--out", trained, "--attack.eps", "0.2")
+    done = scripts.run("classification.train", "smoke", "--out", trained, "--attack.eps", "0.2")
     assert done.returncode == 2 and "attack.eps" in done.stderr and "Traceback" not in done.stderr
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
 
@@ -98,6 +102,6 @@ def test_checkpoint_of_another_architecture_is_refused(trained, tmp_path, capsys
     page = json.loads((copy / "config.json").read_text())
     page["config"]["model"] = "convnet_small"
     (copy / "config.json").write_text(json.dumps(page))
-    done = scripts.call(capsys, monkeypatch, "eval_attack", "smoke", "--source.run", copy)
+    done = scripts.call(capsys, monkeypatch, "classification.attack", "smoke", "--source.run", copy)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "conv0" in done.stderr

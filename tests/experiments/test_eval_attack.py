@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scripts  # first: it puts experiments/ on the path
+import scripts
 
-import eval_attack  # isort: skip
-import merge_reports  # isort: skip
-
+from experiments.classification import attack as eval_attack
+from experiments.classification import merge_reports
 from robustjax.runtime import ledger
 from robustjax.runtime.snapshot import Snapshot
 
@@ -20,7 +19,9 @@ def attack(capsys, monkeypatch, trained):
     """Run the smoke preset in this process."""
 
     def run(out, *words, source=("--source.run", trained)):
-        return scripts.call(capsys, monkeypatch, "eval_attack", "smoke", *source, "--out", out, *words)
+        return scripts.call(
+            capsys, monkeypatch, "classification.attack", "smoke", *source, "--out", out, *words
+        )
 
     return run
 

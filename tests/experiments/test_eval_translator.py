@@ -2,16 +2,14 @@
 
 import json
 
-import eval_translator
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scripts
-import translator_asides as asides
-import translator_folders
-import translators
 
+from experiments.ood_to_id import evaluate, extra_measurements, run_folders
+from experiments.ood_to_id import networks as translators
 from robustjax.evaluation import attempts
 from robustjax.models import small
 from robustjax.ood.gates import Gate
@@ -35,7 +33,7 @@ def folders(monkeypatch):
         )
         parts = [translators.Network(m, *jax.jit(m.init)(jax.random.key(seed))) for m in models]
         config = {"dataset": "digits", "seed": 0, "size": None, "kind": "ddpm", "recipe": {"eps": 0.2}}
-        return translator_folders.System(*parts, translators.purifier(parts[2], RECIPE, 0.3), config, {})
+        return run_folders.System(*parts, translators.purifier(parts[2], RECIPE, 0.3), config, {})
 
     monkeypatch.setattr(translator_folders, "opened", opened)
 
@@ -47,7 +45,7 @@ def test_a_random_translator_is_attacked_by_draw_by_mean_and_through_a_copy(
     monkeypatch.setattr(attempts, "transferred", lambda steps: one)
     words = ["smoke", "--run", "a", "--copy", "ab", "--gate", "always", "--only", "PGD", "transfer", "A1"]
     words += ["--averaged-only", "A1"]
-    done = scripts.call(capsys, monkeypatch, "eval_translator", *words, "--out", tmp_path)
+    done = scripts.call(capsys, monkeypatch, "ood_to_id.evaluate", *words, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "results.json").read_text())
     assert [row["attack"][:2] for row in facts["attacks"]["fixed draw"]] == ["PG", "A1", "tr"]
@@ -64,7 +62,7 @@ def test_a_random_translator_is_attacked_by_draw_by_mean_and_through_a_copy(
 
 def test_the_sibling_gate_compares_and_prints_no_number(folders, tmp_path, capsys, monkeypatch):
     words = ["smoke", "--run", "a", "--gate", "sibling", "--images", 20, "--batch-size", 20]
-    done = scripts.call(capsys, monkeypatch, "eval_translator", *words, "--out", tmp_path)
+    done = scripts.call(capsys, monkeypatch, "ood_to_id.evaluate", *words, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "no robust accuracy: one decision for ten images" in done.stdout
     facts = json.loads((tmp_path / "results.json").read_text())
@@ -81,7 +79,7 @@ def test_one_odd_image_among_nine_usual_ones_goes_where_they_go():
 
     gate = Gate(lambda x: -x[:, 0, 0, 0], jnp.float32(-0.5))
     test = Batch(jnp.full((20, 2, 2, 1), 0.2), jnp.zeros(20, jnp.int32))
-    rows = asides.sibling_rows(
+    rows = extra_measurements.sibling_rows(
         Defence(f, lambda keys, x: 1.0 - x, gate), test, {"odd": 0.9 + 0 * test.image}, 0.1
     )
     alone, tens, mixed = rows[0], rows[2], rows[3]
@@ -100,4 +98,4 @@ def test_settings_are_checked():
         ),
     ):
         with pytest.raises(ValueError, match=words):
-            eval_translator.Config(**given).check()
+            evaluate.Config(**given).check()

@@ -36,14 +36,14 @@ def assert_same_run(one, other):
 
 def test_killed_three_times_at_random_it_ends_bit_identical(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert scripts.run("train_classifier", *WORDS, "--out", whole).returncode == 0
+    assert scripts.run("classification.train", *WORDS, "--out", whole).returncode == 0
     rng = random.Random()
     seed = rng.randrange(10**6)
     rng.seed(seed)
     kills, metrics = 0, cut / "metrics.jsonl"
     while kills < 3:
         process = subprocess.Popen(
-            scripts.command("train_classifier", *WORDS, "--out", cut),
+            scripts.command("classification.train", *WORDS, "--out", cut),
             env=scripts.environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -60,7 +60,7 @@ def test_killed_three_times_at_random_it_ends_bit_identical(tmp_path):
         process.wait()
         kills += 1
     assert kills == 3, f"seed {seed}: the run was too fast to be killed"
-    done = scripts.run("train_classifier", *WORDS, "--out", cut)
+    done = scripts.run("classification.train", *WORDS, "--out", cut)
     assert done.returncode == 0, done.stderr
     assert_same_run(whole, cut)
 
@@ -68,7 +68,7 @@ def test_killed_three_times_at_random_it_ends_bit_identical(tmp_path):
 def test_sigterm_saves_and_leaves_with_a_clear_line(tmp_path):
     out = tmp_path / "run"
     process = subprocess.Popen(
-        scripts.command("train_classifier", *WORDS, "--out", out),
+        scripts.command("classification.train", *WORDS, "--out", out),
         env=scripts.environment(),
         stderr=subprocess.PIPE,
         text=True,
@@ -82,7 +82,7 @@ def test_sigterm_saves_and_leaves_with_a_clear_line(tmp_path):
     assert "saved; the same command goes on from there" in said
     step = int(said.split("stopped after ")[1].split()[0])
     assert (out / "checkpoints" / str(step)).is_dir()
-    done = scripts.run("train_classifier", *WORDS, "--out", out)
+    done = scripts.run("classification.train", *WORDS, "--out", out)
     assert done.returncode == 0 and f"{step}/300" not in done.stderr.splitlines()[-1]
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 299

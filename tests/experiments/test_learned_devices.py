@@ -5,17 +5,14 @@ import json
 import types
 from typing import get_args
 
-import cvae_settings
-import cvaes
 import jax
 import jax.numpy as jnp
-import learned_losses
-import learned_runs
 import numpy as np
 import pytest
-import train_cvae
-import train_learned
 
+from experiments.perturbation_sets import autoencoders, classifier_losses, classifier_runs, train_classifier
+from experiments.perturbation_sets import config as cvae_settings
+from experiments.perturbation_sets import train as train_cvae
 from robustjax import logit, runtime
 from robustjax.perturbations.learned import encoder
 from robustjax.perturbations.quality import Quality
@@ -46,10 +43,10 @@ def folders(tmp_path_factory):
             cfg = dataclasses.replace(cvae_settings.PRESETS["smoke"], out=str(out / f"set{count}"), images=20)
             assert train_cvae.main(cfg) == 0
             cfg = dataclasses.replace(
-                learned_runs.PRESETS["smoke"], set=str(out / "set1"), out=str(out / f"net{count}"),
+                classifier_runs.PRESETS["smoke"], set=str(out / "set1"), out=str(out / f"net{count}"),
                 method="smoothadv", batch_size=256,
             )  # fmt: skip
-            assert train_learned.main(cfg) == 0
+            assert train_classifier.main(cfg) == 0
     return out
 
 
@@ -59,7 +56,7 @@ def assert_near(one, other):
 
 
 def test_a_set_is_the_same_on_any_number_of_devices(folders):
-    one, eight = (cvaes.opened(str(folders / f"set{count}")) for count in (1, 8))
+    one, eight = (autoencoders.opened(str(folders / f"set{count}")) for count in (1, 8))
     assert one.step == eight.step == 2
     assert_near((one.params, one.state), (eight.params, eight.state))
     found = [json.loads((folders / f"set{count}" / "quality.json").read_text()) for count in (1, 8)]
@@ -67,39 +64,42 @@ def test_a_set_is_the_same_on_any_number_of_devices(folders):
 
 
 def test_a_network_is_the_same_on_any_number_of_devices(folders):
-    one, eight = (learned_runs.opened(str(folders / f"net{count}")) for count in (1, 8))
+    one, eight = (classifier_runs.opened(str(folders / f"net{count}")) for count in (1, 8))
     assert one.config.method == "smoothadv" and one.step == eight.step == 5
     assert_near((one.params, one.state), (eight.params, eight.state))
 
 
 def settings(method, **more):
-    return dataclasses.replace(learned_runs.PRESETS["smoke"], method=method, **more)
+    return dataclasses.replace(classifier_runs.PRESETS["smoke"], method=method, **more)
 
 
 @pytest.fixture(scope="module")
 def learnt(folders):
-    return cvaes.opened(str(folders / "set1"))
+    return autoencoders.opened(str(folders / "set1"))
 
 
-@pytest.mark.parametrize("method", get_args(learned_runs.Method))
+@pytest.mark.parametrize("method", get_args(classifier_runs.Method))
 def test_every_method_has_a_loss(learnt, method):
     cfg = settings(method)
-    model = learned_runs.network(cfg, learnt)
+    model = classifier_runs.network(cfg, learnt)
     params, state = jax.eval_shape(model.init, KEY)
     batch = Batch(jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.int32))
-    loss = learned_losses.loss_of(cfg, learnt, model, 1.0)
+    loss = classifier_losses.loss_of(cfg, learnt, model, 1.0)
     value, (same, metrics) = jax.eval_shape(loss, params, state, (batch, (learnt.params, learnt.state)), KEY)
     assert value.shape == () and jax.tree.structure(same) == jax.tree.structure(state) and "risk" in metrics
 
 
 def test_attacks_within_reach_of_nothing_leave_the_middle_and_grow_with_it(learnt):
-    x, y = cvaes.as_images(learnt.splits[2], slice(8)), jnp.asarray(learnt.splits[2].label[:8], jnp.int32)
-    model = learned_runs.network(settings("plain"), learnt)
+    x, y = (
+        autoencoders.as_images(learnt.splits[2], slice(8)),
+        jnp.asarray(learnt.splits[2].label[:8], jnp.int32),
+    )
+    model = classifier_runs.network(settings("plain"), learnt)
     params, state = model.init(KEY)
 
     def risk(**more):
         cfg = settings("smoothadv", sigma=1e-6, attack_steps=5, **more)
-        loss = jax.jit(learned_losses.loss_of(cfg, learnt, model, 1.0))
+        loss = jax.jit(classifier_losses.loss_of(cfg, learnt, model, 1.0))
         return float(loss(params, state, (Batch(x, y), (learnt.params, learnt.state)), KEY)[0])
 
     prior, _ = learnt.model.prior(learnt.params, learnt.state, x)
@@ -111,6 +111,6 @@ def test_attacks_within_reach_of_nothing_leave_the_middle_and_grow_with_it(learn
 
 def test_scenes_take_no_method_for_one_class_per_image(learnt):
     scenes = learnt._replace(config=dataclasses.replace(learnt.config, pairs="relit"))
-    for method in learned_runs.PER_IMAGE:
+    for method in classifier_runs.PER_IMAGE:
         with pytest.raises(ValueError, match="must be another one for scenes"):
-            learned_runs.network(settings(method, model="unet_small"), scenes)
+            classifier_runs.network(settings(method, model="unet_small"), scenes)

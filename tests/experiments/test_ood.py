@@ -8,19 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scripts  # first: it puts experiments/ on the path
+import scripts
 from sklearn.metrics import roc_auc_score
 
-import aloe  # isort: skip
-import aloe_networks  # isort: skip
-import aloe_scenes  # isort: skip
-import outlier_attacks  # isort: skip
-import outlier_methods  # isort: skip
-import outlier_runs  # isort: skip
-import outlier_sets  # isort: skip
-
+from experiments.ood_detection import compare, compare_data, compare_networks, run_folders, score_attacks
 from robustjax import data
 from robustjax.attacks.pgd import pgd
+from robustjax.catalog import ood_losses, outlier_sets
 from robustjax.losses import ccu, mixtures
 from robustjax.models import small
 from robustjax.runtime.stopping import Stop
@@ -31,9 +25,9 @@ KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("name", outlier_methods.METHODS)
+@pytest.mark.parametrize("name", ood_losses.METHODS)
 def test_every_method_can_be_named(name):
-    model = small.mlp(classes=outlier_methods.outputs(name, 3), shape=(4, 4, 1), widths=(5,))
+    model = small.mlp(classes=ood_losses.outputs(name, 3), shape=(4, 4, 1), widths=(5,))
     images = jnp.asarray(RNG.uniform(size=(12, 4, 4, 1)), jnp.float32)
     axes = None
     if name == "ccu":
@@ -41,20 +35,20 @@ def test_every_method_can_be_named(name):
         inside, outside = (mixtures.fitted(KEY, axes, x, components=2) for x in (images[:6], images[6:]))
         model = ccu.mixed(model, axes, inside, outside)
     ascent = pgd(Threat("linf", 0.1), steps=1, step_size=0.1)
-    loss = outlier_methods.loss(name, model, classes=3, around_data=ascent, around_outliers=ascent, axes=axes)
+    loss = ood_losses.loss(name, model, classes=3, around_data=ascent, around_outliers=ascent, axes=axes)
     pair = Pair(Batch(images[:6], jnp.arange(6) % 3), images[6:])
     value, (_, metrics) = jax.eval_shape(lambda *given: loss(*given), *model.init(KEY), pair, KEY)
     assert value.shape == () and {"risk"} <= metrics.keys()
     logits = model.apply(*model.init(KEY), images)[0]
-    assert logits.shape == (12, outlier_methods.outputs(name, 3))
-    score = outlier_methods.form(name, classes=3)(logits)
+    assert logits.shape == (12, ood_losses.outputs(name, 3))
+    score = ood_losses.form(name, classes=3)(logits)
     assert score.shape == (12,) and jnp.isfinite(score).all()
 
 
 def test_what_methods_ask_for_is_checked():
     with pytest.raises(ValueError, match="method is 'nonesuch', must be one of standard"):
-        outlier_methods.outputs("nonesuch", 3)
-    assert outlier_methods.outputs("sofl", 100) == 110 and outlier_methods.outputs("aloe", 10) == 10
+        ood_losses.outputs("nonesuch", 3)
+    assert ood_losses.outputs("sofl", 100) == 110 and ood_losses.outputs("aloe", 10) == 10
 
 
 def like(count=30, side=8, channels=1):
@@ -85,7 +79,7 @@ def test_outliers_take_the_shape_of_the_data():
 def whole(tmp_path_factory):
     """A run of ATOM, which chooses its outliers."""
     out = tmp_path_factory.mktemp("ood") / "whole"
-    done = scripts.run("train_ood", "smoke", "--loss", "atom", "--out", out)
+    done = scripts.run("ood_detection.train", "smoke", "--loss", "atom", "--out", out)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -102,7 +96,7 @@ def test_a_run_that_chooses_its_outliers_resumes_bit_for_bit(whole, tmp_path, ca
     assert done.returncode == 0, done.stderr
     lines = [[json.loads(t) for t in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, torn)]
     assert lines[0] == lines[1] and lines[0][-1]["step"] == 5 and "valid_auroc_both" in lines[0][-1]
-    first, second = (outlier_runs.opened(str(folder)) for folder in (whole, torn))
+    first, second = (run_folders.opened(str(folder)) for folder in (whole, torn))
     assert first.step == second.step == 6 and first.method == "atom"
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
     other = scripts.call(capsys, monkeypatch, *words, torn, "--weight", 2)
@@ -119,7 +113,7 @@ def auroc(folder, case):
 
 
 def test_detectors_are_judged_and_attacked(whole, tmp_path, capsys, monkeypatch):
-    few = {name: outlier_attacks.CORRUPTIONS[name] for name in ("brightness", "contrast")}
+    few = {name: score_attacks.CORRUPTIONS[name] for name in ("brightness", "contrast")}
     monkeypatch.setattr(outlier_attacks, "CORRUPTIONS", few)
     words = ["eval_ood", "smoke", "--runs", whole, "--detectors", "own", "--radii", 0.05, 0.2, "--corruption"]
     words += ["--composition", "--out", tmp_path]
@@ -165,11 +159,13 @@ def test_detectors_are_judged_and_attacked(whole, tmp_path, capsys, monkeypatch)
         (("--runs", "a", "--radii", "0.2", "0.1"), "must rise from above 0"),
         (("--runs", "a", "--norm", "l2", "--attacks", "atom"), "linf, --norm is l2"),
         (("--runs", "a", "--composition"), "--composition needs --corruption"),
-        (("--runs", "nowhere"), "holds no run of train_ood.py"),
+        (("--runs", "nowhere"), "holds no run of ood_detection.train"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(words, says, tmp_path, capsys, monkeypatch):
-    done = scripts.call(capsys, monkeypatch, "eval_ood", "smoke", "--out", tmp_path / "no", *words)
+    done = scripts.call(
+        capsys, monkeypatch, "ood_detection.evaluate", "smoke", "--out", tmp_path / "no", *words
+    )
     assert done.returncode == 2 and says in done.stderr and not (tmp_path / "no").exists()
 
 
@@ -179,12 +175,14 @@ def test_what_cannot_be_trained_is_refused(tmp_path, capsys, monkeypatch):
         (("--begin", 2), "share of the run"),
         (("--outliers", "nonesuch"), "no nonesuch"),
     ):
-        done = scripts.call(capsys, monkeypatch, "train_ood", "smoke", "--out", tmp_path / "no", *words)
+        done = scripts.call(
+            capsys, monkeypatch, "ood_detection.train", "smoke", "--out", tmp_path / "no", *words
+        )
         assert done.returncode == 2 and says in done.stderr and not (tmp_path / "no").exists()
 
 
 def test_scenes_of_the_digits_are_as_described():
-    one, other = (aloe_scenes.scene(aloe.PRESETS["digits"], seed) for seed in (0, 1))
+    one, other = (compare_data.scene(compare.PRESETS["digits"], seed) for seed in (0, 1))
     assert one["image"].shape == (758, 8, 8, 1) and one["test"].shape[0] == 325 and one["far"].shape[0] == 960
     assert one["near"].shape[0] == 360 and one["outside"].shape == (5, 300, 8, 8, 1)
     assert one["outside"].min() >= 0 and one["outside"].max() <= 1 and set(one["label"]) == set(range(6))
@@ -255,10 +253,10 @@ def test_the_comparison_on_digits_resumes_and_tells_what_holds(tmp_path, capsys,
 
 
 def test_one_network_of_the_comparison_is_trained_and_attacked():
-    cfg = dataclasses.replace(aloe.PRESETS["smoke"], radii=(0.1,), seeds=1)
-    worker = aloe_networks.Worker(cfg)
+    cfg = dataclasses.replace(compare.PRESETS["smoke"], radii=(0.1,), seeds=1)
+    worker = compare_networks.Worker(cfg)
     with jax.numpy_dtype_promotion("standard"):
-        state = worker.fit(aloe_networks.Cell("far", "aloe", 0.1), Stop(1))
+        state = worker.fit(compare_networks.Cell("far", "aloe", 0.1), Stop(1))
         found = worker.measured(state)
     assert found["right"].shape == (1, 2, 325) and found["raised"].shape == (1, 1, 5, 20)
     assert (found["lowered"][:, 0] <= found["inside"]).all() and (

@@ -2,16 +2,15 @@
 
 import dataclasses
 
-import learned_sets
 import numpy as np
-import perturbation_sets
 import pytest
 import scripts
-from pages import perturbation_sets as page
+
+from experiments.perturbation_sets import compare, compare_networks, compare_report
 
 
 def test_it_learns_judges_and_tells(tmp_path, capsys, monkeypatch):
-    done = scripts.call(capsys, monkeypatch, "perturbation_sets", "smoke", "--out", tmp_path)
+    done = scripts.call(capsys, monkeypatch, "perturbation_sets.compare", "smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "certified at 0 and each radius" in done.stdout
     text = (tmp_path / "report.html").read_text()
@@ -26,7 +25,7 @@ def test_it_learns_judges_and_tells(tmp_path, capsys, monkeypatch):
         raise AssertionError("what is done was done again")
 
     monkeypatch.setattr(learned_sets, "study", fail)
-    again = scripts.call(capsys, monkeypatch, "perturbation_sets", "smoke", "--out", tmp_path)
+    again = scripts.call(capsys, monkeypatch, "perturbation_sets.compare", "smoke", "--out", tmp_path)
     assert again.returncode == 0 and again.stdout == done.stdout and before.any()
 
 
@@ -42,29 +41,29 @@ def test_it_learns_judges_and_tells(tmp_path, capsys, monkeypatch):
 )
 def test_settings_are_checked(settings, words):
     with pytest.raises(ValueError, match=words):
-        dataclasses.replace(perturbation_sets.PRESETS["digits"], **settings).check()
+        dataclasses.replace(compare.PRESETS["digits"], **settings).check()
 
 
 def test_the_gates_can_fail():
     rng = np.random.default_rng(0)
     n, eps = 40, np.array([1.0, 2.0, 3.0, 4.0])
     cell = {"eps": eps, "label": np.zeros(n, int), "lengths": rng.uniform(size=n), "divergence": np.ones(3)}
-    for name in page.Quality._fields:
+    for name in compare_report.Quality._fields:
         cell[f"quality/{name}"] = np.ones((4, n))
-    for method in learned_sets.METHODS:
+    for method in compare_networks.METHODS:
         for what in ("clean", "perturbed", "square"):
             cell[f"{method}/{what}"] = np.ones(n, bool)
         cell[f"{method}/robust"] = np.ones((4, n), bool)
-    for target in learned_sets.TARGETS:
+    for target in compare_networks.TARGETS:
         cell[f"smoothed {target}/label"] = np.zeros(n, int)
         cell[f"smoothed {target}/radius"] = np.full(n, 2.5)
         cell[f"smoothed {target}/robust"] = np.ones((5, n), bool)
-    gates = list(page.summarised([cell]).gates.values())
+    gates = list(compare_report.summarised([cell]).gates.values())
     assert gates == [False, True, True, True, True, True]
     cell["smoothed median/robust"] = np.zeros((5, n), bool)
     cell["adversarial/robust"] = np.zeros((4, n), bool)
     cell["adversarial/square"] = np.zeros(n, bool)
     cell["plain/square"] = np.zeros(n, bool)
     cell["quality/nearest"] = np.full((4, n), 2.0)
-    gates = list(page.summarised([cell]).gates.values())
+    gates = list(compare_report.summarised([cell]).gates.values())
     assert gates == [False, False, False, False, False, True]

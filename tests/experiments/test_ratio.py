@@ -6,23 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import ratio
-import ratio_sets
-import ratio_training
-import scripts  # first: it puts experiments/ on the path
-from pages import ratio as pages
-from pages.ratio_numbers import Results
+import scripts
 
+from experiments.ratio import compare, networks
+from experiments.ratio import report as pages
+from experiments.ratio.results import Results
 from robustjax import data
+from robustjax.catalog import embedded_outliers
 from robustjax.models import small
 from robustjax.types import Batch, Pair
 
 TINY = ["smoke", "--out"]
-SMOKE = ratio.PRESETS["smoke"]
+SMOKE = compare.PRESETS["smoke"]
 
 
 def test_it_trains_measures_tells_and_resumes(tmp_path):
-    done = scripts.run("ratio", *TINY, tmp_path)
+    done = scripts.run("ratio.compare", *TINY, tmp_path)
     assert done.returncode == 0, done.stderr
     cells = sorted((tmp_path / "cells").iterdir())
     assert [c.stem for c in cells] == ["at_0", "ratio_0"] and done.stderr.count("network ") == 2
@@ -34,7 +33,7 @@ def test_it_trains_measures_tells_and_resumes(tmp_path):
         sure = 1 / (1 + np.exp(-file["worst/data/inverted"]))
         assert sure.shape == clean.shape and (np.exp(file["certified/data/inverted"]) >= sure - 1e-5).all()
     before = {c: c.read_bytes() for c in cells}
-    again = scripts.run("ratio", *TINY, tmp_path)
+    again = scripts.run("ratio.compare", *TINY, tmp_path)
     assert again.returncode == 0 and "network " not in again.stderr
     assert all(c.read_bytes() == content for c, content in before.items())
 
@@ -74,17 +73,17 @@ def test_criteria_hold_where_they_do_and_fail_where_they_do_not():
         assert set(rows.values()) == {verdict}
 
 
-@pytest.mark.parametrize("name", ratio.PRESETS)
+@pytest.mark.parametrize("name", compare.PRESETS)
 def test_every_preset_names_losses_that_can_be_built(name):
     """Shapes only: the losses of all methods, on the classes and images of the digits."""
-    cfg = ratio.PRESETS[name]
+    cfg = compare.PRESETS[name]
     cfg.check()
     model = small.linear(shape=(8, 8, 1))
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.float32)
     pair = Pair(Batch(image, jax.ShapeDtypeStruct((4,), jnp.int32)), image)
-    for method in cfg.methods if name != "digits" else ratio.Method.__args__:  # pyright: ignore
-        loss = ratio_training.loss_at(cfg, model, method, 10)
+    for method in cfg.methods if name != "digits" else compare.Method.__args__:  # pyright: ignore
+        loss = networks.loss_at(cfg, model, method, 10)
         value, _ = jax.eval_shape(
             lambda t, p, s, b: loss(t)(p, s, b, jax.random.key(0)),
             jax.ShapeDtypeStruct((), jnp.int32), params, state, pair,
@@ -102,8 +101,8 @@ def test_pseudo_labelled_images_fill_their_share_of_every_batch_and_a_resumed_ru
     )
     own, more, strange = made(20, 0, "own"), made(30, 120, "more"), made(10, 0, "strange")
     cfg = dataclasses.replace(SMOKE, extra="more", extra_share=0.7, batch_size=10)
-    sets = ratio_training.Data(own, own, own, strange, {}, more)
-    trainer = ratio_training.Trainer(cfg, sets, small.linear(shape=(8, 8, 1)), tmp_path)
+    sets = networks.Data(own, own, own, strange, {}, more)
+    trainer = networks.Trainer(cfg, sets, small.linear(shape=(8, 8, 1)), tmp_path)
     batches = [b for b, _ in zip(trainer._batches(3, 0, None), range(4), strict=False)]
     assert all((np.asarray(b.data.image).max(axis=(1, 2, 3)) > 110 / 255).sum() == 7 for b in batches)
     resumed = next(iter(trainer._batches(3, 3, None)))
@@ -115,12 +114,12 @@ def test_embedded_outliers():
     like = data.load("digits", "test")
     names = ["photo/china=5", "data/joined=7", "noise/acet=4"]
     cfg = dataclasses.replace(SMOKE, outliers=tuple(names))
-    both = ratio_sets.mixture(cfg.training_outliers, like)
+    both = embedded_outliers.mixture(cfg.training_outliers, like)
     assert both.image.shape == (16, 8, 8, 1) and np.bincount(both.label).tolist() == [5, 7, 4]
-    turned = ratio_sets.load("data/upside_down", like, split="test", count=3)
+    turned = embedded_outliers.load("data/upside_down", like, split="test", count=3)
     np.testing.assert_array_equal(turned.image, like.image[:3, ::-1, ::-1])
     with pytest.raises(ValueError, match="data/sideways is unknown"):
-        ratio_sets.load("data/sideways", like, split="test", count=3)
+        embedded_outliers.load("data/sideways", like, split="test", count=3)
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path, capsys, monkeypatch):
@@ -138,5 +137,5 @@ def test_what_cannot_be_meant_is_refused(tmp_path, capsys, monkeypatch):
         (["--augment", "autoaugment"], "--augment has 'autoaugment', must be of crop, flip"),
         (["--flat", "sam", "--rho", "0"], "--rho is 0, must be above 0"),
     ):
-        done = scripts.call(capsys, monkeypatch, "ratio", *TINY, tmp_path / "no", *words)
+        done = scripts.call(capsys, monkeypatch, "ratio.compare", *TINY, tmp_path / "no", *words)
         assert done.returncode == 2 and message in done.stderr and not (tmp_path / "no").exists()

@@ -18,8 +18,8 @@ def test_it_is_queued_again_when_a_run_can_go_on(code, again, tmp_path):
     done = subprocess.run(
         [
             "bash",
-            scripts.ROOT / "experiments/slurm.sbatch",
-            "train_classifier.py",
+            scripts.ROOT / "experiments/shared/slurm.sbatch",
+            "classification.train",
             "cifar10",
             "--out",
             "runs/a b",
@@ -28,5 +28,5 @@ def test_it_is_queued_again_when_a_run_can_go_on(code, again, tmp_path):
     )
     said = (tmp_path / "said").read_text().splitlines()
     assert done.returncode == code
-    assert said[0].endswith("python experiments/train_classifier.py cifar10 --out runs/a b --distributed")
+    assert said[0].endswith("python -m experiments.classification.train cifar10 --out runs/a b --distributed")
     assert said[1:] == (["scontrol requeue 17"] if again else [])

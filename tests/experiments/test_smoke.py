@@ -7,16 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scripts  # first: it puts experiments/ on the path
-import train_classifier
+import scripts
 
+from experiments.classification import train
 from robustjax import optimizers, training
 from robustjax.models import small
 from robustjax.types import Batch
 
 SMOKE = {
-    "quickstart": (["smoke"], ["report.html"]),
-    "eval_attack": (["smoke"], ["report.html", "verdicts.json", "verdicts.npz", "figures/curve.png"]),
+    "classification.quickstart": (["smoke"], ["report.html"]),
+    "classification.attack": (
+        ["smoke"],
+        ["report.html", "verdicts.json", "verdicts.npz", "figures/curve.png"],
+    ),
 }
 
 
@@ -42,7 +45,7 @@ def test_training_leaves_a_whole_run_folder(trained):
 @pytest.mark.parametrize("script", SMOKE)
 def test_other_scripts(script, trained, tmp_path):
     words, files = SMOKE[script]
-    extra = ["--source.run", trained] if script == "eval_attack" else []
+    extra = ["--source.run", trained] if script == "classification.attack" else []
     done = scripts.run(script, *words, *extra, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert all((tmp_path / name).stat().st_size > 100 for name in files)
@@ -51,12 +54,12 @@ def test_other_scripts(script, trained, tmp_path):
 @pytest.mark.parametrize("loss", ["standard", "trades", "mart", "half_adversarial", "fgsm_rs", "n_fgsm"])
 def test_every_loss_can_be_named(loss):
     """One update of each; the whole script is run with the others."""
-    config = dataclasses.replace(train_classifier.PRESETS["smoke"], loss=loss)
+    config = dataclasses.replace(train.PRESETS["smoke"], loss=loss)
     model = small.mlp(shape=(8, 8, 1), widths=(8,))
     tx = optimizers.sgd(0.1)
     state = training.start(jax.random.key(0), model, tx)
     batch = Batch(jnp.full((4, 8, 8, 1), 0.5), jnp.arange(4, dtype=jnp.int32))
-    _, metrics = training.scheduled(train_classifier.loss_at(config, model), tx)(state, batch)
+    _, metrics = training.scheduled(train.loss_at(config, model), tx)(state, batch)
     assert np.isfinite(metrics["loss"])
 
 
@@ -74,15 +77,20 @@ def test_options_together(tmp_path):
         "bfloat16",
     ]
     out = tmp_path / "run"
-    done = scripts.run("train_classifier", "smoke", "--out", out, *words, "--loss", "free", "--replays", 2)
+    done = scripts.run(
+        "classification.train", "smoke", "--out", out, *words, "--loss", "free", "--replays", 2
+    )
     assert done.returncode == 0, done.stderr
     assert list((out / "tensorboard").glob("events*"))
-    done = scripts.run("eval_attack", "smoke", "--source.run", out)
+    done = scripts.run("classification.attack", "smoke", "--source.run", out)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("script", ["train_classifier", "eval_attack", "bench_attack", "quickstart"])
+@pytest.mark.parametrize(
+    "script",
+    ["classification.train", "classification.attack", "benchmarks.attack", "classification.quickstart"],
+)
 def test_help_teaches(script, capsys, monkeypatch):
     done = scripts.call(capsys, monkeypatch, script, "--help")
     assert done.returncode == 0
-    assert "smoke" in done.stdout and "python experiments/" in done.stdout
+    assert "smoke" in done.stdout and "python -m experiments." in done.stdout

@@ -6,27 +6,26 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scripts  # first: it puts experiments/ on the path
-import speedrun
+import scripts
 
+from experiments.classification import speedrun
+from experiments.shared import classifiers
 from robustjax import optimizers, runtime, training
 from robustjax.losses.standard import standard
 from robustjax.models import small
 
-import common  # isort: skip
-
 
 def test_smoke_resumes_and_is_a_run_folder(tmp_path):
     words = ("smoke", "--out", tmp_path / "run")
-    done = scripts.run("speedrun", *words)
+    done = scripts.run("classification.speedrun", *words)
     assert done.returncode == 0, done.stderr
     assert "20 % robust on validation images: after" in done.stderr and "test, best epoch" in done.stderr
-    again = scripts.run("speedrun", *words)  # nothing is left to do
+    again = scripts.run("classification.speedrun", *words)  # nothing is left to do
     assert again.returncode == 0 and "epoch 3:" not in again.stderr
     assert done.stderr.splitlines()[-1] == again.stderr.splitlines()[-1]
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
-    found = common.trained(str(tmp_path / "run"))
+    found = classifiers.trained(str(tmp_path / "run"))
     logits, _ = found.model.apply(found.params, found.state, found.test.image[:64].astype(np.float32) / 255)
     assert (logits.argmax(axis=1) == found.test.label[:64]).mean() > 0.5
 

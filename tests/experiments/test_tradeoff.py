@@ -4,12 +4,11 @@ from typing import ClassVar
 
 import jax
 import numpy as np
-import scripts  # first: it puts experiments/ on the path
-import tradeoff
-import tradeoff_others
-from pages import tradeoff_numbers as numbers
-from tradeoff_training import ATTACKED
+import scripts
 
+from experiments.tradeoffs import compare, other_networks
+from experiments.tradeoffs import results as numbers
+from experiments.tradeoffs.networks import ATTACKED
 from robustjax.data import planted
 from robustjax.models import small, weights
 
@@ -17,7 +16,7 @@ TINY = ["smoke", "--out"]
 
 
 def test_it_trains_measures_and_tells(tmp_path):
-    done = scripts.run("tradeoff", *TINY, tmp_path)
+    done = scripts.run("tradeoffs.compare", *TINY, tmp_path)
     assert done.returncode == 0, done.stderr
     cells = sorted((tmp_path / "cells").iterdir())
     assert len(cells) == 6 == done.stderr.count("setting ")
@@ -57,29 +56,29 @@ def test_it_resumes_from_finished_settings(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tradeoff, "Worker", Pretender)
     monkeypatch.setattr(Pretender, "trained", [])
     monkeypatch.setattr(Pretender, "killed_at", 2)
-    done = scripts.call(capsys, monkeypatch, "tradeoff", *TINY, tmp_path)
+    done = scripts.call(capsys, monkeypatch, "tradeoffs.compare", *TINY, tmp_path)
     assert done.returncode == 130 and len(list((tmp_path / "cells").iterdir())) == 2
     before = {path: path.read_bytes() for path in (tmp_path / "cells").iterdir()}
 
     monkeypatch.setattr(Pretender, "killed_at", None)
-    done = scripts.call(capsys, monkeypatch, "tradeoff", *TINY, tmp_path)
+    done = scripts.call(capsys, monkeypatch, "tradeoffs.compare", *TINY, tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(Pretender.trained) == len(set(Pretender.trained)) == 6  # none twice
     assert all(path.read_bytes() == content for path, content in before.items())
     assert (tmp_path / "report.html").exists()
 
-    done = scripts.call(capsys, monkeypatch, "tradeoff", *TINY, tmp_path, "--correlations", 0.1, 0.5)
+    done = scripts.call(capsys, monkeypatch, "tradeoffs.compare", *TINY, tmp_path, "--correlations", 0.1, 0.5)
     assert done.returncode == 0 and len(Pretender.trained) == 8  # more settings join the folder
-    other = scripts.call(capsys, monkeypatch, "tradeoff", *TINY, tmp_path, "--epochs", 2)
+    other = scripts.call(capsys, monkeypatch, "tradeoffs.compare", *TINY, tmp_path, "--epochs", 2)
     assert other.returncode == 2 and "epochs" in other.stderr
 
 
 def test_networks_that_others_trained(trained, tmp_path):
     words = ["--runs", trained, "--test", 40]
-    done = scripts.run("tradeoff", *TINY, tmp_path, *words)
+    done = scripts.run("tradeoffs.compare", *TINY, tmp_path, *words)
     assert done.returncode == 0, done.stderr
     (cell,) = (tmp_path / "cells").iterdir()
-    found = tradeoff.unpacked(cell)
+    found = compare.unpacked(cell)
     assert found["robust/original"].shape == (1, 40) and "noise/foreground" in found
     assert "worst class" in (tmp_path / "report.html").read_text()
 
@@ -92,9 +91,9 @@ def test_checkpoints_that_others_trained(tmp_path, capsys, monkeypatch):
         model = small.linear(classes=len(test.info.classes), shape=test.image.shape[1:])
         return weights.Imported(model, *model.init(jax.random.key(0)), (0.0,), (1.0,), "0" * 64)
 
-    monkeypatch.setattr(tradeoff_others.subjects, "imported", imported)
+    monkeypatch.setattr(other_networks.subjects, "imported", imported)
     words = ("--checkpoints", "a/net.pt:resnet18:digits:none:linf:8/255", "--test", 40)
-    done = scripts.call(capsys, monkeypatch, "tradeoff", *TINY, tmp_path, *words)
+    done = scripts.call(capsys, monkeypatch, "tradeoffs.compare", *TINY, tmp_path, *words)
     assert done.returncode == 0, done.stderr
     assert asked == [("a/net.pt", "resnet18", "none")]
     page = (tmp_path / "report.html").read_text()
@@ -102,7 +101,7 @@ def test_checkpoints_that_others_trained(tmp_path, capsys, monkeypatch):
 
 
 def test_every_setting_is_trained_once():
-    cells = tradeoff.grid(tradeoff.PRESETS["digits"])
+    cells = compare.grid(compare.PRESETS["digits"])
     assert len(cells) == len({c.name for c in cells}) == 26
     strong = [c for c in cells if c.background == numbers.STRONG and c.correlation == 0.8]
     radii = [("l2", 0), ("l2", 76.5), ("l2", 153), ("linf", 4), ("linf", 8)]
@@ -137,5 +136,5 @@ def test_what_cannot_be_meant_is_refused(tmp_path, capsys, monkeypatch):
         (["--seeds", "0"], "--seeds is 0, must be at least 1"),
         (["--checkpoints", "net.pt:resnet18"], "must be file:architecture:dataset:normalisation:norm:eps"),
     ):
-        done = scripts.call(capsys, monkeypatch, "tradeoff", *TINY, tmp_path / "no", *words)
+        done = scripts.call(capsys, monkeypatch, "tradeoffs.compare", *TINY, tmp_path / "no", *words)
         assert done.returncode == 2 and message in done.stderr and not (tmp_path / "no").exists()

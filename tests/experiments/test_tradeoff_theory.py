@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 def results(folder, capsys, monkeypatch):
     path = folder / "results.json"
     if not path.exists():
-        done = scripts.call(capsys, monkeypatch, "tradeoff_theory", "smoke", "--out", folder)
+        done = scripts.call(capsys, monkeypatch, "tradeoffs.theory", "smoke", "--out", folder)
         assert done.returncode == 0, done.stderr
     return json.loads(path.read_text())
 
@@ -83,6 +83,6 @@ def test_curves_and_maps_say_what_the_claims_say(results):
     ],
 )
 def test_one_line_and_exit_code_2(words, message, tmp_path, capsys, monkeypatch):
-    done = scripts.call(capsys, monkeypatch, "tradeoff_theory", "smoke", *words, "--out", tmp_path / "out")
+    done = scripts.call(capsys, monkeypatch, "tradeoffs.theory", "smoke", *words, "--out", tmp_path / "out")
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()

@@ -3,27 +3,23 @@
 import dataclasses
 import json
 
-import cvae_settings
-import cvaes
-import eval_certified
-import eval_cvae
 import jax
-import learned_runs
 import numpy as np
 import pytest
 import scripts
-import train_cvae
 from PIL import Image
 from scipy import stats
+
+from experiments.perturbation_sets import autoencoders, certify, classifier_runs, config, evaluate, train
 
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
     """Learn a tiny set once, as the command line would."""
     folder = tmp_path_factory.mktemp("learnt")
-    cfg = dataclasses.replace(cvae_settings.PRESETS["smoke"], out=str(folder / "set"))
+    cfg = dataclasses.replace(config.PRESETS["smoke"], out=str(folder / "set"))
     with jax.numpy_dtype_promotion("standard"):
-        assert train_cvae.main(cfg) == 0
+        assert train.main(cfg) == 0
     return folder
 
 
@@ -32,31 +28,31 @@ def test_it_trains_measures_and_tells(learnt):
     assert found["nearest"] <= found["encoded"] and found["nearest"] <= found["expected"] <= found["farthest"]
     assert found["radius"] == found["encodings"]["largest"] > 0
     assert (learnt / "set" / "report.html").read_text().count("data:image/png") == 2
-    again = cvaes.opened(str(learnt / "set"))
+    again = autoencoders.opened(str(learnt / "set"))
     assert again.radius == found["radius"] and again.step == 2
 
 
 def test_a_set_is_judged_over_radii_once(learnt, capsys, monkeypatch):
     words = ["smoke", "--run", learnt / "set", "--out", learnt / "judged"]
-    done = scripts.call(capsys, monkeypatch, "eval_cvae", *words)
+    done = scripts.call(capsys, monkeypatch, "perturbation_sets.evaluate", *words)
     assert done.returncode == 0, done.stderr
     first, second = json.loads((learnt / "judged" / "quality.json").read_text())["radii"]
     # A larger ball holds more.
     assert first["inside"] <= second["inside"] and first["farthest"] <= second["farthest"] + 1e-3
     assert (learnt / "judged" / "report.html").read_text().count("data:image/png") == 4
     monkeypatch.setattr(eval_cvae, "measured", lambda *args: None)  # what is done is not done again
-    assert scripts.call(capsys, monkeypatch, "eval_cvae", *words).stdout == done.stdout
+    assert scripts.call(capsys, monkeypatch, "perturbation_sets.evaluate", *words).stdout == done.stdout
 
 
 def test_a_network_is_trained_on_the_set_and_certified_in_its_latents(learnt, capsys, monkeypatch):
     words = ["smoke", "--set", learnt / "set", "--out", learnt / "net", "--method", "smoothed"]
-    done = scripts.call(capsys, monkeypatch, "train_learned", *words)
+    done = scripts.call(capsys, monkeypatch, "perturbation_sets.train_classifier", *words)
     assert done.returncode == 0, done.stderr
     found = json.loads((learnt / "net" / "robustness.json").read_text())
     assert len(found["robust"]) == len(found["radii"]) and found["observed"] <= found["perturbed"]
     assert (learnt / "net" / "report.html").read_text().count("data:image/png") == 3
     words = ["smoke", "--runs", learnt / "net", "--out", learnt / "certified"]
-    done = scripts.call(capsys, monkeypatch, "eval_certified", *words)
+    done = scripts.call(capsys, monkeypatch, "perturbation_sets.certify", *words)
     assert done.returncode == 0, done.stderr
     numbers = json.loads((learnt / "certified" / "certificates.json").read_text())
     assert numbers["certified"] == sorted(numbers["certified"], reverse=True)
@@ -74,12 +70,12 @@ def test_every_other_preset_is_sound(script):
 @pytest.mark.parametrize(
     ("cfg", "words"),
     [
-        (learned_runs.Config(method="magic"), "--method is 'magic'"),  # pyright: ignore[reportArgumentType]
-        (learned_runs.Config(sigma=0.0), "--sigma is 0"),
-        (eval_cvae.Config(radii=(2.0, 1.0)), "must be above 0 and grow"),
-        (eval_cvae.Config(pairs="fog"), "--pairs is 'fog', must be one of linf"),
-        (learned_runs.Config(reach=0.0), "--reach is 0"),
-        (eval_certified.Config(n=5), "--n is 5"),
+        (classifier_runs.Config(method="magic"), "--method is 'magic'"),  # pyright: ignore[reportArgumentType]
+        (classifier_runs.Config(sigma=0.0), "--sigma is 0"),
+        (evaluate.Config(radii=(2.0, 1.0)), "must be above 0 and grow"),
+        (evaluate.Config(pairs="fog"), "--pairs is 'fog', must be one of linf"),
+        (classifier_runs.Config(reach=0.0), "--reach is 0"),
+        (certify.Config(n=5), "--n is 5"),
     ],
 )
 def test_other_settings_are_checked(cfg, words):
@@ -89,9 +85,9 @@ def test_other_settings_are_checked(cfg, words):
 
 def test_a_folder_of_another_kind_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"holds no run of train_cvae\.py"):
-        cvaes.opened(str(tmp_path))
+        autoencoders.opened(str(tmp_path))
     with pytest.raises(ValueError, match=r"holds no run of train_learned\.py"):
-        learned_runs.opened(str(tmp_path))
+        classifier_runs.opened(str(tmp_path))
 
 
 def test_pairs_of_a_folder_are_split_by_image(tmp_path):
@@ -100,14 +96,14 @@ def test_pairs_of_a_folder_are_split_by_image(tmp_path):
         for i in range(20):
             picture = np.full((4, 4), 10 * i + offset, np.uint8)
             Image.fromarray(picture).save(tmp_path / side / f"{i:02}.png")
-    parts = cvaes.splits(dataclasses.replace(cvae_settings.PRESETS["digits"], folder=str(tmp_path)))
+    parts = autoencoders.splits(dataclasses.replace(config.PRESETS["digits"], folder=str(tmp_path)))
     assert [len(part.label) for part in parts] == [16, 2, 2]
     assert all(part.image[0].shape == (4, 8, 1) for part in parts)
     assert np.asarray(parts[2].image)[:, 0, 4, 0].tolist() == [91, 191]
 
 
 def test_every_preset_is_sound():
-    for cfg in cvae_settings.PRESETS.values():
+    for cfg in config.PRESETS.values():
         cfg.check()
         assert cfg.rate_at[-1] <= cfg.epochs
 
@@ -117,7 +113,7 @@ def test_every_preset_is_sound():
     ["digits", "mnist_dense_linf", "mnist_conv_linf", "mnist_stn_rts", "cifar10", "lit_scenes", "mip5"],
 )
 def test_presets_name_models_that_take_their_pairs(name):
-    cfg = cvae_settings.PRESETS[name]
+    cfg = config.PRESETS[name]
     size = {
         "digits": (8, 8, 1),
         "mnist": (28, 28, 1),
@@ -126,8 +122,8 @@ def test_presets_name_models_that_take_their_pairs(name):
         "multi_illumination/mip5": (25 * 125, 187, 3),
     }[cfg.dataset]
     x = jax.ShapeDtypeStruct((2, *size), "float32")
-    views = jax.eval_shape(cvae_settings.FAMILIES[cfg.pairs](), jax.random.key(0), x)
-    model = cvae_settings.MODELS[cfg.model](views.image.shape[1:])
+    views = jax.eval_shape(config.FAMILIES[cfg.pairs](), jax.random.key(0), x)
+    model = config.MODELS[cfg.model](views.image.shape[1:])
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     found, _ = jax.eval_shape(model.posterior, params, state, *views)
     assert found.mean.shape == (2, model.dimension)
@@ -145,4 +141,4 @@ def test_presets_name_models_that_take_their_pairs(name):
 )
 def test_settings_are_checked(settings, words):
     with pytest.raises(ValueError, match=words):
-        dataclasses.replace(cvae_settings.PRESETS["digits"], **settings).check()
+        dataclasses.replace(config.PRESETS["digits"], **settings).check()

@@ -4,28 +4,27 @@ import contextlib
 import dataclasses
 import json
 
-import courses
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scripts
-import train_translator
-import translator_folders
-import translators
 
+from experiments.ood_to_id import networks as translators
+from experiments.ood_to_id import run_folders, train
+from experiments.shared import staged_training
 from robustjax import runtime
 from robustjax.types import Batch
 
 
 def test_it_trains_keeps_and_tells(tmp_path, capsys, monkeypatch):
-    done = scripts.call(capsys, monkeypatch, "train_translator", "smoke", "--out", tmp_path)
+    done = scripts.call(capsys, monkeypatch, "ood_to_id.train", "smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.html").read_text().count("data:image/png") == 5
     names = {key.split("_")[0] for line in (tmp_path / "metrics.jsonl").open() for key in json.loads(line)}
     assert names == {"step", "classifier", "encoder", "translator"}
 
-    system = translator_folders.opened(tmp_path)
+    system = run_folders.opened(tmp_path)
     x = jax.random.uniform(jax.random.key(0), (2, 16, 16, 1))
     run = jax.jit(lambda translate, x: translate(jax.random.key(0), x))
     back = run(system.translate, x)
@@ -34,7 +33,7 @@ def test_it_trains_keeps_and_tells(tmp_path, capsys, monkeypatch):
     assert [row["images"].split(",")[0] for row in told] == ["clean", "PGD-2", "darker", "sharper"]
 
     with pytest.raises(ValueError, match="holds no finished run"):
-        translator_folders.opened(tmp_path / "networks")
+        run_folders.opened(tmp_path / "networks")
 
 
 def numbers():
@@ -44,7 +43,7 @@ def numbers():
         return 0.9 * state + batch.sum(), {"mean": batch.mean()}
 
     rows = jnp.asarray(np.random.default_rng(0).normal(size=10).astype(np.float32))
-    return courses.Stage(
+    return staged_training.Stage(
         "numbers", lambda: jnp.float32(0), step, rows, 3, 8, seed=1, weights=lambda s: (s, None)
     ), rows
 
@@ -60,13 +59,13 @@ class Told:
 
 
 def test_a_stage_that_was_stopped_goes_on_bit_for_bit(tmp_path):
-    cfg = dataclasses.replace(train_translator.PRESETS["smoke"], save_every=9)
+    cfg = dataclasses.replace(train.PRESETS["smoke"], save_every=9)
     ends = []
     for name, stops in (("whole", (0,)), ("cut", (2, 3, 0))):
         for at in stops:
             with runtime.Run(tmp_path / name, {}) as run:
-                log = train_translator.Log(run, Told(at), cfg, before=10)
-                with pytest.raises(train_translator.Stopped) if at else contextlib.nullcontext():
+                log = train.Log(run, Told(at), cfg, before=10)
+                with pytest.raises(train.Stopped) if at else contextlib.nullcontext():
                     ends.append(float(log.finished("numbers", numbers()[0])[0]))
     assert len(ends) == 2 and ends[0] == ends[1]
     one, other = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut"))
@@ -75,10 +74,10 @@ def test_a_stage_that_was_stopped_goes_on_bit_for_bit(tmp_path):
 
 def test_a_course_left_and_taken_up_again_ends_in_the_same_state():
     stage, rows = numbers()
-    whole = list(courses.course(stage, stage.start(), segment=3))
+    whole = list(staged_training.course(stage, stage.start(), segment=3))
     assert [done for done, *_ in whole] == [3, 6, 8]
-    half = next(courses.course(stage, stage.start(), segment=5))
-    *_, (done, state, _) = courses.course(stage, half[1], begin=5, segment=5)
+    half = next(staged_training.course(stage, stage.start(), segment=5))
+    *_, (done, state, _) = staged_training.course(stage, half[1], begin=5, segment=5)
     assert done == 8 and float(state) == float(whole[-1][1])
     # Every epoch sees every row at most once, in another order.
     expected = jnp.float32(0)
@@ -88,12 +87,12 @@ def test_a_course_left_and_taken_up_again_ends_in_the_same_state():
         expected = 0.9 * expected + rows[order].sum()
     np.testing.assert_allclose(state, expected, rtol=1e-5)
     with pytest.raises(ValueError, match="batch size is 11"):
-        next(courses.course(stage._replace(batch_size=11), stage.start(), segment=1))
+        next(staged_training.course(stage._replace(batch_size=11), stage.start(), segment=1))
 
 
-@pytest.mark.parametrize("name", list(train_translator.PRESETS))
+@pytest.mark.parametrize("name", list(train.PRESETS))
 def test_presets_are_sound_and_their_networks_take_their_images(name):
-    cfg = train_translator.PRESETS[name]
+    cfg = train.PRESETS[name]
     cfg.check()
     shape = {"digits": (16, 16, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}.get(
         cfg.dataset, (160, 160, 3)
@@ -112,7 +111,7 @@ def zeros(tree):
 
 
 def test_every_kind_is_a_list_of_stages():
-    recipe = train_translator.PRESETS["smoke"].recipe
+    recipe = train.PRESETS["smoke"].recipe
     x = jnp.zeros((32, 16, 16, 1))
     batch = Batch(x, jnp.arange(32) % 10)
     sets = translators.Sets(batch, batch, batch)

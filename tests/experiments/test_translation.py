@@ -5,11 +5,10 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scripts  # first: it puts experiments/ on the path
+import scripts
 
-import translation_lab  # isort: skip
-import translators  # isort: skip
-
+from experiments.ood_to_id import defence_networks
+from experiments.ood_to_id import networks as translators
 from robustjax.models import small, translator
 
 OWN = """
@@ -39,7 +38,7 @@ def test_a_defence_of_ones_own_is_attacked_and_no_number_is_printed(tmp_path, ca
         "--eps",
         "0.2",
     ]
-    done = scripts.call(capsys, monkeypatch, "eval_translator", *words, "--out", tmp_path / "out")
+    done = scripts.call(capsys, monkeypatch, "ood_to_id.evaluate", *words, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert (
         "no robust accuracy: A2, A3, A4 not run; 8 examples, needs at least 200; it is not known"
@@ -48,7 +47,7 @@ def test_a_defence_of_ones_own_is_attacked_and_no_number_is_printed(tmp_path, ca
     facts = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {row["quantity"][:3] for row in facts["main"]["deterministic"]} >= {"TM0", "TM3", "IDA"}
     assert (tmp_path / "out" / "report.html").stat().st_size > 5000
-    wrong = scripts.call(capsys, monkeypatch, "eval_translator", "smoke", "--run", tmp_path / "nothing")
+    wrong = scripts.call(capsys, monkeypatch, "ood_to_id.evaluate", "smoke", "--run", tmp_path / "nothing")
     assert wrong.returncode == 2 and "holds no finished run" in wrong.stderr
 
 
@@ -77,8 +76,8 @@ def test_the_digits_leave_a_page_with_every_check(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(translators, "train_encoder", encoder)
     monkeypatch.setattr(translators, "views_of", lambda *given: None)
     monkeypatch.setattr(translators, "train_pix2pix", drawn(lambda: translator_of(None, recipe, shape)))
-    monkeypatch.setattr(translation_lab.Lab, "_robust", lambda self, f, sets, seed: f)
-    done = scripts.call(capsys, monkeypatch, "translation", "smoke", "--out", tmp_path)
+    monkeypatch.setattr(defence_networks.Lab, "_robust", lambda self, f, sets, seed: f)
+    done = scripts.call(capsys, monkeypatch, "ood_to_id.defence", "smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "results.json").read_text())
     assert {row["check"].split()[0] for row in facts["checks"]} == {str(i) for i in range(1, 15)}

@@ -4,17 +4,16 @@ import dataclasses
 import json
 import pathlib
 
-import courses
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scripts
-import translator_pairs
-import translator_zoo
-import translators
 from test_train_translator import numbers
 
+from experiments.ood_to_id import compare, pairs
+from experiments.ood_to_id import networks as translators
+from experiments.shared import staged_training
 from robustjax.models import small
 from robustjax.types import Batch
 
@@ -64,11 +63,11 @@ def test_the_zoo_trains_judges_and_tabulates_what_is_missing(tmp_path, capsys, m
         (pathlib.Path(cfg.out) / "results.json").write_text(json.dumps(facts))
         return 0
 
-    monkeypatch.setattr(translator_zoo.train_translator, "main", train)
-    monkeypatch.setattr(translator_zoo.eval_translator, "main", judge)
+    monkeypatch.setattr(compare.train_translator, "main", train)
+    monkeypatch.setattr(compare.eval_translator, "main", judge)
     words = ["digits", "--kinds", "dae", "ddpm", "--passes", 3, "--out", tmp_path]
     for _ in range(2):
-        left = scripts.call(capsys, monkeypatch, "translator_zoo", *words)
+        left = scripts.call(capsys, monkeypatch, "ood_to_id.compare", *words)
         assert left.returncode == 0, left.stderr
     assert done == [
         ("dae", 20, 24), ("dae_SSD", "SSD", 0), ("dae_always", "always", 3),
@@ -97,7 +96,7 @@ def test_what_is_left_out_is_not_trained_on(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(translators, "train_classifier", lambda *given, **more: classifier)
     monkeypatch.setattr(translators, "train_pix2pix", train)
-    done = scripts.call(capsys, monkeypatch, "translator_left_out", "smoke", "--out", tmp_path)
+    done = scripts.call(capsys, monkeypatch, "ood_to_id.leave_one_out", "smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     # 32 images as they are, 32 under FGSM, and 16 under BIM, which gets a share of them.
     assert seen == [80, 48]
@@ -114,7 +113,7 @@ def test_pairs_are_made_anew_and_slow_attacks_get_a_share():
     sets = translators.Sets(batch, batch, batch)
     recipe = translators.Recipe(attacks=("fgsm", "square"), shares=(1.0,), subset=(("square", 0.25),))
     first, again, anew = (
-        translator_pairs.views_of(sets, classifier, recipe, 0, turn=turn, batch_size=20) for turn in (0, 0, 1)
+        pairs.views_of(sets, classifier, recipe, 0, turn=turn, batch_size=20) for turn in (0, 0, 1)
     )
     assert len(first.image) == 20 + 20 + 5
     np.testing.assert_array_equal(first.perturbed, again.perturbed)
@@ -129,8 +128,8 @@ def test_pairs_are_made_anew_and_slow_attacks_get_a_share():
 def test_rows_are_made_anew_at_the_same_updates_whatever_the_segments(segment):
     stage, rows = numbers()
     stage = stage._replace(every=1, renew=lambda turn: rows + 100.0 * turn)
-    assert courses.ends(stage, segment=5) == [3, 5, 6, 8]
-    *_, (_, state, _) = courses.course(stage, stage.start(), segment=segment)
+    assert staged_training.ends(stage, segment=5) == [3, 5, 6, 8]
+    *_, (_, state, _) = staged_training.course(stage, stage.start(), segment=segment)
     expected = jnp.float32(0)
     for update in range(8):
         epoch, place = divmod(update, 3)

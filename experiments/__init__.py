@@ -1,0 +1,1 @@
+"""The experiments: one folder per topic, each script run as `python -m experiments.<topic>.<script> [preset]`."""

@@ -1,0 +1,1 @@
+"""Speed: attacks, certificates and training steps, beside their peers in PyTorch."""

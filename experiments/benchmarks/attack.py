@@ -1,0 +1,285 @@
+"""Measure attacks: seconds and robust accuracy beside torchattacks and foolbox, same weights, same images.
+
+    python -m experiments.benchmarks.attack cpu --runs runs/mnist runs/cifar10 --eps 0.3 8/255 --images 200 64
+    python -m experiments.benchmarks.attack smoke
+
+Each run folder of classification.train (convnet_small, convnet or resnet18) is attacked by AutoAttack's
+standard attacks, ours and torchattacks' set to as many iterations and queries, and by PGD, ours and foolbox's. With
+--attacks detector, PGD pushes the score of the test images down and that of as many uniform noise images up, ours
+and in a loop of PyTorch; "robust" is the AUROC then, and the parts end with images per second, both sides.
+The contenders take turns, each with random numbers of its own, so that a noisy machine disturbs all of them;
+robust accuracy is the mean over the turns. Our seconds are those of compiled
+programs; what compiling took is shown beside. Needs torch, torchattacks and foolbox: pip install -e '.[peers]'.
+"""
+
+import dataclasses
+import datetime
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.benchmarks import peers, score_attacks
+from experiments.benchmarks.train import chip
+from experiments.shared import classifiers, command_line
+from experiments.shared.fields import Fraction
+from robustjax import logit, runtime
+from robustjax.attacks import autoattack
+from robustjax.attacks.autoattack import Trial
+from robustjax.attacks.steady import steady
+from robustjax.catalog import models as model_names
+from robustjax.data import subsets
+from robustjax.evaluation import pool, suite
+from robustjax.threats import Threat
+from robustjax.types import frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Measure attacks."""
+
+    runs: tuple[str, ...] = ()  # folders of classification.train
+    eps: tuple[Fraction, ...] = ()  # linf radius for each
+    images: tuple[int, ...] = ()  # first test images for each, of those classified correctly and not
+    batch_size: int = 512
+    steps: int = 100  # of APGD, APGD-T and FAB-T
+    queries: int = 5000  # of Square
+    pgd_steps: int = 40
+    targets: int = 9
+    repeats: int = 1  # turns of every contender
+    attacks: tuple[str, ...] = ("standard", "pgd")
+    peers: bool = True  # also measure torchattacks and foolbox, if they are installed
+    data_dir: str | None = None
+    out: str | None = None  # a file to append one line of JSON to
+
+    def check(self) -> None:
+        """Refuse what cannot be meant."""
+        if not self.runs:
+            raise ValueError("--runs is missing, must name one or more folders of classification.train")
+        if not len(self.runs) == len(self.eps) == len(self.images):
+            raise ValueError(
+                f"--runs, --eps and --images have {len(self.runs)}, {len(self.eps)} and {len(self.images)} values, "
+                "must have as many"
+            )
+
+
+PRESETS = {
+    "cpu": Config(),
+    "full": Config(batch_size=1024, repeats=3),
+    "smoke": Config(eps=(0.1,), images=(20,), steps=3, queries=10, pgd_steps=3, targets=2, batch_size=32),
+}
+
+
+class Outcome(NamedTuple):
+    """One turn of a contender."""
+
+    seconds: float
+    robust: np.ndarray  # (n,) bool
+    parts: dict[str, float]  # seconds per attack
+    steps: dict[str, int]  # iterations of all images together, ours only
+
+
+def ours(
+    network: Any, arguments: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: str
+) -> Callable[..., Outcome]:
+    """Build one turn of the library's suite runner, and one that only compiles."""
+
+    def trials(threat: Threat) -> tuple[Trial, ...]:
+        if kind == "pgd":
+            solver = steady(threat, steps=cfg.pgd_steps, step_size=2.5 * threat.eps / cfg.pgd_steps)
+            return (Trial("pgd", solver, lambda z, y, _: logit.cross_entropy(z, y)),)
+        return (
+            autoattack.apgd_ce(threat, steps=cfg.steps),
+            autoattack.apgd_targeted(threat, classes=10, targets=cfg.targets, steps=cfg.steps),
+            autoattack.fab_targeted(threat, classes=10, targets=cfg.targets, steps=cfg.steps),
+            autoattack.random_search(threat, queries=cfg.queries),
+        )
+
+    size = min(cfg.batch_size, len(labels))
+    if kind == "detector":
+        settings = {"eps": eps, "steps": cfg.pgd_steps, "size": size}
+        return _outcome(
+            score_attacks.ours(network, arguments, images, noise(images), **settings), 2 * len(labels)
+        )
+    mesh = runtime.data_mesh()
+    rows, arguments = runtime.over_data(mesh), runtime.place(arguments, mesh)
+    smallest = min(size, 32, max(4, size // 4))
+    evaluate = suite.over(network, trials, batch_size=size, smallest=smallest, sharding=rows)
+    seeds = itertools.count()
+
+    def turn(compiling: bool = False) -> Outcome:
+        began = time.perf_counter()
+        if compiling:
+            # All attacks see all images and break them at once, in batches of every size: the radius is traced.
+            for some in pool.buckets(size, smallest):
+                few = images[:some], labels[:some], Threat("linf", 1.0)
+                evaluate(jax.random.key(0), *few, *arguments, every=True)
+            return Outcome(time.perf_counter() - began, np.zeros(0, bool), {}, {})
+        key = jax.random.key(next(seeds))
+        found = evaluate(key, images, labels, Threat("linf", eps), *arguments)
+        parts = {name: float(s) for name, s in zip(found.attacks, found.seconds, strict=True)}
+        steps = {name: int(n) for name, n in zip(found.attacks, found.steps, strict=True)}
+        return Outcome(time.perf_counter() - began, found.standing, parts, steps)
+
+    return turn
+
+
+def theirs(net: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: str) -> Callable[[], Outcome]:
+    """Build one turn of torchattacks (standard) or foolbox (pgd), in batches of our size."""
+    import torch
+
+    if kind == "detector":
+        settings = {"eps": eps, "steps": cfg.pgd_steps, "size": min(cfg.batch_size, len(labels))}
+        return _outcome(score_attacks.theirs(net, images, noise(images), **settings), 2 * len(labels))
+    x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    y = torch.from_numpy(labels.astype(np.int64))
+
+    def right(points: Any) -> np.ndarray:
+        with torch.no_grad():
+            return np.concatenate(
+                [(net(p).argmax(1) == t).numpy() for p, t in zip(points, y.split(size), strict=True)]
+            )
+
+    size = min(cfg.batch_size, len(labels))
+
+    def turn() -> Outcome:
+        began, parts = time.perf_counter(), {}
+        standing = right(x.split(size))
+        if kind == "pgd":
+            import foolbox
+
+            model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
+            attack = foolbox.attacks.LinfPGD(steps=cfg.pgd_steps, abs_stepsize=2.5 * eps / cfg.pgd_steps)
+            points = [
+                attack(model, a, b, epsilons=eps)[1]
+                for a, b in zip(x.split(size), y.split(size), strict=True)
+            ]
+            return Outcome(time.perf_counter() - began, standing & right(points), {}, {})
+        import torchattacks
+
+        common_ = {"norm": "Linf", "eps": eps}
+        attacks = {
+            "apgd-ce": torchattacks.APGD(net, steps=cfg.steps, loss="ce", **common_),
+            "apgd-t": torchattacks.APGDT(net, steps=cfg.steps, n_classes=cfg.targets + 1, **common_),
+            "fab-t": torchattacks.FAB(
+                net, steps=cfg.steps, multi_targeted=True, n_classes=cfg.targets + 1, **common_
+            ),
+            "square": torchattacks.Square(net, n_queries=cfg.queries, resc_schedule=False, **common_),
+        }
+        for name, attack in attacks.items():  # each on what is still standing, as its own AutoAttack does
+            start = time.perf_counter()
+            for rows in np.array_split(np.flatnonzero(standing), max(1, -(-int(standing.sum()) // size))):
+                if len(rows):
+                    found = attack(x[rows], y[rows])
+                    with torch.no_grad():
+                        standing[rows] &= (net(found).argmax(1) == y[rows]).numpy()
+            parts[name] = time.perf_counter() - start
+        return Outcome(time.perf_counter() - began, standing, parts, {})
+
+    return turn
+
+
+def noise(images: np.ndarray) -> np.ndarray:
+    """Draw as many uniform noise images: the outliers of the attack on the detector."""
+    return np.random.default_rng(0).random(images.shape, np.float32)
+
+
+def _outcome(turn: Callable[[], score_attacks.Turn], count: int) -> Callable[..., Outcome]:
+    def timed(compiling: bool = False) -> Outcome:
+        del compiling  # the first turn compiles
+        found = turn()
+        rate = {"images/s": count / found.seconds}
+        return Outcome(found.seconds, found.above, found.parts | rate, {})
+
+    return timed
+
+
+def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, Any]]:
+    """Measure all contenders on one run folder."""
+    it = classifiers.trained(folder, data_dir=cfg.data_dir)
+    test = subsets.first(it.test, count)
+    images, labels = test.image.astype(np.float32) / 255, test.label
+    network, results = partial(frozen, it.model), []
+    for kind in cfg.attacks:
+        turns = {"ours": ours(network, (it.params, it.state), images, labels, eps, cfg, kind)}
+        peer = {"standard": "torchattacks", "pgd": "foolbox", "detector": "torch"}[kind]
+        if cfg.peers and find_spec("torch") and find_spec(peer):
+            net = peers.network(
+                it.config["model"], it.params, it.state, model_names.NORMALISATIONS.get(it.config["dataset"])
+            )
+            turns[peer] = theirs(net, images, labels, eps, cfg, kind)
+        compiling = turns["ours"](compiling=True).seconds
+        outcomes: dict[str, list[Outcome]] = {name: [] for name in turns}
+        for _ in range(cfg.repeats):
+            for name, turn in turns.items():
+                outcomes[name].append(turn())
+        for name, found in outcomes.items():
+            seconds = [o.seconds for o in found]
+            # Turn by turn: what slows the machine for a while slows both contenders of a turn.
+            shares = [a.seconds / b.seconds for a, b in zip(outcomes["ours"], found, strict=True)]
+            results.append(
+                {
+                    "run": folder,
+                    "network": it.config["model"],
+                    "eps": eps,
+                    "images": len(labels),
+                    "attack": kind,
+                    "contender": name,
+                    "robust %": 100 * float(np.mean([o.robust for o in found])),
+                    "seconds": statistics.median(seconds),
+                    "spread": [min(seconds), max(seconds)],
+                    "ours / peer": None
+                    if name == "ours"
+                    else [statistics.median(shares), min(shares), max(shares)],
+                    "compiling": compiling if name == "ours" else None,
+                    "parts": {k: round(v, 2) for k, v in found[-1].parts.items()},
+                    "microseconds": {
+                        k: round(1e6 * found[-1].parts[k] / max(n, 1), 1) for k, n in found[-1].steps.items()
+                    },
+                }
+            )
+    return results
+
+
+def main(cfg: Config) -> int:
+    """Measure, print a table, append a line."""
+    runtime.one_device_per_core()
+    versions = {p: version(p) for p in ("jax", "flax", "torch", "torchattacks", "foolbox") if find_spec(p)}
+    print(f"{chip()}, {versions}")
+    print(
+        f"{'network':14s} {'eps':>7s} {'images':>6s} {'attack':9s} {'contender':12s} {'robust %':>8s} "
+        f"{'seconds':>9s}  parts"
+    )
+    results = []
+    for folder, eps, count in zip(cfg.runs, cfg.eps, cfg.images, strict=True):
+        for row in measure(folder, eps, count, cfg):
+            results.append(row)
+            first = ""
+            if row["compiling"]:
+                first = f"; {row['microseconds']} us per iteration; compiling {row['compiling']:.1f} s"
+            elif row["ours / peer"]:
+                middle, least, most = row["ours / peer"]
+                first = f"; ours / peer {middle:.3f} ({least:.3f} to {most:.3f}) over the turns"
+            print(
+                f"{row['network']:14s} {eps:7.4f} {row['images']:6d} {row['attack']:9s} {row['contender']:12s} "
+                f"{row['robust %']:8.2f} {row['seconds']:9.2f} ({row['spread'][0]:.2f} to {row['spread'][1]:.2f})  "
+                f"{row['parts']}{first}"
+            )
+    if cfg.out:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        about = {"date": now, "chip": chip(), "versions": versions, "config": dataclasses.asdict(cfg)}
+        with open(cfg.out, "a") as file:
+            file.write(json.dumps({**about, "results": results}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.script(main, PRESETS, __doc__)

@@ -1,0 +1,1 @@
+"""Train classifiers against an adversary, and attack classifiers: yours, ours or published ones."""

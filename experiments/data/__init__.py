@@ -1,0 +1,1 @@
+"""Prepare raw files as data sets that every script finds by name."""

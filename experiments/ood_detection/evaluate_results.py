@@ -1,0 +1,182 @@
+"""What ood_detection.evaluate found: every metric of every case, and signs that an attack was too weak."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.ood_detection import smoothed_scores
+from robustjax.analysis.intervals import proportion
+from robustjax.bounds.confidence import guaranteed_auroc
+from robustjax.ood import compat, conformal, metrics, protocols
+from robustjax.runtime.origin import plain
+
+Scores = Mapping[str, np.ndarray]  # conf, pred, label, image
+
+
+class Files:
+    """The scores of one detector of one network."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+
+    def __call__(self, case: str, name: str) -> Scores:
+        """Read the scores of a set in a case."""
+        path = self.folder / case / f"{name.replace('/', '_').replace(':', '_')}.npz"
+        with np.load(path) as file:
+            return dict(file)
+
+
+def listed(cfg: Any) -> list[str]:
+    """List the cases in which something is attacked."""
+    cases = [f"{kind}_{eps:.4g}" for kind in cfg.attacks for eps in cfg.radii]
+    cases += ["corruption"] if cfg.corruption else []
+    return cases + ([f"composition_{cfg.radii[-1]:.4g}"] if cfg.composition else [])
+
+
+def measured(cfg: Any, files: Files, cases: Sequence[str], detector: str) -> dict[str, Any]:
+    """Compute every metric of one detector: of the data, of each set, and their mean over the sets."""
+    inside, held = files("clean", "test"), files("clean", "validation")
+    right = inside["pred"] == inside["label"]
+    exact = metrics.threshold_keeping(inside["conf"], 1 - cfg.miss)
+    safe = conformal.threshold(held["conf"], miss=cfg.miss)
+    found: dict[str, Any] = {
+        "data": {"accuracy": plain(proportion(right)), "threshold": exact, "conformal": safe}
+    }
+    found["data"]["rejected at the conformal threshold"] = metrics.fnr(inside["conf"], safe)
+    found["data"]["right and accepted"] = metrics.end_to_end_accuracy(right, inside["conf"], exact)
+    for case in cases:
+        low = files(case, "test")
+        found["data"][case] = {
+            "right and accepted": metrics.end_to_end_accuracy(
+                low["pred"] == low["label"], low["conf"], exact
+            ),
+            "rejected at the conformal threshold": metrics.fnr(low["conf"], safe),
+        }
+    for name in cfg.outliers:
+        outside = files("clean", name)["conf"]
+        a = inside["conf"]
+        entry: dict[str, Any] = {
+            "clean": {
+                **metrics.summary(a, outside),
+                "auroc interval": interval(a, outside, cfg.resamples),
+                "accepted at the conformal threshold": metrics.fpr(outside, safe),
+                "compat": {m.__name__: m(a, outside) for m in (compat.aloe, compat.atom, compat.openood)},
+            }
+        }
+        for case in cases:
+            low, high = files(case, "test")["conf"], files(case, name)["conf"]
+            entry[case] = {
+                **protocols.under_attack(a, outside, low, high, share=1 - cfg.miss),
+                "auroc_in interval": interval(low, outside, cfg.resamples),
+                "auroc_out interval": interval(a, high, cfg.resamples),
+                "auroc_both interval": interval(low, high, cfg.resamples),
+                "accepted at the conformal threshold": metrics.fpr(high, safe),
+                "compat": {m.__name__: m(low, high) for m in (compat.aloe, compat.atom, compat.openood)},
+            }
+        if cfg.certify and detector == "msp":
+            # The margin's own probability, in float64: bounds are on its logarithm.
+            clean = -np.logaddexp(0.0, -a.astype(np.float64))
+            for eps in cfg.radii:
+                low, high = (files(f"certified_{eps:.4g}", n)["conf"] for n in ("test", name))
+                entry[f"certified_{eps:.4g}"] = {
+                    "auroc_out": guaranteed_auroc(clean, high),
+                    "auroc_both": guaranteed_auroc(low, high),
+                }
+        if cfg.sigma:
+            near, far = (files("smoothed", n)["copies"] for n in ("test", name))
+            attacked = {
+                eps: (
+                    files(f"smoothed_{eps:.4g}", "test")["conf"],
+                    files(f"smoothed_{eps:.4g}", name)["conf"],
+                )
+                for eps in cfg.smooth_radii
+            }
+            entry["smoothed"] = smoothed_scores.told(near, far, attacked, cfg.sigma)
+        found[name] = entry
+    found["mean"] = {
+        case: protocols.over_sets({n: numbers(found[n][case]) for n in cfg.outliers})
+        for case in found[cfg.outliers[0]]
+        if case != "smoothed"
+    }
+    return found
+
+
+def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Keep what is one number."""
+    return {name: value for name, value in entry.items() if isinstance(value, int | float)}
+
+
+def interval(inside: np.ndarray, outside: np.ndarray, resamples: int) -> list[float]:
+    """Compute the 95 % bootstrap interval of an AUROC over images, data and outliers drawn apart."""
+    rng = np.random.default_rng(0)
+    drawn = [
+        metrics.auroc(rng.choice(inside, inside.size), rng.choice(outside, outside.size))
+        for _ in range(resamples)
+    ]
+    return [float(v) for v in np.quantile(drawn, [0.025, 0.975])]
+
+
+def main_rows(table: Mapping[str, Any], cases: Sequence[str]) -> list[dict[str, Any]]:
+    """Tabulate the mean over the sets: clean, and the AUROC with data, outliers and both attacked, in each case."""
+    rows = []
+    for network, detectors in table.items():
+        for detector, found in detectors.items():
+            mean = found["mean"]
+            row = {
+                "network": network,
+                "detector": detector,
+                "accuracy": f"{found['data']['accuracy']['value']:.3f}",
+                "clean": f"{mean['clean']['auroc']:.3f}",
+            }
+            for case in cases:
+                three = (mean[case][f"auroc_{side}"] for side in ("in", "out", "both"))
+                row[f"{case.replace('_', ' ')}: in, out, both"] = ", ".join(f"{v:.3f}" for v in three)
+                proved = mean.get(f"certified_{case.rpartition('_')[2]}")
+                if proved and case.startswith("adaptive"):
+                    row[f"certified {case.rpartition('_')[2]}: out, both"] = (
+                        f"{proved['auroc_out']:.3f}, {proved['auroc_both']:.3f}"
+                    )
+            rows.append(row)
+    return rows
+
+
+def doubts(cfg: Any, table: Mapping[str, Any], cases: Sequence[str]) -> list[str]:
+    """List what cannot be if every attack were as strong as it should be."""
+    found = []
+    for network, detectors in table.items():
+        for detector, entry in detectors.items():
+            for name in cfg.outliers:
+                says, it = f"{network}, {detector}, {name}", entry[name]
+                clean = it["clean"]["auroc"]
+                for side in ("in", "out", "both"):
+                    value = {c: it[c][f"auroc_{side}"] for c in cases}
+                    found += [
+                        f"{says}: {c} raises AUROC ({side})"
+                        for c in cases
+                        if value[c] > clean + 1e-9 and c.split("_")[0] != "aloe"
+                    ]
+                    for eps in cfg.radii:
+                        ours = value.get(f"adaptive_{eps:.4g}")
+                        for kind in cfg.attacks:
+                            other = value[f"{kind}_{eps:.4g}"]
+                            if ours is not None and other < ours - 0.01:
+                                found.append(
+                                    f"{says}: {kind} at {eps:.4g} is stronger than the adaptive attack ({side}): "
+                                    f"{other:.3f} below {ours:.3f}"
+                                )
+                for eps in cfg.radii:
+                    proved = it.get(f"certified_{eps:.4g}")
+                    for kind in cfg.attacks:
+                        for side in ("out", "both"):
+                            if (
+                                proved
+                                and proved[f"auroc_{side}"] > it[f"{kind}_{eps:.4g}"][f"auroc_{side}"] + 1e-6
+                            ):
+                                found.append(f"{says}: certified above empirical at {eps:.4g}")
+                for eps in cfg.smooth_radii if cfg.sigma else ():
+                    at = it["smoothed"][f"{eps:.4g}"]
+                    if any(at[f"certified_{side}"] > at[f"auroc_{side}"] for side in ("out", "both")):
+                        found.append(f"{says}: certified above empirical at l2 {eps:.4g}, smoothed")
+    return found

@@ -1,0 +1,31 @@
+"""Tables and pictures that several reports share."""
+
+from typing import Any
+
+import numpy as np
+
+from robustjax import data
+from robustjax.analysis import curves
+from robustjax.runtime import grids
+
+
+def accuracy_rows(curve: curves.Curve) -> list[dict[str, Any]]:
+    """Tabulate a curve: radius, accuracy and its 95 % interval, in percent."""
+    return [
+        {
+            "radius": float(eps),
+            "accuracy %": 100 * a.value,
+            "95 % interval": f"{100 * a.low:.1f} to {100 * a.high:.1f}",
+        }
+        for eps, a in zip(curve.eps, curve.accuracy(), strict=True)
+    ]
+
+
+def attacked_images(split: data.Split, curve: curves.Curve, *, radius: int = -1, count: int = 8) -> bytes:
+    """Draw the first images, what the attack made of them at one radius, and the difference."""
+    count = min(count, len(split.label))
+    clean = np.asarray(split.image[:count], np.float32) / 255
+    names = split.info.classes
+    before, after = (curve.logits[i, :count].argmax(axis=1) for i in (0, radius))
+    captions = [f"{names[b]} → {names[a]}" for b, a in zip(before, after, strict=True)]
+    return grids.attacked(clean, curve.x[radius, :count], captions=captions)

@@ -1,0 +1,9 @@
+"""From names to factories, one table per family; library code never looks a name up.
+
+models             classifiers, and the normalisation of each data set
+augmentations      chains of augmentations
+ood_losses         training methods on in- and out-of-distribution images, and the score of each
+detectors          OOD detectors: how to fit and how to build each score
+outlier_sets       OOD images: prepared or embedded sets, noise, and mixtures of them
+embedded_outliers  OOD images made from the data or from scikit-learn's photographs
+"""

@@ -1,0 +1,28 @@
+"""Augmentations by name."""
+
+import math
+from typing import Any
+
+from robustjax.catalog.models import NORMALISATIONS
+from robustjax.data import augment, autoaugment
+
+
+def augmentation(names: tuple[str, ...], dataset: str = "") -> augment.Augment | None:
+    """Build the chain of augmentations, or None; what it uncovers is black, or the mean colour of a data set named.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    mean: Any = NORMALISATIONS.get(dataset, {}).get("mean")
+    fill = 0.0 if mean is None else [math.floor(255 * m) / 255 for m in mean]
+    known = {
+        "crop": lambda: augment.crop(4, fill=fill),
+        "flip": augment.flip,
+        "cutout": lambda: augment.cutout(8, fill=fill),
+        "cutout16": lambda: augment.cutout(16, fill=fill),
+        "autoaugment_cifar10": lambda: autoaugment.autoaugment(autoaugment.CIFAR10, fill=fill),
+        "autoaugment_svhn": lambda: autoaugment.autoaugment(autoaugment.SVHN, fill=fill),
+    }
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"--augment has {unknown[0]!r}, must be of {', '.join(known)}")
+    return augment.chain(*(known[name]() for name in names)) if names else None
