@@ -114,7 +114,10 @@ def ours(it: Subject, cfg: Config) -> tuple[Callable[[int, int], Certificate], f
     classes = 10 if it.labels is None else int(it.labels.max()) + 1
     mesh = runtime.data_mesh()
     count = votes(
-        frozen(it.model, it.params, it.state), in_pixels(cfg.sigma), classes=classes, chunk=cfg.batch_size
+        frozen(it.model, it.params, it.state),
+        in_pixels(cfg.sigma),
+        classes=classes,
+        chunk_size=cfg.batch_size,
     )
     rows, everywhere = PartitionSpec("data"), PartitionSpec()
     over = jax.shard_map(count, mesh=mesh, in_specs=(rows, rows, everywhere), out_specs=rows)

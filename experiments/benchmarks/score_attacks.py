@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from robustjax import runtime
 from robustjax.attacks.pgd import pgd
 from robustjax.numerics import keys_for
-from robustjax.ood import logit_scores, robust
+from robustjax.ood import logit_scores, score_attacks
 from robustjax.ood.scores import through
 from robustjax.threats import Threat
 
@@ -58,7 +58,7 @@ def ours(
         specs = {"in_specs": (all_, rows, rows), "out_specs": rows, "check_vma": False}
         return jax.jit(jax.shard_map(found, mesh=mesh, **specs))
 
-    sides = {"down": (side(robust.down), inside), "up": (side(robust.up), outside)}
+    sides = {"down": (side(score_attacks.down), inside), "up": (side(score_attacks.up), outside)}
 
     seeds = itertools.count()
 

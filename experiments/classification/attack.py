@@ -28,14 +28,14 @@ from experiments.classification.cases import ATTACKS, BLACK_BOX, listed
 from experiments.shared import command_line, network_source
 from experiments.shared.fields import Fraction
 from robustjax import runtime
-from robustjax.attacks import health
+from robustjax.attacks import masking_checks
 from robustjax.data import Split
 from robustjax.evaluation import suite
 from robustjax.evaluation.verdicts import Verdicts
-from robustjax.runtime import ledger
-from robustjax.runtime.origin import digest, made_with, plain
+from robustjax.runtime import result_files
+from robustjax.runtime.attack_progress import survivors
+from robustjax.runtime.provenance import digest, made_with, plain
 from robustjax.runtime.snapshot import Snapshot
-from robustjax.runtime.survivors import survivors
 from robustjax.threats import Threat
 
 
@@ -151,7 +151,7 @@ def main(cfg: Config) -> None:
     flags = checked(cfg, it, test, curve[-1])
 
     # --- tell ---
-    for row in ledger.rows(curve[-1]):
+    for row in result_files.rows(curve[-1]):
         runtime.say(f"{row['after']:>10}  {row['accuracy %']:6.2f} %  ({row['95 % interval']})")
     for flag in flags:
         if flag.raised:
@@ -170,7 +170,7 @@ def main(cfg: Config) -> None:
         "flags": [plain(flag) for flag in flags],
         "made_with": made_with(),
     }
-    ledger.write(out, curve[-1], about)
+    result_files.write(out, curve[-1], about)
     runtime.say(f"report: {write_page(cfg, it, test, curve, flags, out)}")
     for left in out.glob("progress_*.npz"):
         left.unlink()
@@ -194,7 +194,7 @@ def earlier(cfg: Config, subject: dict[str, Any]) -> Verdicts | None:
     """Read the report to go on from, and refuse one about something else or at a larger radius."""
     if not cfg.given:
         return None
-    report, about = ledger.read(cfg.given)
+    report, about = result_files.read(cfg.given)
     for name in ("subject", "norm"):
         if about.get(name) != json.loads(json.dumps(subject[name])):
             raise ValueError(f"--given {cfg.given} has {name} {about.get(name)}, must have {subject[name]}")
@@ -205,9 +205,9 @@ def earlier(cfg: Config, subject: dict[str, Any]) -> Verdicts | None:
 
 def checked(
     cfg: Config, it: network_source.Subject, test: Split, report: Verdicts
-) -> tuple[health.Flag, ...]:
+) -> tuple[masking_checks.Flag, ...]:
     """Look for signs that the attacks cannot be believed, on the first images classified correctly."""
-    found = health.from_outcomes(report.attacks, report.outcome, report.margin, black_box=BLACK_BOX)
+    found = masking_checks.from_outcomes(report.attacks, report.outcome, report.margin, black_box=BLACK_BOX)
     if not cfg.health:
         return tuple(found)
     rows = np.flatnonzero(report.clean == report.label)[:64]
@@ -216,7 +216,7 @@ def checked(
     x, y = jnp.asarray(test.image[rows].astype(np.float32) / 255), jnp.asarray(test.label[rows])
     threat = Threat(cfg.norm, cfg.eps)
     return (
-        *health.checks(jax.random.key(cfg.seed), it.network(*it.arguments), x, y, threat),
+        *masking_checks.checks(jax.random.key(cfg.seed), it.network(*it.arguments), x, y, threat),
         *found,
     )
 

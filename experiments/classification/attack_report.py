@@ -8,10 +8,10 @@ import numpy as np
 
 from experiments.classification.cases import listed
 from experiments.shared import network_source
-from robustjax.attacks import health
+from robustjax.attacks import masking_checks
 from robustjax.data import Split
 from robustjax.evaluation.verdicts import BROKEN, Verdicts
-from robustjax.runtime import figures, grids, ledger
+from robustjax.runtime import figures, image_grids, result_files
 from robustjax.runtime.report import Report
 from robustjax.threats import Threat
 
@@ -21,7 +21,7 @@ def write_page(
     it: network_source.Subject,
     test: Split,
     curve: list[Verdicts],
-    flags: tuple[health.Flag, ...],
+    flags: tuple[masking_checks.Flag, ...],
     out: pathlib.Path,
 ) -> pathlib.Path:
     """Write the page a person reads."""
@@ -34,7 +34,7 @@ def write_page(
         "no attack broke."
     )
     page.table(
-        ledger.rows(report),
+        result_files.rows(report),
         caption="Accuracy after each attack, worst case over those so far; exact 95 % binomial intervals. Each "
         + (
             "attack ran on all images classified correctly."
@@ -65,14 +65,14 @@ def write_page(
         else f"None of {len(flags)} checks raises a flag."
     )
     if flags:
-        page.table(health.rows(flags))
+        page.table(masking_checks.rows(flags))
 
     page.section("Attacked images")
     for number, attack in enumerate(report.attacks):
         rows = np.flatnonzero(report.broken_by == number)[:8]
         if len(rows):
             captions = [f"{names[report.label[i]]} → {names[report.prediction[i]]}" for i in rows]
-            drawn = grids.attacked(
+            drawn = image_grids.attacked(
                 test.image[rows].astype(np.float32) / 255, report.x[rows], captions=captions
             )
             broken = int((report.outcome[number] == BROKEN).sum())
@@ -85,7 +85,9 @@ def write_page(
     near = near[np.argsort(-report.value[near], kind="stable")][:8]
     if len(near):
         captions = [f"{names[report.label[i]]}, margin {-report.value[i]:.2g}" for i in near]
-        drawn = grids.attacked(test.image[near].astype(np.float32) / 255, report.x[near], captions=captions)
+        drawn = image_grids.attacked(
+            test.image[near].astype(np.float32) / 255, report.x[near], captions=captions
+        )
         page.picture(
             drawn,
             caption="The images still standing that came nearest to breaking: strongest points found and how far "

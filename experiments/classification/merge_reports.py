@@ -14,8 +14,8 @@ import tyro
 from experiments.shared import command_line
 from robustjax import runtime
 from robustjax.evaluation.verdicts import merge
-from robustjax.runtime import ledger
-from robustjax.runtime.origin import made_with
+from robustjax.runtime import result_files
+from robustjax.runtime.provenance import made_with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ def main(cfg: Config) -> None:
     """Read, compare, join, write."""
     if not cfg.reports:
         raise ValueError("--reports is missing, must name one or more folders with verdicts.npz")
-    found = [ledger.read(folder) for folder in cfg.reports]
+    found = [result_files.read(folder) for folder in cfg.reports]
     subject = found[0][1]
     for folder, (_, about) in zip(cfg.reports, found, strict=True):
         for name in ("subject", "norm", "eps"):
@@ -39,10 +39,12 @@ def main(cfg: Config) -> None:
                     f"{folder} has {name} {about.get(name)}, must have {subject.get(name)} like {cfg.reports[0]}"
                 )
     joined = merge([verdicts for verdicts, _ in found])
-    for row in ledger.rows(joined):
+    for row in result_files.rows(joined):
         runtime.say(f"{row['after']:>10}  {row['accuracy %']:6.2f} %  ({row['95 % interval']})")
     about = {name: subject.get(name) for name in ("subject", "norm", "eps")}
-    path = ledger.write(cfg.out, joined, {**about, "merged": list(cfg.reports), "made_with": made_with()})
+    path = result_files.write(
+        cfg.out, joined, {**about, "merged": list(cfg.reports), "made_with": made_with()}
+    )
     runtime.say(f"verdicts: {path}")
 
 

@@ -30,10 +30,10 @@ from robustjax.catalog import models as model_names
 from robustjax.data import subsets
 from robustjax.losses import free
 from robustjax.losses.adversarial import adversarial, half_adversarial
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.awp import awp
 from robustjax.losses.fast import fgsm_rs, n_fgsm
 from robustjax.losses.mart import mart
-from robustjax.losses.minmax import MinMax
 from robustjax.losses.standard import standard
 from robustjax.losses.trades import trades
 from robustjax.runtime import figures
@@ -246,7 +246,7 @@ def loss_at(cfg: Config, model: Model) -> Callable[[jax.Array], Loss]:
             "n_fgsm": lambda: against_one_step(n_fgsm(threat)),
             "free": lambda: free.free(model),
         }[cfg.loss]()
-        return awp(loss, gamma=cfg.awp) if cfg.awp and isinstance(loss, MinMax) else loss
+        return awp(loss, gamma=cfg.awp) if cfg.awp and isinstance(loss, AdversarialLoss) else loss
 
     return at
 

@@ -25,7 +25,7 @@ from experiments.ood_detection.compare_report import Cell
 from experiments.shared import command_line
 from experiments.shared.fields import Fraction
 from robustjax import runtime
-from robustjax.runtime.origin import made_with, plain
+from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.runtime.stopping import stopping
 

@@ -16,7 +16,7 @@ from robustjax.attacks.pgd import pgd
 from robustjax.catalog import ood_losses
 from robustjax.losses import confidences
 from robustjax.models import small
-from robustjax.ood import logit_scores, robust, surrogates
+from robustjax.ood import logit_scores, score_attacks, surrogates
 from robustjax.ood.scores import through
 from robustjax.runtime.stopping import Stop
 from robustjax.threats import Threat
@@ -124,17 +124,19 @@ class Worker:
         many = outside.reshape(-1, *outside.shape[2:])
         keys = jax.random.split(key, 3)
 
-        def over(side: Literal["up", "down"], x, climbing=()):
-            push = robust.up if side == "up" else robust.down
+        def over(side: Literal["up", "down"], x, surrogates=()):
+            push = score_attacks.up if side == "up" else score_attacks.down
 
             def search_at(eps, warm):
-                if climbing:  # as published, one run with steps of one size
-                    return push(self._ascent(eps), score, climbing=climbing)
+                if surrogates:  # as published, one run with steps of one size
+                    return push(self._ascent(eps), score, surrogates=surrogates)
                 return push(
-                    apgd(Threat("linf", eps), steps=self.cfg.judge_steps), score, times=self.cfg.judge_starts
+                    apgd(Threat("linf", eps), steps=self.cfg.judge_steps),
+                    score,
+                    restarts=self.cfg.judge_starts,
                 )
 
-            search = robust.over_radii(search_at, self.cfg.radii, side=side)
+            search = score_attacks.over_radii(search_at, self.cfg.radii, side=side)
             return search(keys[0] if side == "up" else keys[1], x)
 
         lowered, raised = over("down", test), over("up", many)

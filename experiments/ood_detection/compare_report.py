@@ -8,7 +8,7 @@ import numpy as np
 
 from robustjax.analysis.intervals import Estimate, bootstrap
 from robustjax.ood.metrics import auroc
-from robustjax.runtime import figures, grids
+from robustjax.runtime import figures, image_grids
 from robustjax.runtime.report import Report
 
 NAMES = {
@@ -279,7 +279,7 @@ def page(cfg: Any, results: Results) -> Report:
         raised = it["raised"][0, -1][:, 0]
         captions = [f"{a:.1f} → {b:.1f}" for a, b in zip(it["outside"][0][:, 0], raised, strict=True)]
         page.picture(
-            grids.attacked(before, after, captions=captions, columns=results.sets),
+            image_grids.attacked(before, after, captions=captions, columns=results.sets),
             caption=f"{NAMES[method]}: one outlier of each set, moved by up to {eps:g} so that it passes for a digit. "
             f"Below: margin before and after; 95 % of clean data are above {np.quantile(it['inside'][0], 0.05):.1f}.",
             name=f"attacked_{method}",

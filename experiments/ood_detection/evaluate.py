@@ -27,7 +27,7 @@ from robustjax import data, runtime
 from robustjax.catalog import outlier_sets
 from robustjax.catalog.detectors import DETECTORS
 from robustjax.data import subsets
-from robustjax.runtime.origin import made_with
+from robustjax.runtime.provenance import made_with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Config:
     norm: Literal["linf", "l2", "l1"] = "linf"
     radii: tuple[Fraction, ...] = (0.05, 0.1)
     steps: int = 100  # of adaptive and strong
-    times: int = 1  # random starts of adaptive and strong
+    restarts: int = 1  # random starts of adaptive and strong
     corruption: bool = False  # the worst of 19 corruptions at 5 severities, on both sides
     composition: bool = False  # and the first attack around what they leave, at the largest radius
     certify: bool = False  # interval bounds on MSP
@@ -85,7 +85,7 @@ class Config:
             raise ValueError(
                 f"--sigma is {self.sigma:g} and --smooth-radii {self.smooth_radii}, must be at least 0 and all above 0"
             )
-        for name in ("steps", "times", "fitted", "batch_size", "resamples", "copies"):
+        for name in ("steps", "restarts", "fitted", "batch_size", "resamples", "copies"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
         if not 0 < self.miss < 1:
@@ -94,7 +94,7 @@ class Config:
 
 PRESETS = {
     "standard": Config(),
-    "strong": Config(attacks=("strong",), times=5),
+    "strong": Config(attacks=("strong",), restarts=5),
     "aloe": Config(attacks=("aloe", "adaptive"), radii=(1 / 255,)),
     "atom": Config(attacks=("atom", "adaptive"), radii=(8 / 255,), corruption=True, composition=True),
     "atd": Config(attacks=("atd", "adaptive"), radii=(8 / 255,)),

@@ -11,8 +11,8 @@ from experiments.ood_detection import smoothed_scores
 from experiments.ood_detection.evaluate_results import Files, doubts, listed, main_rows, measured
 from robustjax import runtime
 from robustjax.ood import metrics
-from robustjax.runtime import figures, grids
-from robustjax.runtime.origin import plain
+from robustjax.runtime import figures, image_grids
+from robustjax.runtime.provenance import plain
 from robustjax.runtime.report import Report
 
 
@@ -92,7 +92,7 @@ def page(
         attacks=[
             f"{kind} in {cfg.norm} at {', '.join(f'{e:.4g}' for e in cfg.radii)}"
             + (
-                f", {cfg.steps} steps, {cfg.times} starts"
+                f", {cfg.steps} steps, {cfg.restarts} starts"
                 if kind in ("adaptive", "strong")
                 else ", as published"
             )
@@ -235,7 +235,7 @@ def draw_images(
                 for a, b in zip(before["conf"][:count], after["conf"][:count], strict=True)
             ]
             page.picture(
-                grids.attacked(before["image"], after["image"], captions=captions),
+                image_grids.attacked(before["image"], after["image"], captions=captions),
                 caption=f"{it.name}: outliers of {name} under {case.replace('_', ' ')}. Below: {detector} before and "
                 f"after; above {limit:.1f} an image is taken for data.",
                 name=f"attacked_{it.name}_{name.replace('/', '_').replace(':', '_')}",

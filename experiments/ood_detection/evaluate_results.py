@@ -10,7 +10,7 @@ from experiments.ood_detection import smoothed_scores
 from robustjax.analysis.intervals import proportion
 from robustjax.bounds.confidence import guaranteed_auroc
 from robustjax.ood import compat, conformal, metrics, protocols
-from robustjax.runtime.origin import plain
+from robustjax.runtime.provenance import plain
 
 Scores = Mapping[str, np.ndarray]  # conf, pred, label, image
 

@@ -14,8 +14,8 @@ from robustjax import data, runtime
 from robustjax.catalog import models as model_names
 from robustjax.catalog import ood_losses
 from robustjax.data.sources import Split
-from robustjax.losses import ccu, mixtures
-from robustjax.runtime.leaves import named
+from robustjax.losses import ccu, gaussian_mixture
+from robustjax.runtime.pytree_files import named
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.types import Model, Params, State
 
@@ -26,9 +26,9 @@ FITTED = 10_000  # images that a density is fitted to, at most
 class Densities(NamedTuple):
     """What CCU knows of images: coordinates, and a mixture of Gaussians for data and for outliers."""
 
-    axes: mixtures.Axes
-    inside: mixtures.Mixture
-    outside: mixtures.Mixture
+    axes: gaussian_mixture.Axes
+    inside: gaussian_mixture.Mixture
+    outside: gaussian_mixture.Mixture
 
 
 class Opened(NamedTuple):
@@ -47,13 +47,13 @@ class Opened(NamedTuple):
 def fitted(images: Split, outliers: Split, *, seed: int, components: int = 100) -> Densities:
     """Fit CCU's densities to images in memory."""
     ours, theirs = (jnp.asarray(s.image[:FITTED], jnp.float32) / 255 for s in (images, outliers))
-    axes = mixtures.principal(ours)
+    axes = gaussian_mixture.principal(ours)
     first, second = jax.random.split(jax.random.key(seed))
     count = min(components, len(ours), len(theirs))
     return Densities(
         axes,
-        mixtures.fitted(first, axes, ours, components=count),
-        mixtures.fitted(second, axes, theirs, components=count),
+        gaussian_mixture.fitted(first, axes, ours, components=count),
+        gaussian_mixture.fitted(second, axes, theirs, components=count),
     )
 
 
@@ -71,10 +71,10 @@ def kept(folder: pathlib.Path) -> Densities | None:
     with np.load(folder / DENSITIES) as file:
         part = {name: jnp.asarray(file[name]) for name in file.files}
     mixture = {
-        side: mixtures.Mixture(part[f"{side}.mean"], part[f"{side}.log_variance"])
+        side: gaussian_mixture.Mixture(part[f"{side}.mean"], part[f"{side}.log_variance"])
         for side in ("inside", "outside")
     }
-    return Densities(mixtures.Axes(part["axes.forward"], part["axes.log_volume"]), **mixture)
+    return Densities(gaussian_mixture.Axes(part["axes.forward"], part["axes.log_volume"]), **mixture)
 
 
 def network(

@@ -13,9 +13,10 @@ from robustjax.catalog import ood_losses
 from robustjax.catalog.detectors import Kit
 from robustjax.data.sources import Split
 from robustjax.numerics import fold
-from robustjax.ood import presets, robust, surrogates
-from robustjax.ood.corrupted import copies
-from robustjax.ood.robust import Sides
+from robustjax.ood import presets, score_attacks
+from robustjax.ood import surrogates as published
+from robustjax.ood.corruption_attacks import copies
+from robustjax.ood.score_attacks import Sides
 from robustjax.ood.scores import Score
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.threats import Threat
@@ -25,7 +26,7 @@ KINDS = ("adaptive", "strong", *PUBLISHED)
 
 
 def sides(
-    kind: str, kit: Kit, score: Score, around: Score | None, *, norm: Any, eps: Any, steps: int, times: int
+    kind: str, kit: Kit, score: Score, around: Score | None, *, norm: Any, eps: Any, steps: int, restarts: int
 ) -> Sides:
     """Build a kind of attack at a radius, which may be traced.
 
@@ -34,26 +35,26 @@ def sides(
     """
     threat = Threat(norm, eps)
     if kind == "adaptive":
-        wishes = [score] if around is None else [score, around]
-        fallen = [_negative(wish) for wish in wishes]
+        raised = [score] if around is None else [score, around]
+        lowered = [_negative(one) for one in raised]
         ascent = apgd(threat, steps=steps)
         return Sides(
-            robust.down(ascent, score, climbing=fallen, times=times),
-            robust.up(ascent, score, climbing=wishes, times=times),
+            score_attacks.down(ascent, score, surrogates=lowered, restarts=restarts),
+            score_attacks.up(ascent, score, surrogates=raised, restarts=restarts),
         )
     if kind == "strong":
-        return presets.strong(threat, score, kit.logits_fn, steps=steps, times=times)
+        return presets.strong(threat, score, kit.logits_fn, steps=steps, restarts=restarts)
     if kind == "aloe":
         return presets.aloe(kit.logits_fn, score, eps=eps)
     if kind == "atd":
         return presets.atd(score, eps=eps)
     rejecting = kit.method in ood_losses.REJECTING
-    wish = (
-        surrogates.away_from_rejection(kit.logits_fn, classes=kit.classes)
+    surrogate = (
+        published.away_from_rejection(kit.logits_fn, classes=kit.classes)
         if rejecting
         else objectives.ce_to_uniform(kit.logits_fn)
     )
-    return presets.atom(score, wish, eps=eps)
+    return presets.atom(score, surrogate, eps=eps)
 
 
 def corrupted(split: Split, *, seed: int, batch_size: int, say: Callable[[str], None]) -> np.ndarray:

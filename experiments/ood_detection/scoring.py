@@ -145,7 +145,14 @@ class Scoring:
         cfg, kit = self.cfg, self._kit(given)
         score, around = self.how.build(kit), self.how.around
         found = score_attacks.sides(
-            kind, kit, score, around and around(kit), norm=cfg.norm, eps=eps, steps=cfg.steps, times=cfg.times
+            kind,
+            kit,
+            score,
+            around and around(kit),
+            norm=cfg.norm,
+            eps=eps,
+            steps=cfg.steps,
+            restarts=cfg.restarts,
         )
         search = found.down if inside else found.up
         if search is None:

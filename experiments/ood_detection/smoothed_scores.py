@@ -10,7 +10,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks.apgd import apgd
 from robustjax.bounds.confidence import guaranteed_auroc
-from robustjax.ood import metrics, robust
+from robustjax.ood import metrics, score_attacks
 from robustjax.ood.scores import Score
 from robustjax.smoothing import median
 from robustjax.smoothing.noise import in_pixels
@@ -24,7 +24,7 @@ CLIMBED = 16  # copies whose mean score an attack climbs
 
 def draws(score: Score, sigma: float, copies: int) -> Callable[[PRNGKeyArray, Images], Array]:
     """Score noisy copies: (one key per example, x) -> (b, copies)."""
-    return median.draw(score, in_pixels(sigma), n=copies, chunk=CHUNK)
+    return median.draw(score, in_pixels(sigma), n=copies, chunk_size=CHUNK)
 
 
 def moved(
@@ -38,7 +38,9 @@ def moved(
         def smooth(x: Images) -> Array:
             return jax.lax.map(lambda n: score(x + n), noise.swapaxes(0, 1)).mean(axis=0)
 
-        search = (robust.down if down else robust.up)(apgd(Threat("l2", eps), steps=steps), smooth)
+        search = (score_attacks.down if down else score_attacks.up)(
+            apgd(Threat("l2", eps), steps=steps), smooth
+        )
         return search(keys, x).x
 
     return attack

@@ -26,11 +26,15 @@ from experiments.shared import command_line
 from experiments.shared.settings import PGD, Cluster, Optimizer
 from robustjax import data, runtime, training
 from robustjax.catalog import ood_losses, outlier_sets
-from robustjax.losses import ccu, views
+from robustjax.losses import batchnorm_modes, ccu
 from robustjax.runtime.stopping import stopping
 from robustjax.types import Loss, Model
 
-VIEWS = {"running": views.running, "own_batch": views.own_batch, "joint_batch": views.joint_batch}
+BATCHNORM_MODES = {
+    "running": batchnorm_modes.running,
+    "own_batch": batchnorm_modes.own_batch,
+    "joint_batch": batchnorm_modes.joint_batch,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,7 +257,7 @@ def loss_at(
             weight=weight,
             penalty=penalty,
             beta=cfg.beta,
-            view=VIEWS[cfg.attack_bn],
+            batchnorm=BATCHNORM_MODES[cfg.attack_bn],
             axes=None if densities is None else densities.axes,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from robustjax.data.sources import Split
-from robustjax.runtime import figures, grids
+from robustjax.runtime import figures, image_grids
 from robustjax.runtime.report import Report
 
 ATTACKED = {
@@ -51,7 +51,7 @@ def write(
     page.section("Outliers under attack")
     captions = [f"{a:.2g} → {b:.2g}" for a, b in zip(*margins, strict=True)]
     page.picture(
-        grids.attacked(*images, captions=captions),
+        image_grids.attacked(*images, captions=captions),
         caption=f"Outliers of {cfg.outliers[0]}, moved so that they pass for data. Below: the score before and after.",
         name="attacked",
     )

@@ -14,7 +14,7 @@ from robustjax.attacks.pgd import pgd
 from robustjax.catalog import ood_losses, outlier_sets
 from robustjax.data import subsets
 from robustjax.data.sources import Split
-from robustjax.ood import metrics, robust
+from robustjax.ood import metrics, score_attacks
 from robustjax.ood.scores import through
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Model, frozen
@@ -59,12 +59,15 @@ class Held:
             point = attack(keys, logits_fn, batch.image, batch.label).x
             right = logit.correct(logits_fn(batch.image), batch.label)
             broken = logit.correct(logits_fn(point), batch.label)
-            lowered = robust.down(ascent, score)(keys, batch.image).value
+            lowered = score_attacks.down(ascent, score)(keys, batch.image).value
             return {"right": right, "robust": right * broken, "s": score(batch.image), "moved": lowered}
 
         def outside(keys, batch, params, state):
             score = through(frozen(model, params, state), form)
-            return {"s": score(batch.image), "moved": robust.up(ascent, score)(keys, batch.image).value}
+            return {
+                "s": score(batch.image),
+                "moved": score_attacks.up(ascent, score)(keys, batch.image).value,
+            }
 
         measure = evaluation.mapped(inside), evaluation.mapped(outside)
 
@@ -89,5 +92,7 @@ class Held:
             frozen(model, *training.for_evaluation(state)), ood_losses.form(cfg.loss, classes=classes)
         )
         x = jnp.asarray(shown.image, jnp.float32) / 255
-        found = jax.jit(robust.up(climber(cfg.judge, cfg.judge.eps), score))(jax.random.key(cfg.seed), x)
+        found = jax.jit(score_attacks.up(climber(cfg.judge, cfg.judge.eps), score))(
+            jax.random.key(cfg.seed), x
+        )
         return (np.asarray(x), np.asarray(found.x)), (np.asarray(score(x)), np.asarray(found.value))

@@ -23,8 +23,8 @@ from experiments.ood_to_id import evaluate, train
 from experiments.ood_to_id.networks import KINDS, Kind, Recipe
 from experiments.shared import command_line
 from robustjax import runtime
-from robustjax.runtime.bars import bars
-from robustjax.runtime.origin import made_with, plain
+from robustjax.runtime.bar_charts import bars
+from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.report import Report
 from robustjax.runtime.stopping import stopping
 

@@ -29,7 +29,7 @@ from experiments.ood_to_id.networks import Recipe
 from experiments.shared import command_line
 from experiments.shared.fields import Fraction
 from robustjax import runtime
-from robustjax.runtime.origin import made_with, plain
+from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.runtime.stopping import stopping
 

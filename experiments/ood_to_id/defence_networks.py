@@ -142,7 +142,7 @@ class Lab:
         rows = measure.natural(parts, self.defence(seed).gate, choices, self.sets(seed).test)
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
-    def plan(self, **more: Any) -> tuple[attempts.Attempt, ...]:
+    def plan(self, **more: Any) -> tuple[attempts.GatedCase, ...]:
         """List the attacks of TM1 to TM3."""
         cfg = self.cfg
         settings: dict[str, Any] = {
@@ -151,7 +151,7 @@ class Lab:
         }  # fmt: skip
         return attempts.adaptive(10, **(settings | more))
 
-    def chosen(self, plan: Sequence[attempts.Attempt]) -> tuple[attempts.Attempt, ...]:
+    def chosen(self, plan: Sequence[attempts.GatedCase]) -> tuple[attempts.GatedCase, ...]:
         """Keep the attacks that were asked for."""
         return tuple(one for one in plan if not self.cfg.only or one.attack.startswith(self.cfg.only))
 
@@ -164,7 +164,8 @@ class Lab:
         found = self._attacked(defence, sets.test, cfg.recipe.eps, plan, seed, copy=copy, pool=pool)
         flags = headline.masking(found, measure.probes(defence, sets.test, cfg.recipe.eps))
         rows = {
-            f"flag/{key}": np.array([str(row[key]) for row in headline.health.rows(flags)]) for key in FLAG
+            f"flag/{key}": np.array([str(row[key]) for row in headline.masking_checks.rows(flags)])
+            for key in FLAG
         }
         single = measure.alone(defence, sets.test.image[:16])
         return measure.in_arrays(found) | rows | {"single": single, **measure.paths(defence, sets.test)}
@@ -186,7 +187,9 @@ class Lab:
         plan = [one for one in self.plan(estimates=0) if one.attack in ("A1 through translator", "A7 Square")]
         # Nothing is routed, so what goes "through" is f and what is "unseen" as well.
         plan = [
-            dataclasses.replace(one, wish=measure.gated.unseen) if one.attack[:2] == "A1" else one
+            dataclasses.replace(one, surrogate=measure.gated_objectives.unseen)
+            if one.attack[:2] == "A1"
+            else one
             for one in plan
         ]
         found = self._attacked(

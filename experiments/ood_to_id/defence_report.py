@@ -9,10 +9,10 @@ from experiments.ood_to_id.defence_results import DETECTOR, FAMILIES, Results
 from experiments.ood_to_id.measure import SHARES, SHOWN
 from robustjax.analysis.intervals import proportion
 from robustjax.runtime import figures
-from robustjax.runtime.bars import bars
-from robustjax.runtime.grids import grid
-from robustjax.runtime.panels import Line, Panel, panels
+from robustjax.runtime.bar_charts import bars
+from robustjax.runtime.image_grids import grid
 from robustjax.runtime.report import Report
+from robustjax.runtime.subplots import Line, Panel, panels
 
 COUNT = 8  # images in a picture
 GAIN = 2.0  # of differences

@@ -43,7 +43,7 @@ from robustjax.evaluation import attempts, defences, headline
 from robustjax.evaluation.assessments import Assessment, joined
 from robustjax.ood.gates import Gate, always
 from robustjax.ood.translate import Defence
-from robustjax.runtime.origin import made_with, plain
+from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.runtime.stopping import Stop, stopping
 from robustjax.types import Batch
@@ -261,8 +261,8 @@ def attacked(
 
 
 def chosen(
-    cfg: Config, plan: Sequence[attempts.Attempt], averaged: tuple[str, ...]
-) -> tuple[attempts.Attempt, ...]:
+    cfg: Config, plan: Sequence[attempts.GatedCase], averaged: tuple[str, ...]
+) -> tuple[attempts.GatedCase, ...]:
     """Keep the attacks that were asked for, and of those the ones that the gate gives a meaning."""
     exempt = ON_GATES if cfg.gate == "always" else ()
     only = averaged or cfg.only

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 
 from robustjax.analysis.intervals import proportion
-from robustjax.attacks import health
+from robustjax.attacks import masking_checks
 from robustjax.attacks.flags import Flag
 from robustjax.evaluation import headline
 from robustjax.evaluation.headline import Headline, percent
 from robustjax.evaluation.purifier import Assessment
 from robustjax.ood.gates import with_reject
 from robustjax.ood.translate import route_table
-from robustjax.runtime.bars import bars
-from robustjax.runtime.grids import attacked
+from robustjax.runtime.bar_charts import bars
+from robustjax.runtime.image_grids import attacked
 from robustjax.runtime.report import Report
 
 WORDS = {
@@ -84,7 +84,7 @@ def facts(
         "attacks": {mode: headline.by_attack(one) for mode, one in found.items()},
         "routes": {mode: routes(one) for mode, one in found.items()},
         "abstaining": {mode: abstaining(one) for mode, one in found.items()},
-        "flags": health.rows(flags),
+        "flags": masking_checks.rows(flags),
     }
 
 
@@ -134,7 +134,8 @@ def page(
         f"At radius 1, where every image is allowed, {100 * told['accuracy at radius 1']:.1f} % resist A1, A3 and A4."
     )
     page.table(
-        health.rows(flags), caption="Signs that gradients are masked; f after T is probed on 64 images."
+        masking_checks.rows(flags),
+        caption="Signs that gradients are masked; f after T is probed on 64 images.",
     )
     page.scope(
         attacked=["the hard defence: classifier, gate with its threshold, and translator together"],

@@ -25,9 +25,9 @@ from experiments.shared import command_line
 from robustjax import logit, runtime
 from robustjax.analysis.intervals import proportion
 from robustjax.evaluation.headline import percent
-from robustjax.perturbations import unusual
+from robustjax.perturbations import adversarial_pairs
 from robustjax.perturbations.pairs import Views
-from robustjax.runtime.origin import made_with, plain
+from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.report import Report
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.runtime.stopping import stopping
@@ -117,7 +117,7 @@ def families(cfg: Config, classifier: Any, test: Any) -> dict[str, Any]:
     """Attack f, which nobody translates for, on the test images, by every attack at the whole radius."""
     found = {"clean": test.image}
     for name in cfg.recipe.attacks:
-        attack = unusual.ATTACKS[name](cfg.recipe.eps)
+        attack = adversarial_pairs.ATTACKS[name](cfg.recipe.eps)
         run = jax.jit(lambda key, x, y, attack=attack: attack(key, classifier, x, y).x)
         found[name] = run(jax.random.key(23), test.image, test.label)
     return found
@@ -158,7 +158,7 @@ def page(cfg: Config, rows: list[dict[str, str]]) -> Report:
     )
     page.scope(
         attacked=["the classifier alone"],
-        attacks=[f"{', '.join(cfg.recipe.attacks)}, as in perturbations.unusual"],
+        attacks=[f"{', '.join(cfg.recipe.attacks)}, as in perturbations.adversarial_pairs"],
         not_attacked=["the translator: anybody who knows it"],
     )
     return page

@@ -14,18 +14,18 @@ import numpy as np
 
 from experiments.ood_to_id.recipe import Network
 from robustjax import logit
-from robustjax.attacks import gated, health, objectives
+from robustjax.attacks import gated_objectives, masking_checks, objectives
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
 from robustjax.evaluation import attempts, defences, headline, purifier
-from robustjax.evaluation.attempts import Attempt
+from robustjax.evaluation.attempts import GatedCase
 from robustjax.evaluation.purifier import Assessment
 from robustjax.numerics import keys_for
 from robustjax.ood import controls, feature_scores, gaussian_scores, logit_scores, ssd
 from robustjax.ood.gates import Gate, score_of
 from robustjax.ood.gates import gated as gate_of
 from robustjax.ood.metrics import threshold_keeping
-from robustjax.ood.nudges import odin
+from robustjax.ood.odin import odin
 from robustjax.ood.translate import Defence, defended, gathered, route_table
 from robustjax.perturbations import tones
 from robustjax.threats import Threat
@@ -199,7 +199,7 @@ def attacked(
     defence: Defence,
     test: Batch,
     eps: float,
-    plan: Sequence[Attempt],
+    plan: Sequence[GatedCase],
     *,
     seed: int,
     batch_size: int = 128,
@@ -213,17 +213,17 @@ def attacked(
     return purifier.assess(key, defence, x, y, threat, plan, batch_size=batch_size, watch=watch, **more)
 
 
-def sweep(steps: int) -> tuple[Attempt, ...]:
+def sweep(steps: int) -> tuple[GatedCase, ...]:
     """List what is enough to break a defence where everything is allowed, of the programs of `attempts.adaptive`.
 
     A3 comes first, so that it tries all images also where the others are tried on what is left.
     """
     long = steps + steps // 2
     return (
-        Attempt("A3 gate bypass", "TM3", gated.selective, attempts.even, long, goal="unseen"),
-        Attempt("A3 gate bypass", "TM3", gated.unseen, steps=steps, penalty=15.0, goal="unseen"),
-        Attempt("A1 through translator", "TM3", gated.through, steps=steps),
-        Attempt("A4 soft gate", "TM3", gated.softened, attempts.even, steps, anneal=10.0),
+        GatedCase("A3 gate bypass", "TM3", gated_objectives.selective, attempts.even, long, goal="unseen"),
+        GatedCase("A3 gate bypass", "TM3", gated_objectives.unseen, steps=steps, penalty=15.0, goal="unseen"),
+        GatedCase("A1 through translator", "TM3", gated_objectives.through, steps=steps),
+        GatedCase("A4 soft gate", "TM3", gated_objectives.softened, attempts.even, steps, anneal=10.0),
     )
 
 
@@ -239,11 +239,11 @@ def alone(defence: Defence, images: Any, *, key: Any = None, passes: int | None 
     return np.concatenate([np.asarray(one(given, keys[i : i + 1], x[i : i + 1])) for i in range(len(x))])
 
 
-def probes(defence: Defence, test: Batch, eps: float) -> tuple[health.Flag, ...]:
+def probes(defence: Defence, test: Batch, eps: float) -> tuple[masking_checks.Flag, ...]:
     """Look for masked gradients of f after T, on 64 images; fewer would say little."""
     if len(test.label) < 64:
         return ()
-    return health.checks(
+    return masking_checks.checks(
         jax.random.key(3), jax.tree_util.Partial(_through, defence.logits_fn, defence.translate), test.image[:64],
         test.label[:64], Threat("linf", eps), steps=20, draws=20,
     )  # fmt: skip

@@ -36,7 +36,7 @@ from robustjax.losses import pix2pix
 from robustjax.losses.atop import atop
 from robustjax.losses.contrastive import contrastive
 from robustjax.losses.diffusion import denoising
-from robustjax.losses.restoring import restoring
+from robustjax.losses.reconstruction import restoring
 from robustjax.losses.standard import standard
 from robustjax.models import critics, diffusion, selfsup
 from robustjax.ood.purify import purify

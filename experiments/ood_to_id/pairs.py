@@ -12,7 +12,7 @@ from experiments.ood_to_id.images import Sets
 from experiments.ood_to_id.recipe import Network, Recipe
 from robustjax import runtime
 from robustjax.data.batches import to_float
-from robustjax.perturbations import pairs, tones, unusual
+from robustjax.perturbations import adversarial_pairs, pairs, tones
 from robustjax.types import Images, Model, frozen
 
 
@@ -22,15 +22,17 @@ def kinds(recipe: Recipe, logits_fn: Callable[[Images], jax.Array], share: float
     for name in recipe.attacks:
         if shares.get(name, 1.0) == share:
             radii = [part * recipe.eps for part in recipe.shares]
-            found += [unusual.attacked(logits_fn, unusual.ATTACKS[name](eps)) for eps in radii]
+            found += [
+                adversarial_pairs.attacked(logits_fn, adversarial_pairs.ATTACKS[name](eps)) for eps in radii
+            ]
     if share < 1.0:
         return found
     for name, strength in recipe.shifts:
         if name in tones.SHIFTS:
-            found.append(unusual.shifted(tones.SHIFTS[name], strength))
+            found.append(adversarial_pairs.shifted(tones.SHIFTS[name], strength))
         else:
             found.append(pairs.corrupted((name,), severity=strength))
-    return [unusual.identity(), *found]
+    return [adversarial_pairs.identity(), *found]
 
 
 def views_of(
@@ -63,7 +65,7 @@ def views_of(
 def _made(model: Model, recipe: Recipe, share: float) -> Callable[..., pairs.Views]:
     @jax.jit
     def made(key: jax.Array, x: Images, params: Any, state: Any) -> pairs.Views:
-        return unusual.every(*kinds(recipe, frozen(model, params, state), share))(key, x)
+        return adversarial_pairs.every(*kinds(recipe, frozen(model, params, state), share))(key, x)
 
     return made
 

@@ -11,7 +11,7 @@ from experiments.shared.fields import Fraction
 from robustjax.catalog import models as model_names
 from robustjax.losses.diffusion import trainable
 from robustjax.models import diffusion, pix2pixhd, pooled, selfsup, translator
-from robustjax.perturbations import tones, unusual
+from robustjax.perturbations import adversarial_pairs, tones
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.types import Images, Model, frozen
 
@@ -56,7 +56,7 @@ class Recipe:
     matching: float = 10.0  # weight of the difference in the critic's eyes, of pix2pixhd
     pool: int = 0  # earlier translations that the critic is shown again
     eps: Fraction = 0.2  # the radius of attacks, linf
-    attacks: tuple[str, ...] = ("fgsm", "pgd")  # of `perturbations.unusual.ATTACKS`
+    attacks: tuple[str, ...] = ("fgsm", "pgd")  # of `perturbations.adversarial_pairs.ATTACKS`
     shares: tuple[float, ...] = (0.5, 1.0)  # of eps
     shifts: tuple[tuple[str, float], ...] = ()  # such as darker 0.3, or fog 3, a corruption
     pairs_of: int | None = None  # how many training images pairs are made of, all for None
@@ -70,13 +70,13 @@ class Recipe:
 
     def check(self, prefix: str = "recipe.") -> None:
         """Refuse what cannot be meant, before any work."""
-        for name, known in (("attacks", unusual.ATTACKS), ("encoder", ENCODERS)):
+        for name, known in (("attacks", adversarial_pairs.ATTACKS), ("encoder", ENCODERS)):
             given = getattr(self, name)
             for one in (given,) if isinstance(given, str) else given:
                 if one not in known:
                     raise ValueError(f"--{prefix}{name} has {one!r}, must be of {', '.join(known)}")
         for name, share in self.subset:
-            if name not in unusual.ATTACKS or not 0 < share <= 1:
+            if name not in adversarial_pairs.ATTACKS or not 0 < share <= 1:
                 raise ValueError(
                     f"--{prefix}subset has {name!r} with {share:g}, must be an attack and a share in (0, 1]"
                 )

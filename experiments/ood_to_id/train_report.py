@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from robustjax import runtime
-from robustjax.runtime import figures, grids
+from robustjax.runtime import figures, image_grids
 from robustjax.runtime.report import Report
 
 STORY = (
@@ -58,4 +58,4 @@ def strip(clean: np.ndarray, unusual: np.ndarray, back: np.ndarray) -> bytes:
     rows = [clean, unusual, back]
     rows += [np.clip(0.5 + gain * difference, 0, 1) for difference in (back - unusual, back - clean)]
     names = ["clean", "before T", "after T", f"changed ×{gain:g}", f"missed ×{gain:g}"]  # noqa: RUF001
-    return grids.grid(rows, rows=names)
+    return image_grids.grid(rows, rows=names)

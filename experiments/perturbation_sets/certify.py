@@ -53,7 +53,7 @@ class Config:
     up_to: float | None = None  # stop an image once this radius is certain, or out of reach
     images: int = 100
     every: int = 1  # of the test images, only every so many
-    chunk: int = 500  # noisy copies per forward pass
+    chunk_size: int = 500  # noisy copies per forward pass
     block: int = (
         5  # images, at least one per device, between two lines of progress, and what a killed run may lose
     )
@@ -64,7 +64,7 @@ class Config:
 
     def check(self) -> None:
         """Refuse what cannot be meant, before any work."""
-        for name in ("n0", "n", "images", "every", "chunk", "block"):
+        for name in ("n0", "n", "images", "every", "chunk_size", "block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}, must be at least 1")
         if not self.runs:
@@ -83,12 +83,14 @@ class Config:
 _CIFAR: dict[str, Any] = {"images": 500, "every": 20, "attack": False}
 PRESETS = {
     "digits": Config(),
-    "mnist": Config(runs=("runs/mnist",), sigma=0.25, n=100_000, chunk=1000, every=100),
+    "mnist": Config(runs=("runs/mnist",), sigma=0.25, n=100_000, chunk_size=1000, every=100),
     "cifar10_smoothing_084": Config(runs=("runs/cifar10_smoothing_084",), sigma=0.84, **_CIFAR),
     "cifar10_smoothing_122": Config(runs=("runs/cifar10_smoothing_122",), sigma=1.22, **_CIFAR),
     "cifar10_smoothing_319": Config(runs=("runs/cifar10_smoothing_319",), sigma=3.19, **_CIFAR),
-    "mi_smoothing_690": Config(runs=("runs/mi_smoothing_690",), sigma=6.9, n=1000, chunk=10, attack=False),
-    "smoke": Config(n=20, n0=5, images=4, chunk=10, attack=False),
+    "mi_smoothing_690": Config(
+        runs=("runs/mi_smoothing_690",), sigma=6.9, n=1000, chunk_size=10, attack=False
+    ),
+    "smoke": Config(n=20, n0=5, images=4, chunk_size=10, attack=False),
 }
 MAY_DIFFER = ("out", "data_dir", "images", "block", "attack")
 
@@ -233,7 +235,7 @@ def _rows(cfg: Config, count: int) -> np.ndarray:
 
 def certifier(cfg: Config, it: Subject, mesh: Mesh) -> Callable[[jax.Array, jax.Array], Arrays]:
     """Build (keys, images) -> arrays of certificates."""
-    count = votes(it.logits_fn, it.noise, classes=len(it.classes), chunk=min(cfg.chunk, cfg.n))
+    count = votes(it.logits_fn, it.noise, classes=len(it.classes), chunk_size=min(cfg.chunk_size, cfg.n))
     count = over_devices(count, mesh)
     shared: Any = {"sigma": it.sigma, "n0": cfg.n0, "alpha": cfg.alpha}
     if it.pixelwise:

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from robustjax.runtime import grids
-from robustjax.runtime.panels import Line, Panel, panels
+from robustjax.runtime import image_grids
 from robustjax.runtime.report import Report
+from robustjax.runtime.subplots import Line, Panel, panels
 from robustjax.smoothing.certify import Certificate
 from robustjax.smoothing.curves import certified_accuracy
 
@@ -62,7 +62,7 @@ def page(
         ]
         names = ["image", "class", "radius"]
         report.picture(
-            grids.grid([image[:6], *maps], rows=names), caption="Bright where the radius is large."
+            image_grids.grid([image[:6], *maps], rows=names), caption="Bright where the radius is large."
         )
         return report
     order = np.argsort(found.radius, kind="stable")
@@ -72,7 +72,7 @@ def page(
         for row in rows
     ]
     report.picture(
-        grids.grid([image[row] for row in rows], rows=["smallest", "largest"], captions=captions),
+        image_grids.grid([image[row] for row in rows], rows=["smallest", "largest"], captions=captions),
         caption="Images of the smallest and the largest radii, with the class that is certified.",
     )
     return report

@@ -10,8 +10,8 @@ from robustjax import data
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import at_origin, pgd
 from robustjax.data.augment import chain, crop, flip
-from robustjax.losses.harder import harder
 from robustjax.losses.macer import macer
+from robustjax.losses.max_clean_adversarial import max_clean_adversarial
 from robustjax.losses.segmentation import harder_segmentation, segmentation
 from robustjax.losses.smoothadv import smoothadv
 from robustjax.losses.stability import augmented, stability
@@ -88,7 +88,7 @@ def on_set(
         "plain": lambda: standard(model),
         "real": lambda: standard(model),
         "augmented": lambda: augmented(model, perturbed(space)),
-        "adversarial": lambda: harder(model, attack),
+        "adversarial": lambda: max_clean_adversarial(model, attack),
         "stability": lambda: stability(model, perturbed(space), weight=cfg.weight or 1.0),
         "smoothed": lambda: augmented(model, noise),
         "smoothadv": lambda: sets.loss_through(space, model, lambda net: attacked_copies(cfg, net, radius)),

@@ -14,7 +14,7 @@ from robustjax.attacks.pgd import pgd
 from robustjax.attacks.solver import as_attack
 from robustjax.attacks.square import square
 from robustjax.losses.elbo import elbo, interpolated, on_pairs
-from robustjax.losses.harder import harder
+from robustjax.losses.max_clean_adversarial import max_clean_adversarial
 from robustjax.losses.stability import augmented
 from robustjax.losses.standard import standard
 from robustjax.models import cvae_small, small
@@ -140,7 +140,9 @@ def study(family: str, data: Digits, effort: Effort, seed: int) -> Arrays:
         "plain": standard(network),
         "true perturbations": augmented(network, lambda k, x: _moved(draw, k, x)),
         "augmented": augmented(network, perturbed(space)),
-        "adversarial": harder(network, sets.through(space, compose.against(inner, objectives.cross_entropy))),
+        "adversarial": max_clean_adversarial(
+            network, sets.through(space, compose.against(inner, objectives.cross_entropy))
+        ),
     }
     train = Batch(draw(key, data.train.image).image, data.train.label)
     first = fresh(network, train, effort, epochs=effort.epochs, seed=seed)
@@ -242,7 +244,7 @@ def _smoothed(
         seed=seed,
     )
     logits_fn = frozen(network, fitted.params, fitted.state)
-    count = votes(logits_fn, in_parameters(space, sigma), classes=10, chunk=500)
+    count = votes(logits_fn, in_parameters(space, sigma), classes=10, chunk_size=500)
     key = jax.random.key(seed)
     found = certify(count, sigma=sigma, n=effort.copies, alpha=ALPHA)(key, test.image)
     name = f"smoothed {target}"

@@ -8,9 +8,9 @@ import numpy as np
 
 from experiments.perturbation_sets.compare_networks import FAMILIES, METHODS, SHARES, TARGETS, Arrays
 from robustjax.perturbations.quality import Quality
-from robustjax.runtime import grids
-from robustjax.runtime.panels import Line, Panel, panels
+from robustjax.runtime import image_grids
 from robustjax.runtime.report import Report
+from robustjax.runtime.subplots import Line, Panel, panels
 from robustjax.smoothing.certify import Certificate
 from robustjax.smoothing.curves import certified_accuracy
 
@@ -108,7 +108,7 @@ def _family(report: Report, family: str, cells: Sequence[Arrays], one: Summary) 
     first, width = cells[0], cells[0]["strips"].shape[1]
     report.section(f"{family.capitalize()}: what was learned")
     report.picture(
-        grids.grid(
+        image_grids.grid(
             first["strips"],
             rows=[f"latent {way}" for way in first["ways"]],
             columns=[f"{u:.1f}" for u in np.linspace(-one.eps[-1], one.eps[-1], width)],
@@ -119,7 +119,7 @@ def _family(report: Report, family: str, cells: Sequence[Arrays], one: Summary) 
     for i in range(3):
         rows.append([first["clean"][i], first["real"][i], *first["imagined"][i][:6]])
     report.picture(
-        grids.grid(rows, columns=["image", "real", *["imagined"] * 6]),
+        image_grids.grid(rows, columns=["image", "real", *["imagined"] * 6]),
         caption="An image, a real perturbation of it, and draws from the learned set.",
     )
     used = np.mean([(cell["divergence"] > 0.05).sum() for cell in cells])
@@ -150,7 +150,7 @@ def _family(report: Report, family: str, cells: Sequence[Arrays], one: Summary) 
     )
     names = ("plain", "adversarial")
     report.picture(
-        grids.grid(
+        image_grids.grid(
             [first["clean"], *(first[f"{m}/worst"] for m in names)],
             rows=["image", *(f"worst for {m}" for m in names)],
             captions=[[], *([str(k) for k in first[f"{m}/said"]] for m in names)],

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from robustjax.runtime import grids
-from robustjax.runtime.panels import Line, Panel, panels
+from robustjax.runtime import image_grids
 from robustjax.runtime.report import Report
+from robustjax.runtime.subplots import Line, Panel, panels
 
 ERRORS = ("nearest", "encoded", "expected", "farthest", "reconstruction")
 
@@ -60,7 +60,7 @@ def page(
     report.section("Pictures, at the largest radius")
     strips = pictures["strips"]
     report.picture(
-        grids.grid(
+        image_grids.grid(
             strips,
             rows=[f"latent {way}" for way in pictures["ways"]],
             columns=[f"{u:.1f}" for u in np.linspace(-radii[-1], radii[-1], strips.shape[1])],
@@ -69,14 +69,14 @@ def page(
     )
     table = [[pictures[n][i] for n in ("clean", "real", "encoded")] for i in range(len(pictures["clean"]))]
     report.picture(
-        grids.grid(
+        image_grids.grid(
             [[*row, *pictures["imagined"][i]] for i, row in enumerate(table)],
             columns=["image", "real", "encoded", *["imagined"] * 5],
         ),
         caption="An image, a real perturbation, what decoding its encoding gives, and draws from the set.",
     )
     report.picture(
-        grids.grid(
+        image_grids.grid(
             [pictures[n] for n in ("clean", "observed", "farthest")],
             rows=["image", "worst observed", "worst imagined"],
         ),

@@ -26,8 +26,8 @@ def worst(threat: Threat, *others: Attack, steps: int, restarts: int) -> Attack:
     """
     ascent = pgd(threat, steps=steps, step_size=threat.eps / 20)
     repeated = compose.restarts(ascent, restarts)
-    wishes = (objectives.cross_entropy, objectives.margin)
-    return compose.worst_of(*(compose.against(repeated, wish) for wish in wishes), *others)
+    surrogates = (objectives.cross_entropy, objectives.margin)
+    return compose.worst_of(*(compose.against(repeated, surrogate) for surrogate in surrogates), *others)
 
 
 def smoothed(
@@ -55,7 +55,7 @@ def smoothed(
         x, u = row[: flat.shape[1]].reshape(test.image.shape[1:]), row[flat.shape[1] :]
         return in_parameters(space, sigma, centre=lambda _: u).copies(key, x, count)
 
-    count = jax.jit(votes(logits_fn, Noise(copies, sigma), classes=10, chunk=500))
+    count = jax.jit(votes(logits_fn, Noise(copies, sigma), classes=10, chunk_size=500))
     held = []
     for radius in [0.0, *eps]:
         rows = jnp.concatenate([flat, climb(ready, jnp.float32(radius))], axis=1)

@@ -35,7 +35,7 @@ from robustjax.perturbations.learned import Encoding, encoder, learned, perturbe
 from robustjax.perturbations.pairs import Pairs
 from robustjax.perturbations.quality import Norms, Quality, norms, quality
 from robustjax.perturbations.sets import PerturbationSet
-from robustjax.runtime import figures, grids
+from robustjax.runtime import figures, image_grids
 from robustjax.runtime.report import Report
 from robustjax.types import Batch, Images, Loss
 
@@ -135,7 +135,7 @@ def report(
         "average over the ball, and of reconstructions; divergence of the posterior in nats; length of encodings.",
     )  # fmt: skip
     page.picture(
-        grids.grid(rows, columns=["image", "real", "encoded", *["imagined"] * 5]),
+        image_grids.grid(rows, columns=["image", "real", "encoded", *["imagined"] * 5]),
         caption="Test images, a real perturbation, what decoding its encoding gives, and draws from the set.",
     )
     page.picture(

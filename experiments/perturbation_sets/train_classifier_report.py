@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from robustjax.runtime import figures, grids
-from robustjax.runtime.panels import Line, Panel, panels
+from robustjax.runtime import figures, image_grids
 from robustjax.runtime.report import Report
+from robustjax.runtime.subplots import Line, Panel, panels
 
 
 def page(cfg: Any, it: Any, found: dict[str, np.ndarray], metrics: list[dict[str, Any]]) -> Report:
@@ -52,7 +52,7 @@ def page(cfg: Any, it: Any, found: dict[str, np.ndarray], metrics: list[dict[str
         pictures += [np.repeat(a[..., None] / classes, 3, axis=-1).clip(0, 1) for a in shades]
         names += ["classes", "said of the last"]
     report.picture(
-        grids.grid(pictures, rows=names, captions=captions),
+        image_grids.grid(pictures, rows=names, captions=captions),
         caption=f"The worst of real perturbations, and the worst that the attack found within {radii[-1]:.2f}.",
     )
     names = [name for name in ("loss", "accuracy", "robust_accuracy") if name in metrics[-1]]

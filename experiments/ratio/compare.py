@@ -61,8 +61,8 @@ class Config:
     growing: bool = (
         False  # from 1 step on data and 2 on outliers up to the numbers above, over half of training
     )
-    wish: Literal["cross_entropy", "margin"] = "cross_entropy"  # what the attack on data climbs
-    climbed: Literal["kl_from_uniform", "log_confidence"] = (
+    surrogate: Literal["cross_entropy", "margin"] = "cross_entropy"  # what the attack on data climbs
+    outlier_surrogate: Literal["kl_from_uniform", "log_confidence"] = (
         "kl_from_uniform"  # what the one on outliers climbs
     )
     beta: float = 6.0  # of TRADES
@@ -212,7 +212,7 @@ PRESETS = {
         updates=97_500,  # 250 epochs
         optimizer=Optimizer(schedule="piecewise"),
         ema=False,
-        wish="margin",
+        surrogate="margin",
         growing=True,
     ),
     "cifar10_released": _CIFAR,

@@ -49,7 +49,7 @@ class Worker:
 
         def surest(net, keys, x, y):
             search = worst_confidence(
-                around, net, steps=cfg.sure_steps, times=cfg.sure_starts, class_steps=cfg.class_steps
+                around, net, steps=cfg.sure_steps, restarts=cfg.sure_starts, class_steps=cfg.class_steps
             )
             return search(keys, x).value
 

@@ -9,9 +9,9 @@ import jax
 from robustjax import data, runtime, training
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
-from robustjax.attacks.growing import first_steps, rising
-from robustjax.attacks.heavy import heavy
+from robustjax.attacks.momentum_pgd import momentum_pgd
 from robustjax.attacks.pgd import at_origin, gaussian, pgd
+from robustjax.attacks.step_schedule import first_steps, rising
 from robustjax.catalog import augmentations, ood_losses
 from robustjax.catalog import models as model_names
 from robustjax.data import order
@@ -53,11 +53,11 @@ def loss_at(cfg: Any, model: Model, method: str, classes: int) -> Callable[[Any]
 
     def ascent(eps: Number, steps: int, first: int, t: Any) -> Ascent:
         threat = Threat("l2", eps)
-        # Where the divergence from the clean prediction is climbed, its slope at the image itself is zero.
+        # Where the divergence from the clean prediction is outlier_surrogate, its slope at the image itself is zero.
         start = gaussian(1e-3) if name.startswith("trades") else at_origin
         settings: Any = {"steps": steps, "step_size": cfg.step, "momentum": 0.9, "start": start}
         if cfg.growing:
-            solver = apgd(threat, steps=steps) if cfg.ascent == "apgd" else heavy(threat, **settings)
+            solver = apgd(threat, steps=steps) if cfg.ascent == "apgd" else momentum_pgd(threat, **settings)
             return first_steps(solver, rising(t, first=first, last=steps, over=max(cfg.updates // 2, 1)))
         return apgd(threat, steps=steps) if cfg.ascent == "apgd" else pgd(threat, **settings)
 
@@ -70,8 +70,8 @@ def loss_at(cfg: Any, model: Model, method: str, classes: int) -> Callable[[Any]
             around_outliers=ascent(cfg.outlier_eps, cfg.outlier_steps, min(2, cfg.outlier_steps), t),
             weight=None if name in ood_losses.PLAIN else 1.0,
             penalty=None if name in ood_losses.PLAIN else confidences.kl_from_uniform,
-            climbed=getattr(confidences, cfg.climbed),
-            wish=getattr(objectives, cfg.wish),
+            outlier_surrogate=getattr(confidences, cfg.outlier_surrogate),
+            surrogate=getattr(objectives, cfg.surrogate),
             beta=cfg.beta,
         )
         if cfg.flat is not None:

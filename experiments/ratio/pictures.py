@@ -8,8 +8,8 @@ import scipy.special
 from experiments.ratio.results import TITLES, Results, right
 from robustjax.analysis import calibration
 from robustjax.ood.metrics import auroc
-from robustjax.runtime.grids import grid
-from robustjax.runtime.panels import Line, Panel, panels
+from robustjax.runtime.image_grids import grid
+from robustjax.runtime.subplots import Line, Panel, panels
 
 Drawn = tuple[bytes, str, str]  # picture, name, caption
 SHOWN = 3  # images of each strip

@@ -6,7 +6,7 @@ import numpy as np
 
 from robustjax import data
 from robustjax.analysis import curves
-from robustjax.runtime import grids
+from robustjax.runtime import image_grids
 
 
 def accuracy_rows(curve: curves.Curve) -> list[dict[str, Any]]:
@@ -28,4 +28,4 @@ def attacked_images(split: data.Split, curve: curves.Curve, *, radius: int = -1,
     names = split.info.classes
     before, after = (curve.logits[i, :count].argmax(axis=1) for i in (0, radius))
     captions = [f"{names[b]} → {names[a]}" for b, a in zip(before, after, strict=True)]
-    return grids.attacked(clean, curve.x[radius, :count], captions=captions)
+    return image_grids.attacked(clean, curve.x[radius, :count], captions=captions)

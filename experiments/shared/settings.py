@@ -51,7 +51,7 @@ class PGD:
         difference of logits ratio do not depend on how sure they are.
         """
         ascent = pgd(Threat(self.norm, eps), steps=self.steps, step_size=self.step * eps)
-        repeated = compose.restarts(ascent, self.restarts, at_once=1)
+        repeated = compose.restarts(ascent, self.restarts, chunk_size=1)
         surrogates = (objectives.cross_entropy, objectives.margin, objectives.dlr)
         return compose.worst_of(*(compose.against(repeated, surrogate) for surrogate in surrogates))
 

@@ -31,7 +31,7 @@ from experiments.tradeoffs.networks import Worker, recipe_of
 from experiments.tradeoffs.results import Results
 from robustjax import data, runtime
 from robustjax.data import planted
-from robustjax.runtime import grids
+from robustjax.runtime import image_grids
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.runtime.stopping import stopping
 
@@ -170,7 +170,7 @@ def examples(cfg: Config, source: planted.Source) -> bytes:
             scenes = planted.planted(recipe, source, split="test", count=10, variant=variant)
             rows.append(scenes.image(np.arange(10)))
             names.append(f"{strength}, {name}")
-    return grids.grid(rows, rows=names)
+    return image_grids.grid(rows, rows=names)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from robustjax.losses import group_dro
 from robustjax.losses.adversarial import adversarial
 from robustjax.losses.standard import standard
 from robustjax.models import strided
-from robustjax.runtime.leaves import named
+from robustjax.runtime.pytree_files import named
 from robustjax.runtime.stopping import Stop
 from robustjax.threats import Threat
 

@@ -11,8 +11,8 @@ from robustjax.analysis.linear.minimiser import minimise
 from robustjax.analysis.linear.pair import pair
 from robustjax.analysis.linear.theorems import irrepresentable
 from robustjax.analysis.measures import MEASURES, Term, estimate
-from robustjax.runtime.panels import Panel, panels
 from robustjax.runtime.report import Report
+from robustjax.runtime.subplots import Panel, panels
 
 FRONTIER = ("clean", "robust", "worst", "rfs")
 ALIKE = ("clean", "robust", "worst_class", "rfs")  # of networks whose backgrounds nobody planted

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.tradeoffs.cells import STRONG, WEAK, Cell
 from robustjax.analysis.intervals import Estimate
 from robustjax.analysis.measures import MEASURES, Measure, estimate
-from robustjax.runtime.panels import Line
+from robustjax.runtime.subplots import Line
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -19,7 +19,7 @@ from experiments.tradeoffs import theory_curves
 from experiments.tradeoffs.theory_report import write_page
 from robustjax import runtime
 from robustjax.runtime.files import write_whole
-from robustjax.runtime.origin import made_with, plain
+from robustjax.runtime.provenance import made_with, plain
 
 
 @dataclasses.dataclass(frozen=True)

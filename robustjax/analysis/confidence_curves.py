@@ -8,10 +8,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
-from robustjax.attacks.compose import Wish
+from robustjax.attacks.compose import Surrogate
 from robustjax.attacks.pgd import Start
 from robustjax.numerics import Norm
-from robustjax.ood.robust import Search, highest, over_radii, up
+from robustjax.ood.score_attacks import Search, highest, over_radii, up
 from robustjax.threats import Threat
 from robustjax.types import Images, Labels, LogitsFn
 
@@ -35,8 +35,8 @@ def rivals_over_radii(
     *,
     norm: Norm = "l2",
     steps: int = 100,
-    times: int = 1,
-    wish: Wish = objectives.margin,
+    restarts: int = 1,
+    surrogate: Surrogate = objectives.margin,
 ) -> Callable[[PRNGKeyArray, Images], Rivals]:
     """Attack data at rising radii, each from the last one's worst point and afresh, and read both probabilities.
 
@@ -46,19 +46,19 @@ def rivals_over_radii(
       radii: rising, in the units of x; 0 is the image itself.
       norm: of the balls.
       steps: of each APGD run.
-      times: fresh random starts at each radius.
-      wish: what is climbed: the margin, which is largest where another class leads by most, or
+      restarts: fresh random starts at each radius.
+      surrogate: what is climbed: the margin, which is largest where another class leads by most, or
         `objectives.cross_entropy`, for the lowest confidence in the true class.
     Returns:
       (key, images) -> Rivals. What was climbed never falls with the radius; with the margin, a probability may.
 
     Reference: the radius-confidence plots of Augustin, Meinke and Hein 2020, arXiv:2003.09461, with warm starts.
     """
-    score = wish(logits_fn, y)
+    score = surrogate(logits_fn, y)
 
     def search_at(eps: Scalar, warm: Start) -> Search:
         threat = Threat(norm, eps)
-        fresh = up(apgd(threat, steps=steps), score, times=times)
+        fresh = up(apgd(threat, steps=steps), score, restarts=restarts)
         return highest(up(apgd(threat, steps=steps, start=warm), score), fresh)
 
     search = over_radii(search_at, radii, side="up")

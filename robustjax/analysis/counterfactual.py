@@ -13,7 +13,7 @@ from robustjax.attacks.apgd import apgd
 from robustjax.attacks.frank_wolfe import frank_wolfe
 from robustjax.attacks.pgd import Start
 from robustjax.numerics import norm as length
-from robustjax.ood.robust import Search, highest, over_radii, up
+from robustjax.ood.score_attacks import Search, highest, over_radii, up
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Images, Labels, LogitsFn
 
@@ -27,12 +27,12 @@ def toward(
     *,
     norm: Ball = "l2",
     steps: int = 100,
-    times: int = 1,
+    restarts: int = 1,
 ) -> Search:
     """Make a class as likely as possible: maximise log p_t(x') over each ball around x, and the box.
 
     Every radius starts from the best point of the last one and, anew, from random points, and keeps the better:
-    the probability never falls as the radius grows. Its logarithm is climbed, since p_t itself has no slope
+    the probability never falls as the radius grows. Its logarithm is outlier_surrogate, since p_t itself has no slope
     where it is small. A single descent from an outlier often ends on the plateau that training made there, and
     what is a failed search then looks like a modest network: hence restarts and APGD's long first steps.
 
@@ -42,7 +42,7 @@ def toward(
       radii: rising, in the units of x; at 0 the image stays as it is.
       norm: of the balls; l1.5 by Frank-Wolfe, which has no random starts: it begins anew at the image.
       steps: of each run.
-      times: fresh starts at each radius.
+      restarts: fresh starts at each radius.
     Returns:
       A search (key, x) -> Found that leads with the radii: images (r, b, h, w, c) and log p_t (r, b).
     Raises:
@@ -61,7 +61,7 @@ def toward(
         return apgd(Threat(norm, eps), steps=steps, start=start)
 
     def search_at(eps: Scalar, warm: Start) -> Search:
-        fresh = up(ascent(eps, None), score, times=1 if norm == "l1.5" else times)
+        fresh = up(ascent(eps, None), score, restarts=1 if norm == "l1.5" else restarts)
         return highest(up(ascent(eps, warm), score), fresh)
 
     return over_radii(search_at, radii, side="up")

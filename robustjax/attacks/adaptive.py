@@ -17,7 +17,7 @@ def averaged(
     key: PRNGKeyArray,
     *,
     passes: int,
-    at_once: int | None = None,
+    chunk_size: int | None = None,
     of: Callable[[Logits], Array] | None = None,
 ) -> LogitsFn:
     """Average a random network over its randomness: expectation over transformation.
@@ -31,24 +31,24 @@ def averaged(
       stochastic: (keys, x) -> logits, one key per example.
       key: one key.
       passes: how many draws to average.
-      at_once: how many to fold into the batch axis of one pass; all by default. With fewer, gradients cost one
+      chunk_size: how many to fold into the batch axis of one pass; all by default. With fewer, gradients cost one
         more forward pass and memory stays that of one group.
       of: what to average, such as `jax.nn.log_softmax`; the logits themselves by default.
     Raises:
-      ValueError: if passes or at_once is less than 1, or key is not one typed key.
+      ValueError: if passes or chunk_size is less than 1, or key is not one typed key.
 
     Reference: Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420. Values, gradients and verdicts all
       come from the mean of the same passes.
     """
     if passes < 1:
         raise ValueError(f"averaged: passes is {passes}, must be at least 1")
-    if at_once is not None and at_once < 1:
-        raise ValueError(f"averaged: at_once is {at_once}, must be at least 1")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"averaged: chunk_size is {chunk_size}, must be at least 1")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
         raise ValueError(
             f"averaged: key is of {key.dtype} and shape {key.shape}, must be one key of jax.random.key"
         )
-    width = min(at_once or passes, passes)
+    width = min(chunk_size or passes, passes)
 
     def logits_fn(x: Images) -> Logits:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, fingerprint(x))

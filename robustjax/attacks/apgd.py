@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from robustjax.attacks.climb import Climb, Rule, Stage, climb
+from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient_ascent
 from robustjax.attacks.pgd import Start, gaussian
 from robustjax.attacks.solver import Solver, check_finite, select
 from robustjax.attacks.sparse import sparse
@@ -48,7 +48,9 @@ def apgd(
     if steps < 1:
         raise ValueError(f"apgd: steps is {steps}, must be at least 1")
     check_finite("apgd", threat)
-    return climb(threat, _rule(threat, rho, start is None, compat), [(1.0, steps)], start or rim(threat))
+    return gradient_ascent(
+        threat, _rule(threat, rho, start is None, compat), [(1.0, steps)], start or rim(threat)
+    )
 
 
 def apgd_shrinking(
@@ -84,7 +86,7 @@ def apgd_shrinking(
         raise ValueError(f"apgd_shrinking: {steps} steps give stages of {lengths}, each must have at least 1")
     check_finite("apgd_shrinking", threat)
     series = [(scale, length) for (scale, _), length in zip(stages, lengths, strict=True)]
-    return climb(threat, _rule(threat, rho, False, compat), series, start or gaussian(1.0))
+    return gradient_ascent(threat, _rule(threat, rho, False, compat), series, start or gaussian(1.0))
 
 
 def _rule(threat: Threat, rho: float, random_start: bool, compat: str | None) -> Rule:
@@ -108,19 +110,19 @@ class Checks(NamedTuple):
 def momentum(rho: float, first_from_zero: bool) -> Rule:
     """Step along the steepest direction plus a quarter of the last move; halve the step of whoever stalls."""
 
-    def begin(stage: Stage, state: Climb) -> Climb:
+    def begin(stage: Stage, state: AscentState) -> AscentState:
         none = jnp.zeros_like(state.step)
         checks = Checks(none, none, jnp.maximum(22 * stage.steps // 100, 1), none == 0, state.value)
         value = jnp.zeros_like(state.value) if first_from_zero else state.value
         return state._replace(step_size=2.0 * stage.threat.eps, memory=checks, value=value)
 
-    def propose(stage: Stage, state: Climb) -> Array:
+    def propose(stage: Stage, state: AscentState) -> Array:
         steepest = per_example(state.step_size, state.x) * stage.threat.steepest(state.grad)
         ahead = stage.threat.project(state.x + steepest, state.origin)
         share = per_example(jnp.where(stage.age == 1, 1.0, 0.75), state.x)
         return state.x + share * (ahead - state.x) + (1.0 - share) * (state.x - state.x_prev)
 
-    def review(stage: Stage, before: Climb, after: Climb) -> Climb:
+    def review(stage: Stage, before: AscentState, after: AscentState) -> AscentState:
         old: Checks = before.memory
         rises = old.rises + (after.value > before.value).astype(jnp.int32)
         since = old.since + 1

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from robustjax.attacks.adam import Moments, adam, rest
-from robustjax.attacks.nearest import Hunt, Rule, View, hunt
+from robustjax.attacks.minimum_norm import Hunt, Rule, View, hunt
 from robustjax.attacks.solver import Solver, select
 from robustjax.numerics import constant, divide, per_example
 from robustjax.threats import Threat

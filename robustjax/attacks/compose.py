@@ -11,48 +11,48 @@ from robustjax.attacks.pgd import better
 from robustjax.numerics import fold, keys_for
 from robustjax.types import Ascent, Attack, Found, Labels, LogitsFn, Objective
 
-Wish = Callable[[LogitsFn, Labels], Objective]  # such as objectives.margin
-TargetedWish = Callable[[LogitsFn, Labels, Labels], Objective]  # such as objectives.targeted_margin
+Surrogate = Callable[[LogitsFn, Labels], Objective]  # such as objectives.margin
+TargetedSurrogate = Callable[[LogitsFn, Labels, Labels], Objective]  # such as objectives.targeted_margin
 
 
-def against(ascent: Ascent, wish: Wish = objectives.margin) -> Attack:
-    """Turn an ascent into an attack on a classifier: climb `wish(logits_fn, y)` from x."""
+def against(ascent: Ascent, surrogate: Surrogate = objectives.margin) -> Attack:
+    """Turn an ascent into an attack on a classifier: climb `surrogate(logits_fn, y)` from x."""
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
-        return ascent(key, wish(logits_fn, y), x)
+        return ascent(key, surrogate(logits_fn, y), x)
 
     return attack
 
 
-def restarts(ascent: Ascent, times: int, *, at_once: int | None = None) -> Ascent:
+def restarts(ascent: Ascent, restarts: int, *, chunk_size: int | None = None) -> Ascent:
     """Run an ascent several times with different keys and keep the best point per example.
 
     Args:
       ascent: what to repeat; restart r sees each example's key folded with r.
-      times: how often.
-      at_once: how many to fold into the batch axis of one pass (memory grows with it); all by default.
+      restarts: how often.
+      chunk_size: how many to fold into the batch axis of one pass (memory grows with it); all by default.
 
     Raises:
-      ValueError: if times or at_once is less than 1.
+      ValueError: if restarts or chunk_size is less than 1.
     """
-    if times < 1:
-        raise ValueError(f"restarts: times is {times}, must be at least 1")
-    _check_at_once("restarts", at_once)
+    if restarts < 1:
+        raise ValueError(f"restarts: restarts is {restarts}, must be at least 1")
+    _check_chunk_size("restarts", chunk_size)
 
     def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
         keys = keys_for(key, x.shape[0])
-        found = _each(lambda r: ascent(fold(keys, r), objective, x), jnp.arange(times), at_once)
+        found = _each(lambda r: ascent(fold(keys, r), objective, x), jnp.arange(restarts), chunk_size)
         return best_of(found)
 
     return ascend
 
 
-def worst_of(*attacks: Attack, judge: Wish = objectives.margin) -> Attack:
+def worst_of(*attacks: Attack, measure: Surrogate = objectives.margin) -> Attack:
     """Run several attacks and keep, per example, the point that is worst for the classifier.
 
     Args:
       attacks: what to run; attack i sees each example's key folded with i.
-      judge: the common measure, since attacks may climb different objectives; the value returned is its.
+      measure: the common measure, since attacks may climb different objectives; the value returned is its.
 
     Raises:
       ValueError: if no attack is given.
@@ -61,7 +61,7 @@ def worst_of(*attacks: Attack, judge: Wish = objectives.margin) -> Attack:
         raise ValueError("worst_of: no attack given, must be at least 1")
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
-        keys, verdict = keys_for(key, x.shape[0]), judge(logits_fn, y)
+        keys, verdict = keys_for(key, x.shape[0]), measure(logits_fn, y)
         worst = Found(x, verdict(x))
         for i, one in enumerate(attacks):
             point = one(fold(keys, i), logits_fn, x, y).x
@@ -73,39 +73,39 @@ def worst_of(*attacks: Attack, judge: Wish = objectives.margin) -> Attack:
 
 def over_targets(
     ascent: Ascent,
-    wish: TargetedWish = objectives.targeted_margin,
+    surrogate: TargetedSurrogate = objectives.targeted_margin,
     *,
     targets: int = 9,
-    judge: Wish = objectives.margin,
-    at_once: int | None = None,
+    measure: Surrogate = objectives.margin,
+    chunk_size: int | None = None,
 ) -> Attack:
     """Aim at each of the most likely wrong classes in turn and keep the point worst for the classifier.
 
     Args:
-      ascent: climbs `wish(logits_fn, y, target)`; rank r sees each example's key folded with r.
-      wish: a targeted objective.
+      ascent: climbs `surrogate(logits_fn, y, target)`; rank r sees each example's key folded with r.
+      surrogate: a targeted objective.
       targets: how many wrong classes, by falling logit at x; all of them if there are fewer.
-      judge: the common measure across targets; the value returned is its.
-      at_once: how many targets to fold into the batch axis of one pass; all by default.
+      measure: the common measure across targets; the value returned is its.
+      chunk_size: how many targets to fold into the batch axis of one pass; all by default.
 
     Raises:
-      ValueError: if targets or at_once is less than 1.
+      ValueError: if targets or chunk_size is less than 1.
 
     Reference: Gowal et al. 2019, arXiv:1910.09338, and Croce and Hein 2020, arXiv:2003.01690 (9 targets).
     """
     if targets < 1:
         raise ValueError(f"over_targets: targets is {targets}, must be at least 1")
-    _check_at_once("over_targets", at_once)
+    _check_chunk_size("over_targets", chunk_size)
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         ranked = wrong_classes(logits_fn(x), y, targets)
-        keys, verdict = keys_for(key, x.shape[0]), judge(logits_fn, y)
+        keys, verdict = keys_for(key, x.shape[0]), measure(logits_fn, y)
 
-        def aim(rank: Array) -> Found:
-            point = ascent(fold(keys, rank), wish(logits_fn, y, ranked[:, rank]), x).x
+        def target(rank: Array) -> Found:
+            point = ascent(fold(keys, rank), surrogate(logits_fn, y, ranked[:, rank]), x).x
             return Found(point, verdict(point))
 
-        return jax.lax.stop_gradient(best_of(_each(aim, jnp.arange(ranked.shape[1]), at_once)))
+        return jax.lax.stop_gradient(best_of(_each(target, jnp.arange(ranked.shape[1]), chunk_size)))
 
     return attack
 
@@ -125,12 +125,12 @@ def best_of(found: Found) -> Found:
     return Found(found.x[winner, rows], found.value[winner, rows])
 
 
-def _each(run: Callable[[Array], Found], items: Array, at_once: int | None) -> Found:
-    if at_once is None or at_once >= items.shape[0]:
+def _each(run: Callable[[Array], Found], items: Array, chunk_size: int | None) -> Found:
+    if chunk_size is None or chunk_size >= items.shape[0]:
         return jax.vmap(run)(items)
-    return jax.lax.map(run, items, batch_size=at_once)
+    return jax.lax.map(run, items, batch_size=chunk_size)
 
 
-def _check_at_once(name: str, at_once: int | None) -> None:
-    if at_once is not None and at_once < 1:
-        raise ValueError(f"{name}: at_once is {at_once}, must be at least 1")
+def _check_chunk_size(name: str, chunk_size: int | None) -> None:
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"{name}: chunk_size is {chunk_size}, must be at least 1")

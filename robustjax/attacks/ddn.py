@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from robustjax.attacks.nearest import Hunt, Rule, View, annealed, hunt, unit
+from robustjax.attacks.minimum_norm import Hunt, Rule, View, annealed, hunt, unit
 from robustjax.attacks.pgd import Start, at_origin
 from robustjax.attacks.solver import Solver
 from robustjax.numerics import constant, norm, per_example

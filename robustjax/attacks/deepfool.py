@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from robustjax.attacks.hyperplane import onto_hyperplane
-from robustjax.attacks.nearest import Hunt, Rule, View, facing, hunt
+from robustjax.attacks.minimum_norm import Hunt, Rule, View, facing, hunt
 from robustjax.attacks.solver import Solver, select
 from robustjax.threats import Threat
 from robustjax.types import Number

@@ -8,10 +8,10 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from robustjax import logit
 from robustjax.attacks.compose import best_of, wrong_classes
+from robustjax.attacks.flatten import flat_box, flattened
 from robustjax.attacks.hyperplane import onto_hyperplane
-from robustjax.attacks.nearest import Kept, answer, facing, keep, nobody
+from robustjax.attacks.minimum_norm import Kept, answer, facing, keep, nobody
 from robustjax.attacks.pgd import Start, at_origin
-from robustjax.attacks.rows import as_rows, flat_box
 from robustjax.attacks.solver import Count, Judged, Solver, as_attack, classified, repeat, select
 from robustjax.numerics import constant, fold, keys_for, norm, per_example
 from robustjax.threats import Threat
@@ -97,7 +97,7 @@ def boundary(
             back = state.origin + beta * (x - state.origin)
             return record(state, x, merit)._replace(x=select(merit > 0, back, x))
 
-        rows, back = as_rows(state, shape)
+        rows, back = flattened(state, shape)
         return back(repeat(move, rows, count, steps))
 
     return Solver(init, advance, lambda state: answer(state.kept), steps)
@@ -125,7 +125,7 @@ def fab_targeted(
     threat: Threat,
     *,
     targets: int = 9,
-    at_once: int | None = None,
+    chunk_size: int | None = None,
     steps: int = 100,
     alpha_max: Number = 0.1,
     eta: Number = 1.05,
@@ -137,16 +137,16 @@ def fab_targeted(
     Args:
       threat, steps, alpha_max, eta, beta, start: as for `boundary`.
       targets: how many wrong classes, by falling logit at x; all of them if there are fewer.
-      at_once: how many targets to fold into the batch axis of one pass; all by default.
+      chunk_size: how many targets to fold into the batch axis of one pass; all by default.
     Raises:
-      ValueError: if targets, at_once or steps is less than 1.
+      ValueError: if targets, chunk_size or steps is less than 1.
 
     Reference: Croce and Hein 2020, arXiv:2003.01690 (9 targets).
     """
     if targets < 1:
         raise ValueError(f"fab_targeted: targets is {targets}, must be at least 1")
-    if at_once is not None and at_once < 1:
-        raise ValueError(f"fab_targeted: at_once is {at_once}, must be at least 1")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"fab_targeted: chunk_size is {chunk_size}, must be at least 1")
     solver = boundary(threat, steps=steps, alpha_max=alpha_max, eta=eta, beta=beta, start=start)
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
@@ -158,7 +158,7 @@ def fab_targeted(
             return solver.advance(objective, solver.init(fold(keys, rank), x), solver.length)
 
         ranks = jnp.arange(ranked.shape[1])
-        states = jax.lax.map(aim, ranks, batch_size=min(at_once or len(ranks), len(ranks)))
+        states = jax.lax.map(aim, ranks, batch_size=min(chunk_size or len(ranks), len(ranks)))
         winner, rows = states.kept.distance.argmin(axis=0), jnp.arange(x.shape[0])
         state = jax.tree.map(lambda a: a[winner, rows], states)
         kept = state.kept._replace(found=best_of(states.kept.found))

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from robustjax.attacks.nearest import DUAL, Hunt, Rule, View, annealed, hunt, unit
+from robustjax.attacks.minimum_norm import DUAL, Hunt, Rule, View, annealed, hunt, unit
 from robustjax.attacks.pgd import Start, at_origin
 from robustjax.attacks.solver import Solver
 from robustjax.numerics import TINY, constant, norm, per_example

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from robustjax.attacks.apgd import momentum
-from robustjax.attacks.climb import Climb, Rule, Stage, climb
+from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient_ascent
 from robustjax.attacks.pgd import Start, at_origin
 from robustjax.attacks.solver import Solver
 from robustjax.numerics import TINY, constant, divide, per_example
@@ -51,17 +51,17 @@ def frank_wolfe(
         raise ValueError(f"frank_wolfe: steps and pace are {(steps, pace)}, must be at least 1 and in (0, 1]")
     adaptive = momentum(0.75, False)
 
-    def begin(stage: Stage, state: Climb) -> Climb:
+    def begin(stage: Stage, state: AscentState) -> AscentState:
         return adaptive.begin(stage, state)._replace(step_size=constant(state.x, pace))
 
-    def propose(stage: Stage, state: Climb) -> Array:
+    def propose(stage: Stage, state: AscentState) -> Array:
         ball = cast(Ball, stage.threat)
         vertex = state.origin + ball.vertex(state.grad, state.origin)
         return state.x + per_example(state.step_size, state.x) * (vertex - state.x)
 
     # A climb asks no more of a threat than a radius and a way back into the set.
     ball = cast(Threat, Ball(p, eps, lower, upper))
-    return climb(ball, Rule(begin, propose, adaptive.review), [(1.0, steps)], start or at_origin)
+    return gradient_ascent(ball, Rule(begin, propose, adaptive.review), [(1.0, steps)], start or at_origin)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["eps", "lower", "upper"], meta_fields=["p"])

@@ -1,6 +1,6 @@
-"""What an adversary maximises: a classifier's logits and a wish, closed over into one function of the input.
+"""What an adversary maximises: a classifier's logits and a surrogate, closed over into one function of the input.
 
-Each factory takes a `logits_fn` and what the wish needs, and returns an `Objective`, Array[b ...] -> Array[b].
+Each factory takes a `logits_fn` and what the surrogate needs, and returns an `Objective`, Array[b ...] -> Array[b].
 """
 
 from robustjax import logit

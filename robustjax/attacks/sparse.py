@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from robustjax.attacks.bisection import least
-from robustjax.attacks.climb import Climb, Rule, Stage
+from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage
 from robustjax.attacks.solver import select
 from robustjax.numerics import divide, norm, per_example
 from robustjax.types import Mask, PerExample
@@ -33,7 +33,7 @@ def sparse(random_start: bool) -> Rule:
     Reference: Croce and Hein 2021, arXiv:2103.01208.
     """
 
-    def begin(stage: Stage, state: Climb) -> Climb:
+    def begin(stage: Stage, state: AscentState) -> AscentState:
         none, features = jnp.zeros_like(state.step), state.x[0].size
         size = _moved(state.x, state.origin)
         # With no support to go by, one feature at a time would be moved, and for ever once it meets the box.
@@ -42,7 +42,7 @@ def sparse(random_start: bool) -> Rule:
         support = Support(size, jnp.where(blank, 0.2, _share(size, features)), none)
         return state._replace(step_size=1.0 * stage.threat.eps, memory=support)
 
-    def propose(stage: Stage, state: Climb) -> Array:
+    def propose(stage: Stage, state: AscentState) -> Array:
         del stage
         features = state.x[0].size
         # Float32 on purpose: on the edge between two counts, published runs round this way.
@@ -59,7 +59,7 @@ def sparse(random_start: bool) -> Rule:
         direction = divide(direction, per_example(norm(direction, "l1"), direction))
         return state.x + per_example(state.step_size, state.x) * direction
 
-    def review(stage: Stage, before: Climb, after: Climb) -> Climb:
+    def review(stage: Stage, before: AscentState, after: AscentState) -> AscentState:
         old: Support = before.memory
         size, since = _moved(after.best.x, after.origin), old.since + 1
         due = since == jnp.maximum(4 * stage.steps // 100, 1)

@@ -33,7 +33,7 @@ def spsa(
     samples: int = 128,
     delta: Number = 0.01,
     step_size: Number = 0.01,
-    at_once: int | None = 16,
+    chunk_size: int | None = 16,
     start: Start = at_origin,
 ) -> Solver:
     """Climb by Adam along estimated gradients and project; ask for values only.
@@ -47,20 +47,20 @@ def spsa(
       samples: pairs of values per estimate.
       delta: how far from x to ask, per feature, in the units of x; outside threat and box too.
       step_size: of Adam, about how far each feature moves per step.
-      at_once: how many pairs to fold into the batch axis of one pass; None for all.
+      chunk_size: how many pairs to fold into the batch axis of one pass; None for all.
       start: the first point, projected.
     Returns:
       An ascent that can also be driven in segments, of 2 samples + 1 forward passes per iteration. Never worse
       than its start.
     Raises:
-      ValueError: if steps is negative, samples or at_once is less than 1, or delta or step_size not positive.
+      ValueError: if steps is negative, samples or chunk_size is less than 1, or delta or step_size not positive.
 
     Reference: Uesato et al. 2018, arXiv:1802.05666 (linf, the margin as objective). Pairs whose values are not
       finite count as flat.
     """
     if steps < 0:
         raise ValueError(f"spsa: steps is {steps}, must be at least 0")
-    for name, count in (("samples", samples), ("at_once", at_once)):
+    for name, count in (("samples", samples), ("chunk_size", chunk_size)):
         if count is not None and count < 1:
             raise ValueError(f"spsa: {name} is {count}, must be at least 1")
     for name, number in (("delta", delta), ("step_size", step_size)):
@@ -77,7 +77,7 @@ def spsa(
             found = better(state.found, Found(state.x, objective(state.x)[1]))
             keys = jax.vmap(jax.random.fold_in)(state.key, state.step)
             slope = estimated_gradient(
-                keys, lambda x: objective(x)[0], state.x, samples=samples, delta=delta, at_once=at_once
+                keys, lambda x: objective(x)[0], state.x, samples=samples, delta=delta, chunk_size=chunk_size
             )
             way, moments = adam(state.moments, slope, state.step)
             x = threat.project(state.x + step_size * way, state.origin)
@@ -89,7 +89,7 @@ def spsa(
 
 
 def estimated_gradient(
-    keys: PRNGKeyArray, objective: Objective, x: Array, *, samples: int, delta: Number, at_once: int | None
+    keys: PRNGKeyArray, objective: Objective, x: Array, *, samples: int, delta: Number, chunk_size: int | None
 ) -> Array:
     """Average v (f(x + delta v) - f(x - delta v)) / (2 delta) over random signs v: unbiased where f is linear.
 
@@ -99,9 +99,9 @@ def estimated_gradient(
       x: where, (b, ...).
       samples: how many v.
       delta: half the distance of a pair, per feature.
-      at_once: how many pairs to fold into the batch axis of one pass; None for all.
+      chunk_size: how many pairs to fold into the batch axis of one pass; None for all.
     """
-    width = min(at_once or samples, samples)
+    width = min(chunk_size or samples, samples)
     parts = math.ceil(samples / width)
 
     def part(total: Array, ranks: Int[Array, "s"]) -> tuple[Array, None]:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from robustjax.attacks import patterns
+from robustjax.attacks import square_windows
+from robustjax.attacks.flatten import flat_box, flattened
 from robustjax.attacks.pgd import better
-from robustjax.attacks.rows import as_rows, flat_box
 from robustjax.attacks.solver import Count, Judged, Solver, check_finite, nothing_yet, repeat, select
 from robustjax.numerics import Norm, constant, divide, keys_for, norm, per_example
 from robustjax.threats import Threat
@@ -109,7 +109,7 @@ def square(
             found = better(state.found, Found(x, merit))
             return state._replace(x=ahead.x, value=ahead.value, found=found, step=step)
 
-        rows, back = as_rows(state, shape)
+        rows, back = flattened(state, shape)
         return back(repeat(move, rows, count, queries + 1))
 
     return Solver(init, advance, lambda state: state.found, queries + 1)
@@ -137,7 +137,9 @@ def moved_bumps(threat: Threat, origin: Array, x: Array, draw: Draw) -> Array:
 
     here = jnp.where(first, delta, 0.0)
     size = draw.rows, draw.columns, draw.corner[:, 0], draw.corner[:, 1], draw.sideways
-    bumps = patterns.bumps(kind, *size, *x.shape[1:3]) * draw.sign + divide(here, _per_channel(kind, here))
+    bumps = square_windows.bumps(kind, *size, *x.shape[1:3]) * draw.sign + divide(
+        here, _per_channel(kind, here)
+    )
     bumps = budget * divide(bumps, _per_channel(kind, bumps))
     delta = jnp.where(first, bumps, jnp.where(second, 0.0, delta))
     if kind == "l2":
@@ -147,8 +149,8 @@ def moved_bumps(threat: Threat, origin: Array, x: Array, draw: Draw) -> Array:
 
 def _draw(kind: Norm, keys: PRNGKeyArray, step: Array, x: Array, p_init: float, shared: bool) -> Draw:
     height, width, channels = x.shape[1:]
-    sides = patterns.sides(height, width, p_init, odd=kind != "linf")
-    rows, columns = jnp.asarray(sides)[patterns.phase(step - 1)].T
+    sides = square_windows.sides(height, width, p_init, odd=kind != "linf")
+    rows, columns = jnp.asarray(sides)[square_windows.phase(step - 1)].T
     folded = jax.vmap(jax.random.fold_in)(keys, step)
     u = jax.vmap(lambda k: jax.random.uniform(k, (5 + channels,)))(folded)
     place, sign = u[:, :5], u[:, 5:]
@@ -194,7 +196,7 @@ def _tiles(threat: Threat, keys: PRNGKeyArray, x: Array) -> Array:
 
     # Both layouts of one tile: one above the other, and side by side.
     r, c, zero = (jnp.full(2, n, jnp.int32) for n in (rows, columns, 0))
-    bumps = patterns.bumps(threat.norm, r, c, zero, zero, jnp.array([False, True]), rows, columns)
+    bumps = square_windows.bumps(threat.norm, r, c, zero, zero, jnp.array([False, True]), rows, columns)
     upright, sideways = cropped(jnp.tile(bumps, (1, down, right, 1)))
     delta = jnp.where(spread(u[..., :1]) < 0.5, sideways, upright) * spread(_signs(u[..., 1:]))
     if threat.norm == "l2":
@@ -209,7 +211,7 @@ def _as_images(x: Array) -> Float[Array, "b h w c"]:
 
 
 def _window(draw: Draw, corner: Array, x: Array) -> Array:
-    return patterns.window(draw.rows, draw.columns, corner[:, 0], corner[:, 1], *x.shape[1:3])
+    return square_windows.window(draw.rows, draw.columns, corner[:, 0], corner[:, 1], *x.shape[1:3])
 
 
 def _per_channel(kind: Norm, x: Array) -> Float[Array, "b 1 1 c"]:

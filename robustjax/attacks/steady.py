@@ -2,7 +2,7 @@
 
 from jaxtyping import Array
 
-from robustjax.attacks.climb import Climb, Rule, Stage, climb
+from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient_ascent
 from robustjax.attacks.pgd import Start
 from robustjax.attacks.solver import Solver, check_finite
 from robustjax.numerics import per_example
@@ -29,15 +29,15 @@ def steady(threat: Threat, *, steps: int, step_size: Number, start: Start | None
         raise ValueError(f"steady: steps is {steps}, must be at least 1")
     check_finite("steady", threat)
 
-    def begin(stage: Stage, state: Climb) -> Climb:
+    def begin(stage: Stage, state: AscentState) -> AscentState:
         del stage
         return state._replace(memory=())
 
-    def propose(stage: Stage, state: Climb) -> Array:
+    def propose(stage: Stage, state: AscentState) -> Array:
         return state.x + per_example(step_size, state.x) * stage.threat.steepest(state.grad, state.x)
 
-    def review(stage: Stage, before: Climb, after: Climb) -> Climb:
+    def review(stage: Stage, before: AscentState, after: AscentState) -> AscentState:
         del stage, before
         return after
 
-    return climb(threat, Rule(begin, propose, review), [(1.0, steps)], start or threat.sample)
+    return gradient_ascent(threat, Rule(begin, propose, review), [(1.0, steps)], start or threat.sample)

@@ -4,12 +4,12 @@ import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks import objectives
-from robustjax.attacks.compose import Wish
+from robustjax.attacks.compose import Surrogate
 from robustjax.types import Attack, Found, Labels, LogitsFn
 
 
-def transferred(attack: Attack, source: LogitsFn, *, judge: Wish = objectives.margin) -> Attack:
-    """Attack a source network and judge the points on the victim, which is asked once.
+def transferred(attack: Attack, source: LogitsFn, *, measure: Surrogate = objectives.margin) -> Attack:
+    """Attack a source network and measure the points on the victim, which is asked once.
 
     For victims whose gradients mislead: where points from another network break more than the victim's own,
     these are masked. `compose.worst_of` joins several sources.
@@ -17,13 +17,13 @@ def transferred(attack: Attack, source: LogitsFn, *, judge: Wish = objectives.ma
     Args:
       attack: makes the points; best one that climbs far beyond the source's boundary, as `against(pgd(...))`.
       source: the network it sees.
-      judge: how to judge; the value returned is its, on the victim.
+      measure: how to measure; the value returned is its, on the victim.
 
     Reference: Papernot et al. 2016, arXiv:1605.07277.
     """
 
     def judged(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         point = attack(key, source, x, y).x
-        return jax.lax.stop_gradient(Found(point, judge(logits_fn, y)(point)))
+        return jax.lax.stop_gradient(Found(point, measure(logits_fn, y)(point)))
 
     return judged

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax.catalog import ood_losses
-from robustjax.ood import blend, feature_scores, gaussian_scores, logit_scores, nudges, shaping
+from robustjax.ood import blend, feature_scores, gaussian_scores, logit_scores, odin, shaping
 from robustjax.ood.scores import Features, Form, Score, through
 from robustjax.types import Images, LogitsFn
 
@@ -121,8 +121,8 @@ DETECTORS: dict[str, Detector] = {
     "gen": _of_logits(logit_scores.gen_log),
     "own": Detector(lambda kit: through(kit.logits_fn, ood_losses.form(kit.method, classes=kit.classes))),
     "odin": Detector(
-        lambda kit: nudges.odin(kit.logits_fn),
-        around=lambda kit: nudges.odin(kit.logits_fn, magnitude=0.0),
+        lambda kit: odin.odin(kit.logits_fn),
+        around=lambda kit: odin.odin(kit.logits_fn, magnitude=0.0),
     ),
     "mahalanobis": _of_features(lambda seen: gaussian_scores.mahalanobis(_top(seen), seen.label)),
     "relative_mahalanobis": _of_features(

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 from robustjax.attacks import compose, objectives
-from robustjax.attacks.every_other import every_other
+from robustjax.attacks.half_batch import half_batch
 from robustjax.losses import acet, aloe, atom, confidences, oe, ratio, rowl, sofl, trades_out
 from robustjax.losses import ccu as ccu_loss
 from robustjax.losses.adversarial import adversarial
+from robustjax.losses.batchnorm_modes import BatchNormMode, running
 from robustjax.losses.confidences import Confidence
-from robustjax.losses.mixtures import Axes
+from robustjax.losses.gaussian_mixture import Axes
 from robustjax.losses.standard import standard
 from robustjax.losses.trades import trades
-from robustjax.losses.views import View, running
 from robustjax.ood import logit_scores, reject_scores
 from robustjax.ood.scores import Form
 from robustjax.types import Ascent, Attack, Loss, Model, Number, Pair
@@ -52,7 +52,7 @@ class Asked(NamedTuple):
     around_outliers: Ascent
     weight: dict[str, Any]  # empty for the published weight
     penalty: dict[str, Any]  # empty for the published one
-    view: View
+    batchnorm: BatchNormMode
     beta: Number
     axes: Axes | None
 
@@ -84,21 +84,21 @@ LOSSES: dict[str, Callable[[Asked], Loss]] = {
         it.model, **{"weight": 1.0, "penalty": confidences.log_confidence, **it.weight, **it.penalty}
     ),
     "acet": lambda it: acet.acet(
-        it.model, it.around_outliers, view=it.view, **it.weight, **it.penalty
+        it.model, it.around_outliers, batchnorm=it.batchnorm, **it.weight, **it.penalty
     ),
     "half_acet": lambda it: acet.acet(
         it.model,
-        every_other(it.around_outliers),
-        view=it.view,
+        half_batch(it.around_outliers),
+        batchnorm=it.batchnorm,
         **{"penalty": confidences.ce_to_uniform, **it.weight, **it.penalty},
     ),
-    "aoe": lambda it: aloe.aoe(it.model, it.attack, view=it.view, **it.weight),
-    "aloe": lambda it: aloe.aloe(it.model, it.attack, it.around_outliers, view=it.view, **it.weight),
+    "aoe": lambda it: aloe.aoe(it.model, it.attack, batchnorm=it.batchnorm, **it.weight),
+    "aloe": lambda it: aloe.aloe(it.model, it.attack, it.around_outliers, batchnorm=it.batchnorm, **it.weight),
     "ratio": lambda it: ratio.ratio(
-        it.model, it.attack, it.around_outliers, view=it.view, **it.weight, **it.penalty
+        it.model, it.attack, it.around_outliers, batchnorm=it.batchnorm, **it.weight, **it.penalty
     ),
     "half_ratio": lambda it: ratio.half_ratio(
-        it.model, it.attack, it.around_outliers, view=it.view, **it.weight, **it.penalty
+        it.model, it.attack, it.around_outliers, batchnorm=it.batchnorm, **it.weight, **it.penalty
     ),
     "trades_acet": lambda it: trades_out.trades_acet(
         it.model, it.around_data, it.around_outliers, beta=it.beta, **it.weight, **it.penalty
@@ -107,7 +107,7 @@ LOSSES: dict[str, Callable[[Asked], Loss]] = {
         it.model, it.around_data, it.around_outliers, beta=it.beta, outlier_beta=it.beta, **it.weight, **it.penalty
     ),
     "ntom": lambda it: atom.ntom(it.model, **it.weight),
-    "atom": lambda it: atom.atom(it.model, every_other(it.around_outliers), view=it.view, **it.weight),
+    "atom": lambda it: atom.atom(it.model, half_batch(it.around_outliers), batchnorm=it.batchnorm, **it.weight),
     "sofl": lambda it: sofl.sofl(it.model, classes=it.classes, **it.weight),
     "rowl": lambda it: rowl.rowl(it.model, it.around_data, **it.weight),
     "ccu": _mixed_with_densities,
@@ -123,10 +123,10 @@ def loss(
     around_outliers: Ascent,
     weight: Number | None = None,
     penalty: Confidence | None = None,
-    climbed: Confidence | None = None,
-    wish: compose.Wish = objectives.cross_entropy,
+    outlier_surrogate: Confidence | None = None,
+    surrogate: compose.Surrogate = objectives.cross_entropy,
     beta: Number = 6.0,
-    view: View = running,
+    batchnorm: BatchNormMode = running,
     axes: Axes | None = None,
 ) -> Loss:
     """Build the loss of a method over a `Pair`.
@@ -139,28 +139,28 @@ def loss(
       around_outliers: the one on outliers; unused by methods that keep outliers clean.
       weight: of the outliers' term; the published one by default.
       penalty: what must be small on outliers, where the method has a choice; the published one by default.
-      climbed: what the attack on outliers maximises, where the method has a choice; the penalty by default.
-      wish: what the attack on data maximises, such as `attacks.objectives.margin`.
+      outlier_surrogate: what the attack on outliers maximises, where the method has a choice; the penalty by default.
+      surrogate: what the attack on data maximises, such as `attacks.objectives.margin`.
       beta: weight of the divergences of TRADES and its variants.
-      view: what attacks see of BatchNorm, in methods that let one choose.
+      batchnorm: what attacks see of BatchNorm, in methods that let one choose.
       axes: of the densities of "ccu".
     Raises:
       ValueError: for an unknown name, or a setting that the method refuses.
     """
     _check("loss", name)
-    wishes: dict[str, Any] = {} if penalty is None else {"penalty": penalty}
-    if climbed is not None and name in ("acet", "half_acet", "ratio", "half_ratio", "trades_acet"):
-        wishes["climbed"] = climbed
+    surrogates: dict[str, Any] = {} if penalty is None else {"penalty": penalty}
+    if outlier_surrogate is not None and name in ("acet", "half_acet", "ratio", "half_ratio", "trades_acet"):
+        surrogates["outlier_surrogate"] = outlier_surrogate
     return LOSSES[name](
         Asked(
             model,
             classes,
-            compose.against(around_data, wish),
+            compose.against(around_data, surrogate),
             around_data,
             around_outliers,
             {} if weight is None else {"weight": weight},
-            wishes,
-            view,
+            surrogates,
+            batchnorm,
             beta,
             axes,
         )

@@ -11,8 +11,8 @@ batches        stream, pairs and evaluation: exact to resume, the same on any nu
 augment        crop, flip, cutout on the device
 views          random views for contrastive learning
 autoaugment    the policies of AutoAugment for CIFAR-10 and SVHN, on the device
-toning         Pillow's changes of tone as array code
-shifting       Pillow's affine transforms as array code
+pillow_tones         Pillow's changes of tone as array code
+pillow_affine       Pillow's affine transforms as array code
 outliers       noise that shows nothing, and data made strange
 photos         embedded: patches of scikit-learn's two photographs, as outliers
 lit            scenes under many lights as a split, the pictures of one below the other

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from robustjax.data import shifting, toning
+from robustjax.data import pillow_affine, pillow_tones
 from robustjax.data.augment import Augment, Colour
 from robustjax.data.batches import to_float
-from robustjax.data.toning import Levels
+from robustjax.data.pillow_tones import Levels
 from robustjax.numerics import keys_for
 from robustjax.types import Images
 
@@ -118,18 +118,18 @@ def operations(shape: tuple[int, ...], fill: int | Sequence[int] | np.ndarray) -
     colour = jnp.broadcast_to(jnp.asarray(np.asarray(fill), jnp.int32), (c,))
     grey = jnp.full((c,), 128, jnp.int32)
     ways = (1, -1)
-    right = np.array([[shifting.translation(s * m * w, 0) for m in TRANSLATE] for s in ways])
-    down = np.array([[shifting.translation(0, s * m * h) for m in TRANSLATE] for s in ways])
-    turned = np.array([shifting.rotation(m, (h, w)) for m in ROTATE])
+    right = np.array([[pillow_affine.translation(s * m * w, 0) for m in TRANSLATE] for s in ways])
+    down = np.array([[pillow_affine.translation(0, s * m * h) for m in TRANSLATE] for s in ways])
+    turned = np.array([pillow_affine.rotation(m, (h, w)) for m in ROTATE])
     slopes = np.array([s * SHEAR for s in ways], np.float32)
     factors = np.array([1 + s * ENHANCE for s in ways], np.float32)
 
     def shear_y(image, level, way):
         turned = jnp.swapaxes(image, 0, 1)
-        return jnp.swapaxes(shifting.sheared(turned, jnp.asarray(slopes)[way, level], colour), 0, 1)
+        return jnp.swapaxes(pillow_affine.sheared(turned, jnp.asarray(slopes)[way, level], colour), 0, 1)
 
     def moving(table):
-        return lambda image, level, way: shifting.moved(image, jnp.asarray(table)[way, level], colour)
+        return lambda image, level, way: pillow_affine.moved(image, jnp.asarray(table)[way, level], colour)
 
     def enhancing(tone):
         return lambda image, level, way: tone(image, jnp.asarray(factors)[way, level])
@@ -138,15 +138,18 @@ def operations(shape: tuple[int, ...], fill: int | Sequence[int] | np.ndarray) -
         return lambda image, level, way: tone(image)
 
     return [
-        lambda image, level, way: shifting.sheared(image, jnp.asarray(slopes)[way, level], colour),
+        lambda image, level, way: pillow_affine.sheared(image, jnp.asarray(slopes)[way, level], colour),
         shear_y,
         moving(right),
         moving(down),
-        lambda image, level, way: shifting.moved(image, jnp.asarray(turned)[level], grey),
-        *map(enhancing, (toning.coloured, toning.contrasted, toning.brightened, toning.sharpened)),
-        lambda image, level, way: toning.posterized(image, jnp.asarray(POSTERIZE)[level]),
-        lambda image, level, way: toning.solarized(image, jnp.asarray(SOLARIZE, jnp.float32)[level]),
-        *map(plain, (toning.autocontrasted, toning.equalized, toning.inverted)),
+        lambda image, level, way: pillow_affine.moved(image, jnp.asarray(turned)[level], grey),
+        *map(
+            enhancing,
+            (pillow_tones.coloured, pillow_tones.contrasted, pillow_tones.brightened, pillow_tones.sharpened),
+        ),
+        lambda image, level, way: pillow_tones.posterized(image, jnp.asarray(POSTERIZE)[level]),
+        lambda image, level, way: pillow_tones.solarized(image, jnp.asarray(SOLARIZE, jnp.float32)[level]),
+        *map(plain, (pillow_tones.autocontrasted, pillow_tones.equalized, pillow_tones.inverted)),
     ]
 
 

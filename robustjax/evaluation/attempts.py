@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from robustjax.attacks import gated
+from robustjax.attacks import gated_objectives
 from robustjax.attacks.apgd import apgd
-from robustjax.attacks.gated import Dials, Wish
+from robustjax.attacks.gated_objectives import AttackParameters, Surrogate
 from robustjax.attacks.pgd import at_origin
 from robustjax.attacks.solver import Solver
 from robustjax.attacks.spsa import spsa
@@ -46,19 +46,19 @@ def asking(threat: Threat, steps: int) -> Solver:
 def estimating(threat: Threat, steps: int) -> Solver:
     """Follow SPSA, with 32 pairs of values and steps of eps / 10."""
     # Values of few pairs at once stay in the caches of a CPU.
-    return spsa(threat, steps=steps, samples=32, step_size=threat.eps * 0.1, at_once=4)
+    return spsa(threat, steps=steps, samples=32, step_size=threat.eps * 0.1, chunk_size=4)
 
 
 @dataclasses.dataclass(frozen=True)
-class Attempt:
+class GatedCase:
     """One search with one setting.
 
     Attributes:
       attack: the name it is reported under; attempts of one name add up.
       model: TM0 to TM4.
-      wish, search, steps: what is climbed, how, and how long.
-      loss: of `gated.LOSSES`.
-      penalty, warmth, mix: of `gated.Dials`.
+      surrogate, search, steps: what is climbed, how, and how long.
+      loss: of `gated_objectives.LOSSES`.
+      penalty, warmth, mix: of `gated_objectives.AttackParameters`.
       rank: which of the likeliest wrong classes is the target, or which nearest image is matched.
       slope: of the translator: its own, or that of the identity (BPDA).
       anneal: how many times wider the soft gate begins.
@@ -68,7 +68,7 @@ class Attempt:
 
     attack: str
     model: Literal["TM0", "TM1", "TM2", "TM3", "TM4"]
-    wish: Wish
+    surrogate: Surrogate
     search: Search = auto
     steps: int = 100
     loss: str = "margin"
@@ -81,26 +81,26 @@ class Attempt:
     goal: Literal["wrong", "unseen", "end"] = "wrong"
     copied: bool = False
 
-    def dials(self) -> Dials:
+    def parameters(self) -> AttackParameters:
         """Collect the settings that are arguments of a program."""
         numbers = (jnp.float32(v) for v in (self.penalty, 0.02, self.warmth, self.mix))
-        return Dials(gated.only(self.loss), *numbers)
+        return AttackParameters(gated_objectives.only(self.loss), *numbers)
 
     def program(self) -> dict[str, Any]:
         """Collect what decides which program runs."""
-        until = {"wrong": 0.0, "unseen": 0.5 * gated.UNSEEN, "end": jnp.inf}[self.goal]
-        names = ("wish", "search", "steps", "slope", "anneal")
+        until = {"wrong": 0.0, "unseen": 0.5 * gated_objectives.UNSEEN, "end": jnp.inf}[self.goal]
+        names = ("surrogate", "search", "steps", "slope", "anneal")
         return {name: getattr(self, name) for name in names} | {"until": jnp.float32(until)}
 
     def reached(self, merit: Any) -> Any:
         """Say which examples need no further attempt, from the best merit so far."""
-        return merit > (0.5 * gated.UNSEEN if self.goal == "unseen" else 0.0)
+        return merit > (0.5 * gated_objectives.UNSEEN if self.goal == "unseen" else 0.0)
 
 
-def static(steps: int = 40) -> tuple[Attempt, ...]:
+def static(steps: int = 40) -> tuple[GatedCase, ...]:
     """TM0: FGSM, PGD and APGD on f alone, replayed on the defence."""
     return tuple(
-        Attempt(name, "TM0", gated.oblivious, search, length, "cross-entropy", goal="end")
+        GatedCase(name, "TM0", gated_objectives.oblivious, search, length, "cross-entropy", goal="end")
         for name, search, length in (
             ("FGSM on f", single, 1),
             ("PGD on f", even, steps),
@@ -120,7 +120,7 @@ def adaptive(
     matches: int = 3,
     targets: int | None = None,
     spare: int = 1,
-) -> tuple[Attempt, ...]:
+) -> tuple[GatedCase, ...]:
     """TM1 to TM3: the attacks A1 to A7.
 
     Args:
@@ -139,62 +139,78 @@ def adaptive(
     long = steps + steps // 2
     plain = ("cross-entropy", "margin", "dlr")
 
-    def losses(attack: str, model: Any, wish: Wish, **more: Any) -> list[Attempt]:
+    def losses(attack: str, model: Any, surrogate: Surrogate, **more: Any) -> list[GatedCase]:
         """Try every loss, the surest first: restarts and targets change only keys and arguments."""
-        first = [Attempt(attack, model, wish, steps=steps, loss=loss, **more) for loss in plain] * spare
+        first = [
+            GatedCase(attack, model, surrogate, steps=steps, loss=loss, **more) for loss in plain
+        ] * spare
         ranks = range(targets)
         return first + [
-            Attempt(attack, model, wish, steps=steps, loss="targeted dlr", rank=r, **more) for r in ranks
+            GatedCase(attack, model, surrogate, steps=steps, loss="targeted dlr", rank=r, **more)
+            for r in ranks
         ]
 
-    def hidden(wish: Wish, **more: Any) -> list[Attempt]:
+    def hidden(surrogate: Surrogate, **more: Any) -> list[GatedCase]:
         return [
-            Attempt("A3 gate bypass", "TM3", wish, goal="unseen", loss=loss, **more)
+            GatedCase("A3 gate bypass", "TM3", surrogate, goal="unseen", loss=loss, **more)
             for loss in ("margin", "cross-entropy")
         ]
 
     a1 = [
-        *losses("A1 through translator", "TM3", gated.through),
-        *[Attempt("A1 through translator", "TM3", gated.through, steps=steps, loss="cross-entropy")]
+        *losses("A1 through translator", "TM3", gated_objectives.through),
+        *[
+            GatedCase(
+                "A1 through translator", "TM3", gated_objectives.through, steps=steps, loss="cross-entropy"
+            )
+        ]
         * (restarts - spare),
     ]
     a2 = [
-        Attempt("A2 forced routing", "TM3", gated.forced, steps=steps, loss=loss, penalty=c)
+        GatedCase("A2 forced routing", "TM3", gated_objectives.forced, steps=steps, loss=loss, penalty=c)
         for c in penalties
         for loss in plain[:2]
     ]
     a3 = [
-        *hidden(gated.selective, search=even, steps=long),
-        *hidden(gated.orthogonal, search=even, steps=long),
-        *(one for c in penalties for one in hidden(gated.unseen, search=auto, steps=steps, penalty=c)),
-        *hidden(gated.selective, search=even, steps=long)[:1] * (restarts - 1),
+        *hidden(gated_objectives.selective, search=even, steps=long),
+        *hidden(gated_objectives.orthogonal, search=even, steps=long),
+        *(
+            one
+            for c in penalties
+            for one in hidden(gated_objectives.unseen, search=auto, steps=steps, penalty=c)
+        ),
+        *hidden(gated_objectives.selective, search=even, steps=long)[:1] * (restarts - 1),
     ]
     a4 = [
-        Attempt("A4 soft gate", "TM3", gated.softened, even, steps, loss, mix=mix, anneal=10.0)
+        GatedCase("A4 soft gate", "TM3", gated_objectives.softened, even, steps, loss, mix=mix, anneal=10.0)
         for mix in (0.0, 1.0)
         for loss in plain
     ]
-    a5 = losses("A5 BPDA identity", "TM3", gated.through, slope="identity")
-    a6 = [Attempt("A6 feature matching", "TM3", gated.matched, steps=steps, rank=r) for r in range(matches)]
-    a7 = [Attempt("A7 Square", "TM1", gated.asked, asking, queries)] * bool(queries)
-    a7 += [Attempt("A7 SPSA", "TM1", gated.asked, estimating, estimates)] * bool(estimates)
+    a5 = losses("A5 BPDA identity", "TM3", gated_objectives.through, slope="identity")
+    a6 = [
+        GatedCase("A6 feature matching", "TM3", gated_objectives.matched, steps=steps, rank=r)
+        for r in range(matches)
+    ]
+    a7 = [GatedCase("A7 Square", "TM1", gated_objectives.asked, asking, queries)] * bool(queries)
+    a7 += [GatedCase("A7 SPSA", "TM1", gated_objectives.asked, estimating, estimates)] * bool(estimates)
     tm2 = [
-        Attempt("f and T, gate unknown", "TM2", gated.either_way, auto, steps, loss, goal="end")
+        GatedCase("f and T, gate unknown", "TM2", gated_objectives.either_way, auto, steps, loss, goal="end")
         for loss in ("margin", "cross-entropy")
     ]
     return (*a1, *a2, *a3, *a4, *a5, *a6, *a7, *tm2)
 
 
-def transferred(steps: int = 100) -> tuple[Attempt, ...]:
+def transferred(steps: int = 100) -> tuple[GatedCase, ...]:
     """TM4: A1, selective A3 and A4 on a copy, run to their ends, judged on the victim."""
     long = steps + steps // 2  # as in `adaptive`, so that its programs serve here too
     kinds = (
-        (gated.through, auto, steps, 1.0),
-        (gated.selective, even, long, 1.0),
-        (gated.softened, even, steps, 10.0),
-        (gated.either_way, auto, steps, 1.0),
+        (gated_objectives.through, auto, steps, 1.0),
+        (gated_objectives.selective, even, long, 1.0),
+        (gated_objectives.softened, even, steps, 10.0),
+        (gated_objectives.either_way, auto, steps, 1.0),
     )
     return tuple(
-        Attempt("transfer from a copy", "TM4", wish, search, length, anneal=wide, goal="end", copied=True)
-        for wish, search, length, wide in kinds
+        GatedCase(
+            "transfer from a copy", "TM4", surrogate, search, length, anneal=wide, goal="end", copied=True
+        )
+        for surrogate, search, length, wide in kinds
     )

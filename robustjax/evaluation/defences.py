@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from robustjax import logit
-from robustjax.attacks import gated
+from robustjax.attacks import gated_objectives
 from robustjax.attacks.adaptive import averaged, substituted
-from robustjax.attacks.gated import Aim, Dials, View
+from robustjax.attacks.gated_objectives import AttackParameters, Target, View
 from robustjax.ood.translate import Defence
 from robustjax.threats import Threat
 from robustjax.types import Images, Labels
@@ -61,14 +61,15 @@ def as_argument(defence: Defence) -> Defence:
     return Defence(*parts, tuple(passable(one) for one in defence.features))
 
 
-@partial(jax.jit, static_argnames=("wish", "search", "steps", "slope", "anneal", "passes"))
+@partial(jax.jit, static_argnames=("surrogate", "search", "steps", "slope", "anneal", "passes"))
 def attempted(
-    defence: Defence, keys: PRNGKeyArray, x: Array, y: Labels, aim: Aim, *, threat: Threat, dials: Dials, number: Any,
-    wish: Any, search: Any, steps: int, slope: str, anneal: float, until: Any, passes: int | None,
+    defence: Defence, keys: PRNGKeyArray, x: Array, y: Labels, target: Target, *,
+    threat: Threat, parameters: AttackParameters, number: Any,
+    surrogate: Any, search: Any, steps: int, slope: str, anneal: float, until: Any, passes: int | None,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Run one search on all rows until every merit is above `until`: the points, and the iterations made.
 
-    See `attempts.Attempt` for what is static; everything else may change without compiling anew. Rows that are
+    See `attempts.GatedCase` for what is static; everything else may change without compiling anew. Rows that are
     done go on with the others, and keep their best point.
     """
     view = seen_by(defence, keys, slope=slope, passes=passes)
@@ -83,8 +84,8 @@ def attempted(
         state, made = carry
         # From soft to hard: the last segment has the width that was asked for.
         late = jnp.minimum((made + SEGMENT) / solver.length, 1.0)
-        now = dials._replace(warmth=dials.warmth * anneal ** (1.0 - late))
-        return solver.advance(wish(view, y, aim, now), state, SEGMENT), made + SEGMENT
+        now = parameters._replace(warmth=parameters.warmth * anneal ** (1.0 - late))
+        return solver.advance(surrogate(view, y, target, now), state, SEGMENT), made + SEGMENT
 
     state, made = jax.lax.while_loop(going, segment, (solver.init(draws, x), jnp.int32(0)))
     return solver.finish(state).x, jnp.full(len(x), jnp.minimum(made, solver.length))
@@ -107,6 +108,6 @@ def looked(
     hard = jnp.where((gap <= 0)[:, None], plain, through)
     wrong = hard.argmax(axis=1) != y
     # The verdict is the class itself: a tie that argmax decides for the label is no success.
-    value = gated.merit(plain, through, gap, y)
+    value = gated_objectives.merit(plain, through, gap, y)
     value = jnp.where(wrong, jnp.maximum(value, 1e-30), jnp.minimum(value, 0.0))
     return Look(plain, through, gap, logit.margin(hard, y), value, threat.contains(x, origin))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustjax.analysis.intervals import Estimate, proportion
-from robustjax.attacks import health
+from robustjax.attacks import masking_checks
 from robustjax.attacks.flags import Flag
 from robustjax.evaluation.assessments import Assessment
 
@@ -108,7 +108,7 @@ def masking(found: Assessment, probes: Sequence[Flag] = ()) -> tuple[Flag, ...]:
 
     Args:
       found: what attacks did.
-      probes: flags of `health.checks` on f after T, whose gradients the attacks on the translator use.
+      probes: flags of `masking_checks.checks` on f after T, whose gradients the attacks on the translator use.
     """
     own = [i for i, m in enumerate(found.models) if m in ("TM1", "TM3")]
     outcome = np.where(found.tried[own], found.wrong[own].astype(np.int8), -1).astype(np.int8)
@@ -116,7 +116,7 @@ def masking(found: Assessment, probes: Sequence[Flag] = ()) -> tuple[Flag, ...]:
     names = [found.attacks[i] for i in own]
     black = [name for i, name in zip(own, names, strict=True) if found.models[i] == "TM1"]
     margin = np.where(outcome >= 0, found.margin[own], np.nan)
-    return (*probes, *health.from_outcomes(names, outcome, margin, black_box=black))
+    return (*probes, *masking_checks.from_outcomes(names, outcome, margin, black_box=black))
 
 
 def percent(found: Estimate) -> str:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax.attacks import gated
-from robustjax.attacks.gated import Aim
+from robustjax.attacks import gated_objectives
+from robustjax.attacks.gated_objectives import Target
 from robustjax.evaluation.assessments import Assessment as Assessment
-from robustjax.evaluation.attempts import Attempt
+from robustjax.evaluation.attempts import GatedCase
 from robustjax.evaluation.defences import Look, as_argument, attempted, looked
 from robustjax.numerics import keys_for
 from robustjax.ood.translate import Defence
@@ -28,7 +28,7 @@ def assess(
     x: Any,
     y: Any,
     threat: Threat,
-    plan: Sequence[Attempt],
+    plan: Sequence[GatedCase],
     *,
     batch_size: int = 128,
     passes: int | None = None,
@@ -99,16 +99,21 @@ def assess(
             if not rows.size:
                 break
             seen = source if attempt.copied else victim
-            aim = _aim(attempt, seen, order, x, y, pool)
+            target = _aim(attempt, seen, order, x, y, pool)
             run = partial(
-                attempted, seen, threat=threat, dials=attempt.dials(), passes=passes, **attempt.program()
+                attempted,
+                seen,
+                threat=threat,
+                parameters=attempt.parameters(),
+                passes=passes,
+                **attempt.program(),
             )
             at, made_now = in_batches(
                 lambda k, z, t, a, run=run, number=number: run(k, z, t, a, number=jnp.int32(number)),
                 rows,
                 x,
                 y,
-                aim,
+                target,
             )
             found = judged_rows(judged, rows, at, len(x))
             # Of an example that resists, the strongest point is kept, never the image itself.
@@ -125,16 +130,17 @@ def assess(
     stacked: Look = jax.tree.map(lambda *parts: np.stack(parts), *bests)
     return Assessment(
         tuple(names), tuple(models[name] for name in names), np.asarray(y), clean.plain, clean.through,
-        ~(clean.gap <= 0), stacked.merit > 0, stacked.merit > 0.5 * gated.UNSEEN, np.stack(tried), stacked.margin,
+        ~(clean.gap <= 0), stacked.merit > 0,
+        stacked.merit > 0.5 * gated_objectives.UNSEEN, np.stack(tried), stacked.margin,
         -stacked.gap, np.stack(points), stacked.inside.all(axis=1), np.array(made), np.array(seconds), np.array(runs),
     )  # fmt: skip
 
 
-def check(plan: Sequence[Attempt], defence: Defence, copy: Any, pool: Any) -> None:
+def check(plan: Sequence[GatedCase], defence: Defence, copy: Any, pool: Any) -> None:
     """Refuse a plan that asks for what is not there."""
     if copy is None and any(a.copied for a in plan):
         raise ValueError("assess: the plan attacks a copy, give one")
-    if any(a.wish is gated.matched for a in plan) and (pool is None or not defence.features):
+    if any(a.surrogate is gated_objectives.matched for a in plan) and (pool is None or not defence.features):
         raise ValueError(
             "assess: the plan matches features, give features in the defence and a pool of images"
         )
@@ -154,11 +160,11 @@ def _put(old: np.ndarray, rows: np.ndarray, new: np.ndarray) -> np.ndarray:
     return out
 
 
-def _aim(attempt: Attempt, defence: Defence, order: np.ndarray, x: Array, y: Array, pool: Any) -> Aim:
+def _aim(attempt: GatedCase, defence: Defence, order: np.ndarray, x: Array, y: Array, pool: Any) -> Target:
     """Choose the class of this rank, and for matching the benign image of another class that is the rank-th nearest."""
     target = jnp.asarray(order[:, min(attempt.rank, order.shape[1] - 2)], jnp.int32)
-    if attempt.wish is not gated.matched:
-        return Aim(target)
+    if attempt.surrogate is not gated_objectives.matched:
+        return Target(target)
     images, labels = jnp.asarray(pool[0], jnp.float32), np.asarray(pool[1])
     ours, theirs = (tuple(np.asarray(one(z)) for one in defence.features) for z in (x, images))
     away = np.zeros((len(x), len(images)))
@@ -169,4 +175,4 @@ def _aim(attempt: Attempt, defence: Defence, order: np.ndarray, x: Array, y: Arr
         )
     away = np.where(labels[None] == np.asarray(y)[:, None], np.inf, away)
     chosen = np.argsort(away, axis=1)[:, min(attempt.rank, len(labels) - 1)]
-    return Aim(jnp.asarray(labels[chosen], jnp.int32), tuple(jnp.asarray(b[chosen]) for b in theirs))
+    return Target(jnp.asarray(labels[chosen], jnp.int32), tuple(jnp.asarray(b[chosen]) for b in theirs))

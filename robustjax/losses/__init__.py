@@ -1,7 +1,7 @@
 """Training objectives, one file per paper; each returns a `Loss`, (params, state, batch, key) -> (scalar, aux).
 
 standard     plain training, label smoothing
-minmax       the shape of an adversarial loss: attack, then risk
+adversarial_loss       the shape of an adversarial loss: attack, then risk
 adversarial  Madry's adversarial training, and its half-clean variant
 trades       clean risk plus stability of the prediction
 mart         attention to misclassified images
@@ -11,25 +11,25 @@ group_dro    the worst group, plainly and under attack
 awp          adversarial weight perturbation, around any of the above
 sam          sharpness-aware minimisation, plain and adaptive, around any loss
 
-harder       the harder of an image and what an attack made of it
+max_clean_adversarial       the harder of an image and what an attack made of it
 stability    random perturbations: trained on alone (augmented), or steady under them
 smoothadv    adversarial training of the smoothed classifier
 macer        a large certified radius, without attacks
-copies       several noisy copies of every image in one batch
+noise_augmentation       several noisy copies of every image in one batch
 segmentation a class for every pixel: plain, perturbed, the harder of two
 elbo         conditional autoencoders of perturbations, over pairs of views
 contrastive  features without labels: NT-Xent, SupCon
 pix2pix      a translator against a critic, one step of both
-history      earlier translations that the critic is shown again
-restoring    a translator by itself: denoising autoencoders, guided or not
+image_pool      earlier translations that the critic is shown again
+reconstruction    a translator by itself: denoising autoencoders, guided or not
 atop         a translator against attacks that know it, before a frozen classifier
 diffusion    predicting the noise that was mixed into images
 
 On data and outliers, over a `Pair`:
 
-two_sided    the shape of them: right around data, unsure around outliers
+id_and_ood    the shape of them: right around data, unsure around outliers
 confidences  how sure a prediction is: what is made small around outliers, and what their attacks climb
-views        which BatchNorm statistics an attack sees
+batchnorm_modes        which BatchNorm statistics an attack sees
 oe           clean outliers: OE and CEDA
 acet         attacked outliers, clean data
 ratio        attacks on both, l2; with clean data beside

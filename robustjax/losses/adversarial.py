@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from robustjax import logit, numerics
-from robustjax.losses.minmax import MinMax
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.standard import check_smoothing
 from robustjax.types import Attack, Batch, Model, Number, frozen
 
 
-def adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -> MinMax:
+def adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -> AdversarialLoss:
     """Minimise the cross-entropy of attacked images.
 
     Args:
@@ -35,10 +35,10 @@ def adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -> Min
         value = logit.cross_entropy(logits, batch.label, smoothing=smoothing).mean()
         return value, (state, {"risk": value, "robust_accuracy": logit.correct(logits, batch.label).mean()})
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)
 
 
-def half_adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -> MinMax:
+def half_adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -> AdversarialLoss:
     """Attack every other image of the batch and minimise the mean cross-entropy of both halves.
 
     One forward pass serves both, so they share BatchNorm statistics.
@@ -74,4 +74,4 @@ def half_adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -
         clean, robust = jax.vmap(lambda z, y: logit.correct(z, y).mean())(parts, label)
         return value, (state, {"risk": value, "accuracy": clean, "robust_accuracy": robust})
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)

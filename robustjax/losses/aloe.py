@@ -1,15 +1,20 @@
 """ALOE and AOE: adversarial training on data with outlier exposure, attacked or clean."""
 
-from robustjax.losses import confidences, views
-from robustjax.losses.minmax import MinMax
-from robustjax.losses.two_sided import check_weight, two_sided
-from robustjax.losses.views import View
+from robustjax.losses import batchnorm_modes, confidences
+from robustjax.losses.adversarial_loss import AdversarialLoss
+from robustjax.losses.batchnorm_modes import BatchNormMode
+from robustjax.losses.id_and_ood import check_weight, two_sided
 from robustjax.types import Ascent, Attack, Model, Number
 
 
 def aloe(
-    model: Model, attack: Attack, ascent: Ascent, *, weight: Number = 0.5, view: View = views.running
-) -> MinMax:
+    model: Model,
+    attack: Attack,
+    ascent: Ascent,
+    *,
+    weight: Number = 0.5,
+    batchnorm: BatchNormMode = batchnorm_modes.running,
+) -> AdversarialLoss:
     """Minimise max_{x'} CE(f(x'), y) + weight max_{z'} CE(U, p(z')): both sides attacked, no clean terms.
 
     RATIO is the same up to weights, norm and radii. The published attack is linf with eps and step 1/255, 2 steps
@@ -21,7 +26,7 @@ def aloe(
       attack: on data, such as `against(pgd(...), objectives.cross_entropy)`.
       ascent: on outliers, where it climbs the cross-entropy to the uniform distribution.
       weight: of the outliers' term.
-      view: what both attacks see of the network; the authors' code has `views.own_batch`.
+      batchnorm: what both attacks see of the network; the authors' code has `batchnorm_modes.own_batch`.
 
     Returns:
       A loss over a `Pair`; metrics `risk`, `excess` (nats), `robust_accuracy`, all at
@@ -34,14 +39,18 @@ def aloe(
       eps 1/255, and their attacks update the running statistics; ours do neither.
     """
     check_weight("aloe", weight)
-    return two_sided(model, attack, ascent, weight=weight, penalty=confidences.ce_to_uniform, view=view)
+    return two_sided(
+        model, attack, ascent, weight=weight, penalty=confidences.ce_to_uniform, batchnorm=batchnorm
+    )
 
 
-def aoe(model: Model, attack: Attack, *, weight: Number = 0.5, view: View = views.running) -> MinMax:
+def aoe(
+    model: Model, attack: Attack, *, weight: Number = 0.5, batchnorm: BatchNormMode = batchnorm_modes.running
+) -> AdversarialLoss:
     """Minimise max_{x'} CE(f(x'), y) + weight CE(U, p(z)): attacked data, clean outliers.
 
     Args:
-      model, attack, weight, view: as in `aloe`.
+      model, attack, weight, batchnorm: as in `aloe`.
 
     Returns:
       A loss over a `Pair`; metrics as of `aloe`, with those of outliers at clean images.
@@ -53,4 +62,6 @@ def aoe(model: Model, attack: Attack, *, weight: Number = 0.5, view: View = view
       over clean images of both sides, and one term from each; here one pass over what is trained on.
     """
     check_weight("aoe", weight)
-    return two_sided(model, attack, None, weight=weight, penalty=confidences.ce_to_uniform, view=view)
+    return two_sided(
+        model, attack, None, weight=weight, penalty=confidences.ce_to_uniform, batchnorm=batchnorm
+    )

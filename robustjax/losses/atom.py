@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from robustjax.losses import confidences, views
-from robustjax.losses.minmax import MinMax
-from robustjax.losses.two_sided import check_weight, two_sided
-from robustjax.losses.views import View
+from robustjax.losses import batchnorm_modes, confidences
+from robustjax.losses.adversarial_loss import AdversarialLoss
+from robustjax.losses.batchnorm_modes import BatchNormMode
+from robustjax.losses.id_and_ood import check_weight, two_sided
 from robustjax.types import Ascent, Logits, Model, Number, PerExample
 
 
-def ntom(model: Model, *, weight: Number = 1.0) -> MinMax:
+def ntom(model: Model, *, weight: Number = 1.0) -> AdversarialLoss:
     """Minimise CE(f(x), y) + weight CE(f(z), K) for a network of K + 1 outputs.
 
     Args:
@@ -32,14 +32,16 @@ def ntom(model: Model, *, weight: Number = 1.0) -> MinMax:
     return two_sided(model, weight=weight, penalty=confidences.acceptance)
 
 
-def atom(model: Model, ascent: Ascent, *, weight: Number = 1.0, view: View = views.running) -> MinMax:
+def atom(
+    model: Model, ascent: Ascent, *, weight: Number = 1.0, batchnorm: BatchNormMode = batchnorm_modes.running
+) -> AdversarialLoss:
     """Minimise CE(f(x), y) + weight CE(f(z'), K), where z' climbs the latter around an outlier.
 
     Args:
       model, weight: as in `ntom`.
       ascent: on outliers. The paper moves half of them, linf eps 8/255, 5 steps of 2/255, the best iterate kept:
-        `every_other(pgd(...))`.
-      view: what the ascent sees of the network.
+        `half_batch(pgd(...))`.
+      batchnorm: what the ascent sees of the network.
 
     Returns:
       A loss over a `Pair`; metrics as of `ntom`, `excess` at the outliers trained on.
@@ -50,7 +52,7 @@ def atom(model: Model, ascent: Ascent, *, weight: Number = 1.0, view: View = vie
     Reference: Chen et al. 2021, arXiv:2006.15207, adversarial outlier mining.
     """
     check_weight("atom", weight)
-    return two_sided(model, None, ascent, weight=weight, penalty=confidences.acceptance, view=view)
+    return two_sided(model, None, ascent, weight=weight, penalty=confidences.acceptance, batchnorm=batchnorm)
 
 
 def rejection(logits: Logits) -> PerExample:

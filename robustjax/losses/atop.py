@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from robustjax import logit
-from robustjax.losses.minmax import MinMax
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.types import Attack, Batch, Images, Logits, LogitsFn, Model, Number, Params, State
 
 
@@ -21,7 +21,7 @@ def through(translator: Model, logits_fn: LogitsFn, params: Params, state: State
 
 def atop(
     translator: Model, logits_fn: LogitsFn, attack: Attack, *, clean: Number = 0.5, missed: Number = 1.0
-) -> MinMax:
+) -> AdversarialLoss:
     """Minimise (1 - clean) CE(f(T(x')), y) + clean CE(f(T(x)), y) + missed (|T(x') - x| + |T(x) - x|).
 
     x' is what the attack finds against f(T(.)), that is, knowing the translator; |.| is the mean over pixels. Start it
@@ -64,4 +64,4 @@ def atop(
         }
         return value, (state_next, metrics)
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)

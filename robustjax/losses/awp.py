@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from robustjax.losses.minmax import MinMax
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.numerics import TINY
 from robustjax.types import Loss, Number, Params, State
 
 
-def awp(loss: MinMax, *, gamma: Number = 0.005) -> Loss:
+def awp(loss: AdversarialLoss, *, gamma: Number = 0.005) -> Loss:
     """Take the risk, and its gradient, at weights moved against the training: w + v, |v_l| = gamma |w_l|.
 
     The images are attacked once, at w. In each layer v is the gradient of the risk there, scaled to the

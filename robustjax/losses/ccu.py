@@ -21,8 +21,8 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from robustjax import logit, numerics
-from robustjax.losses.mixtures import Axes, Mixture, log_density, widened
-from robustjax.losses.two_sided import check_weight
+from robustjax.losses.gaussian_mixture import Axes, Mixture, log_density, widened
+from robustjax.losses.id_and_ood import check_weight
 from robustjax.types import Loss, Model, Number, Pair, Params, State
 
 

@@ -6,7 +6,7 @@ from jaxtyping import PRNGKeyArray
 from robustjax import logit
 from robustjax.bounds.confidence import log_confidence, widest
 from robustjax.bounds.enclosure import differences
-from robustjax.losses.two_sided import check_weight
+from robustjax.losses.id_and_ood import check_weight
 from robustjax.threats import Threat
 from robustjax.types import Images, Logits, Loss, Model, Number, Pair, Params, State
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from robustjax import logit
-from robustjax.losses.minmax import MinMax
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.numerics import divide
 from robustjax.types import Attack, Images, Labels, Loss, Model, Number, Params, State, frozen
 
@@ -97,7 +97,7 @@ def adversarial_group_dro(
     step_size: Number = 0.01,
     adjustment: Number = 0.0,
     sizes: Sequence[int] = (),
-) -> MinMax:
+) -> AdversarialLoss:
     """Take the same risk at attacked images: the worst group under the worst perturbation.
 
     Args:
@@ -121,7 +121,7 @@ def adversarial_group_dro(
         metrics["robust_accuracy"] = metrics.pop("accuracy")
         return value, (state, metrics)
 
-    return MinMax(find, robust)
+    return AdversarialLoss(find, robust)
 
 
 def _risk(name: str, model: Model, step_size: Number, adjustment: Number, sizes: Sequence[int]):

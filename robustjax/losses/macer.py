@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax.losses.copies import noisy_copies
+from robustjax.losses.noise_augmentation import noisy_copies
 from robustjax.types import Batch, Labels, Loss, Model, Number, Params, PerExample, State
 
 

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 
 from robustjax import logit
-from robustjax.losses.minmax import MinMax
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.types import Attack, Batch, Labels, Logits, Model, Number, PerExample, frozen
 
 
-def mart(model: Model, attack: Attack, *, beta: Number = 5.0) -> MinMax:
+def mart(model: Model, attack: Attack, *, beta: Number = 5.0) -> AdversarialLoss:
     """Minimise BCE(p(x'), y) + beta KL(p(x) || p(x')) (1 - p_y(x)).
 
     Args:
@@ -46,7 +46,7 @@ def mart(model: Model, attack: Attack, *, beta: Number = 5.0) -> MinMax:
         }
         return boosted + beta * divergence, (state, metrics)
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)
 
 
 def boosted_cross_entropy(logits: Logits, label: Labels) -> PerExample:

@@ -1,13 +1,15 @@
 """Outlier exposure, also known as CEDA: be accurate on data and unsure on clean outliers."""
 
 from robustjax.losses import confidences
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.confidences import Confidence
-from robustjax.losses.minmax import MinMax
-from robustjax.losses.two_sided import check_weight, two_sided
+from robustjax.losses.id_and_ood import check_weight, two_sided
 from robustjax.types import Model, Number
 
 
-def oe(model: Model, *, weight: Number = 0.5, penalty: Confidence = confidences.kl_from_uniform) -> MinMax:
+def oe(
+    model: Model, *, weight: Number = 0.5, penalty: Confidence = confidences.kl_from_uniform
+) -> AdversarialLoss:
     """Minimise CE(f(x), y) + weight KL(U || p(z)) for data x and outliers z.
 
     The same function has several names, by its settings: OE has weight 0.5 and natural images as outliers; CEDA of

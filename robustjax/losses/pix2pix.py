@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
 
-from robustjax.losses.history import History, empty, exchanged
+from robustjax.losses.image_pool import ImagePool, empty, exchanged
 from robustjax.models.critics import Judgement, together
 from robustjax.perturbations.pairs import Views
 from robustjax.types import Images, Metrics, Model, Number, Params, State
@@ -36,7 +36,7 @@ class Duel(NamedTuple):
     key: PRNGKeyArray
     translator: Player
     critic: Player
-    history: History | None
+    history: ImagePool | None
 
 
 class Rules(NamedTuple):

@@ -1,11 +1,11 @@
 """RATIO: adversarial training on data and on outliers, alone or with clean data beside."""
 
 from robustjax import logit, numerics
-from robustjax.losses import confidences, views
+from robustjax.losses import batchnorm_modes, confidences
+from robustjax.losses.adversarial_loss import AdversarialLoss
+from robustjax.losses.batchnorm_modes import BatchNormMode
 from robustjax.losses.confidences import Confidence
-from robustjax.losses.minmax import MinMax
-from robustjax.losses.two_sided import attack_both, check_weight, logits_of, two_sided
-from robustjax.losses.views import View
+from robustjax.losses.id_and_ood import attack_both, check_weight, logits_of, two_sided
 from robustjax.types import Ascent, Attack, Batch, Model, Number, Pair
 
 
@@ -16,16 +16,16 @@ def ratio(
     *,
     weight: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
-    climbed: Confidence | None = None,
-    view: View = views.running,
-) -> MinMax:
+    outlier_surrogate: Confidence | None = None,
+    batchnorm: BatchNormMode = batchnorm_modes.running,
+) -> AdversarialLoss:
     """Minimise 1/2 max_{x'} CE(f(x'), y) + weight/2 max_{z'} KL(U || p(z')).
 
     The half is real: with the same learning rate and decay, data pull half as hard as in adversarial training.
 
     Two generations were published, both l2, on batches of 128 and 128. Both attack by
     `pgd(threat, steps=..., step_size=0.1, momentum=0.9, start=at_origin)`, whose steps are the same on both sides.
-    The paper climbs the margin on data and adds steps as training goes on (`attacks.growing.first_steps`); the
+    The paper climbs the margin on data and adds steps as training goes on (`attacks.step_schedule.first_steps`); the
     models released later (WideResNet-34-10) climb the cross-entropy, 10 steps within 0.5 of data and 20 within
     1.0 of outliers, that is `dataclasses.replace(threat, eps=2 * threat.eps)`.
 
@@ -35,8 +35,8 @@ def ratio(
       ascent: on outliers.
       weight: lambda.
       penalty: what must be small around outliers.
-      climbed: what the ascent maximises; the penalty by default.
-      view: what both attacks see of the network.
+      outlier_surrogate: what the ascent maximises; the penalty by default.
+      batchnorm: what both attacks see of the network.
 
     Returns:
       A loss over a `Pair`; metrics `risk` (nats), `excess`, `robust_accuracy`, all at
@@ -55,8 +55,8 @@ def ratio(
         data_weight=0.5,
         weight=0.5 * weight,
         penalty=penalty,
-        climbed=climbed,
-        view=view,
+        outlier_surrogate=outlier_surrogate,
+        batchnorm=batchnorm,
     )
 
 
@@ -68,13 +68,13 @@ def half_ratio(
     weight: Number = 1.0,
     scale: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
-    climbed: Confidence | None = None,
-    view: View = views.running,
-) -> MinMax:
+    outlier_surrogate: Confidence | None = None,
+    batchnorm: BatchNormMode = batchnorm_modes.running,
+) -> AdversarialLoss:
     """Attack every other image of the data: scale (1/2 (CE clean + CE attacked) + weight/2 max KL(U || p(z'))).
 
     Args:
-      model, attack, ascent, weight, penalty, climbed, view: as in `ratio`.
+      model, attack, ascent, weight, penalty, outlier_surrogate, batchnorm: as in `ratio`.
       scale: of the whole; 2/3 gives the weights of the authors' code of 2021, a third for each term.
 
     Returns:
@@ -94,7 +94,7 @@ def half_ratio(
         _, label = numerics.unpack(batch.data.label)
         half = Pair(Batch(image, label), batch.outlier)
         image, outlier = attack_both(
-            model, params, state, half, key, attack, ascent, climbed or penalty, view
+            model, params, state, half, key, attack, ascent, outlier_surrogate or penalty, batchnorm
         )
         return numerics.pack(clean, image), outlier
 
@@ -111,4 +111,4 @@ def half_ratio(
         }
         return scale * (value + 0.5 * weight * excess), (state, metrics)
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)

@@ -6,12 +6,12 @@ from jaxtyping import PRNGKeyArray
 
 from robustjax import logit, numerics
 from robustjax.attacks import objectives
-from robustjax.losses.minmax import MinMax
-from robustjax.losses.two_sided import check_weight
+from robustjax.losses.adversarial_loss import AdversarialLoss
+from robustjax.losses.id_and_ood import check_weight
 from robustjax.types import Ascent, Images, Labels, Model, Number, Pair, frozen
 
 
-def rowl(model: Model, ascent: Ascent, *, weight: Number = 1.0) -> MinMax:
+def rowl(model: Model, ascent: Ascent, *, weight: Number = 1.0) -> AdversarialLoss:
     """Minimise CE(f(u), v) + weight CE(f(u'), v) over data and outliers together, the outliers labelled K.
 
     u' climbs the log-probability of a wrong label among all K + 1, drawn anew for each image and step.
@@ -55,7 +55,7 @@ def rowl(model: Model, ascent: Ascent, *, weight: Number = 1.0) -> MinMax:
         }
         return natural + weight * hard, (state, metrics)
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)
 
 
 def wrong_labels(key: PRNGKeyArray, label: Labels, *, classes: int) -> Labels:

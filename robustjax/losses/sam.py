@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from robustjax.losses.minmax import MinMax
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.numerics import TINY
 from robustjax.types import Loss, Number, Params, State
 
 
-def sam(loss: Loss | MinMax, *, rho: Number = 0.05) -> Loss:
+def sam(loss: Loss | AdversarialLoss, *, rho: Number = 0.05) -> Loss:
     """Take the risk, and its gradient, at weights moved against the training: w + rho g / |g|_2.
 
     g is the gradient at w and the norm is over all parameters together. An adversarial loss attacks once, at w; a
-    loss that is no `MinMax` runs twice with the same key. BatchNorm statistics are updated by the first pass alone,
-    at w. On many devices g is that of the global batch.
+    loss that is no `AdversarialLoss` runs twice with the same key. BatchNorm statistics are updated by the first pass
+    alone, at w. On many devices g is that of the global batch.
 
     Args:
       loss: what to wrap.
@@ -41,7 +41,7 @@ def sam(loss: Loss | MinMax, *, rho: Number = 0.05) -> Loss:
     return _moved(loss, uphill)
 
 
-def asam(loss: Loss | MinMax, *, rho: Number = 1.0, eta: Number = 0.0) -> Loss:
+def asam(loss: Loss | AdversarialLoss, *, rho: Number = 1.0, eta: Number = 0.0) -> Loss:
     """Move each weight in proportion to its size: w + rho (|w| + eta)^2 g / |(|w| + eta) g|_2.
 
     Scaling weights in ways that leave the network's function alone then leaves the method alone too, with eta 0. All
@@ -69,7 +69,7 @@ def asam(loss: Loss | MinMax, *, rho: Number = 1.0, eta: Number = 0.0) -> Loss:
     return _moved(loss, uphill)
 
 
-def _moved(loss: Loss | MinMax, uphill: Callable[[Params, Params], Params]) -> Loss:
+def _moved(loss: Loss | AdversarialLoss, uphill: Callable[[Params, Params], Params]) -> Loss:
     def perturbed(params: Params, state: State, batch, key: PRNGKeyArray):
         here = jax.lax.stop_gradient(params)
         risk = _of_weights(loss, here, state, batch, key)
@@ -81,11 +81,13 @@ def _moved(loss: Loss | MinMax, uphill: Callable[[Params, Params], Params]) -> L
     return perturbed
 
 
-def _of_weights(loss: Loss | MinMax, here: Params, state: State, batch, key: PRNGKeyArray) -> Callable:
+def _of_weights(
+    loss: Loss | AdversarialLoss, here: Params, state: State, batch, key: PRNGKeyArray
+) -> Callable:
     """Fix everything but the weights: an adversarial loss at the images attacked here."""
-    if not isinstance(loss, MinMax):
+    if not isinstance(loss, AdversarialLoss):
         return lambda params: loss(params, state, batch, key)
-    split: MinMax = loss
+    split: AdversarialLoss = loss
     inner, outer = jax.random.split(key)
     attacked = jax.lax.stop_gradient(split.attack(here, state, batch, inner))
     return lambda params: split.risk(params, state, batch, attacked, outer)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from robustjax import numerics
-from robustjax.losses.minmax import MinMax
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.numerics import divide
 from robustjax.types import Ascent, Batch, Images, Loss, Model, Objective, Params, PerExample, State, frozen
 
@@ -60,7 +60,7 @@ def segmentation(model: Model, *, perturb: Callable[[PRNGKeyArray, Images], Imag
     return loss
 
 
-def harder_segmentation(model: Model, ascent: Ascent) -> MinMax:
+def harder_segmentation(model: Model, ascent: Ascent) -> AdversarialLoss:
     """Minimise the mean over images of the larger of two losses: of an image, and of what an attack made of it.
 
     Args:
@@ -86,7 +86,7 @@ def harder_segmentation(model: Model, ascent: Ascent) -> MinMax:
         }
         return worse, (state, metrics)
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)
 
 
 def wrong_pixels(logits_fn: Callable[[Images], PixelLogits], label: PixelLabels) -> Objective:

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from robustjax import logit
-from robustjax.losses.copies import noisy_copies
-from robustjax.losses.minmax import MinMax
+from robustjax.losses.adversarial_loss import AdversarialLoss
+from robustjax.losses.noise_augmentation import noisy_copies
 from robustjax.types import Ascent, Batch, Images, Model, Number, PerExample, frozen
 
 
-def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, copies: int = 2) -> MinMax:
+def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, copies: int = 2) -> AdversarialLoss:
     """Attack the mean probability over noisy copies, then minimise the cross-entropy of the attacked copies.
 
     The attack climbs -log mean_j p_y(x' + noise_j); the noise is drawn once and stays for the risk. With one copy it
@@ -49,4 +49,4 @@ def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, copies: int = 2) -
         value = logit.cross_entropy(logits, label).mean()
         return value, (state, {"risk": value, "robust_accuracy": logit.correct(logits, label).mean()})
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from robustjax import logit, numerics
-from robustjax.losses.two_sided import check_weight, logits_of
+from robustjax.losses.id_and_ood import check_weight, logits_of
 from robustjax.types import Labels, Logits, Loss, Model, Number, Pair, Params, PerExample, State
 
 

@@ -2,11 +2,11 @@
 
 from robustjax import logit
 from robustjax.attacks import objectives
-from robustjax.losses.minmax import MinMax
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.types import Ascent, Batch, Model, Number, frozen
 
 
-def trades(model: Model, ascent: Ascent, *, beta: Number = 6.0) -> MinMax:
+def trades(model: Model, ascent: Ascent, *, beta: Number = 6.0) -> AdversarialLoss:
     """Minimise CE(f(x), y) + beta KL(p(x) || p(x')), where x' maximises that divergence.
 
     Args:
@@ -45,4 +45,4 @@ def trades(model: Model, ascent: Ascent, *, beta: Number = 6.0) -> MinMax:
         }
         return natural + beta * divergence, (state, metrics)
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)

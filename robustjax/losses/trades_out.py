@@ -5,9 +5,9 @@ import jax
 from robustjax import logit, numerics
 from robustjax.attacks import objectives
 from robustjax.losses import confidences
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.confidences import Confidence
-from robustjax.losses.minmax import MinMax
-from robustjax.losses.two_sided import check_weight, logits_of
+from robustjax.losses.id_and_ood import check_weight, logits_of
 from robustjax.types import Ascent, Model, Number, Pair, frozen
 
 
@@ -19,18 +19,18 @@ def trades_acet(
     beta: Number = 6.0,
     weight: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
-    climbed: Confidence | None = None,
-) -> MinMax:
+    outlier_surrogate: Confidence | None = None,
+) -> AdversarialLoss:
     """Minimise 1/2 (CE(f(x), y) + beta KL(p(x) || p(x'))) + weight/2 max_{z'} KL(U || p(z')).
 
     Args:
       model: the classifier; one forward pass serves clean and attacked data and outliers.
       ascent: on data, where it climbs KL(p(x) || p(.)); must start away from x, where the gradient is zero.
-      outlier_ascent: on outliers, where it climbs `climbed`.
+      outlier_ascent: on outliers, where it climbs `outlier_surrogate`.
       beta: weight of the divergence on data.
       weight: lambda, of the outliers' term.
       penalty: what must be small around outliers.
-      climbed: what is climbed there; the penalty by default.
+      outlier_surrogate: what is climbed there; the penalty by default.
 
     Returns:
       A loss over a `Pair`; metrics `risk`, `divergence` (nats), `excess`, `accuracy`, `robust_accuracy`.
@@ -48,7 +48,7 @@ def trades_acet(
         around_data, around_outliers = jax.random.split(key)
         logits_fn = frozen(model, params, state)
         outlier = outlier_ascent(
-            around_outliers, confidences.over(climbed or penalty, logits_fn), batch.outlier
+            around_outliers, confidences.over(outlier_surrogate or penalty, logits_fn), batch.outlier
         ).x
         return _farthest(ascent, around_data, logits_fn, batch.data.image), outlier
 
@@ -60,7 +60,7 @@ def trades_acet(
         excess = penalty(outside).mean()
         return 0.5 * (value + weight * excess), (state, {**metrics, "excess": excess})
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)
 
 
 def trades_ceda(
@@ -72,7 +72,7 @@ def trades_ceda(
     outlier_beta: Number = 6.0,
     weight: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
-) -> MinMax:
+) -> AdversarialLoss:
     """Minimise 1/2 (CE + beta KL(p(x) || p(x'))) + weight/2 (KL(U || p(z)) + outlier_beta KL(p(z) || p(z'))).
 
     On outliers too the penalty is taken at the clean image and the prediction is kept stable around it.
@@ -114,7 +114,7 @@ def trades_ceda(
         metrics = {**metrics, "excess": excess, "outlier_divergence": divergence}
         return 0.5 * (value + weight * (excess + outlier_beta * divergence)), (state, metrics)
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)
 
 
 def _farthest(ascent: Ascent, key, logits_fn, x):

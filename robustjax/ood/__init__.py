@@ -7,13 +7,13 @@ gaussian_scores  Mahalanobis, relative and not
 ssd              SSD: normalised features, clusters with their own covariance, a few known outliers
 feature_scores   nearest neighbours, ViM
 shaping          ReAct, ASH and SCALE in front of the last layer
-nudges           ODIN, and the step of its kind in front of any score
+odin           ODIN, and the step of its kind in front of any score
 blend            one score of several
-robust           attacks on a score: data down, outliers up, the worst of several, over radii
+score_attacks           attacks on a score: data down, outliers up, the worst of several, over radii
 worst_confidence how sure a network can be made around outliers: four searches, and over radii
 surrogates       what published attacks climb instead
-corrupted        the worst of all corruptions, and a search around what they leave
-lattice          ascent in whole levels of 8-bit images
+corruption_attacks        the worst of all corruptions, and a search around what they leave
+uint8_grid          ascent in whole levels of 8-bit images
 presets          the attacks of ALOE, ATOM and ATD, and a strong one
 purify           a diffusion as a translator: noise in, noise out
 metrics          AUROC, AUPR, both FPRs, detection error: exact, ties included

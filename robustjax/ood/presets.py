@@ -5,9 +5,9 @@ from robustjax.attacks.apgd import apgd
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.square import square
 from robustjax.ood import surrogates
-from robustjax.ood.lattice import lattice
-from robustjax.ood.robust import Sides, down, highest, lowest, over_classes, up
+from robustjax.ood.score_attacks import Sides, down, highest, lowest, over_classes, up
 from robustjax.ood.scores import Score
+from robustjax.ood.uint8_grid import uint8_pgd
 from robustjax.threats import Threat
 from robustjax.types import LogitsFn, Number, Objective
 
@@ -26,27 +26,27 @@ def aloe(logits_fn: LogitsFn, score: Score, *, eps: Number = 1 / 255, steps: int
 
     Reference: Chen et al. 2020, arXiv:2003.09711, without batch statistics and truncation.
     """
-    ascent = lattice(Threat("linf", eps), steps=steps, keep="last")
+    ascent = uint8_pgd(Threat("linf", eps), steps=steps, keep="last")
     return Sides(
-        down(ascent, score, climbing=[surrogates.toward_uniform(logits_fn)], clean=False),
-        up(ascent, score, climbing=[surrogates.certain(logits_fn)], clean=False),
+        down(ascent, score, surrogates=[surrogates.toward_uniform(logits_fn)], clean=False),
+        up(ascent, score, surrogates=[surrogates.certain(logits_fn)], clean=False),
     )
 
 
-def atom(score: Score, climbing: Objective, *, eps: Number = 8 / 255, steps: int = 40) -> Sides:
+def atom(score: Score, surrogates: Objective, *, eps: Number = 8 / 255, steps: int = 40) -> Sides:
     """Attack outliers only, as ATOM evaluates: forty steps of one level from a random start, best point.
 
     Args:
       score: what the detector reads.
-      climbing: `attacks.objectives.ce_to_uniform` for MSP and ODIN, `surrogates.away_from_rejection` for networks
+      surrogates: `attacks.objectives.ce_to_uniform` for MSP and ODIN, `surrogates.away_from_rejection` for networks
         with reject classes.
       eps: radius in linf.
       steps: of 1/255.
 
     Reference: Chen et al. 2021, arXiv:2006.15207. The image itself competes by its score, there by the objective.
     """
-    ascent = lattice(Threat("linf", eps), steps=steps, start="uniform")
-    return Sides(None, up(ascent, score, climbing=[climbing]))
+    ascent = uint8_pgd(Threat("linf", eps), steps=steps, start="uniform")
+    return Sides(None, up(ascent, score, surrogates=[surrogates]))
 
 
 def atd(score: Score, *, eps: Number = 8 / 255, steps: int = 100) -> Sides:
@@ -69,13 +69,13 @@ def strong(
     logits_fn: LogitsFn | None = None,
     *,
     steps: int = 100,
-    times: int = 5,
+    restarts: int = 5,
     queries: int = 1000,
 ) -> Sides:
     """Attack both sides by APGD on the score and every surrogate, from several starts, and by Square; keep the worst.
 
-    With K classes that is (6 + K) times `times` runs of APGD; the score alone, twice `times`. Square asks for scores
-    only, so that it also moves scores whose gradients say nothing.
+    With K classes that is (6 + K) times `restarts` runs of APGD; the score alone, twice `restarts`. Square asks for
+    scores only, so that it also moves scores whose gradients say nothing.
 
     Args:
       threat: in any norm.
@@ -83,7 +83,7 @@ def strong(
       logits_fn: of the network behind it, for cross-entropy to uniform, entropy and every class; None for scores of
         features alone.
       steps: of each run.
-      times: random starts.
+      restarts: random starts.
       queries: of Square on the score, once on each side; 0 for none.
     """
     ascent = apgd(threat, steps=steps)
@@ -95,10 +95,10 @@ def strong(
     if logits_fn is not None:
         unsure += [surrogates.toward_uniform(logits_fn), surrogates.uncertain_log(logits_fn)]
         sure += [objectives.ce_to_uniform(logits_fn), surrogates.certain_log(logits_fn)]
-    downwards = [down(ascent, score, climbing=unsure, times=times)]
-    upwards = [up(ascent, score, climbing=sure, times=times)]
+    downwards = [down(ascent, score, surrogates=unsure, restarts=restarts)]
+    upwards = [up(ascent, score, surrogates=sure, restarts=restarts)]
     if logits_fn is not None:
-        upwards.append(over_classes(ascent, score, logits_fn, times=times))
+        upwards.append(over_classes(ascent, score, logits_fn, restarts=restarts))
     if queries:
         blind = square(threat, queries=queries)
         downwards.append(down(blind, score))

@@ -8,22 +8,27 @@ from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
-from robustjax.attacks.heavy import heavy
+from robustjax.attacks.momentum_pgd import momentum_pgd
 from robustjax.attacks.pgd import Start
 from robustjax.numerics import Norm, norm, per_example
 from robustjax.ood.logit_scores import msp_margin
-from robustjax.ood.robust import Search, highest, over_classes, over_radii, up
+from robustjax.ood.score_attacks import Search, highest, over_classes, over_radii, up
 from robustjax.ood.scores import Score, through
 from robustjax.threats import Threat
 from robustjax.types import LogitsFn, PerExample
 
 
 def worst_confidence(
-    threat: Threat, logits_fn: LogitsFn, *, steps: int = 100, times: int = 5, class_steps: int | None = None
+    threat: Threat,
+    logits_fn: LogitsFn,
+    *,
+    steps: int = 100,
+    restarts: int = 5,
+    class_steps: int | None = None,
 ) -> Search:
     """Look for the largest max_k p_k around each outlier; the image itself competes.
 
-    1. APGD on the log odds of the likeliest class, from `times` random starts;
+    1. APGD on the log odds of the likeliest class, from `restarts` random starts;
     2. APGD on the log odds of every class: the likeliest at the start need not be the one that can become surest;
     3. momentum ascent from where the image is pulled towards flat grey: noise of high contrast masks gradients;
     4. APGD on the divergence from uniform, which training climbs: a check that training fooled itself.
@@ -32,7 +37,7 @@ def worst_confidence(
       threat: around the outliers.
       logits_fn: the network.
       steps: of each run.
-      times: random starts of the first search.
+      restarts: random starts of the first search.
       class_steps: of the runs at a class; `steps` by default.
     Returns:
       A search whose value is `msp_margin`, the log odds of the largest probability; see `probability`.
@@ -42,12 +47,14 @@ def worst_confidence(
     """
     score = sureness(logits_fn)
     ascent = apgd(threat, steps=steps)
-    grey = heavy(threat, steps=steps, step_size=2.5 * threat.eps / max(steps, 1), start=toward_grey(threat))
+    grey = momentum_pgd(
+        threat, steps=steps, step_size=2.5 * threat.eps / max(steps, 1), start=toward_grey(threat)
+    )
     return highest(
-        up(ascent, score, times=times),
+        up(ascent, score, restarts=restarts),
         over_classes(apgd(threat, steps=class_steps or steps), score, logits_fn),
         up(grey, score),
-        up(ascent, score, climbing=[objectives.ce_to_uniform(logits_fn)]),
+        up(ascent, score, surrogates=[objectives.ce_to_uniform(logits_fn)]),
     )
 
 
@@ -57,7 +64,7 @@ def confidence_over_radii(
     *,
     norm: Norm = "l2",
     steps: int = 100,
-    times: int = 1,
+    restarts: int = 1,
 ) -> Search:
     """Look for the largest confidence at rising radii, by APGD from the last radius' best point and afresh.
 
@@ -66,7 +73,7 @@ def confidence_over_radii(
       radii: rising, in the units of x; 0 is the image itself.
       norm: of the balls.
       steps: of each run.
-      times: fresh random starts at each radius.
+      restarts: fresh random starts at each radius.
     Returns:
       A search whose results lead with the radii and never fall; values as of `worst_confidence`.
     """
@@ -74,7 +81,7 @@ def confidence_over_radii(
 
     def search_at(eps: Scalar, warm: Start) -> Search:
         threat = Threat(norm, eps)
-        fresh = up(apgd(threat, steps=steps), score, times=times)
+        fresh = up(apgd(threat, steps=steps), score, restarts=restarts)
         return highest(up(apgd(threat, steps=steps, start=warm), score), fresh)
 
     return over_radii(search_at, radii, side="up")

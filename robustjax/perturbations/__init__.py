@@ -5,7 +5,7 @@ spatial       rotation, shift, scale and shear
 strength      the severity of a corruption as a set, the worst of many corruptions
 corruptions/  the nineteen corruptions of CIFAR-10-C at real severities
 pairs         views of the same content: noise, warps, lights, corruptions
-unusual       views made by attacks and natural shifts, for a translator to lead back
+adversarial_pairs       views made by attacks and natural shifts, for a translator to lead back
 tones         natural shifts: darker, brighter, sharper, blurred, of less contrast
 relit         scenes under many lights: pairs of lights, joint augmentation with the classes of pixels
 learned       sets learned from pairs by a conditional autoencoder; encode, decode, perturb(key, x)

@@ -86,7 +86,7 @@ def quality(
         origin = space.origin(x)
         inside = space.threat.project(found.mean, origin)
         nearest = nearest_from(space.threat, miss, origin, inside, steps=steps)
-        up = restarts(apgd(space.threat, steps=steps, start=space.threat.sample), starts, at_once=1)
+        up = restarts(apgd(space.threat, steps=steps, start=space.threat.sample), starts, chunk_size=1)
         farthest = up(fold(keys, 1), miss, origin).value
 
         def drawn(i: Array) -> PerExample:

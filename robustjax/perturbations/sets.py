@@ -130,7 +130,7 @@ def loss_through(space: PerturbationSet, model: Model, build: Callable[[Model], 
       space: what u may do; only what the loss itself climbs is held to `space.threat`.
       model: the network on images.
       build: from a network to its loss over a `Batch`, whose forward passes may have several rows per image, next to
-        one another as `losses.copies` and `numerics.pack` lay them.
+        one another as `losses.noise_augmentation` and `numerics.pack` lay them.
     Returns:
       The loss over a `Batch` of images, with the same key.
     """

@@ -6,16 +6,16 @@
     record        the folder of a run: config.json and metrics.jsonl
     checkpoint    save and restore a state, checked (`leaves`: what it holds; `quiet`: silencing orbax)
     progress      how far a loop is
-    survivors     how far a suite of attacks is
+    attack_progress     how far a suite of attacks is
     snapshot      progress of an evaluation in a file
-    ledger        verdicts of a suite in files
+    result_files        verdicts of a suite in files
     stopping      leaving a loop cleanly on SIGTERM and Ctrl-C
     figures       curves, training, ROC: PNG bytes (matplotlib)
-    panels        several small curves side by side: PNG bytes (matplotlib)
-    bars          grouped bars with intervals: PNG bytes (matplotlib)
-    grids         images side by side, what an attack did: PNG bytes (matplotlib)
+    subplots        several small curves side by side: PNG bytes (matplotlib)
+    bar_charts          grouped bars with intervals: PNG bytes (matplotlib)
+    image_grids         images side by side, what an attack did: PNG bytes (matplotlib)
     report        a page of text, tables and pictures in one file
-    origin        config, versions, devices, commit and command of a result
+    provenance        config, versions, devices, commit and command of a result
     files         writing whole files
 
 A run, in short:

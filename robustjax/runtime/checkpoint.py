@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from robustjax.runtime import leaves, quiet
+from robustjax.runtime import orbax_logging, pytree_files
 from robustjax.runtime.progress import say as to_stderr
 
 Tree = TypeVar("Tree")
@@ -54,7 +54,7 @@ class Checkpoints:
         self._best, self._read_only, self._say = best, read_only, say
         self._keep = keep
         self._ranks: dict[int, float] = {}
-        with quiet.orbax():
+        with orbax_logging.orbax():
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=self, cleanup_tmp_directories=not read_only, read_only=read_only
             )
@@ -79,19 +79,19 @@ class Checkpoints:
             )
         if step in self._manager.all_steps():
             return
-        stored = {name: leaves.raw(leaf) for name, leaf in leaves.named(state).items()}
+        stored = {name: pytree_files.raw(leaf) for name, leaf in pytree_files.named(state).items()}
         numbers = {name: float(value) for name, value in (metrics or {}).items()}
         manifest = {
             "format": FORMAT,
             "step": step,
             "metrics": numbers,
             "leaves": {
-                name: [*leaves.kind(leaf), leaves.checksum(stored[name])]
-                for name, leaf in leaves.named(state).items()
+                name: [*pytree_files.kind(leaf), pytree_files.checksum(stored[name])]
+                for name, leaf in pytree_files.named(state).items()
             },
         }
         self._ranks[step] = numbers.get(self._best or "", math.nan)
-        with quiet.orbax():
+        with orbax_logging.orbax():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -130,20 +130,20 @@ class Checkpoints:
         if self._best is None:
             raise ValueError("Checkpoints.restore_best: best is None, must name a metric")
         steps = self.steps()
-        with quiet.orbax():
+        with orbax_logging.orbax():
             ranks = [(self._rank(step), step) for step in steps]
         ranked = sorted(pair for pair in ranks if not math.isnan(pair[0]))
         return self._first_whole(like, [step for _, step in reversed(ranked)], others)
 
     def wait(self) -> None:
         """Return when everything saved is on disk."""
-        with quiet.orbax():
+        with orbax_logging.orbax():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish writing and let go of the folder."""
         self.wait()
-        with quiet.orbax():
+        with orbax_logging.orbax():
             self._manager.close()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
@@ -163,10 +163,10 @@ class Checkpoints:
 
     def _first_whole(self, like: Tree, steps: list[int], others: bool) -> tuple[Tree, int] | None:
         for i, step in enumerate(steps):
-            with quiet.orbax():
+            with orbax_logging.orbax():
                 found = self._read(like, step, others)
                 if isinstance(found, _Damage) and found.in_flight:
-                    quiet.let_reads_end()
+                    orbax_logging.let_reads_end()
             if not isinstance(found, _Damage):
                 return found, step
             aside = "" if self._read_only else f", kept as {self._set_aside(step).name}"
@@ -175,19 +175,19 @@ class Checkpoints:
         return None
 
     def _read(self, like: Tree, step: int, others: bool) -> "Tree | _Damage":
-        expected, stored, damage = leaves.named(like), {}, None
+        expected, stored, damage = pytree_files.named(like), {}, None
         manifest = self._manifest(step)
         if isinstance(manifest, _Damage):
             damage = manifest
         else:
             found = manifest["leaves"]
-            if differs := leaves.mismatch(expected, found, others=others):
+            if differs := pytree_files.mismatch(expected, found, others=others):
                 raise ValueError(f"Checkpoints.restore: {differs}, in {self.folder / str(step)}")
-            wanted = {name: leaves.wanted(leaf) for name, leaf in expected.items()}
+            wanted = {name: pytree_files.wanted(leaf) for name, leaf in expected.items()}
             to = ocp.checkpoint_utils.construct_restore_args(wanted)
             try:
                 stored = self._load(step, state=ocp.args.PyTreeRestore(wanted, to, partial_restore=True))
-                wrong = [name for name in expected if leaves.checksum(stored[name]) != found[name][2]]
+                wrong = [name for name in expected if pytree_files.checksum(stored[name]) != found[name][2]]
                 damage = _Damage(f"wrong checksum of {wrong[0]}") if wrong else None
             except Exception as error:
                 damage = _damage(error)._replace(in_flight=True)
@@ -197,7 +197,8 @@ class Checkpoints:
         if damage is not None:
             return damage
         return jax.tree.unflatten(
-            jax.tree.structure(like), [leaves.rewrap(stored[name], leaf) for name, leaf in expected.items()]
+            jax.tree.structure(like),
+            [pytree_files.rewrap(stored[name], leaf) for name, leaf in expected.items()],
         )
 
     def _manifest(self, step: int) -> "dict[str, Any] | _Damage":
@@ -225,7 +226,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             (self.folder / str(step)).rename(aside)
         _sync(f"set {step} aside")
-        with quiet.orbax():
+        with orbax_logging.orbax():
             self._manager.reload()
         return aside
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from robustjax.runtime import origin
+from robustjax.runtime import provenance
 from robustjax.runtime.files import write_whole
 
 MAY_DIFFER = ("out", "updates", "keep", "tensorboard")
@@ -44,7 +44,7 @@ class Run:
         tensorboard: bool = False,
     ) -> None:
         self.folder = Path(out)
-        self.config = origin.plain(config)
+        self.config = provenance.plain(config)
         self.resumed = (self.folder / "config.json").exists()
         self._writes = jax.process_index() == 0
         self._metrics = self.folder / "metrics.jsonl"
@@ -54,7 +54,7 @@ class Run:
         starts = []
         if self.resumed:
             made = _read_config(self.folder / "config.json")
-            differing = origin.differences(made["config"], self.config, may_differ)
+            differing = provenance.differences(made["config"], self.config, may_differ)
             if differing:
                 raise ValueError(
                     f"Run: {self.folder} holds a run of another config ({'; '.join(differing)}); "
@@ -71,8 +71,8 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             page = {
                 "config": self.config,
-                "config_hash": origin.digest(self.config, may_differ),
-                "starts": [*starts, origin.made_with()],
+                "config_hash": provenance.digest(self.config, may_differ),
+                "starts": [*starts, provenance.made_with()],
             }
             write_whole(self.folder / "config.json", json.dumps(page, indent=2) + "\n")
             self._trim(None)

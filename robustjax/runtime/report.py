@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from robustjax.runtime import origin
+from robustjax.runtime import provenance
 from robustjax.runtime.files import write_whole
 
 CSS = """
@@ -59,8 +59,8 @@ class Report:
 
     def __init__(self, title: str, config: Any = None) -> None:
         self._title = title
-        self._config = origin.plain(config)
-        self._made = origin.made_with()
+        self._config = provenance.plain(config)
+        self._made = provenance.made_with()
         self._parts: list[str] = []
         self._figures: dict[str, bytes] = {}
 

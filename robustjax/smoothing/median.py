@@ -38,7 +38,7 @@ def median(
     n: int = 10_000,
     alpha: float = 0.001,
     share: float = 0.5,
-    chunk: int = 1000,
+    chunk_size: int = 1000,
 ) -> Callable[[PRNGKeyArray, Array], Smoothed]:
     """Certify h(x + d) for |d|_2 <= radius, where h(x) is the median of score(x + N(0, sigma^2)).
 
@@ -53,19 +53,19 @@ def median(
       n: noisy copies, all drawn here; memory of one score each.
       alpha: probability with which one of the two bounds may be wrong.
       share: another quantile than the median, in (0, 1).
-      chunk: copies per forward pass.
+      chunk_size: copies per forward pass.
 
     Returns:
       (key, x) -> Smoothed; one key, or one per example.
 
     Raises:
-      ValueError: if radius is negative, n or chunk less than 1, or alpha or share outside (0, 1).
+      ValueError: if radius is negative, n or chunk_size less than 1, or alpha or share outside (0, 1).
 
     Reference: Chiang et al. 2020, arXiv:2007.03399. There a bound each has probability alpha; here both together.
     """
     sigma = float(noise.sigma)
     order(n, radius, sigma, alpha, share)
-    compiled = jax.jit(draw(score, noise, n=n, chunk=chunk))
+    compiled = jax.jit(draw(score, noise, n=n, chunk_size=chunk_size))
 
     def run(key: PRNGKeyArray, x: Array) -> Smoothed:
         return certified(np.asarray(compiled(key, x)), radius=radius, sigma=sigma, alpha=alpha, share=share)
@@ -73,17 +73,17 @@ def median(
     return run
 
 
-def draw(score: Objective, noise: Noise, *, n: int, chunk: int = 1000) -> Draw:
-    """Score n noisy copies of each image, `chunk` at a time: (key, x) -> (b, n).
+def draw(score: Objective, noise: Noise, *, n: int, chunk_size: int = 1000) -> Draw:
+    """Score n noisy copies of each image, `chunk_size` at a time: (key, x) -> (b, n).
 
     An example's scores do not depend on its batch.
 
     Raises:
-      ValueError: if n or chunk is less than 1.
+      ValueError: if n or chunk_size is less than 1.
     """
-    if n < 1 or chunk < 1:
-        raise ValueError(f"draw: n is {n} and chunk {chunk}, must be at least 1")
-    size = min(n, chunk)
+    if n < 1 or chunk_size < 1:
+        raise ValueError(f"draw: n is {n} and chunk_size {chunk_size}, must be at least 1")
+    size = min(n, chunk_size)
     turns = -(-n // size)
 
     def scores(key: PRNGKeyArray, x: Array) -> Float[Array, "b n"]:

@@ -17,7 +17,7 @@ def certify_pixels(
     """Certify the class of each pixel as `certify` does that of an image.
 
     Args:
-      count: such as `votes` of a segmenter, whose logits are (chunk, h, w, k).
+      count: such as `votes` of a segmenter, whose logits are (chunk_size, h, w, k).
       sigma: standard deviation of the noise that `count` draws.
       n0: copies for the choice of classes.
       n: copies for the bounds.

@@ -18,25 +18,25 @@ class Count(Protocol):
     def __call__(self, key: PRNGKeyArray, x: Array, n: int | Int[Array, "..."]) -> Int[Array, "b k"]: ...
 
 
-def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk: int = 1000) -> Count:
+def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 1000) -> Count:
     """Count the most likely class over n noisy copies of each image.
 
-    Images take turns, each with `chunk` copies at a time, so memory does not depend on n and one compiled program
+    Images take turns, each with `chunk_size` copies at a time, so memory does not depend on n and one compiled program
     serves all n. A copy with a NaN among its logits counts for no class, which lowers every bound.
 
     Args:
-      logits_fn: the classifier underneath, (chunk, ...) -> (chunk, classes); or a segmenter, to (chunk, h, w, classes).
+      logits_fn: the classifier underneath, (c, ...) -> (c, classes); or a segmenter, to (c, h, w, classes).
       noise: how copies are made.
       classes: number of logits.
-      chunk: copies per forward pass. It changes which noise is drawn, not its distribution.
+      chunk_size: copies per forward pass. It changes which noise is drawn, not its distribution.
     Returns:
       count(key, x, n) -> (b, classes) int32, rows adding up to n; of a segmenter (b, h, w, classes). `key` is one key,
       or one per example; an example's count does not depend on its batch.
     Raises:
-      ValueError: if classes or chunk is less than 1.
+      ValueError: if classes or chunk_size is less than 1.
     """
-    if classes < 1 or chunk < 1:
-        raise ValueError(f"votes: classes is {classes} and chunk {chunk}, must be at least 1")
+    if classes < 1 or chunk_size < 1:
+        raise ValueError(f"votes: classes is {classes} and chunk_size {chunk_size}, must be at least 1")
 
     def count(key: PRNGKeyArray, x: Array, n: int | Int[Array, "..."]) -> Int[Array, "b k"]:
         amount = jnp.broadcast_to(jnp.asarray(n, jnp.int32), (x.shape[0],))
@@ -45,12 +45,12 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk: int = 1000)
             key, image, n = row
 
             def draw(i: Array | int) -> Array:
-                return noise.copies(jax.random.fold_in(key, i), image, chunk)
+                return noise.copies(jax.random.fold_in(key, i), image, chunk_size)
 
             def more(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
                 total, copies = carry
                 logits = logits_fn(copies)
-                within = (i * chunk + jnp.arange(chunk) < n).reshape(-1, *[1] * (logits.ndim - 2))
+                within = (i * chunk_size + jnp.arange(chunk_size) < n).reshape(-1, *[1] * (logits.ndim - 2))
                 counted = within & ~jnp.isnan(logits).any(axis=-1)
                 won = jax.nn.one_hot(logits.argmax(axis=-1), classes, dtype=jnp.int32)
                 # Drawn a turn ahead: otherwise XLA:CPU fuses the draw into the network's first layer, which then
@@ -61,7 +61,7 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk: int = 1000)
             like = jax.eval_shape(logits_fn, first).shape[1:-1]
             # Built from the image, so that under shard_map it varies over the same devices.
             none = jnp.broadcast_to(jnp.full_like(image.reshape(-1)[:1], 0, jnp.int32), (*like, classes))
-            return jax.lax.fori_loop(0, (n + chunk - 1) // chunk, more, (none, first))[0]
+            return jax.lax.fori_loop(0, (n + chunk_size - 1) // chunk_size, more, (none, first))[0]
 
         return jax.lax.map(one, (keys_for(key, x.shape[0]), x, amount))
 

@@ -38,7 +38,7 @@ def jittered(keys, x):
 def test_the_mean_converges_like_one_over_the_root_of_the_passes():
     x = jnp.asarray(RNG.uniform(size=(200, D)), jnp.float32)
     for passes in (1, 16, 256):
-        error = averaged(noisy, KEY, passes=passes, at_once=16)(x) - net(x)
+        error = averaged(noisy, KEY, passes=passes, chunk_size=16)(x) - net(x)
         assert 0.9 < np.sqrt(passes) * np.std(error) < 1.1
         assert np.abs(np.mean(error)) * np.sqrt(passes) < 4 / np.sqrt(200 * K)
 
@@ -74,10 +74,10 @@ def test_fingerprints_differ_where_images_differ():
     np.testing.assert_array_equal(fingerprint(jnp.ones((2, 3), jnp.bfloat16)), fingerprint(jnp.ones((2, 3))))
 
 
-@pytest.mark.parametrize("at_once", [None, 1, 3])
-def test_gradients_are_those_of_the_mean_however_the_passes_are_grouped(at_once):
+@pytest.mark.parametrize("chunk_size", [None, 1, 3])
+def test_gradients_are_those_of_the_mean_however_the_passes_are_grouped(chunk_size):
     cubic = lambda keys, x: jittered(keys, x) ** 3
-    logits_fn = averaged(cubic, KEY, passes=5, at_once=at_once)
+    logits_fn = averaged(cubic, KEY, passes=5, chunk_size=chunk_size)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, fingerprint(X))
 
     def by_hand(x):
@@ -123,13 +123,13 @@ def test_the_mean_leads_where_one_draw_misleads():
     keys = jax.random.split(jax.random.key(7), N)
     one_draw = jax.jit(lambda key: attack(key, lambda x: random_half(keys, x), X, y).x)(KEY)
     mean = jax.jit(lambda key: attack(key, averaged(random_half, KEY, passes=20), X, y).x)(KEY)
-    judge = averaged(random_half, jax.random.key(99), passes=400, at_once=100)
+    judge = averaged(random_half, jax.random.key(99), passes=400, chunk_size=100)
     fooled = [np.asarray(judge(x)[:, 1] > 0) for x in (one_draw, mean)]
     assert not fooled[0].any() and fooled[1].all()
 
 
 def test_the_mean_is_the_same_under_every_transformation(variant):
-    logits_fn = averaged(jittered, KEY, passes=3, at_once=2)
+    logits_fn = averaged(jittered, KEY, passes=3, chunk_size=2)
     slope = lambda x, y: jax.grad(lambda x: logit.cross_entropy(logits_fn(x), y).sum())(x)
     both = lambda x, y: (logits_fn(x), slope(x, y))
     for ours, expected in zip(variant(both)(X, Y), jax.jit(both)(X, Y)):
@@ -182,7 +182,7 @@ def test_forward_functions_may_leave_jax_and_close_over_traced_values():
     "settings, message",
     [
         ({"passes": 0}, "passes is 0"),
-        ({"passes": 1, "at_once": 0}, "at_once is 0"),
+        ({"passes": 1, "chunk_size": 0}, "chunk_size is 0"),
         ({"passes": 1, "key": jax.random.split(KEY, 3)}, "key is of key<fry> and shape"),
         ({"passes": 1, "key": jax.random.PRNGKey(0)}, "key is of uint32"),
     ],

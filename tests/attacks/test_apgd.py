@@ -273,8 +273,8 @@ def test_training_differentiates_around_the_attack():
         return logit.cross_entropy(jnp.tanh(x @ W1) @ w, Y).mean()
 
     def attacked(w):
-        wish = objectives.cross_entropy(lambda z: jnp.tanh(z @ W1) @ w, Y)
-        return apgd(Threat("linf", 0.1), steps=4, start=at_origin)(KEY, wish, X).x
+        surrogate = objectives.cross_entropy(lambda z: jnp.tanh(z @ W1) @ w, Y)
+        return apgd(Threat("linf", 0.1), steps=4, start=at_origin)(KEY, surrogate, X).x
 
     through = jax.jit(jax.grad(lambda w: risk(w, attacked(w))))(W2)
     np.testing.assert_allclose(through, jax.grad(risk)(W2, attacked(W2)), rtol=1e-4, atol=1e-6)

@@ -36,7 +36,7 @@ def solvers(threat):
         "pgd from noise": pgd.pgd(threat, start=pgd.gaussian(0.001), **steps),
         "pgd, last": pgd.pgd(threat, keep="last", **steps),
         "restarts": compose.restarts(plain, 3),
-        "restarts in parts": compose.restarts(plain, 3, at_once=2),
+        "restarts in parts": compose.restarts(plain, 3, chunk_size=2),
         "fgsm": pgd.fgsm(threat),
         "fgsm-rs": fast.fgsm_rs(threat),
     }
@@ -159,12 +159,14 @@ def test_worst_of_is_at_least_as_strong_as_each_and_as_the_clean_image():
     )
 
 
-@pytest.mark.parametrize("at_once", [None, 1, 2])
-def test_over_all_targets_finds_the_exact_margin_of_a_linear_net(at_once):
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
+def test_over_all_targets_finds_the_exact_margin_of_a_linear_net(chunk_size):
     """The worst margin of a linear net is max_j <w_j - w_y, x> + eps |w_j - w_y|_1: no single gradient knows it."""
     eps = 0.05
     attack = compose.over_targets(
-        pgd.pgd(Threat("linf", eps), steps=3, step_size=eps, start=pgd.at_origin), targets=9, at_once=at_once
+        pgd.pgd(Threat("linf", eps), steps=3, step_size=eps, start=pgd.at_origin),
+        targets=9,
+        chunk_size=chunk_size,
     )
     found = attack(jax.random.key(0), linear_net, X, Y)
     gap = W.T[None] - W.T[Y][:, None]  # b k d
@@ -207,8 +209,8 @@ def test_feasible_for_any_shape_and_number_of_classes(kind, shape, classes):
         (lambda t: pgd.pgd(t, steps=-1, step_size=0.1), "steps is -1"),
         (lambda t: pgd.pgd(t, steps=1, step_size=-0.1), "step_size is -0.1"),
         (lambda t: pgd.pgd(t, steps=1, step_size=0.1, keep="first"), "keep is 'first'"),
-        (lambda t: compose.restarts(pgd.fgsm(t), 0), "times is 0"),
-        (lambda t: compose.restarts(pgd.fgsm(t), 2, at_once=0), "at_once is 0"),
+        (lambda t: compose.restarts(pgd.fgsm(t), 0), "restarts is 0"),
+        (lambda t: compose.restarts(pgd.fgsm(t), 2, chunk_size=0), "chunk_size is 0"),
         (lambda t: compose.worst_of(), "no attack given"),
         (lambda t: compose.over_targets(pgd.fgsm(t), targets=0), "targets is 0"),
     ],

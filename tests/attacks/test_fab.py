@@ -104,11 +104,11 @@ def test_comes_within_a_percent_of_the_minimum_norm_of_a_linear_network(kind, at
     assert (found.value > 0).all() and ((found.x >= box[0]) & (found.x <= box[1])).all()
 
 
-@pytest.mark.parametrize("at_once", [3])
-def test_targets_may_be_folded_or_mapped_and_there_are_at_most_all_of_them(at_once):
+@pytest.mark.parametrize("chunk_size", [3])
+def test_targets_may_be_folded_or_mapped_and_there_are_at_most_all_of_them(chunk_size):
     attack = lambda **settings: fab_targeted(Threat("l2", jnp.inf), steps=15, **settings)
     one = jax.jit(lambda key: attack(targets=1)(key, net, X, Y))(KEY)
-    many = jax.jit(lambda key: attack(targets=9, at_once=at_once)(key, net, X, Y))(KEY)
+    many = jax.jit(lambda key: attack(targets=9, chunk_size=chunk_size)(key, net, X, Y))(KEY)
     one, many = (np.asarray(norm(found.x - X, "l2")) for found in (one, many))
     assert (many <= one + 1e-5).all() and (many < one - 1e-3).any()
     gap = np.float32(WEIGHT).T[:, None] - WEIGHT.T[Y]  # k b d
@@ -154,8 +154,8 @@ def test_any_objective_has_a_nearest_point_where_it_is_positive():
 
 def test_is_an_ascent_for_targets_and_random_restarts():
     threat = Threat("linf", 0.2)
-    ascent = compose.restarts(boundary(threat, steps=5, start=halfway(threat)), 2, at_once=1)
-    found = jax.jit(lambda: compose.over_targets(ascent, targets=2, at_once=1)(KEY, net, X, Y))()
+    ascent = compose.restarts(boundary(threat, steps=5, start=halfway(threat)), 2, chunk_size=1)
+    found = jax.jit(lambda: compose.over_targets(ascent, targets=2, chunk_size=1)(KEY, net, X, Y))()
     assert threat.contains(found.x, X).all() and (found.value >= logit.margin(net(X), Y)).all()
     np.testing.assert_allclose(norm(halfway(threat)(KEY, X) - X, "linf"), 0.1, rtol=1e-5)
 
@@ -198,7 +198,7 @@ def test_feasible_for_any_shape_radius_box_and_number_of_classes(attack, kind, s
 
 def test_same_under_every_transformation(variant):
     def attack(keys, x, y):
-        targeted = fab_targeted(Threat("linf", 0.3), targets=2, at_once=1, steps=10)
+        targeted = fab_targeted(Threat("linf", 0.3), targets=2, chunk_size=1, steps=10)
         return fab(Threat("l1", 5.0), steps=10)(keys, net, x, y), targeted(keys, net, x, y)
 
     keys = jax.random.split(KEY, N)
@@ -252,7 +252,7 @@ def test_judged_values_and_merits_may_differ():
     [
         (lambda t: fab(t, steps=0), "steps is 0"),
         (lambda t: fab_targeted(t, targets=0), "targets is 0"),
-        (lambda t: fab_targeted(t, at_once=0), "at_once is 0"),
+        (lambda t: fab_targeted(t, chunk_size=0), "chunk_size is 0"),
         (lambda t: halfway(Threat("l2", np.inf)), "halfway: eps is inf"),
     ],
 )

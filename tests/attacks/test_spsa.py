@@ -29,9 +29,11 @@ def net(x):
     return x.reshape(x.shape[0], -1) @ WEIGHT
 
 
-def estimates(objective, x, times, samples, delta=0.01, at_once=None):
+def estimates(objective, x, times, samples, delta=0.01, chunk_size=None):
     keys = jax.random.split(KEY, (times, N))
-    one = lambda keys: estimated_gradient(keys, objective, x, samples=samples, delta=delta, at_once=at_once)
+    one = lambda keys: estimated_gradient(
+        keys, objective, x, samples=samples, delta=delta, chunk_size=chunk_size
+    )
     return np.asarray(jax.jit(jax.vmap(one))(keys))
 
 
@@ -54,9 +56,9 @@ def test_curvature_of_even_order_cancels_in_pairs():
     assert np.abs(error).max() < 4.5
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 7, 99])
-def test_parts_may_be_of_any_size(at_once):
-    whole, parts = (estimates(linear, X, 1, 7, at_once=n) for n in (None, at_once))
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 99])
+def test_parts_may_be_of_any_size(chunk_size):
+    whole, parts = (estimates(linear, X, 1, 7, chunk_size=n) for n in (None, chunk_size))
     np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)
 
 
@@ -111,7 +113,7 @@ def test_pairs_without_finite_values_leave_a_feasible_point():
 
 
 def test_same_under_every_transformation(variant):
-    solver = spsa(Threat("linf", 0.1), steps=5, samples=6, at_once=4)
+    solver = spsa(Threat("linf", 0.1), steps=5, samples=6, chunk_size=4)
     attack = lambda keys, x, y: solver(keys, objectives.margin(net, y), x)
     keys = jax.random.split(KEY, N)
     found, expected = variant(attack)(keys, X, Y), jax.jit(attack)(keys, X, Y)
@@ -147,7 +149,7 @@ def test_rows_may_be_dropped_shuffled_padded_and_joined_with_rows_of_another_age
     [
         ({"steps": -1}, "steps is -1"),
         ({"samples": 0}, "samples is 0"),
-        ({"at_once": 0}, "at_once is 0"),
+        ({"chunk_size": 0}, "chunk_size is 0"),
         ({"delta": 0.0}, "delta is 0.0"),
         ({"step_size": -0.1}, "step_size is -0.1"),
     ],

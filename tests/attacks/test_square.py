@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustjax import logit
-from robustjax.attacks import objectives, patterns
+from robustjax.attacks import objectives, square_windows
 from robustjax.attacks import square as module
 from robustjax.attacks.solver import classified, judged
 from robustjax.attacks.square import Draw, edge, moved_bumps, square
@@ -72,7 +72,7 @@ def test_bumps_move_as_in_slices(kind):
     x = origin + 0.1 * SLOPE
     eps = 1.1 * float(norm(x - origin, kind).max())  # budget left over
     moved = np.asarray(jax.jit(lambda x: moved_bumps(Threat(kind, eps), origin, x, draw) - origin)(x))
-    drawn = patterns.bumps(kind, draw.rows, draw.columns, *draw.corner.T, draw.sideways, H, W)
+    drawn = square_windows.bumps(kind, draw.rows, draw.columns, *draw.corner.T, draw.sideways, H, W)
     for i in range(N):
         expected = proposed_in_slices(
             kind, np.float64(x - origin)[i], eps, draw, i, np.float64(drawn[i, :, :, 0])
@@ -208,7 +208,7 @@ def test_official_windows_never_take_the_last_offset():
         one = jnp.zeros((1, 6, 6, 1))
         return jax.vmap(lambda i: module._draw("linf", KEY[None], i[None], one, 0.8, True).corner)(steps)
 
-    assert corners(steps).max() == 6 - patterns.sides(6, 6, 0.8, odd=False)[2][0] - 1
+    assert corners(steps).max() == 6 - square_windows.sides(6, 6, 0.8, odd=False)[2][0] - 1
 
 
 def test_same_under_every_transformation(variant):

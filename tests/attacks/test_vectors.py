@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from robustjax import logit
-from robustjax.attacks import patterns
+from robustjax.attacks import square_windows
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.fab import fab, fab_targeted
 from robustjax.attacks.hyperplane import onto_hyperplane
@@ -126,8 +126,10 @@ def test_square_sides(case):
     size, kind = case.split("_", 1)
     height, width = map(int, size.split("x"))
     query, side = np.array(VECTORS["square_side"][case]).T
-    table = patterns.sides(height, width, 0.8, odd=kind != "inf")
-    np.testing.assert_array_equal(table[patterns.phase(jnp.asarray(query))], np.stack([side, side], axis=1))
+    table = square_windows.sides(height, width, 0.8, odd=kind != "inf")
+    np.testing.assert_array_equal(
+        table[square_windows.phase(jnp.asarray(query))], np.stack([side, side], axis=1)
+    )
 
 
 @pytest.mark.parametrize("sideways", [False, True])
@@ -138,7 +140,7 @@ def test_square_bumps(case, sideways):
     pattern = np.array(VECTORS["square_eta_untransposed"][case])
     expected[2 : 2 + side, 1 : 1 + side] = pattern.T if sideways else pattern
     size, top, left = (jnp.full(1, n) for n in (side, 2, 1))
-    drawn = patterns.bumps(kind, size, size, top, left, jnp.full(1, sideways), 9, 8)
+    drawn = square_windows.bumps(kind, size, size, top, left, jnp.full(1, sideways), 9, 8)
     close(drawn[0, :, :, 0], expected, 1e-6)
 
 

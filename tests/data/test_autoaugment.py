@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from robustjax.data import autoaugment as aa
-from robustjax.data import toning
+from robustjax.data import pillow_tones
 from robustjax.data.augment import chain, crop, cutout, flip
 
 RNG = np.random.default_rng(0)
@@ -133,7 +133,7 @@ def test_contrast_is_stretched_to_the_whole_number_below():
     picture = RNG.integers(0, 2, (6, 6, 1)) * 87 + RNG.integers(0, 40, (6, 6, 1))
     low, high = int(picture.min()), int(picture.max())
     want = [(int(v) - low) * 255 // (high - low) for v in picture.flat]
-    got = toning.autocontrasted(jnp.asarray(picture, jnp.int32))
+    got = pillow_tones.autocontrasted(jnp.asarray(picture, jnp.int32))
     np.testing.assert_array_equal(np.asarray(got).ravel(), want)
 
 

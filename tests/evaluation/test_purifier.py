@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustjax.attacks import flags, gated, probes
+from robustjax.attacks import flags, gated_objectives, masking_measurements
 from robustjax.attacks.adaptive import substituted
-from robustjax.attacks.gated import Aim, Dials, View
+from robustjax.attacks.gated_objectives import AttackParameters, Target, View
 from robustjax.evaluation import attempts, defences, headline, purifier
-from robustjax.evaluation.attempts import Attempt
+from robustjax.evaluation.attempts import GatedCase
 from robustjax.ood.gates import Gate, always
 from robustjax.ood.translate import Defence
 from robustjax.threats import Threat
@@ -62,19 +62,19 @@ def run(defence, plan, threat=BALL, **more):
     return purifier.assess(KEY, defence, X, Y, threat, plan, batch_size=16, **more)
 
 
-# --- wishes on closed forms -----------------------------------------------------------------------------
+# --- surrogates on closed forms -----------------------------------------------------------------------------
 
 
-def dials(loss="margin", **more):
-    return Dials(gated.only(loss), **{name: jnp.float32(v) for name, v in more.items()})
+def parameters(loss="margin", **more):
+    return AttackParameters(gated_objectives.only(loss), **{name: jnp.float32(v) for name, v in more.items()})
 
 
 VIEW = View(f, lambda x: f(0.5 * x + 0.2), lambda x: -0.2 - lean(x))
-AIM = Aim((Y + 1) % 4)
+AIM = Target((Y + 1) % 4)
 
 
-def value(wish, **more):
-    both = wish(VIEW, Y, AIM, dials(**more))
+def value(surrogate, **more):
+    both = surrogate(VIEW, Y, AIM, parameters(**more))
     return jax.jit(lambda x: both(x)[0])(X)
 
 
@@ -82,29 +82,31 @@ def test_the_merit_is_the_hard_margin_with_unseen_errors_first():
     plain = jnp.asarray([[2.0, 0.0], [0.0, 3.0], [0.0, 3.0], [2.0, 0.0]])
     through = plain[::-1]
     gap = jnp.asarray([-1.0, -1.0, 1.0, jnp.nan])
-    found = gated.merit(plain, through, gap, jnp.zeros(4, jnp.int32))
-    np.testing.assert_allclose(found, [-2, 3 + gated.UNSEEN, 3, -2])
+    found = gated_objectives.merit(plain, through, gap, jnp.zeros(4, jnp.int32))
+    np.testing.assert_allclose(found, [-2, 3 + gated_objectives.UNSEEN, 3, -2])
 
 
 def test_penalties_and_slack():
-    margin, gap = value(gated.unseen), VIEW.gap(X)
+    margin, gap = value(gated_objectives.unseen), VIEW.gap(X)
     assert (gap > -0.05).any() and (gap < -0.05).any()
-    found = value(gated.unseen, penalty=3.0, slack=0.05)
+    found = value(gated_objectives.unseen, penalty=3.0, slack=0.05)
     np.testing.assert_allclose(found, margin - 3 * np.maximum(np.asarray(gap) + 0.05, 0), rtol=1e-5)
-    found = value(gated.forced, penalty=3.0, slack=0.05)
-    want = value(gated.forced) - 3 * np.maximum(0.05 - np.asarray(gap), 0)
+    found = value(gated_objectives.forced, penalty=3.0, slack=0.05)
+    want = value(gated_objectives.forced) - 3 * np.maximum(0.05 - np.asarray(gap), 0)
     np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
 def test_orthogonal_steps_leave_the_other_goal_and_selective_ones_take_turns():
     y = jnp.where(jnp.arange(16) < 8, Y, (Y + 1) % 4).astype(jnp.int32)  # the second half is fooled already
-    up = jax.jit(jax.grad(lambda x: gated.mixed_loss(f(x), y, y, gated.only("margin")).sum()))(X).reshape(
-        16, -1
-    )
+    up = jax.jit(
+        jax.grad(lambda x: gated_objectives.mixed_loss(f(x), y, y, gated_objectives.only("margin")).sum())
+    )(X).reshape(16, -1)
     down = jax.jit(jax.grad(lambda x: -VIEW.gap(x).sum()))(X).reshape(16, -1)
     turns, beside = (
-        jax.jit(jax.grad(lambda x, wish=wish: wish(VIEW, y, AIM, dials())(x)[0].sum()))(X).reshape(16, -1)
-        for wish in (gated.selective, gated.orthogonal)
+        jax.jit(jax.grad(lambda x, surrogate=surrogate: surrogate(VIEW, y, AIM, parameters())(x)[0].sum()))(
+            X
+        ).reshape(16, -1)
+        for surrogate in (gated_objectives.selective, gated_objectives.orthogonal)
     )
     np.testing.assert_allclose(turns, jnp.concatenate([up[:8], down[8:]]), rtol=1e-5)
     np.testing.assert_allclose((beside[:8] * down[:8]).sum(1), 0, atol=1e-3)
@@ -113,8 +115,8 @@ def test_orthogonal_steps_leave_the_other_goal_and_selective_ones_take_turns():
 
 
 def test_a_hard_soft_gate_is_the_gate():
-    hard = value(gated.softened, warmth=1e-6, mix=1.0)
-    want = np.where(VIEW.gap(X) > 0, value(gated.forced), value(gated.unseen))
+    hard = value(gated_objectives.softened, warmth=1e-6, mix=1.0)
+    want = np.where(VIEW.gap(X) > 0, value(gated_objectives.forced), value(gated_objectives.unseen))
     np.testing.assert_allclose(hard, want, rtol=1e-5)
 
 
@@ -137,7 +139,9 @@ def test_a_masked_translator_is_flagged_and_broken_all_the_same(by_rounding):
     found = run(defence, plan)
     left = {name[:2]: found.standing(name).mean() for name in found.attacks}
     assert left["A5"] <= 0.1 and left["A5"] < left["A1"] and left["A7"] < left["A1"]
-    slopes, losses = probes.slope(jax.tree_util.Partial(through, translate), X, Y, jnp.asarray(False))
+    slopes, losses = masking_measurements.slope(
+        jax.tree_util.Partial(through, translate), X, Y, jnp.asarray(False)
+    )
     flag = flags.zero_gradient("cross-entropy", np.asarray(slopes), np.asarray(losses))
     told = {one.name for one in headline.masking(found, [flag]) if one.raised}
     assert "no gradient of cross-entropy" in told
@@ -154,7 +158,7 @@ def test_the_gate_is_bypassed_where_f_and_score_look_at_different_things():
     """Everything routed is lost or saved by T; A3 finds points that the gate passes and f gets wrong."""
     defence = Defence(f, to_grey, Gate(lean, jnp.float32(-0.5), jnp.float32(0.5)), (lean_features,))
     plan = [a for a in attempts.adaptive(4, **SHORT) if a.attack[:2] in ("A3", "A6")]
-    plan = [a for a in plan if a.wish in (gated.selective, gated.matched)]
+    plan = [a for a in plan if a.surrogate in (gated_objectives.selective, gated_objectives.matched)]
     plan = [*attempts.static(8)[1:2], *plan]
     ticks = []
     found = run(defence, plan, pool=(X, Y), watch=lambda *tick: ticks.append(tick))
@@ -185,7 +189,7 @@ def test_sweeps_of_radius_penalty_and_parameters_compile_nothing():
             jax.tree_util.Partial(scaled, jnp.float32(scale)), rounding, Gate(lean, jnp.float32(-0.5))
         )
 
-    one = Attempt("A3", "TM3", gated.unseen, steps=11, penalty=1.0)
+    one = GatedCase("A3", "TM3", gated_objectives.unseen, steps=11, penalty=1.0)
     run(defence(1.0), [one])
     before = defences.attempted._cache_size()  # pyright: ignore
     for eps, penalty, scale in ((0.1, 1.0, 1.0), (0.2, 9.0, 2.0), (1.0, 0.1, 3.0)):
@@ -253,8 +257,8 @@ def test_plans_that_ask_for_what_is_not_there():
     with pytest.raises(ValueError, match="attacks a copy"):
         run(defence, attempts.transferred(3))
     with pytest.raises(ValueError, match="matches features"):
-        run(defence, [Attempt("A6", "TM3", gated.matched)])
+        run(defence, [GatedCase("A6", "TM3", gated_objectives.matched)])
     with pytest.raises(ValueError, match="0 attempts"):
         run(defence, [])
     with pytest.raises(ValueError, match="loss is 'hinge'"):
-        gated.only("hinge")
+        gated_objectives.only("hinge")

@@ -10,7 +10,7 @@ import scripts
 
 from experiments.classification import attack as eval_attack
 from experiments.classification import merge_reports
-from robustjax.runtime import ledger
+from robustjax.runtime import result_files
 from robustjax.runtime.snapshot import Snapshot
 
 
@@ -33,9 +33,9 @@ def same(first, second):
 
 def test_killed_and_resumed_the_report_is_the_same(attack, tmp_path, monkeypatch):
     assert attack(tmp_path / "whole").returncode == 0
-    whole, about = ledger.read(tmp_path / "whole")
+    whole, about = result_files.read(tmp_path / "whole")
     page = json.loads((tmp_path / "whole" / "verdicts.json").read_text())
-    assert page["accuracy"] == ledger.rows(whole) and page["curve"] == about["curve"]
+    assert page["accuracy"] == result_files.rows(whole) and page["curve"] == about["curve"]
     assert [e["standing"] for e in page["examples"]] == whole.standing.tolist()
     assert whole.standing.mean() <= about["curve"][0]["robust"]
 
@@ -59,7 +59,7 @@ def test_killed_and_resumed_the_report_is_the_same(attack, tmp_path, monkeypatch
     assert list((tmp_path / "killed").glob("progress_*.npz"))
     monkeypatch.setattr(eval_attack, "survivors", watch)
     assert attack(tmp_path / "killed").returncode == 0
-    same(ledger.read(tmp_path / "killed")[0], whole)
+    same(result_files.read(tmp_path / "killed")[0], whole)
     assert not list((tmp_path / "killed").glob("progress_*.npz"))
 
 
@@ -71,13 +71,13 @@ def test_parts_and_more_attacks_are_joined(attack, tmp_path, capsys, monkeypatch
     merge_reports.main(
         merge_reports.Config((str(tmp_path / "2"), str(tmp_path / "1")), str(tmp_path / "joined"))
     )
-    joined, whole = ledger.read(tmp_path / "joined")[0], ledger.read(tmp_path / "all")[0]
+    joined, whole = result_files.read(tmp_path / "joined")[0], result_files.read(tmp_path / "all")[0]
     np.testing.assert_array_equal(joined.index, whole.index)
     np.testing.assert_array_equal(joined.outcome, whole.outcome)
 
     more = ("--attacks", "apgd-ce", "fab-t", "--given", tmp_path / "all")
     assert attack(tmp_path / "more", *one_radius, *more).returncode == 0
-    further = ledger.read(tmp_path / "more")[0]
+    further = result_files.read(tmp_path / "more")[0]
     assert (further.standing <= whole.standing).all() and (further.already == whole.broken).all()
     done = attack(tmp_path / "less", *one_radius, "--eps", 0.05, *more)
     assert done.returncode == 2 and "is at radius 0.1, must be at most 0.05" in done.stderr
@@ -117,7 +117,7 @@ def test_any_function(attack, tmp_path, monkeypatch):
         tmp_path / "b", "--radii", 1, source=source("noisy", "--source.stochastic", "--source.passes", 2)
     )
     assert random.returncode == 0, random.stderr
-    assert ledger.read(tmp_path / "b")[1]["subject"]["passes of the verdict"] == 10
+    assert result_files.read(tmp_path / "b")[1]["subject"]["passes of the verdict"] == 10
     done = attack(tmp_path / "c", source=source("wrong_shape"))
     assert done.returncode == 2 and "must give logits of shape (2, 10)" in done.stderr
 
@@ -125,5 +125,5 @@ def test_any_function(attack, tmp_path, monkeypatch):
 def test_every_attack_by_name_runs(attack, tmp_path):
     words = ("--radii", 1, "--images", 8, "--norm", "l2", "--eps", 0.5, "--steps", 2)
     assert attack(tmp_path, *words, "--attacks", *eval_attack.ATTACKS).returncode == 0
-    found = ledger.read(tmp_path)[0]
+    found = result_files.read(tmp_path)[0]
     assert found.attacks == tuple(eval_attack.ATTACKS) and (found.distance <= 0.5 + 1e-6).all()

@@ -15,7 +15,7 @@ from experiments.ood_detection import compare, compare_data, compare_networks, r
 from robustjax import data
 from robustjax.attacks.pgd import pgd
 from robustjax.catalog import ood_losses, outlier_sets
-from robustjax.losses import ccu, mixtures
+from robustjax.losses import ccu, gaussian_mixture
 from robustjax.models import small
 from robustjax.runtime.stopping import Stop
 from robustjax.threats import Threat
@@ -31,8 +31,10 @@ def test_every_method_can_be_named(name):
     images = jnp.asarray(RNG.uniform(size=(12, 4, 4, 1)), jnp.float32)
     axes = None
     if name == "ccu":
-        axes = mixtures.principal(images)
-        inside, outside = (mixtures.fitted(KEY, axes, x, components=2) for x in (images[:6], images[6:]))
+        axes = gaussian_mixture.principal(images)
+        inside, outside = (
+            gaussian_mixture.fitted(KEY, axes, x, components=2) for x in (images[:6], images[6:])
+        )
         model = ccu.mixed(model, axes, inside, outside)
     ascent = pgd(Threat("linf", 0.1), steps=1, step_size=0.1)
     loss = ood_losses.loss(name, model, classes=3, around_data=ascent, around_outliers=ascent, axes=axes)

@@ -9,7 +9,7 @@ import scipy.special
 import scipy.stats
 
 from robustjax import training
-from robustjax.losses import ccu, mixtures
+from robustjax.losses import ccu, gaussian_mixture
 from robustjax.models import small
 from robustjax.types import Batch, Pair
 
@@ -17,9 +17,9 @@ SHAPE, K, N, M = (2, 2, 1), 3, 8, 4
 RNG = np.random.default_rng(0)
 DATA = jnp.asarray(RNG.beta(2, 5, size=(60, *SHAPE)) * [[[0.2], [1.0]], [[0.6], [1.0]]], jnp.float32)
 STRANGE = jnp.asarray(RNG.uniform(size=(40, *SHAPE)), jnp.float32)
-AXES = mixtures.principal(DATA)
+AXES = gaussian_mixture.principal(DATA)
 KEY = jax.random.key(0)
-INSIDE, OUTSIDE = (mixtures.fitted(KEY, AXES, x, components=3, rounds=5) for x in (DATA, STRANGE))
+INSIDE, OUTSIDE = (gaussian_mixture.fitted(KEY, AXES, x, components=3, rounds=5) for x in (DATA, STRANGE))
 NETWORK = small.mlp(classes=K, shape=SHAPE, widths=(5,))
 MODEL = ccu.mixed(NETWORK, AXES, INSIDE, OUTSIDE, odds=2.0)
 PARAMS, STATE = MODEL.init(KEY)
@@ -47,7 +47,7 @@ def posterior(x):
 
 def test_density_is_that_of_the_gaussians():
     for mixture in (INSIDE, OUTSIDE):
-        found = mixtures.log_density(AXES, mixture, STRANGE)
+        found = gaussian_mixture.log_density(AXES, mixture, STRANGE)
         np.testing.assert_allclose(found, density(mixture, STRANGE), rtol=1e-4, atol=1e-4)
 
 
@@ -60,13 +60,15 @@ def test_axes_are_principal_and_divide_by_the_roots_of_singular_values():
 
 
 def test_fit_is_a_fixed_point_of_k_means_and_its_variance_the_mean_square():
-    fit = mixtures.fitted(KEY, AXES, DATA, components=3, rounds=50)
+    fit = gaussian_mixture.fitted(KEY, AXES, DATA, components=3, rounds=50)
     points, mean = np.float64(AXES(DATA)), np.float64(fit.mean)
     square = ((points[:, None] - mean) ** 2).sum(2)
     member = square.argmin(1)
     np.testing.assert_allclose(mean, [points[member == j].mean(0) for j in range(3)], atol=1e-5)
     np.testing.assert_allclose(np.exp(fit.log_variance), np.full(3, square.min(1).mean() / 4), rtol=1e-4)
-    np.testing.assert_allclose(mixtures.squared_distance(AXES(DATA), fit.mean), square, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        gaussian_mixture.squared_distance(AXES(DATA), fit.mean), square, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_posterior_is_its_formula_and_a_distribution():
@@ -122,10 +124,13 @@ def test_training_keeps_the_outliers_wide_and_raises_the_likelihood():
         (lambda: ccu.mixed(NETWORK, AXES, INSIDE, OUTSIDE, odds=0.0), "ccu.mixed: odds is 0.0"),
         (lambda: ccu.ccu(MODEL, AXES, outlier_prior=1.0), "ccu: outlier_prior is 1.0"),
         (lambda: ccu.optimizer(optax.sgd(0.1), factor=1.0), "ccu.optimizer: factor is 1.0"),
-        (lambda: mixtures.principal(DATA, floor=0.0), "principal: floor is 0.0"),
-        (lambda: mixtures.principal(jnp.ones((3, *SHAPE))), "principal: the 3 images are all the same"),
-        (lambda: mixtures.fitted(KEY, AXES, DATA, components=61), "fitted: components is 61"),
-        (lambda: mixtures.fitted(KEY, AXES, DATA, components=3, rounds=-1), "fitted: rounds is -1"),
+        (lambda: gaussian_mixture.principal(DATA, floor=0.0), "principal: floor is 0.0"),
+        (
+            lambda: gaussian_mixture.principal(jnp.ones((3, *SHAPE))),
+            "principal: the 3 images are all the same",
+        ),
+        (lambda: gaussian_mixture.fitted(KEY, AXES, DATA, components=61), "fitted: components is 61"),
+        (lambda: gaussian_mixture.fitted(KEY, AXES, DATA, components=3, rounds=-1), "fitted: rounds is -1"),
     ],
 )
 def test_bad_settings_are_refused(build, message):

@@ -12,10 +12,10 @@ from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.losses import free
 from robustjax.losses.adversarial import adversarial, half_adversarial
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.awp import awp
 from robustjax.losses.fast import fgsm_rs, n_fgsm
 from robustjax.losses.mart import boosted_cross_entropy, mart
-from robustjax.losses.minmax import MinMax
 from robustjax.losses.standard import standard
 from robustjax.losses.trades import trades
 from robustjax.models import small
@@ -90,7 +90,7 @@ def test_same_under_every_transformation(variant, name):
     np.testing.assert_allclose(variant(each)(batches, keys, copies), apart, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n, loss in LOSSES.items() if isinstance(loss, MinMax)])
+@pytest.mark.parametrize("name", [n for n, loss in LOSSES.items() if isinstance(loss, AdversarialLoss)])
 def test_no_gradient_flows_through_the_attack(name):
     """The gradient equals that of the risk at the attacked images taken as constants."""
     loss = LOSSES[name]
@@ -189,7 +189,7 @@ def test_awp_moves_kernels_against_training_by_their_relative_length():
         seen.append(params)
         return inner.risk(params, state, batch, attacked, key)
 
-    value, _ = awp(MinMax(inner.attack, spied), gamma=gamma)(PARAMS, STATE, BATCH, KEY)
+    value, _ = awp(AdversarialLoss(inner.attack, spied), gamma=gamma)(PARAMS, STATE, BATCH, KEY)
     assert value > inner(PARAMS, STATE, BATCH, KEY)[0]
     here, moved = jax.tree.leaves(PARAMS), jax.tree.leaves(seen[-1])
     for w, v in zip(here, moved, strict=True):

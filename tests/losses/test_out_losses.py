@@ -11,20 +11,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from robustjax import numerics
 from robustjax.attacks import compose, objectives
-from robustjax.attacks.every_other import every_other
+from robustjax.attacks.half_batch import half_batch
 from robustjax.attacks.pgd import at_origin, pgd
-from robustjax.losses import confidences, views
+from robustjax.losses import batchnorm_modes, confidences
 from robustjax.losses.acet import acet
 from robustjax.losses.adversarial import adversarial
 from robustjax.losses.aloe import aloe, aoe
 from robustjax.losses.atom import atom, informative, ntom, rejection
+from robustjax.losses.id_and_ood import two_sided
 from robustjax.losses.oe import oe
 from robustjax.losses.ratio import half_ratio, ratio
 from robustjax.losses.rowl import rowl, wrong_labels
 from robustjax.losses.sofl import pseudo_labels, sofl
 from robustjax.losses.trades import trades
 from robustjax.losses.trades_out import trades_acet, trades_ceda
-from robustjax.losses.two_sided import two_sided
 from robustjax.models import small
 from robustjax.threats import Threat
 from robustjax.types import Batch, Model, Pair, frozen
@@ -53,16 +53,16 @@ LOSSES = {
     "oe": oe(MODEL),
     "ceda of 2019": oe(MODEL, weight=1.0, penalty=confidences.log_confidence),
     "acet": acet(MODEL, OUTER),
-    "acet beside atom": acet(MODEL, every_other(OUTER), penalty=confidences.ce_to_uniform),
+    "acet beside atom": acet(MODEL, half_batch(OUTER), penalty=confidences.ce_to_uniform),
     "ratio": ratio(MODEL, FIXED, OUTER),
-    "ratio climbing confidence": ratio(MODEL, FIXED, OUTER, climbed=confidences.log_confidence),
+    "ratio climbing confidence": ratio(MODEL, FIXED, OUTER, outlier_surrogate=confidences.log_confidence),
     "half_ratio": half_ratio(MODEL, FIXED, OUTER),
     "aloe": aloe(MODEL, ATTACK, OUTER),
     "aoe": aoe(MODEL, ATTACK),
     "trades_acet": trades_acet(MODEL, ASCENT, OUTER),
     "trades_ceda": trades_ceda(MODEL, ASCENT, pgd(WIDE, steps=2, step_size=0.02)),
     "ntom": ntom(MODEL),
-    "atom": atom(MODEL, every_other(OUTER)),
+    "atom": atom(MODEL, half_batch(OUTER)),
     "rowl": rowl(MODEL, ASCENT),
     "sofl": sofl(MODEL, classes=K - 1),
 }
@@ -337,29 +337,35 @@ def test_attacks_see_evaluation_mode_and_one_joint_pass_trains():
         assert calls[-1] and not any(calls[:-1])
 
 
-@pytest.mark.parametrize("view", [views.running, views.own_batch, views.joint_batch])
-def test_views_differ_by_the_statistics_alone_and_never_update_them(view):
+@pytest.mark.parametrize(
+    "batchnorm", [batchnorm_modes.running, batchnorm_modes.own_batch, batchnorm_modes.joint_batch]
+)
+def test_views_differ_by_the_statistics_alone_and_never_update_them(batchnorm):
     """The attack's network in closed form, and the state that only the training pass moved."""
     x, other, state = BATCH.data.image, BATCH.outlier, jnp.float32(0.25)
     step = pgd(THREAT, steps=1, step_size=0.1, start=at_origin)
     model = tracking([])
-    loss = aloe(model, compose.against(step), step, view=view)
+    loss = aloe(model, compose.against(step), step, batchnorm=batchnorm)
 
     @jax.jit
     def run():
-        seen = view(model, PARAMS, state, other, KEY)(x)
+        seen = batchnorm(model, PARAMS, state, other, KEY)(x)
         return seen, loss.attack(PARAMS, state, BATCH, KEY), loss(PARAMS, state, BATCH, KEY)[1][0]
 
     seen, point, after = run()
     joint = (x.sum() + other.sum()) / (9 * (N + M))
-    mean = {views.running: state, views.own_batch: x.mean(), views.joint_batch: joint}[view]
+    mean = {
+        batchnorm_modes.running: state,
+        batchnorm_modes.own_batch: x.mean(),
+        batchnorm_modes.joint_batch: joint,
+    }[view]
     np.testing.assert_allclose(seen, MODEL.apply(PARAMS, STATE, x - mean)[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after, 0.9 * 0.25 + 0.1 * np.concatenate(point).mean(), rtol=1e-5)
 
 
 def test_every_other_row_stays_and_the_rest_move_as_in_the_whole_batch():
     objective = confidences.over(confidences.top, frozen(MODEL, PARAMS, STATE))
-    whole, half = jax.jit(lambda x: [f(KEY, objective, x) for f in (ASCENT, every_other(ASCENT))])(
+    whole, half = jax.jit(lambda x: [f(KEY, objective, x) for f in (ASCENT, half_batch(ASCENT))])(
         BATCH.outlier
     )
     np.testing.assert_array_equal(half.x[::2], BATCH.outlier[::2])
@@ -371,10 +377,10 @@ def test_climbing_another_measure_than_the_one_trained_on():
     """An attack on confidence finds more of it than one on the divergence does, and the reverse."""
     outer = pgd(Threat("linf", 0.3), steps=20, step_size=0.05, start=at_origin)
     found = {}
-    for climbed in (confidences.log_confidence, confidences.kl_from_uniform):
-        loss = acet(MODEL, outer, climbed=climbed)
+    for outlier_surrogate in (confidences.log_confidence, confidences.kl_from_uniform):
+        loss = acet(MODEL, outer, outlier_surrogate=outlier_surrogate)
         z = MODEL.apply(PARAMS, STATE, jax.jit(loss.attack)(PARAMS, STATE, BATCH, KEY)[1])[0]
-        found[climbed] = confidences.log_confidence(z).mean(), confidences.kl_from_uniform(z).mean()
+        found[outlier_surrogate] = confidences.log_confidence(z).mean(), confidences.kl_from_uniform(z).mean()
     by_confidence, by_divergence = found.values()
     assert by_confidence[0] >= by_divergence[0] and by_divergence[1] >= by_confidence[1]
     assert by_confidence != by_divergence

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from robustjax.losses import pix2pix
-from robustjax.losses.history import empty, exchanged
+from robustjax.losses.image_pool import empty, exchanged
 from robustjax.perturbations.pairs import Views
 from robustjax.types import Model
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustjax.losses.minmax import MinMax
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.sam import asam, sam
 
 CURVE = np.array([2.0, 0.5])
@@ -76,7 +76,7 @@ def test_images_are_attacked_once_at_the_unmoved_weights():
     def risk(params, state, batch, attacked, key):
         return (attacked * params["a"] + params["b"][0]) ** 2, (state, {"attacked": attacked})
 
-    inner = MinMax(attack, risk)
+    inner = AdversarialLoss(attack, risk)
     (value, (_, metrics)), grads = jax.value_and_grad(sam(inner, rho=0.2), has_aux=True)(
         PARAMS, None, jnp.float32(2.0), KEY
     )

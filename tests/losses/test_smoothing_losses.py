@@ -8,9 +8,9 @@ from scipy import special, stats
 
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import at_origin, pgd
-from robustjax.losses.copies import noisy_copies
-from robustjax.losses.harder import harder
 from robustjax.losses.macer import gap, macer
+from robustjax.losses.max_clean_adversarial import max_clean_adversarial
+from robustjax.losses.noise_augmentation import noisy_copies
 from robustjax.losses.smoothadv import smoothadv
 from robustjax.losses.stability import augmented, stability
 from robustjax.numerics import keys_for
@@ -111,7 +111,7 @@ def test_stability_and_augmentation_are_their_formulas():
 
 def test_the_harder_of_two_counts_per_image():
     attack = compose.against(pgd(Threat("linf", 0.1), steps=0, step_size=0.0), objectives.cross_entropy)
-    loss = harder(MODEL, attack)
+    loss = max_clean_adversarial(MODEL, attack)
     attacked = loss.attack(PARAMS, {}, BATCH, jax.random.split(KEY)[0])
     losses = [-log_p(x)[np.arange(6), Y] for x in (X, attacked)]
     assert (losses[0] > losses[1]).any() and (losses[0] < losses[1]).any()

@@ -7,8 +7,8 @@ import pytest
 
 from robustjax.attacks.pgd import fgsm
 from robustjax.numerics import fold, keys_for
-from robustjax.ood import metrics, robust
-from robustjax.ood.corrupted import SEVERITIES, composed, copies, worst_corruption
+from robustjax.ood import metrics, score_attacks
+from robustjax.ood.corruption_attacks import SEVERITIES, composed, copies, worst_corruption
 from robustjax.perturbations.corruptions.table import CORRUPTIONS, corrupt
 from robustjax.threats import Threat
 
@@ -68,7 +68,7 @@ def test_composing_searches_around_the_corrupted_image():
     eps, positive = 0.05, jnp.abs(W)
     rising = lambda x: x.reshape(len(x), -1) @ positive
     corruption = worst_corruption(rising, side="up", names=NAMES[:1])
-    both = composed(corruption, robust.up(fgsm(Threat("linf", eps)), rising), side="up")
+    both = composed(corruption, score_attacks.up(fgsm(Threat("linf", eps)), rising), side="up")
     first, found = corruption(fold(keys_for(KEY, 4), 0), IMAGES), both(KEY, IMAGES)
     threat = Threat("linf", eps)
     assert threat.contains(found.x, first.x).all() and not threat.contains(found.x, IMAGES).any()
@@ -80,7 +80,10 @@ def test_neither_ever_raises_the_auroc():
     inside, outside = IMAGES + 0.1, IMAGES
     names = {"names": NAMES[:2], "severities": (3.0,)}
     worst = {side: worst_corruption(linear, side=side, **names) for side in ("up", "down")}
-    ball = robust.down(fgsm(Threat("linf", 0.02)), linear), robust.up(fgsm(Threat("linf", 0.02)), linear)
+    ball = (
+        score_attacks.down(fgsm(Threat("linf", 0.02)), linear),
+        score_attacks.up(fgsm(Threat("linf", 0.02)), linear),
+    )
     beyond = [composed(worst[s], b, side=s)(KEY, x).value for s, b, x in (
         ("down", ball[0], inside), ("up", ball[1], outside),
     )]  # fmt: skip
@@ -88,7 +91,9 @@ def test_neither_ever_raises_the_auroc():
     corrupted = metrics.auroc(worst["down"](KEY, inside).value, worst["up"](KEY, outside).value)
     assert metrics.auroc(*beyond) <= corrupted <= clean
     # A search that ends lower than it started leaves the corrupted image.
-    backwards = robust.up(fgsm(Threat("linf", 0.1)), linear, climbing=[lambda x: -linear(x)], clean=False)
+    backwards = score_attacks.up(
+        fgsm(Threat("linf", 0.1)), linear, surrogates=[lambda x: -linear(x)], clean=False
+    )
     kept = composed(worst["up"], backwards, side="up")(KEY, outside)
     np.testing.assert_allclose(kept.value, worst["up"](fold(keys_for(KEY, 4), 0), outside).value, atol=1e-6)
 

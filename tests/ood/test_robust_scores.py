@@ -12,9 +12,9 @@ from robustjax.attacks.pgd import at_origin, fgsm, pgd
 from robustjax.attacks.steady import steady
 from robustjax.models import small
 from robustjax.numerics import keys_for
-from robustjax.ood import gaussian_scores, logit_scores, nudges, presets, protocols, robust, surrogates
-from robustjax.ood.lattice import lattice
+from robustjax.ood import gaussian_scores, logit_scores, odin, presets, protocols, score_attacks, surrogates
 from robustjax.ood.scores import through
+from robustjax.ood.uint8_grid import uint8_pgd
 from robustjax.threats import Threat
 from robustjax.types import frozen
 
@@ -51,10 +51,10 @@ def test_linear_scores_move_by_the_room_there_is(ascent):
         "fgsm": fgsm(threat),
         "pgd": pgd(threat, steps=12, step_size=0.03),
         "apgd": apgd(threat, steps=12),
-        "lattice": lattice(threat, steps=12, levels=1000, step=10),
+        "lattice": uint8_pgd(threat, steps=12, levels=1000, step=10),
     }[ascent]
     x = jnp.round(X * 1000) / 1000 if ascent == "lattice" else X
-    for push, sign, gain in ((robust.up, 1, room(eps)[0]), (robust.down, -1, room(eps)[1])):
+    for push, sign, gain in ((score_attacks.up, 1, room(eps)[0]), (score_attacks.down, -1, room(eps)[1])):
         found = jax.jit(push(step, linear))(KEY, x)
         np.testing.assert_allclose(
             found.value - linear(x), sign * gain, atol=5e-3 if ascent == "lattice" else 1e-5
@@ -68,9 +68,9 @@ def test_distances_fall_by_the_radius():
     form = gaussian_scores.Gaussians(jnp.zeros(12), jnp.eye(12), jnp.full((1, 12), 0.5))
     distance = np.linalg.norm(X - 0.5, axis=1)
     threat = Threat("l2", 0.8, **OPEN)
-    found = jax.jit(robust.up(apgd(threat, steps=30), form))(KEY, X)
+    found = jax.jit(score_attacks.up(apgd(threat, steps=30), form))(KEY, X)
     np.testing.assert_allclose(found.value, -0.5 * np.maximum(distance - 0.8, 0) ** 2, atol=1e-3)
-    found = jax.jit(robust.down(apgd(threat, steps=30), form))(KEY, X)
+    found = jax.jit(score_attacks.down(apgd(threat, steps=30), form))(KEY, X)
     np.testing.assert_allclose(found.value, -0.5 * (distance + 0.8) ** 2, rtol=1e-3)
 
 
@@ -80,7 +80,10 @@ def test_normal_scores_lose_what_the_theory_says():
     inside, outside = (jnp.asarray(rng.normal(m, 1, (20_000, 1)), jnp.float32) for m in (1, -1))
     ascent = pgd(Threat("linf", 0.5, **OPEN), steps=2, step_size=0.5)
     score = lambda x: x[:, 0]
-    low, high = robust.down(ascent, score)(KEY, inside).value, robust.up(ascent, score)(KEY, outside).value
+    low, high = (
+        score_attacks.down(ascent, score)(KEY, inside).value,
+        score_attacks.up(ascent, score)(KEY, outside).value,
+    )
     got = protocols.under_attack(score(inside), score(outside), low, high)
     want = {"auroc_clean": 0.92135, "auroc_in": 0.85558, "auroc_out": 0.85558, "auroc_both": 0.76025}
     want |= {"fpr_clean": 0.36124, "fpr_recalibrated": 0.74049}
@@ -93,9 +96,9 @@ def test_an_attack_never_helps_the_detector():
     wrong = fgsm(Threat("linf", 0.1))
     backwards = lambda x: -linear(x)
     clean = linear(X)
-    np.testing.assert_allclose(robust.up(wrong, linear, climbing=[backwards])(KEY, X).value, clean)
-    np.testing.assert_allclose(robust.down(wrong, linear, climbing=[linear])(KEY, X).value, clean)
-    assert (robust.up(wrong, linear, climbing=[backwards], clean=False)(KEY, X).value < clean).all()
+    np.testing.assert_allclose(score_attacks.up(wrong, linear, surrogates=[backwards])(KEY, X).value, clean)
+    np.testing.assert_allclose(score_attacks.down(wrong, linear, surrogates=[linear])(KEY, X).value, clean)
+    assert (score_attacks.up(wrong, linear, surrogates=[backwards], clean=False)(KEY, X).value < clean).all()
 
 
 def test_the_score_decides_among_objectives_starts_and_searches():
@@ -106,18 +109,21 @@ def test_the_score_decides_among_objectives_starts_and_searches():
     # Half of the examples have no room along the first half of the features, the others none along the rest.
     blocked = early == (jnp.arange(6) < 3)[:, None]
     x = jnp.where(blocked, jnp.where(W > 0, 1.0, 0.0), X)
-    each = [robust.up(fgsm(threat), linear, climbing=[half])(KEY, x).value for half in halves]
+    each = [score_attacks.up(fgsm(threat), linear, surrogates=[half])(KEY, x).value for half in halves]
     best = np.maximum(*each)
     assert (np.asarray(each) < best - 0.1).any(axis=1).all()  # each is needed for some example
-    np.testing.assert_allclose(robust.up(fgsm(threat), linear, climbing=halves)(KEY, x).value, best)
-    searches = [robust.up(fgsm(threat), linear, climbing=[half]) for half in halves]
-    np.testing.assert_allclose(robust.highest(*searches)(KEY, x).value, best)
+    np.testing.assert_allclose(score_attacks.up(fgsm(threat), linear, surrogates=halves)(KEY, x).value, best)
+    searches = [score_attacks.up(fgsm(threat), linear, surrogates=[half]) for half in halves]
+    np.testing.assert_allclose(score_attacks.highest(*searches)(KEY, x).value, best)
     fallen = [lambda x: -x @ first, lambda x: -x @ rest]
-    searches = [robust.down(fgsm(threat), linear, climbing=[half]) for half in fallen]
+    searches = [score_attacks.down(fgsm(threat), linear, surrogates=[half]) for half in fallen]
     low = np.minimum(*(search(KEY, x).value for search in searches))
-    np.testing.assert_allclose(robust.lowest(*searches)(KEY, x).value, low)
+    np.testing.assert_allclose(score_attacks.lowest(*searches)(KEY, x).value, low)
     # Random points alone: more starts of the same keys are never worse.
-    draws = [robust.up(pgd(threat, steps=0, step_size=0.0), linear, times=n)(KEY, x).value for n in (1, 4)]
+    draws = [
+        score_attacks.up(pgd(threat, steps=0, step_size=0.0), linear, restarts=n)(KEY, x).value
+        for n in (1, 4)
+    ]
     assert (draws[1] >= draws[0]).all() and (draws[1] > draws[0]).any()
 
 
@@ -126,12 +132,12 @@ def test_a_solver_keeps_the_highest_score_on_its_way():
     threat = Threat("linf", 0.5, **OPEN)
     score, along = lambda x: -jnp.square(x[:, 0] - 0.35), lambda x: x[:, 0]
     x = jnp.zeros((2, 1))
-    kept = robust.up(steady(threat, steps=10, step_size=0.05, start=at_origin), score, climbing=[along])(
-        KEY, x
-    )
+    kept = score_attacks.up(
+        steady(threat, steps=10, step_size=0.05, start=at_origin), score, surrogates=[along]
+    )(KEY, x)
     np.testing.assert_allclose(kept.x, 0.35, atol=1e-6)
-    ended = robust.up(
-        pgd(threat, steps=10, step_size=0.05, start=at_origin), score, climbing=[along], clean=False
+    ended = score_attacks.up(
+        pgd(threat, steps=10, step_size=0.05, start=at_origin), score, surrogates=[along], clean=False
     )
     np.testing.assert_allclose(ended(KEY, x).x, 0.5, atol=1e-6)
 
@@ -143,9 +149,9 @@ def test_every_class_is_tried():
     score = through(logits_fn, logit_scores.max_logit)
     x, threat = jnp.zeros((2, 1)), Threat("linf", 1.0, **OPEN)
     ascent = steady(threat, steps=10, step_size=0.25, start=at_origin)
-    stuck = robust.up(steady(threat, steps=3, step_size=0.01, start=at_origin), score)(KEY, x)
+    stuck = score_attacks.up(steady(threat, steps=3, step_size=0.01, start=at_origin), score)(KEY, x)
     np.testing.assert_allclose(stuck.value, 0.503, atol=1e-5)
-    found = robust.over_classes(ascent, score, logits_fn, times=2)(KEY, x)
+    found = score_attacks.over_classes(ascent, score, logits_fn, restarts=2)(KEY, x)
     np.testing.assert_allclose(found.value, 2.0, atol=1e-6)
 
 
@@ -154,9 +160,9 @@ def test_radii_are_monotone_and_feasible_whatever_the_search():
 
     def luck(eps, warm):
         del warm
-        return robust.up(pgd(Threat("linf", eps), steps=0, step_size=0.0), margin)
+        return score_attacks.up(pgd(Threat("linf", eps), steps=0, step_size=0.0), margin)
 
-    found = jax.jit(robust.over_radii(luck, radii, side="up"))(KEY, IMAGES)
+    found = jax.jit(score_attacks.over_radii(luck, radii, side="up"))(KEY, IMAGES)
     assert found.x.shape == (4, *IMAGES.shape) and (np.diff(found.value, axis=0) >= 0).all()
     np.testing.assert_allclose(found.value[0], margin(IMAGES), atol=1e-6)
     for eps, x in zip(radii, found.x):
@@ -167,9 +173,11 @@ def test_radii_start_where_the_last_one_ended():
     """One step of 0.05 per radius adds up only if it starts from what was found before."""
 
     def one_step(eps, warm):
-        return robust.down(pgd(Threat("linf", eps, **OPEN), steps=1, step_size=0.05, start=warm), linear)
+        return score_attacks.down(
+            pgd(Threat("linf", eps, **OPEN), steps=1, step_size=0.05, start=warm), linear
+        )
 
-    found = robust.over_radii(one_step, (0.05, 0.1, 0.15), side="down")(KEY, X)
+    found = score_attacks.over_radii(one_step, (0.05, 0.1, 0.15), side="down")(KEY, X)
     fall = np.abs(W).sum() * np.array([0.05, 0.1, 0.15])
     np.testing.assert_allclose(found.value - linear(X), -np.broadcast_to(fall[:, None], (3, 6)), rtol=1e-4)
 
@@ -177,7 +185,7 @@ def test_radii_start_where_the_last_one_ended():
 def test_levels_are_reached_where_truncation_stalls():
     """Constant slope, radius 8, step 1: every pixel up to 247 ends 8 levels up; the truncated update stalls at 3."""
     pixels = np.arange(248, dtype=np.float32)[None] / np.float32(255)
-    found = lattice(Threat("linf", 8 / 255), steps=10)(KEY, lambda x: x.sum(axis=1), jnp.asarray(pixels))
+    found = uint8_pgd(Threat("linf", 8 / 255), steps=10)(KEY, lambda x: x.sum(axis=1), jnp.asarray(pixels))
     np.testing.assert_allclose(found.x * 255, np.arange(248)[None] + 8, atol=1e-3)
 
     unit, bound = np.float32(255), np.float32(8 / 255)
@@ -194,11 +202,11 @@ def test_levels_stay_levels():
     x = jnp.asarray(RNG.integers(0, 256, (8, 30)) / 255, jnp.float32)
     for eps, steps in ((1, 0), (3, 4), (2.6, 4)):
         threat = Threat("linf", eps / 255)
-        found = lattice(threat, steps=steps, start="uniform")(KEY, lambda z: (z * W[0]).sum(axis=1), x)
+        found = uint8_pgd(threat, steps=steps, start="uniform")(KEY, lambda z: (z * W[0]).sum(axis=1), x)
         moved = np.asarray(found.x - x) * 255
         np.testing.assert_allclose(moved, np.round(moved), atol=1e-3)
         assert threat.contains(found.x, x).all() and np.abs(moved).max() > int(eps) - 0.01
-    alone = lattice(Threat("linf", 0.0), steps=3, start="uniform")(KEY, lambda z: z.sum(axis=1), x)
+    alone = uint8_pgd(Threat("linf", 0.0), steps=3, start="uniform")(KEY, lambda z: z.sum(axis=1), x)
     np.testing.assert_array_equal(alone.x, x)
 
 
@@ -207,14 +215,14 @@ def test_saturation_blinds_an_attack_on_probabilities_only():
     logits_fn = lambda x: 100 * jnp.stack([x[:, 0], -x[:, 0]], axis=1)
     x = jnp.full((3, 1), 0.6)
     ascent = pgd(Threat("linf", 0.7, **OPEN), steps=10, step_size=0.1, start=at_origin)
-    blind = robust.down(ascent, through(logits_fn, logit_scores.msp))(KEY, x)
+    blind = score_attacks.down(ascent, through(logits_fn, logit_scores.msp))(KEY, x)
     np.testing.assert_array_equal(blind.value, 1.0)
-    seeing = robust.down(ascent, through(logits_fn, logit_scores.msp_margin))(KEY, x)
+    seeing = score_attacks.down(ascent, through(logits_fn, logit_scores.msp_margin))(KEY, x)
     np.testing.assert_allclose(seeing.value, 0.0, atol=1e-4)  # max p = 1/2
 
 
 def test_results_do_not_depend_on_the_batch():
-    search = jax.jit(robust.up(apgd(Threat("linf", 0.1), steps=5), margin, times=2))
+    search = jax.jit(score_attacks.up(apgd(Threat("linf", 0.1), steps=5), margin, restarts=2))
     keys = keys_for(KEY, 6)
     whole = search(KEY, IMAGES)
     order = jnp.asarray([4, 0, 5, 2, 1, 3])
@@ -226,14 +234,16 @@ def test_runs_under_every_transformation(variant):
     climbing = [margin, objectives.ce_to_uniform(LOGITS_FN)]
 
     def run(keys, x):
-        warm = robust.over_radii(
-            lambda eps, start: robust.down(
+        warm = score_attacks.over_radii(
+            lambda eps, start: score_attacks.down(
                 pgd(Threat("linf", eps), steps=2, step_size=eps, start=start), margin
             ),
             (0.05, 0.1),
             side="down",
         )
-        return robust.up(solver, margin, climbing=climbing, times=2)(keys, x).value, warm(keys, x).value[-1]
+        return score_attacks.up(solver, margin, surrogates=climbing, restarts=2)(keys, x).value, warm(
+            keys, x
+        ).value[-1]
 
     args = keys_for(KEY, 6)[:4], IMAGES[:4]
     for got, want in zip(variant(run)(*args), jax.jit(run)(*args)):
@@ -257,7 +267,7 @@ def test_surrogates_are_what_they_say():
 def test_the_strong_preset_is_the_strongest():
     """Per example, on both sides, no published attack at the same radius ends beyond it."""
     eps = 8 / 255
-    strong = presets.strong(Threat("linf", eps), margin, LOGITS_FN, steps=15, times=2)
+    strong = presets.strong(Threat("linf", eps), margin, LOGITS_FN, steps=15, restarts=2)
     others = [
         presets.aloe(LOGITS_FN, margin, eps=eps),
         presets.atom(margin, objectives.ce_to_uniform(LOGITS_FN), steps=10),
@@ -279,7 +289,7 @@ def test_the_strong_preset_moves_scores_without_slopes():
         return jnp.round(200 * margin(x)) / 200
 
     blind, seeing = (
-        presets.strong(Threat("linf", 0.1), stairs, steps=5, times=1, queries=q) for q in (0, 200)
+        presets.strong(Threat("linf", 0.1), stairs, steps=5, restarts=1, queries=q) for q in (0, 200)
     )
     for without, given in zip(blind, seeing, strict=True):
         gain = jnp.abs(jax.jit(given)(KEY, IMAGES).value - stairs(IMAGES))
@@ -288,11 +298,13 @@ def test_the_strong_preset_moves_scores_without_slopes():
 
 def test_odin_is_attacked_through_its_step_and_around_it():
     """All slopes are judged by the score with its step; none alone is the best for every example."""
-    score = nudges.odin(LOGITS_FN, magnitude=0.02)
-    plain = nudges.odin(LOGITS_FN, magnitude=0.0)
+    score = odin.odin(LOGITS_FN, magnitude=0.02)
+    plain = odin.odin(LOGITS_FN, magnitude=0.0)
     ascent = steady(Threat("linf", 0.1), steps=15, step_size=0.02, start=at_origin)
-    wishes = [score, plain, objectives.ce_to_uniform(LOGITS_FN)]  # the last is the transfer of the papers
-    searches = [robust.up(ascent, score, climbing=some) for some in (*([w] for w in wishes), wishes)]
+    surrogates = [score, plain, objectives.ce_to_uniform(LOGITS_FN)]  # the last is the transfer of the papers
+    searches = [
+        score_attacks.up(ascent, score, surrogates=some) for some in (*([w] for w in surrogates), surrogates)
+    ]
     *each, all_three = jax.jit(lambda x: [search(KEY, x) for search in searches])(IMAGES)
     np.testing.assert_allclose(all_three.value, np.max([one.value for one in each], axis=0), atol=1e-5)
     np.testing.assert_allclose(all_three.value, score(all_three.x), rtol=1e-4, atol=1e-5)
@@ -305,13 +317,13 @@ def test_odin_is_attacked_through_its_step_and_around_it():
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: robust.up(fgsm(Threat("linf", 0.1)), linear, times=0), "up: times is 0"),
-        (lambda: robust.highest(), "highest: no search"),
-        (lambda: robust.over_radii(lambda e, s: None, (0.1, 0.1), side="up"), "must rise"),
-        (lambda: robust.over_radii(lambda e, s: None, (0.1,), side="in"), "side is 'in'"),
-        (lambda: lattice(Threat("l2", 0.1), steps=1), "threat is l2"),
-        (lambda: lattice(Threat("linf", 0.1), steps=1, step=0), "at least 0, 1 and 1"),
-        (lambda: lattice(Threat("linf", 0.1), steps=1, start="round"), "start is 'round'"),
+        (lambda: score_attacks.up(fgsm(Threat("linf", 0.1)), linear, restarts=0), "up: restarts is 0"),
+        (lambda: score_attacks.highest(), "highest: no search"),
+        (lambda: score_attacks.over_radii(lambda e, s: None, (0.1, 0.1), side="up"), "must rise"),
+        (lambda: score_attacks.over_radii(lambda e, s: None, (0.1,), side="in"), "side is 'in'"),
+        (lambda: uint8_pgd(Threat("l2", 0.1), steps=1), "threat is l2"),
+        (lambda: uint8_pgd(Threat("linf", 0.1), steps=1, step=0), "at least 0, 1 and 1"),
+        (lambda: uint8_pgd(Threat("linf", 0.1), steps=1, start="round"), "start is 'round'"),
     ],
 )
 def test_settings_are_checked_when_built(build, says):

@@ -10,7 +10,7 @@ from robustjax.attacks.pgd import at_origin, pgd
 from robustjax.losses import confidences
 from robustjax.models import small
 from robustjax.numerics import fold, keys_for
-from robustjax.ood.robust import up
+from robustjax.ood.score_attacks import up
 from robustjax.ood.worst_confidence import (
     confidence_over_radii,
     probability,
@@ -39,7 +39,7 @@ GREY = jnp.full((2, 2, 2, 1), 0.5)
 def test_two_linear_classes_have_the_published_closed_form():
     """Margin .7, radius 1, gradient 2; a wide box stays out of reach."""
     threat = Threat("l2", 1.0, lower=-9.0, upper=9.0)
-    found = jax.jit(lambda: worst_confidence(threat, two_classes(0.7), steps=12, times=2)(KEY, GREY))()
+    found = jax.jit(lambda: worst_confidence(threat, two_classes(0.7), steps=12, restarts=2)(KEY, GREY))()
     np.testing.assert_allclose(probability(found.value), 0.937027, rtol=1e-4)
     climb = confidences.over(confidences.kl_from_uniform, two_classes(0.7))
     ascent = pgd(threat, steps=12, step_size=0.1, momentum=0.9, start=at_origin)
@@ -57,7 +57,7 @@ def test_where_all_classes_are_equal_only_a_random_start_moves():
 
 def test_the_image_competes_and_every_search_adds():
     threat = Threat("l2", 0.5)
-    alone = jax.jit(lambda: worst_confidence(threat, NET, steps=5, times=1)(KEY, X))()
+    alone = jax.jit(lambda: worst_confidence(threat, NET, steps=5, restarts=1)(KEY, X))()
     clean = sureness(NET)(X)
     assert (alone.value >= clean).all() and (alone.value > clean).any()
     part = jax.jit(lambda: up(apgd(threat, steps=5), sureness(NET))(fold(keys_for(KEY, 12), 0), X))()

@@ -237,8 +237,8 @@ def test_pixel_solvers_climb_in_latents_and_gradients_beat_random_search():
     assert middle.shape == X.shape
     assert (found["pgd"] >= found["random"] - 1e-4).all()
     blind = sets.ascent_through(SPACE, square(SPACE.threat, queries=20))
-    climbed = jax.jit(lambda k: blind(k, lambda x: x.mean(axis=(1, 2, 3)), X))(KEY)
-    assert (climbed.value >= middle.mean(axis=(1, 2, 3)) - 0.05).all()
+    outlier_surrogate = jax.jit(lambda k: blind(k, lambda x: x.mean(axis=(1, 2, 3)), X))(KEY)
+    assert (outlier_surrogate.value >= middle.mean(axis=(1, 2, 3)) - 0.05).all()
 
 
 def test_a_search_runs_the_prior_once():
@@ -247,7 +247,7 @@ def test_a_search_runs_the_prior_once():
     space = learned(counted, PARAMS, STATE, radius=3.0)
     attack = sets.through(space, compose.against(pgd(space.threat, steps=3, step_size=0.6)))
     jax.eval_shape(lambda k: attack(k, net, X, Y), KEY)
-    count = votes(net, in_parameters(space, 1.0), classes=3, chunk=8)
+    count = votes(net, in_parameters(space, 1.0), classes=3, chunk_size=8)
     jax.eval_shape(lambda k: count(k, X[:1], 16), KEY)
     # The attack's, the first draw's and the loop's.
     assert len(passes) == 3
@@ -265,7 +265,7 @@ def test_augmentation_is_per_image_and_inside_the_ball():
 
 
 def test_latents_are_certified_by_the_same_function_as_pixels():
-    count = votes(net, in_parameters(SPACE, 0.3), classes=3, chunk=100)
+    count = votes(net, in_parameters(SPACE, 0.3), classes=3, chunk_size=100)
     found = certify(count, sigma=0.3, n=500)(KEY, X[:2])
     ceiling = 0.3 * stats.norm.ppf(0.001 ** (1 / 500))
     assert (found.radius <= ceiling + 1e-9).all() and (found.label >= -1).all()

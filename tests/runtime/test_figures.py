@@ -6,7 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from robustjax.runtime import figures, grids
+from robustjax.runtime import figures, image_grids
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -25,7 +25,7 @@ def plain(colour) -> np.ndarray:
 
 def test_a_grid_has_its_images_where_they_belong():
     red, green, blue, grey = (plain(c) for c in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0.5, 0.5, 0.5)))
-    image = pixels(grids.grid([[red, green, blue], [grey, red]]))
+    image = pixels(image_grids.grid([[red, green, blue], [grey, red]]))
     height, width = image.shape[:2]
     assert width == pytest.approx((0.1 + 3 * 0.95) * 200, abs=2)
     cell = 0.95 * 200
@@ -47,15 +47,15 @@ def test_a_grid_has_its_images_where_they_belong():
 
 def test_labels_and_captions_make_room_and_ink():
     images = np.full((2, 3, 5, 5, 1), 0.5)
-    bare = pixels(grids.grid(images))
+    bare = pixels(image_grids.grid(images))
     full = pixels(
-        grids.grid(
+        image_grids.grid(
             images, rows=["a", "long label"], columns=["x", "y", "z"], captions=[["3 → 8"] * 3], title="All"
         )
     )
     assert full.shape[0] > bare.shape[0] and full.shape[1] > bare.shape[1]
     assert (full < 0.2).all(-1).sum() > 300 > (bare < 0.2).all(-1).sum()
-    wide = pixels(grids.grid(np.zeros((1, 30, 4, 4, 1)), rows=["label"]))
+    wide = pixels(image_grids.grid(np.zeros((1, 30, 4, 4, 1)), rows=["label"]))
     assert wide.shape[1] == pytest.approx(figures.WIDTH * 200, abs=2)
 
 
@@ -64,12 +64,12 @@ def test_a_difference_is_amplified_around_grey():
     after = before.copy()
     after[:, 0, :, :] += 0.1
     after[:, 1, :, :] -= 0.05
-    found = colours(grids.attacked(before, after))
+    found = colours(image_grids.attacked(before, after))
     # The gain is 0.5 / 0.1 = 5: 0.5 + 5 * 0.1 = 1, 0.5 - 5 * 0.05 = 0.25, and 0.5 where nothing changed.
     for level in (0.6, 0.45, 0.5, 1.0, 0.25):
         assert any(abs(c[0] / 255 - level) < 0.01 and c[0] == c[1] == c[2] for c in found), level
     with pytest.raises(ValueError, match=r"found has shape \(1, 4, 4, 3\)"):
-        grids.attacked(before[..., :1], after)
+        image_grids.attacked(before[..., :1], after)
 
 
 def rgb(colour: str) -> tuple[int, ...]:
@@ -115,6 +115,6 @@ def test_roc_is_square():
 )
 def test_more_labels_than_images_are_an_error(settings):
     with pytest.raises(ValueError, match="must be at most the 1 rows and 2 columns"):
-        grids.grid(np.zeros((1, 2, 4, 4, 1)), **settings)
+        image_grids.grid(np.zeros((1, 2, 4, 4, 1)), **settings)
     with pytest.raises(ValueError, match="images is empty"):
-        grids.grid([])
+        image_grids.grid([])

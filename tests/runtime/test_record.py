@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustjax.runtime import Run, origin, read_metrics
+from robustjax.runtime import Run, provenance, read_metrics
 
 
 class Norm(enum.Enum):
@@ -195,7 +195,7 @@ def test_tensorboard_events_hold_the_numbers(tmp_path):
 
 
 def test_the_commit_is_that_of_tracked_files_only(tmp_path):
-    assert origin.commit(tmp_path) is None
+    assert provenance.commit(tmp_path) is None
 
     def git(*words):
         who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
@@ -210,7 +210,7 @@ def test_the_commit_is_that_of_tracked_files_only(tmp_path):
     git("add", "code.py")
     git("commit", "-qm", "one")
     head = git("rev-parse", "HEAD").strip()
-    assert origin.commit(tmp_path) == {"commit": head, "dirty": False}
-    assert origin.commit(tmp_path / "installed") is None
+    assert provenance.commit(tmp_path) == {"commit": head, "dirty": False}
+    assert provenance.commit(tmp_path / "installed") is None
     (tmp_path / "code.py").write_text("2")
-    assert origin.commit(tmp_path) == {"commit": head, "dirty": True}
+    assert provenance.commit(tmp_path) == {"commit": head, "dirty": True}

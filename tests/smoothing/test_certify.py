@@ -100,7 +100,7 @@ def test_a_linear_classifier_is_certified_up_to_its_true_distance():
     margin = np.asarray(X, np.float64) @ difference
     distance = np.abs(margin) / np.linalg.norm(difference)
     sigma = 0.5
-    count = votes(linear, noise.in_pixels(sigma), classes=2, chunk=2000)
+    count = votes(linear, noise.in_pixels(sigma), classes=2, chunk_size=2000)
     found = certify(count, sigma=sigma, n=10_000)(KEY, X)
     decided = found.label >= 0
     np.testing.assert_array_equal(found.label[decided], (margin < 0)[decided])
@@ -131,14 +131,14 @@ def test_counts_are_of_n_copies_whatever_the_batch_and_one_program_serves_every_
         traces.append(x.shape)
         return linear(x)
 
-    count = jax.jit(votes(net, noise.in_pixels(1.0), classes=2, chunk=50))
+    count = jax.jit(votes(net, noise.in_pixels(1.0), classes=2, chunk_size=50))
     for n in (1, 49, 50, 51, 230):
         assert (count(KEY, X, n).sum(axis=1) == n).all()
     assert len(set(traces)) == 1 and len(traces) <= 2
     n = jnp.asarray([0, 10, 100, 10, 75, 10])
     np.testing.assert_array_equal(count(KEY, X, n).sum(axis=1), n)
     keys = keys_for(KEY, 6)
-    whole, part = count(keys, X, 100), jax.jit(votes(linear, noise.in_pixels(1.0), classes=2, chunk=50))
+    whole, part = count(keys, X, 100), jax.jit(votes(linear, noise.in_pixels(1.0), classes=2, chunk_size=50))
     np.testing.assert_array_equal(whole[2:4], part(keys[2:4], X[2:4], 100))
 
 
@@ -152,7 +152,7 @@ def test_copies_with_nan_count_for_no_class():
 
 def test_votes_over_devices_are_those_of_one():
     mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
-    count = votes(linear, noise.in_pixels(1.0), classes=2, chunk=50)
+    count = votes(linear, noise.in_pixels(1.0), classes=2, chunk_size=50)
     n = jnp.asarray([120, 7, 0, 120, 49, 120])  # six images on four devices
     split = jax.jit(over_devices(count, mesh))
     np.testing.assert_array_equal(split(KEY, X, n), count(KEY, X, n))
@@ -164,7 +164,7 @@ def test_wrong_certificates_are_as_rare_as_promised():
     # One half-space at a known distance: every draw of the noise is a trial, any radius beyond it is wrong.
     distance, sigma, alpha, trials = 0.4, 1.0, 0.05, 2000
     count = votes(
-        lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1), noise.in_pixels(sigma), classes=2, chunk=200
+        lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1), noise.in_pixels(sigma), classes=2, chunk_size=200
     )
     x = jnp.full((trials, 1), distance, jnp.float32)
     simple = certify(count, sigma=sigma, n0=20, n=200, alpha=alpha)(KEY, x)
@@ -218,7 +218,7 @@ def test_ensembles_average_logits():
     ("make", "words"),
     [
         (lambda: noise.in_pixels(0.0), "sigma is 0.0"),
-        (lambda: votes(linear, noise.in_pixels(1.0), classes=2, chunk=0), "chunk 0"),
+        (lambda: votes(linear, noise.in_pixels(1.0), classes=2, chunk_size=0), "chunk 0"),
         (lambda: certify(None, sigma=1.0, alpha=1.0), "alpha is 1.0"),  # pyright: ignore[reportArgumentType]
         (lambda: certify_up_to(None, sigma=1.0, radius=1.0, looks=(5, 5)), "must grow"),  # pyright: ignore[reportArgumentType]
     ],

@@ -89,7 +89,7 @@ def test_other_quantiles_move_with_their_share():
 
 def test_copies_do_not_depend_on_the_batch():
     x = jnp.asarray(RNG.uniform(size=(3, 2, 3, 1)), jnp.float32)
-    scores = draw(linear, in_pixels(0.5), n=25, chunk=10)
+    scores = draw(linear, in_pixels(0.5), n=25, chunk_size=10)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), jnp.arange(3))
     together = scores(jax.random.key(3), x)
     assert together.shape == (3, 25)
@@ -103,7 +103,7 @@ def test_copies_do_not_depend_on_the_batch():
         ({"radius": -1.0}, "radius is -1"),
         ({"radius": 1.0, "alpha": 0.0}, "alpha is 0"),
         ({"radius": 1.0, "n": 0}, "n is 0"),
-        ({"radius": 1.0, "chunk": 0}, "chunk 0"),
+        ({"radius": 1.0, "chunk_size": 0}, "chunk_size 0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):

@@ -9,8 +9,8 @@ import pytest
 
 from robustjax.evaluation.suite import Standing
 from robustjax.evaluation.verdicts import Verdicts
-from robustjax.runtime import ledger
-from robustjax.runtime.survivors import survivors
+from robustjax.runtime import result_files
+from robustjax.runtime.attack_progress import survivors
 
 FOUND = Verdicts(
     attacks=("a", "b"),
@@ -30,16 +30,16 @@ FOUND = Verdicts(
 
 
 def test_verdicts_come_back_with_what_was_said(tmp_path):
-    ledger.write(tmp_path / "new", FOUND, {"subject": {"model": "m"}, "eps": 0.3})
+    result_files.write(tmp_path / "new", FOUND, {"subject": {"model": "m"}, "eps": 0.3})
     for place in (tmp_path / "new", tmp_path / "new" / "verdicts.npz"):
-        found, about = ledger.read(place)
+        found, about = result_files.read(place)
         assert about == {"subject": {"model": "m"}, "eps": 0.3}
         for field in dataclasses.fields(Verdicts):
             np.testing.assert_array_equal(getattr(found, field.name), getattr(FOUND, field.name))
 
 
 def test_the_page_of_numbers(tmp_path):
-    ledger.write(tmp_path, FOUND, {"eps": 0.3})
+    result_files.write(tmp_path, FOUND, {"eps": 0.3})
     page = json.loads((tmp_path / "verdicts.json").read_text())
     assert [round(row["accuracy %"], 1) for row in page["accuracy"]] == [66.7, 33.3, 33.3]
     assert [row.get("images") for row in page["accuracy"]] == [None, 2, 1]
@@ -52,7 +52,7 @@ def test_other_files_are_refused(tmp_path):
     np.savez(tmp_path / "verdicts.npz", x=np.zeros(1))
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match="holds no verdicts"):
-            ledger.read(place)
+            result_files.read(place)
 
 
 def test_the_line_says_who_stands_and_how_long_it_takes():

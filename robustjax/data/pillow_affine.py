@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from robustjax.data.toning import Levels
+from robustjax.data.pillow_tones import Levels
 
 Fill = Int[Array, "c"]
 _ONE = 1 << 16  # Pillow's nearest neighbours are found in fixed point

@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray, Scalar
 from robustjax.types import Metrics, Params, State
 
 
-class MinMax(NamedTuple):
+class AdversarialLoss(NamedTuple):
     """A Loss whose two halves can be had apart, for methods that attack once and take the risk elsewhere (AWP).
 
     Attributes:

@@ -9,7 +9,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks.pgd import better
 from robustjax.numerics import fold, keys_for
-from robustjax.ood.robust import Search
+from robustjax.ood.score_attacks import Search
 from robustjax.ood.scores import Score
 from robustjax.perturbations.corruptions.table import CORRUPTIONS, corrupt
 from robustjax.types import Found, Images

@@ -7,7 +7,7 @@ from robustjax.numerics import keys_for, pack, unpack
 from robustjax.types import Ascent, Found, Objective
 
 
-def every_other(ascent: Ascent) -> Ascent:
+def half_batch(ascent: Ascent) -> Ascent:
     """Leave the rows 0, 2, 4, ... where they are and move the rows 1, 3, 5, ..., at half the cost.
 
     The objective must treat each row alone and know nothing of its place in the batch, as those on outliers do;

@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 
 from robustjax import logit, numerics
-from robustjax.losses.minmax import MinMax
+from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.types import Attack, Batch, Model, frozen
 
 
-def harder(model: Model, attack: Attack) -> MinMax:
+def max_clean_adversarial(model: Model, attack: Attack) -> AdversarialLoss:
     """Minimise the mean of max(CE(f(x), y), CE(f(attacked), y)), both from one forward pass.
 
     For sets that need not hold the image itself, such as learned ones: attacked images alone would leave it out.
@@ -34,4 +34,4 @@ def harder(model: Model, attack: Attack) -> MinMax:
         names = ("accuracy", "robust_accuracy")
         return worse.mean(), (state, {"risk": worse.mean(), **dict(zip(names, accuracies, strict=True))})
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustjax.attacks.growing import first_steps, rising
-from robustjax.attacks.heavy import heavy, monotone
+from robustjax.attacks.momentum_pgd import momentum_pgd, monotone
 from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.step_schedule import first_steps, rising
 from robustjax.threats import Threat
 
 RNG = np.random.default_rng(0)
@@ -36,14 +36,14 @@ def recorded(solver, objective):
 def test_heavy_is_pgd_with_momentum(norm):
     threat = Threat(norm, 0.3)
     expected = jax.jit(lambda: pgd(threat, **SETTINGS, start=at_origin)(KEY, bumpy, X))()
-    found = jax.jit(lambda: heavy(threat, **SETTINGS)(KEY, bumpy, X))()
+    found = jax.jit(lambda: momentum_pgd(threat, **SETTINGS)(KEY, bumpy, X))()
     np.testing.assert_allclose(found.x, expected.x, atol=1e-5)
     np.testing.assert_allclose(found.value, expected.value, rtol=1e-4)
     assert (found.value >= bumpy(X)).all()
 
 
 def test_scale_of_the_objective_and_company_in_the_batch_do_not_matter():
-    run = jax.jit(lambda scale, x: heavy(THREAT, **SETTINGS)(KEY, lambda z: scale * bumpy(z), x).x)
+    run = jax.jit(lambda scale, x: momentum_pgd(THREAT, **SETTINGS)(KEY, lambda z: scale * bumpy(z), x).x)
     reference = run(1.0, X)
     for scale in (1e3, 1e-3):
         np.testing.assert_allclose(run(scale, X), reference, rtol=1e-4, atol=1e-5)
@@ -78,7 +78,7 @@ def test_monotone_accepts_no_step_downwards_and_backtracks_with_shorter_ones():
 
 
 def test_a_traced_number_of_steps_serves_all_lengths():
-    solver = heavy(THREAT, **SETTINGS)
+    solver = momentum_pgd(THREAT, **SETTINGS)
     run = jax.jit(lambda count: first_steps(solver, count)(KEY, bumpy, X))
     values = []
     for count in (0, 2, 6, 9):
@@ -103,8 +103,8 @@ def test_steps_rise_evenly_and_then_stay():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: heavy(THREAT, steps=-1, step_size=0.1), "heavy: steps is -1"),
-        (lambda: heavy(THREAT, steps=1, step_size=-0.1), "heavy: step_size is -0.1"),
+        (lambda: momentum_pgd(THREAT, steps=-1, step_size=0.1), "heavy: steps is -1"),
+        (lambda: momentum_pgd(THREAT, steps=1, step_size=-0.1), "heavy: step_size is -0.1"),
         (lambda: monotone(THREAT, steps=1, step_size=0.1, shrink=1.0), "monotone: shrink is 1.0"),
         (lambda: monotone(Threat("l2", float("inf")), steps=1, step_size=0.1), "monotone: eps is inf"),
         (lambda: rising(0, first=3, last=2, over=1), "rising: first, last, over are 3, 2, 1"),

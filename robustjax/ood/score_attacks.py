@@ -1,7 +1,7 @@
 """Attacks on a score: data pushed down, outliers pushed up, and the worst that any of several searches found.
 
 A search takes (key, x) and gives the point and its score, per example. However many objectives it climbs, the score
-itself decides what is kept. Climb a score that does not saturate, such as `logit_scores.msp_margin` for MSP: the
+itself decides what is kept. AscentState a score that does not saturate, such as `logit_scores.msp_margin` for MSP: the
 order is the same, and a slope is left where the probability is 1.
 """
 
@@ -35,8 +35,8 @@ def up(
     ascent: Ascent,
     score: Score,
     *,
-    climbing: Sequence[Objective] = (),
-    times: int = 1,
+    surrogates: Sequence[Objective] = (),
+    restarts: int = 1,
     clean: bool = True,
 ) -> Search:
     """Look for the highest score around each example, as an outlier that passes for data.
@@ -45,40 +45,40 @@ def up(
       ascent: how to search. A `Solver` keeps the point of highest score that it met; any other ascent keeps what
         its own objective preferred.
       score: what the detector reads.
-      climbing: objectives to climb one after the other, such as `surrogates`; the score alone by default.
-      times: random starts of each. Objective i and start r see each example's key folded with i, then r.
+      surrogates: objectives to climb one after the other, such as `surrogates`; the score alone by default.
+      restarts: random starts of each. Objective i and start r see each example's key folded with i, then r.
       clean: let x itself compete, so that an attack never helps the detector.
     Returns:
       A search (key, x) -> Found, cut from the gradient; `key` is one key or one per example.
     Raises:
-      ValueError: if times is less than 1.
+      ValueError: if restarts is less than 1.
     """
-    return _search("up", ascent, score, climbing or (score,), times, clean)
+    return _search("up", ascent, score, surrogates or (score,), restarts, clean)
 
 
 def down(
     ascent: Ascent,
     score: Score,
     *,
-    climbing: Sequence[Objective] = (),
-    times: int = 1,
+    surrogates: Sequence[Objective] = (),
+    restarts: int = 1,
     clean: bool = True,
 ) -> Search:
     """Look for the lowest score around each example, as data that are taken for outliers.
 
     Args:
-      ascent, times, clean: as in `up`.
+      ascent, restarts, clean: as in `up`.
       score: what the detector reads.
-      climbing: objectives to climb, so usually falling where the score rises; minus the score by default.
+      surrogates: objectives to climb, so usually falling where the score rises; minus the score by default.
     Returns:
       A search (key, x) -> Found with the score itself, not its negative, as value.
     """
     fallen = _negative(score)
-    return _turned(_search("down", ascent, fallen, climbing or (fallen,), times, clean))
+    return _turned(_search("down", ascent, fallen, surrogates or (fallen,), restarts, clean))
 
 
 def over_classes(
-    ascent: Ascent, score: Score, logits_fn: LogitsFn, *, times: int = 1, clean: bool = True
+    ascent: Ascent, score: Score, logits_fn: LogitsFn, *, restarts: int = 1, clean: bool = True
 ) -> Search:
     """Push an outlier towards each class in turn and keep its highest score.
 
@@ -86,21 +86,21 @@ def over_classes(
     leaves no choice to chance. All classes share one compiled search.
 
     Args:
-      ascent, score, times, clean: as in `up`.
+      ascent, score, restarts, clean: as in `up`.
       logits_fn: whose classes are aimed at by `surrogates.toward_class`.
     """
-    _check("over_classes", times)
+    _check("over_classes", restarts)
 
     def search(key: PRNGKeyArray, x: Images) -> Found:
         classes = jax.eval_shape(logits_fn, x).shape[-1]
         keys = keys_for(key, x.shape[0])
 
         def aim(run: Array) -> Found:
-            target, start = run // times, run % times
+            target, start = run // restarts, run % restarts
             objective = surrogates.toward_class(logits_fn, target)
             return _judged(ascent, fold(fold(keys, target), start), objective, score, x)
 
-        best = best_of(jax.lax.map(aim, jnp.arange(classes * times)))
+        best = best_of(jax.lax.map(aim, jnp.arange(classes * restarts)))
         return jax.lax.stop_gradient(better(Found(x, score(x)), best) if clean else best)
 
     return search
@@ -172,19 +172,19 @@ def over_radii(
 
 
 def _search(
-    name: str, ascent: Ascent, merit: Objective, climbing: Sequence[Objective], times: int, clean: bool
+    name: str, ascent: Ascent, merit: Objective, surrogates: Sequence[Objective], restarts: int, clean: bool
 ) -> Search:
-    _check(name, times)
+    _check(name, restarts)
 
     def search(key: PRNGKeyArray, x: Images) -> Found:
         keys = keys_for(key, x.shape[0])
 
         def climb(objective: Objective, own: PRNGKeyArray) -> Found:
-            starts = jnp.arange(times)
+            starts = jnp.arange(restarts)
             return best_of(jax.lax.map(lambda r: _judged(ascent, fold(own, r), objective, merit, x), starts))
 
         best = Found(x, merit(x)) if clean else nothing_yet(x)
-        for i, objective in enumerate(climbing):
+        for i, objective in enumerate(surrogates):
             best = better(best, climb(objective, fold(keys, i)))
         return jax.lax.stop_gradient(best)
 
@@ -217,6 +217,6 @@ def _turned(search: Search) -> Search:
     return turned
 
 
-def _check(name: str, times: int) -> None:
-    if times < 1:
-        raise ValueError(f"{name}: times is {times}, must be at least 1")
+def _check(name: str, restarts: int) -> None:
+    if restarts < 1:
+        raise ValueError(f"{name}: restarts is {restarts}, must be at least 1")

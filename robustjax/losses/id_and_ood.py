@@ -4,10 +4,10 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from robustjax import logit, numerics
-from robustjax.losses import confidences, views
+from robustjax.losses import batchnorm_modes, confidences
+from robustjax.losses.adversarial_loss import AdversarialLoss
+from robustjax.losses.batchnorm_modes import BatchNormMode
 from robustjax.losses.confidences import Confidence
-from robustjax.losses.minmax import MinMax
-from robustjax.losses.views import View
 from robustjax.types import Ascent, Attack, Images, Logits, Model, Number, Pair, Params, State
 
 
@@ -19,14 +19,14 @@ def two_sided(
     data_weight: Number = 1.0,
     weight: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
-    climbed: Confidence | None = None,
-    view: View = views.running,
-) -> MinMax:
+    outlier_surrogate: Confidence | None = None,
+    batchnorm: BatchNormMode = batchnorm_modes.running,
+) -> AdversarialLoss:
     """Minimise data_weight mean CE(f(x'), y) + weight mean penalty(f(z')).
 
-    x' is what the attack makes of the data, z' what the ascent makes of the outliers by climbing `climbed`; without
-    one the images stay clean. Both share one forward pass and thus their BatchNorm statistics. OE, CEDA, ACET,
-    RATIO, AOE, ALOE, NTOM and ATOM are all this, with their settings.
+    x' is what the attack makes of the data, z' what the ascent makes of the outliers by climbing
+    `outlier_surrogate`; without one the images stay clean. Both share one forward pass and thus their BatchNorm
+    statistics. OE, CEDA, ACET, RATIO, AOE, ALOE, NTOM and ATOM are all this, with their settings.
 
     Args:
       model: the classifier.
@@ -35,8 +35,8 @@ def two_sided(
       data_weight: of the cross-entropy.
       weight: of the penalty.
       penalty: what must be small around outliers.
-      climbed: what the ascent maximises; the penalty by default.
-      view: what attacks see of the network; in evaluation mode by default.
+      outlier_surrogate: what the ascent maximises; the penalty by default.
+      batchnorm: what attacks see of the network; in evaluation mode by default.
 
     Returns:
       A loss over a `Pair`, whose two sides may differ in size; metrics `risk` (the cross-entropy, nats) and `excess`
@@ -49,7 +49,9 @@ def two_sided(
     check_weight("two_sided", weight)
 
     def find(params, state, batch: Pair, key):
-        return attack_both(model, params, state, batch, key, attack, ascent, climbed or penalty, view)
+        return attack_both(
+            model, params, state, batch, key, attack, ascent, outlier_surrogate or penalty, batchnorm
+        )
 
     def risk(params, state, batch: Pair, images: tuple[Images, Images], key):
         inside, outside, state = logits_of(model, params, state, images, key)
@@ -64,7 +66,7 @@ def two_sided(
         }
         return data_weight * value + weight * excess, (state, metrics)
 
-    return MinMax(find, risk)
+    return AdversarialLoss(find, risk)
 
 
 def attack_both(
@@ -75,18 +77,18 @@ def attack_both(
     key: PRNGKeyArray,
     attack: Attack | None,
     ascent: Ascent | None,
-    climbed: Confidence,
-    view: View = views.running,
+    outlier_surrogate: Confidence,
+    batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> tuple[Images, Images]:
     """Attack the data and raise the confidence around outliers; without attack or ascent images stay clean."""
     around_data, around_outliers, data_view, outlier_view = jax.random.split(key, 4)
     image, outlier = batch.data.image, batch.outlier
     if attack is not None:
-        seen = view(model, params, state, batch.outlier, data_view)
+        seen = batchnorm(model, params, state, batch.outlier, data_view)
         image = attack(around_data, seen, image, batch.data.label).x
     if ascent is not None:
-        seen = view(model, params, state, batch.data.image, outlier_view)
-        outlier = ascent(around_outliers, confidences.over(climbed, seen), outlier).x
+        seen = batchnorm(model, params, state, batch.data.image, outlier_view)
+        outlier = ascent(around_outliers, confidences.over(outlier_surrogate, seen), outlier).x
     return image, outlier
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustjax.runtime.panels import Line, Panel, panels
+from robustjax.runtime.subplots import Line, Panel, panels
 
 
 def test_panels_are_pictures():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax.attacks.climb import evaluate
+from robustjax.attacks.gradient_ascent import evaluate
 from robustjax.attacks.pgd import better
 from robustjax.attacks.solver import judged, nothing_yet
 from robustjax.numerics import keys_for, per_example
@@ -14,7 +14,7 @@ from robustjax.threats import Threat
 from robustjax.types import Ascent, Found, Objective
 
 
-def lattice(
+def uint8_pgd(
     threat: Threat,
     *,
     steps: int,
@@ -63,7 +63,7 @@ def lattice(
         def point(moved: Array) -> Array:
             return jnp.clip(x + moved / levels, threat.lower, threat.upper)
 
-        def climb(_, carry: tuple[Array, Found]) -> tuple[Array, Found]:
+        def gradient_ascent(_, carry: tuple[Array, Found]) -> tuple[Array, Found]:
             moved, best = carry
             value, _, grad = evaluate(judged(objective), point(moved))
             best = better(best, Found(point(moved), value))
@@ -73,7 +73,7 @@ def lattice(
         if start == "uniform":
             share = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:], x.dtype))(keys_for(key, x.shape[0]))
             moved = jnp.clip(jnp.floor(share * (2 * reach + 1)) - reach, low, high)
-        moved, best = jax.lax.fori_loop(0, steps, climb, (moved, nothing_yet(x)))
+        moved, best = jax.lax.fori_loop(0, steps, gradient_ascent, (moved, nothing_yet(x)))
         last = Found(point(moved), objective(point(moved)))
         return jax.lax.stop_gradient(better(best, last) if keep == "best" else last)
 

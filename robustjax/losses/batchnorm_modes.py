@@ -1,6 +1,6 @@
 """What an attack inside a loss sees of the network: which statistics BatchNorm uses.
 
-A `View` is (model, params, state, other, key) -> LogitsFn, where `other` are the clean images that share the
+A `BatchNormMode` is (model, params, state, other, key) -> LogitsFn, where `other` are the clean images that share the
 forward pass of the loss: the outliers for an attack on data, the data for an attack on outliers. The running
 statistics are never updated by an attack, and no gradient flows to the parameters.
 
@@ -17,7 +17,7 @@ from jaxtyping import PRNGKeyArray
 from robustjax import numerics
 from robustjax.types import Images, Logits, LogitsFn, Model, Params, State, frozen
 
-View = Callable[[Model, Params, State, Images, PRNGKeyArray], LogitsFn]
+BatchNormMode = Callable[[Model, Params, State, Images, PRNGKeyArray], LogitsFn]
 
 
 def running(model: Model, params: Params, state: State, other: Images, key: PRNGKeyArray) -> LogitsFn:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from robustjax.attacks.climb import evaluate
+from robustjax.attacks.gradient_ascent import evaluate
 from robustjax.attacks.pgd import Start, at_origin, better
 from robustjax.attacks.solver import Count, Judged, Solver, nothing_yet, repeat, select
 from robustjax.numerics import TINY, Norm, constant, divide, norm, per_example

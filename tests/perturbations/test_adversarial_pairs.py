@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from robustjax.data import views
-from robustjax.perturbations import unusual
+from robustjax.perturbations import adversarial_pairs
 from robustjax.perturbations.tones import SHIFTS
 
 
@@ -55,7 +55,9 @@ def linear(x):
 
 
 def test_attacked_pairs_stay_in_their_ball_and_are_made_against_the_networks_answer():
-    views_ = jax.jit(unusual.attacked(linear, unusual.ATTACKS["pgd"](0.1)))(jax.random.key(1), X)
+    views_ = jax.jit(adversarial_pairs.attacked(linear, adversarial_pairs.ATTACKS["pgd"](0.1)))(
+        jax.random.key(1), X
+    )
     np.testing.assert_array_equal(views_.image, X)
     assert float(jnp.abs(views_.perturbed - X).max()) <= 0.1 + 1e-6
     answer = linear(X).argmax(axis=1)
@@ -65,13 +67,15 @@ def test_attacked_pairs_stay_in_their_ball_and_are_made_against_the_networks_ans
 
 def test_one_step_pairs_of_a_linear_network_lie_in_a_corner():
     binary = lambda x: jnp.concatenate([linear(x)[:, :1], -linear(x)[:, :1]], axis=1)
-    made = jax.jit(unusual.attacked(binary, unusual.ATTACKS["fgsm"](0.1)))(jax.random.key(1), X).perturbed
+    made = jax.jit(adversarial_pairs.attacked(binary, adversarial_pairs.ATTACKS["fgsm"](0.1)))(
+        jax.random.key(1), X
+    ).perturbed
     sign = jnp.where(linear(X)[:, 0] > 0, -1.0, 1.0)[:, None, None, None]
     corner = jnp.clip(X + 0.1 * sign * jnp.sign(WEIGHTS[:, 0]).reshape(4, 4, 1), 0, 1)
     np.testing.assert_allclose(made, corner, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", unusual.ATTACKS)
+@pytest.mark.parametrize("name", adversarial_pairs.ATTACKS)
 def test_every_attack_crosses_a_plane_at_half_its_radius_and_no_more_than_that(name):
     w, inside = np.asarray(WEIGHTS[:, 0]), 0.3 + 0.4 * X
     reach = 0.56 * np.linalg.norm(w) if name == "cw" else 0.1 * np.abs(w).sum()
@@ -81,25 +85,29 @@ def test_every_attack_crosses_a_plane_at_half_its_radius_and_no_more_than_that(n
             z = (x - inside).reshape(len(x), -1) @ w + share * reach
             return jnp.stack([z, -z], axis=1)
 
-        made = jax.jit(unusual.attacked(network, unusual.ATTACKS[name](0.1)))(jax.random.key(1), inside)
+        made = jax.jit(adversarial_pairs.attacked(network, adversarial_pairs.ATTACKS[name](0.1)))(
+            jax.random.key(1), inside
+        )
         return network(made.perturbed).argmax(axis=1)
 
     assert (plane(0.5) == 1).all() and (plane(1.05) == 0).all()
 
 
 def test_every_kind_of_every_image_or_one_kind_of_each():
-    dark, bright = (unusual.shifted(SHIFTS[name], k) for name, k in (("darker", 0.5), ("brighter", 1.5)))
-    kinds = unusual.identity(), dark, bright
-    all_of_them = jax.jit(unusual.every(*kinds))(jax.random.key(0), X)
+    dark, bright = (
+        adversarial_pairs.shifted(SHIFTS[name], k) for name, k in (("darker", 0.5), ("brighter", 1.5))
+    )
+    kinds = adversarial_pairs.identity(), dark, bright
+    all_of_them = jax.jit(adversarial_pairs.every(*kinds))(jax.random.key(0), X)
     np.testing.assert_array_equal(all_of_them.image, np.tile(X, (3, 1, 1, 1)))
     np.testing.assert_allclose(all_of_them.perturbed[6:12], 0.5 * X, rtol=1e-6)
     x = jnp.full((300, 2, 2, 1), 0.5)
-    mixed = np.asarray(jax.jit(unusual.one_of(*kinds))(jax.random.key(0), x).perturbed)[:, 0, 0, 0]
+    mixed = np.asarray(jax.jit(adversarial_pairs.one_of(*kinds))(jax.random.key(0), x).perturbed)[:, 0, 0, 0]
     values, counts = np.unique(mixed, return_counts=True)
     np.testing.assert_allclose(values, [0.25, 0.5, 0.75])
     assert (abs(counts / 300 - 1 / 3) < 5 * np.sqrt(2 / 9 / 300)).all()
     with pytest.raises(ValueError, match="no kind of pair"):
-        unusual.every()
+        adversarial_pairs.every()
 
 
 def test_views_of_digits_are_dimmed_shifts():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from robustjax import logit
-from robustjax.attacks import contests, flags, health, probes
+from robustjax.attacks import attack_comparison, flags, masking_checks, masking_measurements
 from robustjax.data import digits
 from robustjax.numerics import constant, keys_for
 from robustjax.threats import Threat
@@ -80,12 +80,14 @@ def named(found, name):
 
 
 def checked(name, eps=EPS):
-    return health.checks(KEY, defended(name), FEW, FEW_Y, Threat("linf", eps))
+    return masking_checks.checks(KEY, defended(name), FEW, FEW_Y, Threat("linf", eps))
 
 
 @pytest.mark.parametrize("kind, eps", [("linf", EPS), ("l1", 2.0)])
 def test_a_sound_network_shows_no_sign(kind, eps):
-    found = health.checks(KEY, defended("none") if kind == "linf" else sound, FEW, FEW_Y, Threat(kind, eps))
+    found = masking_checks.checks(
+        KEY, defended("none") if kind == "linf" else sound, FEW, FEW_Y, Threat(kind, eps)
+    )
     assert not raised(found), [flag for flag in found if flag.raised]
     assert 0 < named(found, "noise").evidence["broken by gradient"] < len(FEW)
 
@@ -144,8 +146,8 @@ def test_randomness_is_seen_in_calls_and_in_compiled_programs():
         passes = np.stack([noisy(FEW) for _ in range(5)])
         flag = flags.randomised(passes, passes[:1], np.asarray(FEW_Y))
         assert flag.raised and 1e-4 < flag.evidence["spread"] < 0.1
-    network = probes.hoisted(called_back(rng), FEW)
-    replays = np.stack([probes.look(network, FEW) for _ in range(2)])
+    network = masking_measurements.hoisted(called_back(rng), FEW)
+    replays = np.stack([masking_measurements.look(network, FEW) for _ in range(2)])
     assert flags.randomised(replays[:1], replays, np.asarray(FEW_Y)).raised
 
 
@@ -153,7 +155,7 @@ def test_randomness_is_seen_in_calls_and_in_compiled_programs():
 def test_checks_call_the_function_itself(noise):
     """Traced once, numpy's noise would be a constant."""
     wrong = (FEW_Y[:4] + 1) % 10  # spares the searches
-    found = health.checks(KEY, noise(np.random.default_rng(0)), FEW[:4], wrong, Threat("linf", EPS))
+    found = masking_checks.checks(KEY, noise(np.random.default_rng(0)), FEW[:4], wrong, Threat("linf", EPS))
     assert raised(found) == {"random outputs"}
 
 
@@ -170,9 +172,9 @@ def test_predictions_that_flip_are_randomness_whatever_the_logits():
 
 
 def test_without_radius_or_correct_images_searches_are_not_checked():
-    none = health.checks(KEY, defended("none"), FEW, FEW_Y, Threat("linf", 0.0))
-    wrong = health.checks(KEY, defended("none"), FEW, (FEW_Y + 1) % 10, Threat("linf", EPS))
-    endless = health.checks(KEY, defended("none"), FEW, FEW_Y, Threat("linf", 0.0, -jnp.inf, jnp.inf))
+    none = masking_checks.checks(KEY, defended("none"), FEW, FEW_Y, Threat("linf", 0.0))
+    wrong = masking_checks.checks(KEY, defended("none"), FEW, (FEW_Y + 1) % 10, Threat("linf", EPS))
+    endless = masking_checks.checks(KEY, defended("none"), FEW, FEW_Y, Threat("linf", 0.0, -jnp.inf, jnp.inf))
     for found, count in ((none, 3), (wrong, 4), (endless, 4)):
         assert sum(flag.says.startswith("not checked") for flag in found) == count
         assert len(found) == len(wrong) and not raised(found)
@@ -186,7 +188,9 @@ def test_what_gradients_break_on_a_linear_network_is_known_in_closed_form():
     score = x @ w + b
     eps = float(np.median(np.abs(score))) / np.linalg.norm(w)
     net = lambda z: jnp.stack([-(z @ w + b), z @ w + b], axis=1) / 2
-    found = health.checks(KEY, net, x, (score > 0).astype(int), Threat("l2", eps, -9.0, 9.0), steps=30)
+    found = masking_checks.checks(
+        KEY, net, x, (score > 0).astype(int), Threat("l2", eps, -9.0, 9.0), steps=30
+    )
     assert raised(found) == {"few classes"}
     assert named(found, "one step").evidence["broken by one step"] == 20
     assert named(found, "more steps").evidence["broken after 30"] == 20
@@ -222,7 +226,7 @@ def test_outputs_that_are_no_logits_end_the_checks():
         (sound, one_hot),
         (sound, above),
     ):
-        found = health.checks(KEY, net, FEW, labels, Threat("linf", 0.1))
+        found = masking_checks.checks(KEY, net, FEW, labels, Threat("linf", 0.1))
         assert [flag.name for flag in found] == ["inputs"] and found[0].raised
 
 
@@ -243,7 +247,7 @@ def test_probabilities_are_told_in_bfloat16_and_logits_are_not():
 def test_more_steps_must_not_break_fewer_nor_leave_the_loss_low():
     few, many = np.arange(100) < 40, np.arange(100) < 60
     rise, nobody = np.ones(100), np.zeros(100, bool)
-    judge = lambda *last, rise=rise, resists=nobody: contests.more_steps(
+    judge = lambda *last, rise=rise, resists=nobody: attack_comparison.more_steps(
         (1, 5), np.stack(last), rise, resists
     )
     assert not judge(few, many).raised and judge(many, few).raised
@@ -261,7 +265,7 @@ MARGIN = np.full((3, 1000), -1.0)
 
 
 def judged(outcome=OUTCOME, margin=MARGIN, names=("apgd-ce", "fab-t", "square"), **settings):
-    return {flag.name: flag for flag in health.from_outcomes(names, outcome, margin, **settings)}
+    return {flag.name: flag for flag in masking_checks.from_outcomes(names, outcome, margin, **settings)}
 
 
 @pytest.mark.parametrize("alone, sign", [(2, False), (3, True)])
@@ -321,7 +325,7 @@ def test_suites_of_one_kind_are_not_compared():
 
 def test_rows_are_plain_and_begin_with_what_is_raised():
     found = [flags.few_classes(10), flags.few_classes(3), flags.unchecked("noise", "why not")]
-    table = health.rows(found)
+    table = masking_checks.rows(found)
     assert [row["raised"] for row in table] == [True, False, False]
     assert table[0]["numbers"] == "classes 3" and table[2]["what was seen"] == "not checked: why not"
     assert json.loads(json.dumps([flag._asdict() for flag in found], allow_nan=False))[1]["evidence"] == {
@@ -337,11 +341,11 @@ def test_evidence_is_finite_and_of_plain_types(name):
 
 
 def test_an_image_fares_the_same_in_any_batch():
-    network = probes.hoisted(defended("none"), FEW)
+    network = masking_measurements.hoisted(defended("none"), FEW)
     threat = Threat("linf", constant(FEW, EPS), jnp.float32(0), jnp.float32(1))
     keys, order = keys_for(KEY, 64), jnp.arange(64)[::-1]
-    walk = lambda keys, x, y: probes.walk(
-        network, x, y, threat, probes.drawn(threat, keys, x), jnp.array([1, 5, 20]), 0.1, True
+    walk = lambda keys, x, y: masking_measurements.walk(
+        network, x, y, threat, masking_measurements.drawn(threat, keys, x), jnp.array([1, 5, 20]), 0.1, True
     )
     one, other = walk(keys, FEW, FEW_Y), walk(keys[order], FEW[order], FEW_Y[order])
     np.testing.assert_array_equal(one.last[:, order], other.last)
@@ -350,10 +354,10 @@ def test_an_image_fares_the_same_in_any_batch():
 
 def test_parameters_are_no_constants_of_the_program():
     weights = jnp.ones((64, 999))
-    network = probes.hoisted(lambda x: x.reshape(len(x), -1) @ weights, FEW)
+    network = masking_measurements.hoisted(lambda x: x.reshape(len(x), -1) @ weights, FEW)
     assert [leaf.shape for leaf in jax.tree.leaves(network)] == [(64, 999)]
     np.testing.assert_allclose(network(FEW)[:, 0], FEW.sum((1, 2, 3)), rtol=1e-5)
-    assert probes.hoisted(lambda x: x.astype(jnp.bfloat16), FEW)(FEW).dtype == jnp.float32
+    assert masking_measurements.hoisted(lambda x: x.astype(jnp.bfloat16), FEW)(FEW).dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
@@ -366,7 +370,7 @@ def test_parameters_are_no_constants_of_the_program():
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        health.checks(KEY, sound, FEW, FEW_Y, **{"threat": Threat("linf", 0.1), **settings})
+        masking_checks.checks(KEY, sound, FEW, FEW_Y, **{"threat": Threat("linf", 0.1), **settings})
 
 
 def test_outcomes_need_a_row_per_name():

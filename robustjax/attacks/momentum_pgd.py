@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from robustjax.attacks.climb import Climb, Rule, Stage, climb
+from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient_ascent
 from robustjax.attacks.pgd import Start, at_origin
 from robustjax.attacks.solver import Solver, check_finite, select
 from robustjax.numerics import constant, divide, norm, per_example
@@ -11,7 +11,7 @@ from robustjax.threats import Threat
 from robustjax.types import Number, Radius
 
 
-def heavy(
+def momentum_pgd(
     threat: Threat, *, steps: int, step_size: Radius, momentum: Number = 0.9, start: Start | None = None
 ) -> Solver:
     """Step along the sum v <- m v + g / |g|_1 of normalised gradients, project, and keep the best point.
@@ -30,14 +30,14 @@ def heavy(
 
     Reference: the training attack of Augustin, Meinke and Hein 2020, arXiv:2003.09461 (ArgminPGD in their code).
     """
-    _check("heavy", threat, steps, step_size)
+    _check("momentum_pgd", threat, steps, step_size)
 
-    def review(stage: Stage, before: Climb, after: Climb) -> Climb:
+    def review(stage: Stage, before: AscentState, after: AscentState) -> AscentState:
         del stage
         return after._replace(memory=_velocity(before, momentum))
 
     rule = Rule(_at_rest(step_size), _propose(momentum), review)
-    return climb(threat, rule, [(1.0, steps)], start or at_origin)
+    return gradient_ascent(threat, rule, [(1.0, steps)], start or at_origin)
 
 
 def monotone(
@@ -66,7 +66,7 @@ def monotone(
     if isinstance(shrink, int | float) and not 0 < shrink < 1:
         raise ValueError(f"monotone: shrink is {shrink}, must be in (0, 1)")
 
-    def review(stage: Stage, before: Climb, after: Climb) -> Climb:
+    def review(stage: Stage, before: AscentState, after: AscentState) -> AscentState:
         del stage
         refused = after.value < before.value
         return after._replace(
@@ -78,11 +78,11 @@ def monotone(
         )
 
     rule = Rule(_at_rest(step_size), _propose(momentum), review)
-    return climb(threat, rule, [(1.0, steps)], start or at_origin)
+    return gradient_ascent(threat, rule, [(1.0, steps)], start or at_origin)
 
 
 def _at_rest(step_size: Radius):
-    def begin(stage: Stage, state: Climb) -> Climb:
+    def begin(stage: Stage, state: AscentState) -> AscentState:
         del stage
         length = constant(state.x, jnp.asarray(step_size, jnp.float32))
         return state._replace(step_size=length, memory=jnp.zeros_like(state.x))
@@ -91,14 +91,14 @@ def _at_rest(step_size: Radius):
 
 
 def _propose(momentum: Number):
-    def propose(stage: Stage, state: Climb) -> Array:
+    def propose(stage: Stage, state: AscentState) -> Array:
         ahead = stage.threat.steepest(_velocity(state, momentum), state.x)
         return state.x + per_example(state.step_size, state.x) * ahead
 
     return propose
 
 
-def _velocity(state: Climb, momentum: Number) -> Array:
+def _velocity(state: AscentState, momentum: Number) -> Array:
     length = per_example(norm(state.grad, "l1"), state.grad)
     return momentum * state.memory + divide(state.grad, length)
 

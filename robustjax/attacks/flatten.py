@@ -13,7 +13,7 @@ from robustjax.threats import Threat
 S = TypeVar("S")
 
 
-def as_rows(state: S, shape: tuple[int, ...]) -> tuple[S, Callable[[S], S]]:
+def flattened(state: S, shape: tuple[int, ...]) -> tuple[S, Callable[[S], S]]:
     """Lay out every leaf that has the `shape` of the examples, (b, ...), as rows (b, d).
 
     Returns:

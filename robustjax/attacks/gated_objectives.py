@@ -1,9 +1,9 @@
 """What an adaptive attacker climbs against a classifier behind a gate and a translator.
 
-The defence answers f(T(x)) where the gap of its gate is positive and f(x) elsewhere. Every wish here climbs its own
+The defence answers f(T(x)) where the gap of its gate is positive and f(x) elsewhere. Every surrogate here has its own
 objective, and all keep points by one merit: the margin of the hard defence, at every iterate, with the points that
 fool f unseen by the gate before all others. Nothing that is varied in a sweep (losses, penalties, temperatures,
-targets) is part of a program: `Dials` and `Aim` are arguments.
+targets) is part of a program: `AttackParameters` and `Target` are arguments.
 """
 
 from collections.abc import Callable
@@ -38,8 +38,8 @@ class View(NamedTuple):
     features: tuple[Callable[[Array], Array], ...] = ()
 
 
-class Dials(NamedTuple):
-    """Settings of a wish, all traced.
+class AttackParameters(NamedTuple):
+    """Settings of a surrogate, all traced.
 
     Attributes:
       losses: weights of `LOSSES`, usually one of them 1.
@@ -56,14 +56,14 @@ class Dials(NamedTuple):
     mix: Number = 0.0
 
 
-class Aim(NamedTuple):
+class Target(NamedTuple):
     """Where an attack wants each example to go: a class, and features to be matched."""
 
     target: Labels
     features: tuple[Float[Array, "b d"], ...] = ()
 
 
-Wish = Callable[[View, Labels, Aim, Dials], Judged]
+Surrogate = Callable[[View, Labels, Target, AttackParameters], Judged]
 
 
 def only(name: str) -> Float[Array, "4"]:
@@ -97,60 +97,60 @@ def merit(plain: Logits, through: Logits, gap: PerExample, y: Labels) -> PerExam
     return hard + jnp.where((gap <= 0) & (f > 0), UNSEEN, 0.0)
 
 
-def oblivious(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+def oblivious(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
     """TM0: attack f alone, and keep points by f alone, as somebody who knows of no defence."""
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
         logits = view.plain(x)
-        return mixed_loss(logits, y, aim.target, dials.losses), logit.margin(logits, y)
+        return mixed_loss(logits, y, target.target, parameters.losses), logit.margin(logits, y)
 
     return both
 
 
-def either_way(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+def either_way(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
     """TM2: know f and T but not the gate: fool both answers, and keep points by the lesser margin."""
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
         answers = view.plain(x), view.through(x)
-        value = sum((mixed_loss(z, y, aim.target, dials.losses) for z in answers), jnp.zeros(()))
+        value = sum((mixed_loss(z, y, target.target, parameters.losses) for z in answers), jnp.zeros(()))
         return value, jnp.minimum(*(logit.margin(z, y) for z in answers))
 
     return both
 
 
-def through(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+def through(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
     """A1: L(f(T(x))), whatever the gate says, whose slope is not computed.
 
     With the slope of the identity in the view it is A5.
     """
 
     def value(seen: Seen) -> PerExample:
-        return mixed_loss(seen.through, y, aim.target, dials.losses)
+        return mixed_loss(seen.through, y, target.target, parameters.losses)
 
     return _climb(view, y, value)
 
 
-def forced(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+def forced(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
     """A2: L(f(T(x))) - c relu(slack - gap): fool the translator and be sent through it."""
 
     def value(seen: Seen) -> PerExample:
-        risk = mixed_loss(seen.through, y, aim.target, dials.losses)
-        return risk - dials.penalty * jax.nn.relu(dials.slack - seen.gap)
+        risk = mixed_loss(seen.through, y, target.target, parameters.losses)
+        return risk - parameters.penalty * jax.nn.relu(parameters.slack - seen.gap)
 
     return _climb(view, y, value)
 
 
-def unseen(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+def unseen(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
     """A3: L(f(x)) - c relu(gap + slack): fool f where the gate does not look."""
 
     def value(seen: Seen) -> PerExample:
-        risk = mixed_loss(seen.plain, y, aim.target, dials.losses)
-        return risk - dials.penalty * jax.nn.relu(seen.gap + dials.slack)
+        risk = mixed_loss(seen.plain, y, target.target, parameters.losses)
+        return risk - parameters.penalty * jax.nn.relu(seen.gap + parameters.slack)
 
     return _climb(view, y, value)
 
 
-def selective(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+def selective(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
     """A3, selective PGD: climb L(f(x)) where f is right, and lower the gap where it errs.
 
     Its value jumps from one to the other: use solvers that follow slopes without comparing values, such as `steady`.
@@ -160,12 +160,12 @@ def selective(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
 
     def value(seen: Seen) -> PerExample:
         fooled = logit.margin(seen.plain, y) > 0
-        return jnp.where(fooled, -seen.gap, mixed_loss(seen.plain, y, aim.target, dials.losses))
+        return jnp.where(fooled, -seen.gap, mixed_loss(seen.plain, y, target.target, parameters.losses))
 
     return _climb(view, y, value)
 
 
-def orthogonal(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+def orthogonal(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
     """A3, orthogonal PGD: as `selective`, each step along what leaves the other goal as it is, to first order.
 
     g_L - (g_L . g_s / |g_s|^2) g_s where f is right, and the mirror image where it errs.
@@ -178,7 +178,7 @@ def orthogonal(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
         gap, back_gap = jax.vjp(view.gap, x)
 
         def risk(z: Logits) -> Array:
-            return mixed_loss(z, y, aim.target, dials.losses).sum()
+            return mixed_loss(z, y, target.target, parameters.losses).sum()
 
         (up,), (down,) = back(jax.grad(risk)(plain)), back_gap(-jnp.ones_like(gap))
         fooled = per_example((logit.margin(plain, y) > 0).astype(x.dtype), x)
@@ -188,28 +188,30 @@ def orthogonal(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
     return both
 
 
-def softened(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+def softened(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
     """A4: put a sigmoid of gap / warmth in the place of the gate, in the mean of losses or of logits."""
 
     def value(seen: Seen) -> PerExample:
-        w = jax.nn.sigmoid(seen.gap / dials.warmth)
+        w = jax.nn.sigmoid(seen.gap / parameters.warmth)
         z = w[:, None] * seen.through + (1 - w[:, None]) * seen.plain
-        losses = [mixed_loss(one, y, aim.target, dials.losses) for one in (z, seen.through, seen.plain)]
-        return dials.mix * losses[0] + (1 - dials.mix) * (w * losses[1] + (1 - w) * losses[2])
+        losses = [
+            mixed_loss(one, y, target.target, parameters.losses) for one in (z, seen.through, seen.plain)
+        ]
+        return parameters.mix * losses[0] + (1 - parameters.mix) * (w * losses[1] + (1 - w) * losses[2])
 
     return _climb(view, y, value)
 
 
-def matched(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+def matched(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
     """A6: come near the features of an image of another class, -sum |phi(x) - phi_t|^2 / |phi_t|^2.
 
     Beats detectors that read features, since a perfect match is as usual as its target.
     """
-    del dials
+    del parameters
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
         value = jnp.zeros(len(x))
-        for features, goal in zip(view.features, aim.features, strict=True):
+        for features, goal in zip(view.features, target.features, strict=True):
             away = jnp.square(features(x) - goal).sum(axis=1)
             value = value - divide(away, jnp.square(goal).sum(axis=1))
         return value, merit(view.plain(x), view.through(x), view.gap(x), y)
@@ -217,9 +219,9 @@ def matched(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
     return both
 
 
-def asked(view: View, y: Labels, aim: Aim, dials: Dials) -> Judged:
+def asked(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
     """A7: the margin of the hard defence, for searches that ask for values only."""
-    del aim, dials
+    del target, parameters
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
         plain, through, gap = view.plain(x), view.through(x), view.gap(x)

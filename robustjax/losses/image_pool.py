@@ -9,14 +9,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from robustjax.numerics import keys_for
 
 
-class History(NamedTuple):
+class ImagePool(NamedTuple):
     """Earlier results, (n, ...), and how many of the rows are filled."""
 
     rows: Float[Array, "n ..."]
     filled: Int[Array, ""]
 
 
-def empty(size: int, shape: tuple[int, ...]) -> History:
+def empty(size: int, shape: tuple[int, ...]) -> ImagePool:
     """Make room for `size` results of a shape.
 
     Raises:
@@ -24,12 +24,12 @@ def empty(size: int, shape: tuple[int, ...]) -> History:
     """
     if size < 1:
         raise ValueError(f"empty: size is {size}, must be at least 1")
-    return History(jnp.zeros((size, *shape), jnp.float32), jnp.zeros((), jnp.int32))
+    return ImagePool(jnp.zeros((size, *shape), jnp.float32), jnp.zeros((), jnp.int32))
 
 
 def exchanged(
-    key: PRNGKeyArray, history: History | None, new: Float[Array, "b ..."]
-) -> tuple[Array, History | None]:
+    key: PRNGKeyArray, history: ImagePool | None, new: Float[Array, "b ..."]
+) -> tuple[Array, ImagePool | None]:
     """Pass every new result on, or keep it and pass on an earlier one; without a pool all are passed on.
 
     As long as the pool is not full, a result is stored and passed on as well. After that, with probability one half,
@@ -41,7 +41,7 @@ def exchanged(
         return new, None
     size = history.rows.shape[0]
 
-    def one(pool: History, item: tuple[Array, Array]) -> tuple[History, Array]:
+    def one(pool: ImagePool, item: tuple[Array, Array]) -> tuple[ImagePool, Array]:
         key, row = item
         coin, place = jax.random.split(key)
         room = pool.filled < size
@@ -49,7 +49,7 @@ def exchanged(
         swap = ~room & jax.random.bernoulli(coin)
         out = jnp.where(swap, pool.rows[at], row)
         rows = pool.rows.at[at].set(jnp.where(room | swap, row, pool.rows[at]))
-        return History(rows, pool.filled + room.astype(jnp.int32)), out
+        return ImagePool(rows, pool.filled + room.astype(jnp.int32)), out
 
     after, out = jax.lax.scan(one, history, (keys_for(key, len(new)), new))
     return out, after

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int8, PRNGKeyArray
 
 from robustjax import logit
-from robustjax.attacks import contests, flags, probes
+from robustjax.attacks import attack_comparison, flags, masking_measurements
 from robustjax.attacks.flags import Flag as Flag
 from robustjax.attacks.flags import rows as rows
 from robustjax.attacks.solver import check_finite
@@ -70,11 +70,14 @@ def checks(
 
     # A compiled program would replay what Python drew when it was traced: call the function itself.
     calls = np.stack([np.asarray(logits_fn(x), np.float32) for _ in range(PASSES)])
-    network = probes.hoisted(logits_fn, x)
-    replays = np.stack([np.asarray(probes.look(network, x)) for _ in range(2)])
+    network = masking_measurements.hoisted(logits_fn, x)
+    replays = np.stack([np.asarray(masking_measurements.look(network, x)) for _ in range(2)])
     right = np.asarray(logit.correct(jnp.asarray(calls[0]), y)) > 0
     losses = {"cross-entropy": False} | ({"DLR": True} if classes > 2 else {})
-    slopes = {name: tuple(map(np.asarray, probes.slope(network, x, y, dlr))) for name, dlr in losses.items()}
+    slopes = {
+        name: tuple(map(np.asarray, masking_measurements.slope(network, x, y, dlr)))
+        for name, dlr in losses.items()
+    }
     return (
         fit,
         flags.few_classes(classes),
@@ -117,10 +120,10 @@ def from_outcomes(
         both = tuple(flags.unchecked(name, why) for name in ("black box alone", "black box ahead"))
     else:
         both = (
-            contests.alone(outcome[blind], outcome[~blind]),
-            contests.ahead(outcome, margin, blind),
+            attack_comparison.alone(outcome[blind], outcome[~blind]),
+            attack_comparison.ahead(outcome, margin, blind),
         )
-    return (*both, contests.ties(margin))
+    return (*both, attack_comparison.ties(margin))
 
 
 def _searches(
@@ -141,32 +144,36 @@ def _searches(
 
     def walk(around: Threat, start: Array, marks: Sequence[int], *, margin: bool, stride: float = STRIDE):
         share = stride / marks[-1]
-        found = probes.walk(network, x, y, around, start, jnp.array(marks, jnp.int32), share, margin)
+        found = masking_measurements.walk(
+            network, x, y, around, start, jnp.array(marks, jnp.int32), share, margin
+        )
         return jax.tree.map(lambda column: np.asarray(column)[..., right], found)
 
     unlimited = flags.unchecked("unlimited radius", "the box is infinite")
     if np.isfinite(diameter):
-        far, stands = probes.drawn(box, fold(keys, 0), x), right[right]
+        far, stands = masking_measurements.drawn(box, fold(keys, 0), x), right[right]
         for start, length in ((far, steps), (far, 5 * steps), (x, 5 * steps)):
             if stands.any():
                 stands = stands & ~walk(box, start, (1, 1, length), margin=True).broken
-        unlimited = contests.unlimited(stands, diameter)
+        unlimited = attack_comparison.unlimited(stands, diameter)
     if not radius > 0:
         return (*(flags.unchecked(name, "the radius is 0") for name in SEARCHES), unlimited)
 
-    marks, start = (1, max(1, steps // 4), steps), probes.drawn(ball, fold(keys, 1), x)
+    marks, start = (1, max(1, steps // 4), steps), masking_measurements.drawn(ball, fold(keys, 1), x)
     by_loss, by_margin = (walk(ball, start, marks, margin=margin) for margin in (False, True))
     once = walk(ball, x, (1, 1, 1), margin=False, stride=1.0).last[-1]
-    points = (probes.drawn(ball, fold(keys, 2 + i), x) for i in range(draws))
-    noise = np.any([logit.margin(probes.look(network, point), y) > 0 for point in points], axis=0)
-    search = np.asarray(probes.searched(network, fold(keys, 2 + draws), x, y, ball, draws))
+    points = (masking_measurements.drawn(ball, fold(keys, 2 + i), x) for i in range(draws))
+    noise = np.any(
+        [logit.margin(masking_measurements.look(network, point), y) > 0 for point in points], axis=0
+    )
+    search = np.asarray(masking_measurements.searched(network, fold(keys, 2 + draws), x, y, ball, draws))
     many = by_loss.broken | by_margin.broken
     return (
-        contests.more_steps(marks, by_loss.last, by_loss.rise, ~many),
-        contests.beaten(
+        attack_comparison.more_steps(marks, by_loss.last, by_loss.rise, ~many),
+        attack_comparison.beaten(
             "noise", {"uniform noise": noise[right], "random search": search[right]}, many, luck=False
         ),
-        contests.beaten("one step", {"one step": once}, many, luck=True),
+        attack_comparison.beaten("one step", {"one step": once}, many, luck=True),
         unlimited,
     )
 

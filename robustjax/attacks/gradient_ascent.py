@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from robustjax.attacks.flatten import flat_box, flattened
 from robustjax.attacks.pgd import Start, better
-from robustjax.attacks.rows import as_rows, flat_box
 from robustjax.attacks.solver import Count, Judged, Solver, nothing_yet, repeat, select
 from robustjax.numerics import constant
 from robustjax.threats import Threat
@@ -24,7 +24,7 @@ class Peak(NamedTuple):
     grad: Array
 
 
-class Climb(NamedTuple):
+class AscentState(NamedTuple):
     """Where an ascent stands, one row per example.
 
     `x` is where the next step starts, `x_prev` where the last one started, `value` the last one evaluated.
@@ -58,12 +58,12 @@ class Rule(NamedTuple):
     gives the next point before projection, `review(stage, before, after)` adapts what one step led to.
     """
 
-    begin: Callable[[Stage, Climb], Climb]
-    propose: Callable[[Stage, Climb], Array]
-    review: Callable[[Stage, Climb, Climb], Climb]
+    begin: Callable[[Stage, AscentState], AscentState]
+    propose: Callable[[Stage, AscentState], Array]
+    review: Callable[[Stage, AscentState, AscentState], AscentState]
 
 
-def climb(threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start: Start) -> Solver:
+def gradient_ascent(threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start: Start) -> Solver:
     """Follow a rule through a series of (multiple of the radius, steps), from best point to best point.
 
     Every stage evaluates its first point, then makes its steps. What is found counts in the last stage only,
@@ -79,19 +79,19 @@ def climb(threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start
         here = dataclasses.replace(threat, eps=radius)
         return Stage(here, step - jnp.asarray(starts)[index], jnp.asarray(lengths)[index]), index
 
-    def init(key: PRNGKeyArray, x: Array) -> Climb:
+    def init(key: PRNGKeyArray, x: Array) -> AscentState:
         first, none, zero = start(key, x), constant(x, 0, jnp.int32), constant(x, 0.0)
         best, found = Peak(first, zero, jnp.zeros_like(x)), nothing_yet(threat.project(first, x))
-        state = Climb(x, first, first, jnp.zeros_like(x), zero, best, found, zero, none, None)
+        state = AscentState(x, first, first, jnp.zeros_like(x), zero, best, found, zero, none, None)
         return rule.begin(stage_of(none)[0], state)
 
-    def advance(objective: Judged, state: Climb, count: Count) -> Climb:
+    def advance(objective: Judged, state: AscentState, count: Count) -> AscentState:
         shape, box = state.x.shape, flat_box(threat, state.x)
 
         def seen(x: Array) -> tuple[Array, PerExample]:
             return objective(x.reshape(shape))
 
-        def move(before: Climb) -> Climb:
+        def move(before: AscentState) -> AscentState:
             stage, index = stage_of(before.step, box)
             fresh = stage.age == 0
             wanted = select(fresh, before.best.x, rule.propose(stage, before))
@@ -104,7 +104,7 @@ def climb(threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start
                 fresh, rule.begin(stage, after._replace(x_prev=x)), rule.review(stage, before, after)
             )
 
-        rows, back = as_rows(state, shape)
+        rows, back = flattened(state, shape)
         return back(repeat(move, rows, count, total))
 
     return Solver(init, advance, lambda state: state.found, total)

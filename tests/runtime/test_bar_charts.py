@@ -6,7 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from robustjax.runtime.bars import bars
+from robustjax.runtime.bar_charts import bars
 
 
 def test_bars_show_their_height():
