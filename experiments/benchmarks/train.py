@@ -33,7 +33,8 @@ from experiments.benchmarks import peers, profiles, train_steps
 from experiments.shared import command_line
 from robustjax import runtime
 from robustjax.catalog import models as model_names
-from robustjax.models import resnet, small, wideresnet
+from robustjax.models import resnet, small
+from robustjax.models.wideresnet import wideresnet
 from robustjax.types import Batch, Model, Pair
 
 Network = Literal["convnet", "convnet_small", "resnet18", "wideresnet28_10"]
@@ -110,7 +111,7 @@ CASES = {
     "convnet": Case(small.convnet, (28, 28, 1), 0.3),
     "convnet_small": Case(small.convnet_small, (28, 28, 1), 0.3),
     "resnet18": Case(resnet.resnet18, (32, 32, 3), 8 / 255),
-    "wideresnet28_10": Case(wideresnet.wideresnet, (32, 32, 3), 8 / 255),
+    "wideresnet28_10": Case(wideresnet, (32, 32, 3), 8 / 255),
 }
 NO_ROOM = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory")  # in what XLA and PyTorch say
 

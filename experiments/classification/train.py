@@ -28,11 +28,12 @@ from robustjax.attacks.pgd import pgd
 from robustjax.catalog import augmentations
 from robustjax.catalog import models as model_names
 from robustjax.data import subsets
-from robustjax.losses import free
 from robustjax.losses.adversarial import adversarial, half_adversarial
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.awp import awp
 from robustjax.losses.fast import fgsm_rs, n_fgsm
+from robustjax.losses.free import free, parameters
+from robustjax.losses.free import optimizer as free_optimizer
 from robustjax.losses.mart import mart
 from robustjax.losses.standard import standard
 from robustjax.losses.trades import trades
@@ -173,8 +174,8 @@ def main(cfg: Config) -> int:
     tx = cfg.optimizer.over(cfg.updates)
     trained, stream = model, plain_stream(cfg, train, batches)
     if cfg.loss == "free":
-        trained = free.parameters(model, shape=(cfg.batch_size, *train.image.shape[1:]))
-        tx = free.optimizer(tx, Threat(cfg.attack.norm, cfg.attack.eps), step_size=cfg.attack.eps)
+        trained = parameters(model, shape=(cfg.batch_size, *train.image.shape[1:]))
+        tx = free_optimizer(tx, Threat(cfg.attack.norm, cfg.attack.eps), step_size=cfg.attack.eps)
         stream = replayed(stream, cfg.replays)
     update = training.scheduled(loss_at(cfg, model), tx)
     validate = evaluation.mapped(judged(trained, cfg.judge))
@@ -244,7 +245,7 @@ def loss_at(cfg: Config, model: Model) -> Callable[[jax.Array], Loss]:
             "mart": lambda: mart(model, adversary, beta=cfg.beta),
             "fgsm_rs": lambda: against_one_step(fgsm_rs(threat)),
             "n_fgsm": lambda: against_one_step(n_fgsm(threat)),
-            "free": lambda: free.free(model),
+            "free": lambda: free(model),
         }[cfg.loss]()
         return awp(loss, gamma=cfg.awp) if cfg.awp and isinstance(loss, AdversarialLoss) else loss
 

@@ -14,7 +14,7 @@ from robustjax import data, evaluation, runtime, training
 from robustjax.catalog import augmentations, ood_losses
 from robustjax.data import order
 from robustjax.data.sources import Split
-from robustjax.losses import atom
+from robustjax.losses.atom import informative, rejection
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.types import Model, Pair, frozen
 
@@ -72,11 +72,11 @@ class Batches:
         size = cfg.batch_size + cfg.outlier_batch_size
         batches = data.evaluation(_rows(self.outliers, pool), batch_size=size, sharding=self.rows)
         scores = rejected(jax.random.key(0), batches, params, net)
-        return pool[np.asarray(atom.informative(jnp.asarray(scores), count=most // 4, quantile=cfg.quantile))]
+        return pool[np.asarray(informative(jnp.asarray(scores), count=most // 4, quantile=cfg.quantile))]
 
     def _rejected(self, keys, batch, params, state):
         del keys
-        return atom.rejection(frozen(self.model, params, state)(batch.image))
+        return rejection(frozen(self.model, params, state)(batch.image))
 
 
 def _rows(split: Split, rows: np.ndarray) -> Split:

@@ -14,7 +14,8 @@ from robustjax import data, runtime
 from robustjax.catalog import models as model_names
 from robustjax.catalog import ood_losses
 from robustjax.data.sources import Split
-from robustjax.losses import ccu, gaussian_mixture
+from robustjax.losses import gaussian_mixture
+from robustjax.losses.ccu import mixed
 from robustjax.runtime.pytree_files import named
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.types import Model, Params, State
@@ -88,7 +89,7 @@ def network(
         shape=shape,
         dtype=made["dtype"],
     )
-    return ccu.mixed(model, *densities) if densities is not None else model
+    return mixed(model, *densities) if densities is not None else model
 
 
 def opened(folder: str, *, data_dir: str | None = None, test: Split | None = None) -> Opened:

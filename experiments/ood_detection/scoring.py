@@ -21,7 +21,7 @@ from robustjax.data.sources import Split
 from robustjax.numerics import fold
 from robustjax.ood.scores import tap
 from robustjax.runtime.snapshot import in_bytes
-from robustjax.smoothing import median
+from robustjax.smoothing.median import certified
 from robustjax.threats import Threat
 from robustjax.types import Model
 
@@ -179,7 +179,7 @@ class Scoring:
             )  # fmt: skip
 
     def _medians(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return found | {"conf": median.certified(found["copies"], radius=0.0, sigma=self.cfg.sigma).value}
+        return found | {"conf": certified(found["copies"], radius=0.0, sigma=self.cfg.sigma).value}
 
     def _copied(self, keys, batch, given):
         kit = self._kit(given)

@@ -12,7 +12,7 @@ from robustjax.attacks.apgd import apgd
 from robustjax.bounds.confidence import guaranteed_auroc
 from robustjax.ood import metrics, score_attacks
 from robustjax.ood.scores import Score
-from robustjax.smoothing import median
+from robustjax.smoothing.median import certified, draw
 from robustjax.smoothing.noise import in_pixels
 from robustjax.threats import Threat
 from robustjax.types import Images, Number
@@ -24,7 +24,7 @@ CLIMBED = 16  # copies whose mean score an attack climbs
 
 def draws(score: Score, sigma: float, copies: int) -> Callable[[PRNGKeyArray, Images], Array]:
     """Score noisy copies: (one key per example, x) -> (b, copies)."""
-    return median.draw(score, in_pixels(sigma), n=copies, chunk_size=CHUNK)
+    return draw(score, in_pixels(sigma), n=copies, chunk_size=CHUNK)
 
 
 def moved(
@@ -59,11 +59,11 @@ def told(
       attacked: by radius, the smoothed scores of attacked data and outliers.
       sigma: of the noise.
     """
-    clean = [median.certified(scores, radius=0.0, sigma=sigma).value for scores in (inside, outside)]
+    clean = [certified(scores, radius=0.0, sigma=sigma).value for scores in (inside, outside)]
     found: dict[str, Any] = {"auroc": metrics.auroc(*clean)}
     for radius, (low, high) in attacked.items():
         data, strange = (
-            median.certified(scores, radius=radius, sigma=sigma, alpha=ALPHA) for scores in (inside, outside)
+            certified(scores, radius=radius, sigma=sigma, alpha=ALPHA) for scores in (inside, outside)
         )
         found[f"{radius:.4g}"] = {
             "certified_out": guaranteed_auroc(clean[0], strange.upper),

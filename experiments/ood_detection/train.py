@@ -26,7 +26,8 @@ from experiments.shared import command_line
 from experiments.shared.settings import PGD, Cluster, Optimizer
 from robustjax import data, runtime, training
 from robustjax.catalog import ood_losses, outlier_sets
-from robustjax.losses import batchnorm_modes, ccu
+from robustjax.losses import batchnorm_modes
+from robustjax.losses.ccu import optimizer as ccu_optimizer
 from robustjax.runtime.stopping import stopping
 from robustjax.types import Loss, Model
 
@@ -188,7 +189,7 @@ def main(cfg: Config) -> int:
         made, shape = vars(cfg), train.image.shape[1:]
         model = run_folders.network(made, classes=classes, shape=shape, densities=densities)
         tx = cfg.optimizer.over(cfg.updates)
-        tx = ccu.optimizer(tx) if cfg.loss == "ccu" else tx
+        tx = ccu_optimizer(tx) if cfg.loss == "ccu" else tx
         update = training.scheduled(loss_at(cfg, model, classes, densities), tx)
         validate = held_out.judges(cfg, model, classes)
 

@@ -21,11 +21,12 @@ from robustjax.evaluation import attempts, defences, headline, purifier
 from robustjax.evaluation.attempts import GatedCase
 from robustjax.evaluation.purifier import Assessment
 from robustjax.numerics import keys_for
-from robustjax.ood import controls, feature_scores, gaussian_scores, logit_scores, ssd
+from robustjax.ood import controls, feature_scores, gaussian_scores, logit_scores
 from robustjax.ood.gates import Gate, score_of
 from robustjax.ood.gates import gated as gate_of
 from robustjax.ood.metrics import threshold_keeping
 from robustjax.ood.odin import odin
+from robustjax.ood.ssd import Unsquared, ssd
 from robustjax.ood.translate import Defence, defended, gathered, route_table
 from robustjax.perturbations import tones
 from robustjax.threats import Threat
@@ -93,9 +94,9 @@ def detectors(parts: Parts, train: Batch) -> dict[str, Any]:
     ours, theirs = (np.asarray(jax.jit(eye)(train.image)) for eye in parts.eyes)
     margin, energy = (jax.tree_util.Partial(form) for form in (logit_scores.msp_margin, logit_scores.energy))
     return {
-        "SSD": score_of(parts.eyes[0], ssd.Unsquared(ssd.ssd(ours, covariance="truncated"))),
+        "SSD": score_of(parts.eyes[0], Unsquared(ssd(ours, covariance="truncated"))),
         "Mahalanobis of f": score_of(
-            parts.eyes[1], ssd.Unsquared(gaussian_scores.mahalanobis(theirs, label, shrinkage="ledoit-wolf"))
+            parts.eyes[1], Unsquared(gaussian_scores.mahalanobis(theirs, label, shrinkage="ledoit-wolf"))
         ),
         "nearest neighbours": score_of(parts.eyes[0], feature_scores.knn(ours, neighbours=10)),
         "max softmax": score_of(parts.f, margin),

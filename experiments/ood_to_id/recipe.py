@@ -10,7 +10,8 @@ import jax
 from experiments.shared.fields import Fraction
 from robustjax.catalog import models as model_names
 from robustjax.losses.diffusion import trainable
-from robustjax.models import diffusion, pix2pixhd, pooled, selfsup, translator
+from robustjax.models import diffusion, pix2pixhd, selfsup, translator
+from robustjax.models.pooled import pooled
 from robustjax.perturbations import adversarial_pairs, tones
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.types import Images, Model, frozen
@@ -112,7 +113,7 @@ KINDS = get_args(Kind)
 def classifier_of(recipe: Recipe, dataset: str, classes: int, shape: tuple[int, ...]) -> Model:
     """Build the network to be protected."""
     if recipe.classifier == "pooled":
-        return pooled.pooled(classes=classes, shape=shape)
+        return pooled(classes=classes, shape=shape)
     return model_names.classifier(recipe.classifier, dataset=dataset, classes=classes, shape=shape)
 
 

@@ -14,11 +14,12 @@ from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.solver import as_attack
 from robustjax.attacks.square import square
-from robustjax.losses import segmentation
+from robustjax.losses.segmentation import accuracy, overlaps, wrong_pixels
 from robustjax.numerics import fold
-from robustjax.perturbations import pairs, relit, sets
+from robustjax.perturbations import pairs, sets
 from robustjax.perturbations.corruptions.table import corrupt
 from robustjax.perturbations.learned import encoder, learned
+from robustjax.perturbations.relit import under as relit_under
 from robustjax.types import Batch, Found, Model, frozen
 
 Arrays = dict[str, np.ndarray]
@@ -128,8 +129,8 @@ def _pixels(cfg: classifier_runs.Config, it: autoencoders.Learned, model: Model)
         logits_fn = frozen(model, params, state)
 
         def under(light: jax.Array) -> tuple[jax.Array, jax.Array]:
-            image = relit.under(batch.image, light)
-            return segmentation.accuracy(logits_fn(image), batch.label), image
+            image = relit_under(batch.image, light)
+            return accuracy(logits_fn(image), batch.label), image
 
         right, images = jax.lax.map(under, jnp.arange(25))
         rows = jnp.arange(right.shape[1])
@@ -147,11 +148,11 @@ def _pixels(cfg: classifier_runs.Config, it: autoencoders.Learned, model: Model)
         space = learned(it.model, set_params, set_state, radius=radius)
         ascent = pgd(space.threat, steps=cfg.steps, step_size=radius / 20)
         climb = sets.ascent_through(space, compose.restarts(ascent, cfg.restarts))
-        found = climb(keys, segmentation.wrong_pixels(logits_fn, batch.label), bare)
+        found = climb(keys, wrong_pixels(logits_fn, batch.label), bare)
         logits = logits_fn(found.x)
-        both, either = jax.vmap(lambda z, y: segmentation.overlaps(z[None], y[None]))(logits, batch.label)
+        both, either = jax.vmap(lambda z, y: overlaps(z[None], y[None]))(logits, batch.label)
         return {
-            "robust": segmentation.accuracy(logits, batch.label),
+            "robust": accuracy(logits, batch.label),
             "overlap_attacked": jnp.where(either > 0, both / jnp.maximum(either, 1), 0).sum(axis=1)
             / jnp.maximum((either > 0).sum(axis=1), 1),
             "image": bare,

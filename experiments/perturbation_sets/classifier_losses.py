@@ -17,8 +17,9 @@ from robustjax.losses.smoothadv import smoothadv
 from robustjax.losses.stability import augmented, stability
 from robustjax.losses.standard import standard
 from robustjax.models.cvae import CVAE
-from robustjax.perturbations import relit, sets
+from robustjax.perturbations import sets
 from robustjax.perturbations.learned import Perturb, learned, noisy, perturbed
+from robustjax.perturbations.relit import Labelled, any_light, under, with_labels
 from robustjax.threats import Threat
 from robustjax.types import Batch, Loss, Model, Params, State
 
@@ -35,7 +36,7 @@ def looks(it: autoencoders.Learned) -> Looks:
     """Build the looks of a set's images."""
     fresh = autoencoders.drawn(it.config).fresh
     if classifier_runs.pixelwise(it):
-        return Looks(relit.any_light(), lambda key, x: relit.under(x, 0), relit.any_light())
+        return Looks(any_light(), lambda key, x: under(x, 0), any_light())
     # Both views of some pairs are perturbed; their images are taken as the data set has them.
     padded = it.config.pairs in ("rts", "warps")
     bare = (lambda key, x: fresh(key, x).image) if padded else (lambda key, x: x)
@@ -54,7 +55,7 @@ def loss_of(cfg: classifier_runs.Config, it: autoencoders.Learned, model: Model,
         draw, move, inner = jax.random.split(key, 3)
         image = view(draw, image)
         if cfg.pad is not None and pixels:
-            image, label = relit.with_labels(crop(cfg.pad), flip())(move, relit.Labelled(image, label))
+            image, label = with_labels(crop(cfg.pad), flip())(move, Labelled(image, label))
         elif cfg.pad is not None:
             image = chain(crop(cfg.pad), flip())(move, image)
         own = on_set(cfg, it.model, model, trained, radius, pixels)

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.shared.settings import Cluster
-from robustjax.losses.elbo import Likelihood, interpolated
+from robustjax.losses.elbo import interpolated
 from robustjax.models import cvae_rectangle, cvae_small, cvae_stn, unet
-from robustjax.models.cvae import CVAE
-from robustjax.perturbations import pairs, relit
+from robustjax.models.cvae import CVAE, Likelihood
+from robustjax.perturbations import pairs
+from robustjax.perturbations.relit import relit
 
 MODELS: dict[str, Callable[[tuple[int, ...]], CVAE]] = {
     "dense": lambda shape: cvae_small.dense(shape=shape),
@@ -26,7 +27,7 @@ FAMILIES: dict[str, Callable[[], pairs.Pairs]] = {
     "rts": pairs.rotated_shifted_scaled,
     "warps": lambda: pairs.warped((20.0, 0.7, 0.7, 0.1, 10.0), pad=1),
     "lighting": pairs.lighting,
-    "relit": relit.relit,
+    "relit": relit,
     "corrupted": pairs.corrupted,
     "corrupted_twice": pairs.corrupted_twice,
     "corrupted_or_clean": lambda: pairs.corrupted_twice(originals=True),

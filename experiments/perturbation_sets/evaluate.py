@@ -28,8 +28,9 @@ from experiments.shared import command_line
 from robustjax import data, evaluation, runtime
 from robustjax.attacks.pgd import pgd
 from robustjax.data import subsets
-from robustjax.losses.elbo import error
-from robustjax.perturbations import exported, theorems
+from robustjax.models.cvae import error
+from robustjax.perturbations import theorems
+from robustjax.perturbations.exported import exported, saved
 from robustjax.perturbations.learned import encoder, learned, perturbed
 from robustjax.perturbations.pairs import Pairs
 from robustjax.perturbations.quality import Quality, conformal_radius, coverage, nearest_from, quality
@@ -143,7 +144,7 @@ def main(cfg: Config) -> int:
             print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
         if cfg.export:
             space = learned(it.model, it.params, it.state, radius=radii[-1])
-            for path in exported.saved(exported.exported(space, it.model.shape), run.folder):
+            for path in saved(exported(space, it.model.shape), run.folder):
                 runtime.say(f"exported: {path}")
         place = evaluate_report.page(cfg, found, lengths, promised, pictures).write(
             run.folder / "report.html"

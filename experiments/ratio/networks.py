@@ -19,7 +19,7 @@ from robustjax.data.extra import enriched
 from robustjax.data.sources import Split
 from robustjax.losses import confidences
 from robustjax.losses.sam import asam, sam
-from robustjax.models import tiny
+from robustjax.models.tiny import tiny
 from robustjax.runtime.stopping import Stop
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Loss, Model, Number, Pair
@@ -43,7 +43,7 @@ def network(name: str, like: Split, dataset: str) -> Model:
     """Build a network by name for the images of a split."""
     classes, shape = len(like.info.classes), like.image.shape[1:]
     if name == "tiny":
-        return tiny.tiny(classes=classes, shape=shape)
+        return tiny(classes=classes, shape=shape)
     return model_names.classifier(name, dataset=dataset, classes=classes, shape=shape)
 
 

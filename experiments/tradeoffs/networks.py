@@ -16,10 +16,10 @@ from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.data import order, planted, rebalance
 from robustjax.data.scenes import Scenes
-from robustjax.losses import group_dro
 from robustjax.losses.adversarial import adversarial
+from robustjax.losses.group_dro import GroupBatch, adversarial_group_dro, group_dro, weighted
 from robustjax.losses.standard import standard
-from robustjax.models import strided
+from robustjax.models.strided import strided
 from robustjax.runtime.pytree_files import named
 from robustjax.runtime.stopping import Stop
 from robustjax.threats import Threat
@@ -47,7 +47,7 @@ class Worker:
     def __init__(self, cfg: Any, classes: int, source: planted.Source) -> None:
         self.cfg, self.source = cfg, source
         shape, grey = (cfg.size, cfg.size, 3), (0.5, 0.5, 0.5)
-        self.model = strided.strided(classes=classes, shape=shape, mean=grey, std=(0.25, 0.25, 0.25))
+        self.model = strided(classes=classes, shape=shape, mean=grey, std=(0.25, 0.25, 0.25))
         judge = cfg.judge.worst_case(cfg.judge.eps)
         self._measure = reliance.measurement(self.model, judge, levels=LEVELS, attacked=ATTACKED)
         self._logits = jax.jit(jax.vmap(lambda p, s, x: self.model.apply(p, s, x)[0]))
@@ -68,7 +68,7 @@ class Worker:
         count = cfg.images * 4 // 3 if cell.task == "binary" else cfg.images
         sets = self.scenes(cell, "train", count)
         label, group = (jnp.asarray(np.stack([getattr(s, n) for s in sets])) for n in ("label", "group"))
-        batch = group_dro.GroupBatch(jnp.asarray(images(sets)), label, group)
+        batch = GroupBatch(jnp.asarray(images(sets)), label, group)
         plan = [np.arange(count)] * cfg.seeds
         if cell.method == "group_dro":
             plan = [rebalance.evened(s.group, seed=i) for i, s in enumerate(sets)]
@@ -90,7 +90,7 @@ class Worker:
         return found | {f"weights/{name}": np.asarray(leaf) for name, leaf in named(params).items()}
 
     def _run(
-        self, cell: Cell, batch: group_dro.GroupBatch, plan: Sequence[np.ndarray], epochs: int, stop: Stop
+        self, cell: Cell, batch: GroupBatch, plan: Sequence[np.ndarray], epochs: int, stop: Stop
     ) -> training.TrainState | None:
         cfg = self.cfg
         updates = max(1, round(epochs * batch.label.shape[1] / cfg.batch_size))
@@ -116,7 +116,7 @@ class Worker:
     def _compiled(self, cell: Cell, updates: int) -> tuple[Callable, Callable]:
         """Compile the start and the update of all seeds, for any radius."""
         steps, worst = self.cfg.steps, cell.method == "group_dro"
-        model = group_dro.weighted(self.model, groups=4) if worst else self.model
+        model = weighted(self.model, groups=4) if worst else self.model
         tx = optax.adamw(optax.cosine_onecycle_schedule(max(updates, 4), self.cfg.rate), weight_decay=1e-4)
 
         def start(seed):
@@ -125,13 +125,13 @@ class Worker:
         def all_seeds(state, batch, rows, eps):
             def loss_at(t):
                 if not cell.eps:
-                    return group_dro.group_dro(model) if worst else standard(model)
+                    return group_dro(model) if worst else standard(model)
                 # A radius of full size from the start can leave a network that always says the same.
                 radius = eps * jnp.minimum(2.0 * t.astype(jnp.float32) / updates, 1.0)
                 threat = Threat(cell.norm, radius)  # pyright: ignore[reportArgumentType]
                 ascent = pgd(threat, steps=steps, step_size=2.5 * radius / steps, keep="last")
                 attack = compose.against(ascent, objectives.cross_entropy)
-                return (group_dro.adversarial_group_dro if worst else adversarial)(model, attack)
+                return (adversarial_group_dro if worst else adversarial)(model, attack)
 
             def one(state, batch, rows):
                 return training.scheduled(loss_at, tx)(state, jax.tree.map(lambda a: a[rows], batch))

@@ -39,3 +39,35 @@ masking_measurements      small measurements of a network, each compiled once
 flags       where signs of trouble begin, in the answers of a network
 attack_comparison    and in how searches compare
 """
+
+from robustjax.attacks.adaptive import averaged as averaged
+from robustjax.attacks.adaptive import substituted as substituted
+from robustjax.attacks.apgd import apgd as apgd
+from robustjax.attacks.apgd import apgd_shrinking as apgd_shrinking
+from robustjax.attacks.carlini_wagner import carlini_wagner as carlini_wagner
+from robustjax.attacks.compose import against as against
+from robustjax.attacks.compose import over_targets as over_targets
+from robustjax.attacks.compose import restarts as restarts
+from robustjax.attacks.compose import worst_of as worst_of
+from robustjax.attacks.ddn import ddn as ddn
+from robustjax.attacks.deepfool import deepfool as deepfool
+from robustjax.attacks.fab import boundary as boundary
+from robustjax.attacks.fab import fab as fab
+from robustjax.attacks.fab import fab_targeted as fab_targeted
+from robustjax.attacks.fmn import fmn as fmn
+from robustjax.attacks.frank_wolfe import frank_wolfe as frank_wolfe
+from robustjax.attacks.grid import grid as grid
+from robustjax.attacks.grid import refined as refined
+from robustjax.attacks.half_batch import half_batch as half_batch
+from robustjax.attacks.momentum_pgd import momentum_pgd as momentum_pgd
+from robustjax.attacks.momentum_pgd import monotone as monotone
+from robustjax.attacks.pgd import fgsm as fgsm
+from robustjax.attacks.pgd import pgd as pgd
+from robustjax.attacks.solver import Solver as Solver
+from robustjax.attacks.solver import as_attack as as_attack
+from robustjax.attacks.solver import until_found as until_found
+from robustjax.attacks.spsa import spsa as spsa
+from robustjax.attacks.square import square as square
+from robustjax.attacks.step_schedule import first_steps as first_steps
+from robustjax.attacks.step_schedule import rising as rising
+from robustjax.attacks.transfer import transferred as transferred

@@ -11,3 +11,8 @@ in, so certify in float32. Bounds may be differentiated, swept over radii and tr
 examples on their own (BatchNorm in evaluation mode) and be made of the operations listed in `arithmetic`; another
 one raises an error that names it.
 """
+
+from robustjax.bounds.confidence import guaranteed_auroc as guaranteed_auroc
+from robustjax.bounds.confidence import highest_msp as highest_msp
+from robustjax.bounds.confidence import lowest_msp as lowest_msp
+from robustjax.bounds.enclosure import enclose as enclose

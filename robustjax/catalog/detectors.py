@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax.catalog import ood_losses
-from robustjax.ood import blend, feature_scores, gaussian_scores, logit_scores, odin, shaping
+from robustjax.ood import feature_scores, gaussian_scores, logit_scores, shaping
+from robustjax.ood.blend import blend
+from robustjax.ood.odin import odin
 from robustjax.ood.scores import Features, Form, Score, through
 from robustjax.types import Images, LogitsFn
 
@@ -98,7 +100,7 @@ def _fit_all_layers(seen: Seen) -> Any:
         np.stack([np.asarray(forms[n](jnp.asarray(part[n]))) for n in forms], axis=1)
         for part in (seen.held, seen.noise)
     )
-    return forms, blend.blend(held, noise)
+    return forms, blend(held, noise)
 
 
 def _all_layers(kit: Kit) -> Score:
@@ -121,8 +123,8 @@ DETECTORS: dict[str, Detector] = {
     "gen": _of_logits(logit_scores.gen_log),
     "own": Detector(lambda kit: through(kit.logits_fn, ood_losses.form(kit.method, classes=kit.classes))),
     "odin": Detector(
-        lambda kit: odin.odin(kit.logits_fn),
-        around=lambda kit: odin.odin(kit.logits_fn, magnitude=0.0),
+        lambda kit: odin(kit.logits_fn),
+        around=lambda kit: odin(kit.logits_fn, magnitude=0.0),
     ),
     "mahalanobis": _of_features(lambda seen: gaussian_scores.mahalanobis(_top(seen), seen.label)),
     "relative_mahalanobis": _of_features(

@@ -5,7 +5,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from robustjax.models import densenet, normalisation, preact, resnet, resnet_imagenet, small, wideresnet
+from robustjax.models import normalisation, preact, resnet, resnet_imagenet, small
+from robustjax.models.densenet import densenet
+from robustjax.models.wideresnet import wideresnet
 from robustjax.types import Model
 
 MODELS: dict[str, Callable[..., Model]] = {
@@ -19,11 +21,11 @@ MODELS: dict[str, Callable[..., Model]] = {
     "resnet18_imagenet": resnet_imagenet.resnet18_imagenet,
     "resnet50_imagenet": resnet_imagenet.resnet50_imagenet,
     "preact_resnet18": preact.preact_resnet18,
-    "densenet40": lambda **settings: densenet.densenet(depth=40, **settings),
-    "densenet100": densenet.densenet,
-    "wideresnet40_4": lambda **settings: wideresnet.wideresnet(depth=40, width=4, **settings),
-    "wideresnet28_10": lambda **settings: wideresnet.wideresnet(depth=28, width=10, **settings),
-    "wideresnet34_10": lambda **settings: wideresnet.wideresnet(depth=34, width=10, **settings),
+    "densenet40": lambda **settings: densenet(depth=40, **settings),
+    "densenet100": densenet,
+    "wideresnet40_4": lambda **settings: wideresnet(depth=40, width=4, **settings),
+    "wideresnet28_10": lambda **settings: wideresnet(depth=28, width=10, **settings),
+    "wideresnet34_10": lambda **settings: wideresnet(depth=34, width=10, **settings),
 }
 NORMALISATIONS = {
     "cifar10": normalisation.CIFAR10,

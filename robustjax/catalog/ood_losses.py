@@ -12,12 +12,19 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.half_batch import half_batch
-from robustjax.losses import acet, aloe, atom, confidences, oe, ratio, rowl, sofl, trades_out
-from robustjax.losses import ccu as ccu_loss
+from robustjax.losses import confidences, trades_out
+from robustjax.losses.acet import acet
 from robustjax.losses.adversarial import adversarial
+from robustjax.losses.aloe import aloe, aoe
+from robustjax.losses.atom import atom, ntom
 from robustjax.losses.batchnorm_modes import BatchNormMode, running
+from robustjax.losses.ccu import ccu
 from robustjax.losses.confidences import Confidence
 from robustjax.losses.gaussian_mixture import Axes
+from robustjax.losses.oe import oe
+from robustjax.losses.ratio import half_ratio, ratio
+from robustjax.losses.rowl import rowl
+from robustjax.losses.sofl import sofl
 from robustjax.losses.standard import standard
 from robustjax.losses.trades import trades
 from robustjax.ood import logit_scores, reject_scores
@@ -72,32 +79,32 @@ def _over_data(build: Callable[[Asked], Loss]) -> Callable[[Asked], Loss]:
 def _mixed_with_densities(it: Asked) -> Loss:
     if it.axes is None:
         raise ValueError("loss: axes is None, must be given for ccu")
-    return ccu_loss.ccu(it.model, it.axes)
+    return ccu(it.model, it.axes)
 
 
 LOSSES: dict[str, Callable[[Asked], Loss]] = {
     "standard": _over_data(lambda it: standard(it.model)),
     "adversarial": _over_data(lambda it: adversarial(it.model, it.attack)),
     "trades": _over_data(lambda it: trades(it.model, it.around_data, beta=it.beta)),
-    "oe": lambda it: oe.oe(it.model, **it.weight, **it.penalty),
-    "ceda": lambda it: oe.oe(
+    "oe": lambda it: oe(it.model, **it.weight, **it.penalty),
+    "ceda": lambda it: oe(
         it.model, **{"weight": 1.0, "penalty": confidences.log_confidence, **it.weight, **it.penalty}
     ),
-    "acet": lambda it: acet.acet(
+    "acet": lambda it: acet(
         it.model, it.around_outliers, batchnorm=it.batchnorm, **it.weight, **it.penalty
     ),
-    "half_acet": lambda it: acet.acet(
+    "half_acet": lambda it: acet(
         it.model,
         half_batch(it.around_outliers),
         batchnorm=it.batchnorm,
         **{"penalty": confidences.ce_to_uniform, **it.weight, **it.penalty},
     ),
-    "aoe": lambda it: aloe.aoe(it.model, it.attack, batchnorm=it.batchnorm, **it.weight),
-    "aloe": lambda it: aloe.aloe(it.model, it.attack, it.around_outliers, batchnorm=it.batchnorm, **it.weight),
-    "ratio": lambda it: ratio.ratio(
+    "aoe": lambda it: aoe(it.model, it.attack, batchnorm=it.batchnorm, **it.weight),
+    "aloe": lambda it: aloe(it.model, it.attack, it.around_outliers, batchnorm=it.batchnorm, **it.weight),
+    "ratio": lambda it: ratio(
         it.model, it.attack, it.around_outliers, batchnorm=it.batchnorm, **it.weight, **it.penalty
     ),
-    "half_ratio": lambda it: ratio.half_ratio(
+    "half_ratio": lambda it: half_ratio(
         it.model, it.attack, it.around_outliers, batchnorm=it.batchnorm, **it.weight, **it.penalty
     ),
     "trades_acet": lambda it: trades_out.trades_acet(
@@ -106,10 +113,10 @@ LOSSES: dict[str, Callable[[Asked], Loss]] = {
     "trades_ceda": lambda it: trades_out.trades_ceda(
         it.model, it.around_data, it.around_outliers, beta=it.beta, outlier_beta=it.beta, **it.weight, **it.penalty
     ),
-    "ntom": lambda it: atom.ntom(it.model, **it.weight),
-    "atom": lambda it: atom.atom(it.model, half_batch(it.around_outliers), batchnorm=it.batchnorm, **it.weight),
-    "sofl": lambda it: sofl.sofl(it.model, classes=it.classes, **it.weight),
-    "rowl": lambda it: rowl.rowl(it.model, it.around_data, **it.weight),
+    "ntom": lambda it: ntom(it.model, **it.weight),
+    "atom": lambda it: atom(it.model, half_batch(it.around_outliers), batchnorm=it.batchnorm, **it.weight),
+    "sofl": lambda it: sofl(it.model, classes=it.classes, **it.weight),
+    "rowl": lambda it: rowl(it.model, it.around_data, **it.weight),
     "ccu": _mixed_with_densities,
 }  # fmt: skip
 

@@ -41,3 +41,43 @@ rowl         a reject class under targeted attack
 good         a certificate of low confidence around outliers
 ccu          a network mixed with densities (mixtures: fits them)
 """
+
+from robustjax.losses.acet import acet as acet
+from robustjax.losses.adversarial import adversarial as adversarial
+from robustjax.losses.adversarial import half_adversarial as half_adversarial
+from robustjax.losses.adversarial_loss import AdversarialLoss as AdversarialLoss
+from robustjax.losses.aloe import aloe as aloe
+from robustjax.losses.aloe import aoe as aoe
+from robustjax.losses.atom import atom as atom
+from robustjax.losses.atom import ntom as ntom
+from robustjax.losses.atop import atop as atop
+from robustjax.losses.awp import awp as awp
+from robustjax.losses.ccu import ccu as ccu
+from robustjax.losses.contrastive import contrastive as contrastive
+from robustjax.losses.diffusion import denoising as denoising
+from robustjax.losses.elbo import elbo as elbo
+from robustjax.losses.fast import fgsm_rs as fgsm_rs
+from robustjax.losses.fast import n_fgsm as n_fgsm
+from robustjax.losses.free import free as free
+from robustjax.losses.good import good as good
+from robustjax.losses.group_dro import adversarial_group_dro as adversarial_group_dro
+from robustjax.losses.group_dro import group_dro as group_dro
+from robustjax.losses.macer import macer as macer
+from robustjax.losses.mart import mart as mart
+from robustjax.losses.max_clean_adversarial import max_clean_adversarial as max_clean_adversarial
+from robustjax.losses.oe import oe as oe
+from robustjax.losses.ratio import half_ratio as half_ratio
+from robustjax.losses.ratio import ratio as ratio
+from robustjax.losses.reconstruction import restoring as restoring
+from robustjax.losses.rowl import rowl as rowl
+from robustjax.losses.sam import asam as asam
+from robustjax.losses.sam import sam as sam
+from robustjax.losses.segmentation import segmentation as segmentation
+from robustjax.losses.smoothadv import smoothadv as smoothadv
+from robustjax.losses.sofl import sofl as sofl
+from robustjax.losses.stability import augmented as augmented
+from robustjax.losses.stability import stability as stability
+from robustjax.losses.standard import standard as standard
+from robustjax.losses.trades import trades as trades
+from robustjax.losses.trades_out import trades_acet as trades_acet
+from robustjax.losses.trades_out import trades_ceda as trades_ceda

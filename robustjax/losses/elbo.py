@@ -1,19 +1,17 @@
 """The evidence lower bound of a conditional autoencoder: reconstruct perturbed images, stay near the prior."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from robustjax.models.cvae import CVAE, Gaussian
+from robustjax.models.cvae import CVAE, Gaussian, Likelihood, error
 from robustjax.numerics import fold, keys_for
 from robustjax.perturbations.pairs import Pairs, Views
-from robustjax.types import Batch, Images, Loss, Number, Params, PerExample, State
-
-Likelihood = Literal["gaussian", "bernoulli"]
+from robustjax.types import Batch, Loss, Number, Params, State
 
 
 def kl(posterior: Gaussian, prior: Gaussian) -> Float[Array, "b k"]:
@@ -23,20 +21,6 @@ def kl(posterior: Gaussian, prior: Gaussian) -> Float[Array, "b k"]:
     spread = jnp.expm1(gap) - gap
     moved = jnp.square(posterior.mean - prior.mean) * jnp.exp(-prior.log_variance)
     return 0.5 * (spread + moved)
-
-
-def error(raw: Images, target: Images, likelihood: Likelihood, link: Callable[[Array], Array]) -> PerExample:
-    """Sum over pixels what a reconstruction misses: squares, or the cross-entropy of pixels as probabilities.
-
-    Args:
-      raw: what a decoder gives, before `link`; logits for "bernoulli", whatever the link.
-      target: images in [0, 1].
-      likelihood: "gaussian" for squares, without constants, or "bernoulli".
-      link: from raw to pixels.
-    """
-    squares = likelihood == "gaussian"
-    each = jnp.square(link(raw) - target) if squares else jax.nn.softplus(raw) - target * raw
-    return each.reshape(each.shape[0], -1).sum(axis=1)
 
 
 def elbo(model: CVAE, *, beta: Number = 1.0, likelihood: Likelihood = "gaussian") -> Loss:

@@ -39,3 +39,23 @@ transposed       transposed convolutions of stride 2
 A factory takes keyword-only settings and returns a Model (or a CVAE); its feature taps are named stage0, stage1, ... by
 depth, and the last one is what the final linear layer reads.
 """
+
+from robustjax.models.adapters import from_flax as from_flax
+from robustjax.models.densenet import densenet as densenet
+from robustjax.models.pooled import pooled as pooled
+from robustjax.models.preact import preact_resnet18 as preact_resnet18
+from robustjax.models.published import preact_resnet18_rice as preact_resnet18_rice
+from robustjax.models.published import preact_resnet18_wong as preact_resnet18_wong
+from robustjax.models.published import wideresnet_gowal as wideresnet_gowal
+from robustjax.models.resnet import resnet18 as resnet18
+from robustjax.models.resnet import resnet34 as resnet34
+from robustjax.models.resnet import resnet50 as resnet50
+from robustjax.models.resnet_imagenet import resnet18_imagenet as resnet18_imagenet
+from robustjax.models.resnet_imagenet import resnet50_imagenet as resnet50_imagenet
+from robustjax.models.small import convnet as convnet
+from robustjax.models.small import convnet_small as convnet_small
+from robustjax.models.small import linear as linear
+from robustjax.models.small import mlp as mlp
+from robustjax.models.strided import strided as strided
+from robustjax.models.tiny import tiny as tiny
+from robustjax.models.wideresnet import wideresnet as wideresnet

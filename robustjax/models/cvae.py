@@ -5,16 +5,17 @@ A prior p(z | x), a posterior q(z | x, perturbed x) and a decoder g(z, x), three
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from robustjax.types import Images, Params, State
+from robustjax.types import Images, Params, PerExample, State
 
 Latents = Float[Array, "b k"]
+Likelihood = Literal["gaussian", "bernoulli"]  # of the pixels
 
 
 class Gaussian(NamedTuple):
@@ -130,3 +131,17 @@ def squashed(raw: Array) -> Array:
 def _flat(out: tuple[Array, Array]) -> Gaussian:
     mean, log_variance = (a.reshape(a.shape[0], -1) for a in out)
     return Gaussian(mean, log_variance)
+
+
+def error(raw: Images, target: Images, likelihood: Likelihood, link: Callable[[Array], Array]) -> PerExample:
+    """Sum over pixels what a reconstruction misses: squares, or the cross-entropy of pixels as probabilities.
+
+    Args:
+      raw: what a decoder gives, before `link`; logits for "bernoulli", whatever the link.
+      target: images in [0, 1].
+      likelihood: "gaussian" for squares, without constants, or "bernoulli".
+      link: from raw to pixels.
+    """
+    squares = likelihood == "gaussian"
+    each = jnp.square(link(raw) - target) if squares else jax.nn.softplus(raw) - target * raw
+    return each.reshape(each.shape[0], -1).sum(axis=1)

@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax.models import layernames, preact, published, resnet, resnet_imagenet, tensorfiles, wideresnet
+from robustjax.models import layernames, preact, published, resnet, resnet_imagenet, tensorfiles
 from robustjax.models.layers import DType
+from robustjax.models.wideresnet import wideresnet
 from robustjax.types import Model, Params, State
 
 Path = str | os.PathLike[str]
@@ -41,7 +42,7 @@ ARCHITECTURES: dict[str, Callable[..., Model]] = {
         for name, factory, sizes in (
             (
                 "wideresnet",
-                wideresnet.wideresnet,
+                wideresnet,
                 ((28, 4), (28, 10), (34, 10), (34, 15), (34, 20), (70, 16)),
             ),
             ("gowal", published.wideresnet_gowal, ((28, 10), (34, 10), (34, 20), (70, 16), (106, 16))),

@@ -24,3 +24,20 @@ controls         noise of the size of an attack, and what a detector says of it
 protocols        a detector beside itself under attack
 compat           the metrics as the code of ALOE, ATOM and OpenOOD computes them
 """
+
+from robustjax.ood.blend import blend as blend
+from robustjax.ood.feature_scores import knn as knn
+from robustjax.ood.feature_scores import vim as vim
+from robustjax.ood.gates import Gate as Gate
+from robustjax.ood.gates import gated as gated
+from robustjax.ood.gaussian_scores import mahalanobis as mahalanobis
+from robustjax.ood.gaussian_scores import relative_mahalanobis as relative_mahalanobis
+from robustjax.ood.odin import odin as odin
+from robustjax.ood.purify import purify as purify
+from robustjax.ood.scores import Score as Score
+from robustjax.ood.scores import through as through
+from robustjax.ood.ssd import few_shot as few_shot
+from robustjax.ood.ssd import ssd as ssd
+from robustjax.ood.uint8_grid import uint8_pgd as uint8_pgd
+from robustjax.ood.worst_confidence import confidence_over_radii as confidence_over_radii
+from robustjax.ood.worst_confidence import worst_confidence as worst_confidence

@@ -15,3 +15,23 @@ quality       whether a learned set holds the real perturbations and little else
 theorems      bounds on both, from the training objective
 sampling      pixels between pixels, and beyond the border
 """
+
+from robustjax.perturbations.exported import exported as exported
+from robustjax.perturbations.exported import saved as saved
+from robustjax.perturbations.learned import encoder as encoder
+from robustjax.perturbations.learned import learned as learned
+from robustjax.perturbations.learned import noisy as noisy
+from robustjax.perturbations.learned import perturbed as perturbed
+from robustjax.perturbations.quality import conformal_radius as conformal_radius
+from robustjax.perturbations.quality import coverage as coverage
+from robustjax.perturbations.quality import quality as quality
+from robustjax.perturbations.relit import relit as relit
+from robustjax.perturbations.sets import PerturbationSet as PerturbationSet
+from robustjax.perturbations.sets import ascent_through as ascent_through
+from robustjax.perturbations.sets import loss_through as loss_through
+from robustjax.perturbations.sets import solver_through as solver_through
+from robustjax.perturbations.sets import spatial as spatial
+from robustjax.perturbations.sets import through as through
+from robustjax.perturbations.spatial import warp as warp
+from robustjax.perturbations.strength import strength as strength
+from robustjax.perturbations.strength import worst_corruption as worst_corruption

@@ -11,8 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.compose import restarts
 from robustjax.attacks.pgd import better, pgd
-from robustjax.losses.elbo import Likelihood, error
-from robustjax.models.cvae import CVAE
+from robustjax.models.cvae import CVAE, Likelihood, error
 from robustjax.numerics import constant, fold, keys_for
 from robustjax.perturbations.learned import encoder, learned
 from robustjax.perturbations.truncated import truncated_normal

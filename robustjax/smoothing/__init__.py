@@ -13,3 +13,15 @@ curves      certified accuracy over radii, average certified radius
 
 Bounds are computed on the host: in float32 they would promise radii that do not hold.
 """
+
+from robustjax.smoothing.certify import Certificate as Certificate
+from robustjax.smoothing.certify import certify as certify
+from robustjax.smoothing.certify import predict as predict
+from robustjax.smoothing.curves import average_radius as average_radius
+from robustjax.smoothing.curves import certified_accuracy as certified_accuracy
+from robustjax.smoothing.median import median as median
+from robustjax.smoothing.noise import in_parameters as in_parameters
+from robustjax.smoothing.noise import in_pixels as in_pixels
+from robustjax.smoothing.segmenters import certify_pixels as certify_pixels
+from robustjax.smoothing.sequential import certify_up_to as certify_up_to
+from robustjax.smoothing.votes import votes as votes

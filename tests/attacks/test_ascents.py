@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustjax import numerics
-from robustjax.attacks import compose, objectives, pgd
+from robustjax.attacks import compose, objectives
+from robustjax.attacks.pgd import at_origin, fgsm, gaussian, pgd
 from robustjax.losses import fast
 from robustjax.threats import Threat
 
@@ -28,16 +29,16 @@ def linear_net(x):
 
 def solvers(threat):
     steps = {"steps": 40, "step_size": threat.eps / 8}
-    plain = pgd.pgd(threat, **steps)
+    plain = pgd(threat, **steps)
     return {
         "pgd": plain,
-        "pgd with momentum": pgd.pgd(threat, momentum=0.9, **steps),
-        "pgd from x": pgd.pgd(threat, start=pgd.at_origin, **steps),
-        "pgd from noise": pgd.pgd(threat, start=pgd.gaussian(0.001), **steps),
-        "pgd, last": pgd.pgd(threat, keep="last", **steps),
+        "pgd with momentum": pgd(threat, momentum=0.9, **steps),
+        "pgd from x": pgd(threat, start=at_origin, **steps),
+        "pgd from noise": pgd(threat, start=gaussian(0.001), **steps),
+        "pgd, last": pgd(threat, keep="last", **steps),
         "restarts": compose.restarts(plain, 3),
         "restarts in parts": compose.restarts(plain, 3, chunk_size=2),
-        "fgsm": pgd.fgsm(threat),
+        "fgsm": fgsm(threat),
         "fgsm-rs": fast.fgsm_rs(threat),
     }
 
@@ -60,7 +61,7 @@ def test_reaches_the_closed_form_on_a_linear_function(kind, name):
 
 def test_fgsm_is_exact_on_a_linear_function():
     threat = Threat("linf", 0.1)
-    found = pgd.fgsm(threat)(jax.random.key(0), lambda z: (SLOPE * z).sum(axis=1), X)
+    found = fgsm(threat)(jax.random.key(0), lambda z: (SLOPE * z).sum(axis=1), X)
     np.testing.assert_allclose(found.x, X + 0.1 * jnp.sign(SLOPE), atol=1e-6)
 
 
@@ -95,15 +96,14 @@ def test_best_is_never_worse_than_the_start_nor_than_the_last():
         return jnp.sin(40 * z).sum(axis=1)
 
     ascents = {
-        keep: pgd.pgd(threat, steps=7, step_size=0.1, start=pgd.at_origin, keep=keep)
-        for keep in ("best", "last")
+        keep: pgd(threat, steps=7, step_size=0.1, start=at_origin, keep=keep) for keep in ("best", "last")
     }
     best, last = (a(jax.random.key(0), bumpy, X).value for a in ascents.values())
     assert (best >= bumpy(X)).all() and (best >= last).all() and (best > last).any()
 
 
 def test_result_does_not_depend_on_the_batch():
-    attack = compose.restarts(pgd.pgd(Threat("linf", 0.1), steps=5, step_size=0.03), 2)
+    attack = compose.restarts(pgd(Threat("linf", 0.1), steps=5, step_size=0.03), 2)
     key = jax.random.key(3)
     whole = attack(key, objectives.margin(linear_net, Y), X)
     keys = numerics.keys_for(key, B)
@@ -114,15 +114,13 @@ def test_result_does_not_depend_on_the_batch():
 
 def test_objectives_that_are_nan_or_infinite_leave_a_feasible_point():
     threat = Threat("l2", 0.5)
-    found = pgd.pgd(threat, steps=3, step_size=0.2)(
-        jax.random.key(0), lambda z: jnp.log(z - 2.0).sum(axis=1), X
-    )
+    found = pgd(threat, steps=3, step_size=0.2)(jax.random.key(0), lambda z: jnp.log(z - 2.0).sum(axis=1), X)
     assert threat.contains(found.x, X).all()
 
 
 def test_radius_per_example_and_step_per_example():
     eps = jnp.linspace(0.0, 0.5, B)
-    attack = pgd.pgd(Threat("linf", eps), steps=10, step_size=eps / 4)
+    attack = pgd(Threat("linf", eps), steps=10, step_size=eps / 4)
     found = attack(jax.random.key(0), objectives.margin(linear_net, Y), X)
     reached = np.abs(found.x - X).max(axis=1)
     assert (reached <= np.asarray(eps) + 1e-6).all() and reached[0] == 0
@@ -135,7 +133,7 @@ def test_a_radius_sweep_compiles_once():
     @jax.jit
     def attacked(threat, key):
         traces.append(1)
-        attack = pgd.pgd(threat, steps=4, step_size=threat.eps / 2)
+        attack = pgd(threat, steps=4, step_size=threat.eps / 2)
         return attack(key, objectives.margin(linear_net, Y), X).value
 
     values = [attacked(Threat("linf", jnp.float32(e)), jax.random.key(0)) for e in np.linspace(0, 0.5, 10)]
@@ -147,8 +145,8 @@ def test_a_radius_sweep_compiles_once():
 
 def test_worst_of_is_at_least_as_strong_as_each_and_as_the_clean_image():
     threat = Threat("linf", 0.05)
-    one = compose.against(pgd.pgd(threat, steps=5, step_size=0.02), objectives.cross_entropy)
-    two = compose.against(pgd.fgsm(threat), objectives.dlr)
+    one = compose.against(pgd(threat, steps=5, step_size=0.02), objectives.cross_entropy)
+    two = compose.against(fgsm(threat), objectives.dlr)
     key = jax.random.key(0)
     verdict = objectives.margin(linear_net, Y)
     worst = compose.worst_of(one, two)(key, linear_net, X, Y)
@@ -164,7 +162,7 @@ def test_over_all_targets_finds_the_exact_margin_of_a_linear_net(chunk_size):
     """The worst margin of a linear net is max_j <w_j - w_y, x> + eps |w_j - w_y|_1: no single gradient knows it."""
     eps = 0.05
     attack = compose.over_targets(
-        pgd.pgd(Threat("linf", eps), steps=3, step_size=eps, start=pgd.at_origin),
+        pgd(Threat("linf", eps), steps=3, step_size=eps, start=at_origin),
         targets=9,
         chunk_size=chunk_size,
     )
@@ -199,20 +197,20 @@ def test_feasible_for_any_shape_and_number_of_classes(kind, shape, classes):
     w = jnp.asarray(rng.normal(size=(int(np.prod(shape)), classes)), jnp.float32)
     threat = Threat(kind, 0.3)
     objective = objectives.dlr(lambda z: z.reshape(2, -1) @ w, jnp.array([0, 1]))
-    found = pgd.pgd(threat, steps=3, step_size=0.1)(jax.random.key(0), objective, x)
+    found = pgd(threat, steps=3, step_size=0.1)(jax.random.key(0), objective, x)
     assert threat.contains(found.x, x).all()
 
 
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda t: pgd.pgd(t, steps=-1, step_size=0.1), "steps is -1"),
-        (lambda t: pgd.pgd(t, steps=1, step_size=-0.1), "step_size is -0.1"),
-        (lambda t: pgd.pgd(t, steps=1, step_size=0.1, keep="first"), "keep is 'first'"),
-        (lambda t: compose.restarts(pgd.fgsm(t), 0), "restarts is 0"),
-        (lambda t: compose.restarts(pgd.fgsm(t), 2, chunk_size=0), "chunk_size is 0"),
+        (lambda t: pgd(t, steps=-1, step_size=0.1), "steps is -1"),
+        (lambda t: pgd(t, steps=1, step_size=-0.1), "step_size is -0.1"),
+        (lambda t: pgd(t, steps=1, step_size=0.1, keep="first"), "keep is 'first'"),
+        (lambda t: compose.restarts(fgsm(t), 0), "restarts is 0"),
+        (lambda t: compose.restarts(fgsm(t), 2, chunk_size=0), "chunk_size is 0"),
         (lambda t: compose.worst_of(), "no attack given"),
-        (lambda t: compose.over_targets(pgd.fgsm(t), targets=0), "targets is 0"),
+        (lambda t: compose.over_targets(fgsm(t), targets=0), "targets is 0"),
     ],
 )
 def test_bad_settings_are_refused_when_built(build, message):

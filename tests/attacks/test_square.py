@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from robustjax import logit
 from robustjax.attacks import objectives, square_windows
-from robustjax.attacks import square as module
 from robustjax.attacks.solver import classified, judged
-from robustjax.attacks.square import Draw, edge, moved_bumps, square
+from robustjax.attacks.square import Draw, _draw, edge, moved_bumps, square
 from robustjax.numerics import norm
 from robustjax.threats import Threat
 
@@ -131,7 +130,7 @@ def test_queries_that_change_nothing_are_passed_over_and_nothing_else_changes():
     state = solver.init(keys, x)
     best, least, idle = state.x, value(state.x), 0
     for step in range(1, queries + 1):  # one query after another, all of them asked
-        draw = module._draw("linf", state.key, jnp.full(N, step), x, 0.8, False)
+        draw = _draw("linf", state.key, jnp.full(N, step), x, 0.8, False)
         proposal = threat.project(edge(threat, x, best, draw), x)
         idle += np.asarray((proposal == best).all(axis=(1, 2, 3)))
         ahead = value(proposal) > least
@@ -189,7 +188,7 @@ def test_the_start_covers_images_of_every_size():
 @pytest.mark.parametrize("official", [False, True])
 def test_windows_reach_every_corner_and_differ_between_examples(official):
     x, keys = jnp.zeros((500, 5, 5, 1)), jax.random.split(KEY, 500)
-    draw = jax.jit(lambda keys: module._draw("linf", keys, jnp.full(500, 60), x, 0.8, official))(keys)
+    draw = jax.jit(lambda keys: _draw("linf", keys, jnp.full(500, 60), x, 0.8, official))(keys)
     offsets = 5 - int(draw.rows[0])
     if official:
         one = {tuple(np.asarray(c)) for c in draw.corner}
@@ -206,7 +205,7 @@ def test_official_windows_never_take_the_last_offset():
     @jax.jit
     def corners(steps):
         one = jnp.zeros((1, 6, 6, 1))
-        return jax.vmap(lambda i: module._draw("linf", KEY[None], i[None], one, 0.8, True).corner)(steps)
+        return jax.vmap(lambda i: _draw("linf", KEY[None], i[None], one, 0.8, True).corner)(steps)
 
     assert corners(steps).max() == 6 - square_windows.sides(6, 6, 0.8, odd=False)[2][0] - 1
 

@@ -9,7 +9,8 @@ import pytest
 import scripts
 
 from experiments.benchmarks import peers, profiles, train, train_steps
-from robustjax.models import small, wideresnet
+from robustjax.models import small
+from robustjax.models.wideresnet import wideresnet
 from robustjax.types import Batch, Pair
 
 
@@ -99,7 +100,7 @@ def test_both_sides_take_the_same_step(name, monkeypatch):
 @pytest.mark.oracle
 def test_the_wide_peer_is_the_same_function():
     torch = pytest.importorskip("torch")
-    model = wideresnet.wideresnet(depth=10, width=1, shape=(8, 8, 3))
+    model = wideresnet(depth=10, width=1, shape=(8, 8, 3))
     params, state = model.init(jax.random.key(0))
     draw = np.random.default_rng(0)
     state = jax.tree.map(lambda a: jnp.asarray(draw.uniform(0.5, 1.5, a.shape), jnp.float32), state)

@@ -35,7 +35,7 @@ def folders(monkeypatch):
         config = {"dataset": "digits", "seed": 0, "size": None, "kind": "ddpm", "recipe": {"eps": 0.2}}
         return run_folders.System(*parts, translators.purifier(parts[2], RECIPE, 0.3), config, {})
 
-    monkeypatch.setattr(translator_folders, "opened", opened)
+    monkeypatch.setattr(run_folders, "opened", opened)
 
 
 def test_a_random_translator_is_attacked_by_draw_by_mean_and_through_a_copy(

@@ -36,8 +36,10 @@ def folders(tmp_path_factory):
         patch.setattr(train_cvae, "quality", cheap)
         patch.setattr(train_cvae, "pictures", lambda *args: [])
         patch.setattr(train_cvae, "report", lambda *args: Report("", {}))
-        patch.setattr(train_learned, "judged", lambda *args: {"radii": np.ones(1), "robust": np.ones((1, 2))})
-        patch.setattr(train_learned, "page", types.SimpleNamespace(page=lambda *args: Report("", {})))
+        patch.setattr(
+            train_classifier, "judged", lambda *args: {"radii": np.ones(1), "robust": np.ones((1, 2))}
+        )
+        patch.setattr(train_classifier, "page", types.SimpleNamespace(page=lambda *args: Report("", {})))
         for count, mesh in MESHES.items():
             patch.setattr(runtime, "data_mesh", lambda mesh=mesh: mesh)
             cfg = dataclasses.replace(cvae_settings.PRESETS["smoke"], out=str(out / f"set{count}"), images=20)

@@ -15,7 +15,8 @@ from experiments.ood_detection import compare, compare_data, compare_networks, r
 from robustjax import data
 from robustjax.attacks.pgd import pgd
 from robustjax.catalog import ood_losses, outlier_sets
-from robustjax.losses import ccu, gaussian_mixture
+from robustjax.losses import gaussian_mixture
+from robustjax.losses.ccu import mixed
 from robustjax.models import small
 from robustjax.runtime.stopping import Stop
 from robustjax.threats import Threat
@@ -35,7 +36,7 @@ def test_every_method_can_be_named(name):
         inside, outside = (
             gaussian_mixture.fitted(KEY, axes, x, components=2) for x in (images[:6], images[6:])
         )
-        model = ccu.mixed(model, axes, inside, outside)
+        model = mixed(model, axes, inside, outside)
     ascent = pgd(Threat("linf", 0.1), steps=1, step_size=0.1)
     loss = ood_losses.loss(name, model, classes=3, around_data=ascent, around_outliers=ascent, axes=axes)
     pair = Pair(Batch(images[:6], jnp.arange(6) % 3), images[6:])
@@ -87,7 +88,7 @@ def whole(tmp_path_factory):
 
 
 def test_a_run_that_chooses_its_outliers_resumes_bit_for_bit(whole, tmp_path, capsys, monkeypatch):
-    torn, words = tmp_path / "torn", ("train_ood", "smoke", "--loss", "atom", "--out")
+    torn, words = tmp_path / "torn", ("ood_detection.train", "smoke", "--loss", "atom", "--out")
     assert (whole / "report.html").read_text().count("data:image/png") == 2
     assert sorted(path.name for path in (whole / "mined").iterdir()) == ["00000000.npz", "00000003.npz"]
     with np.load(whole / "mined" / "00000003.npz") as file:
@@ -116,8 +117,19 @@ def auroc(folder, case):
 
 def test_detectors_are_judged_and_attacked(whole, tmp_path, capsys, monkeypatch):
     few = {name: score_attacks.CORRUPTIONS[name] for name in ("brightness", "contrast")}
-    monkeypatch.setattr(outlier_attacks, "CORRUPTIONS", few)
-    words = ["eval_ood", "smoke", "--runs", whole, "--detectors", "own", "--radii", 0.05, 0.2, "--corruption"]
+    monkeypatch.setattr(score_attacks, "CORRUPTIONS", few)
+    words = [
+        "ood_detection.evaluate",
+        "smoke",
+        "--runs",
+        whole,
+        "--detectors",
+        "own",
+        "--radii",
+        0.05,
+        0.2,
+        "--corruption",
+    ]
     words += ["--composition", "--out", tmp_path]
     done = scripts.call(capsys, monkeypatch, *words)
     assert done.returncode == 0, done.stderr
@@ -228,8 +240,8 @@ class Pretender:
 
 
 def test_the_comparison_on_digits_resumes_and_tells_what_holds(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(aloe, "Worker", Pretender)
-    words = ("aloe", "smoke", "--out", tmp_path)
+    monkeypatch.setattr(compare, "Worker", Pretender)
+    words = ("ood_detection.compare", "smoke", "--out", tmp_path)
     done = scripts.call(capsys, monkeypatch, *words)
     assert done.returncode == 0, done.stderr
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}

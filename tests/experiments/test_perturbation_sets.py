@@ -24,7 +24,7 @@ def test_it_learns_judges_and_tells(tmp_path, capsys, monkeypatch):
     def fail(*args):
         raise AssertionError("what is done was done again")
 
-    monkeypatch.setattr(learned_sets, "study", fail)
+    monkeypatch.setattr(compare_networks, "study", fail)
     again = scripts.call(capsys, monkeypatch, "perturbation_sets.compare", "smoke", "--out", tmp_path)
     assert again.returncode == 0 and again.stdout == done.stdout and before.any()
 

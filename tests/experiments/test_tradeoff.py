@@ -53,7 +53,7 @@ class Pretender:
 
 
 def test_it_resumes_from_finished_settings(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(tradeoff, "Worker", Pretender)
+    monkeypatch.setattr(compare, "Worker", Pretender)
     monkeypatch.setattr(Pretender, "trained", [])
     monkeypatch.setattr(Pretender, "killed_at", 2)
     done = scripts.call(capsys, monkeypatch, "tradeoffs.compare", *TINY, tmp_path)

@@ -40,7 +40,7 @@ def test_a_set_is_judged_over_radii_once(learnt, capsys, monkeypatch):
     # A larger ball holds more.
     assert first["inside"] <= second["inside"] and first["farthest"] <= second["farthest"] + 1e-3
     assert (learnt / "judged" / "report.html").read_text().count("data:image/png") == 4
-    monkeypatch.setattr(eval_cvae, "measured", lambda *args: None)  # what is done is not done again
+    monkeypatch.setattr(evaluate, "measured", lambda *args: None)  # what is done is not done again
     assert scripts.call(capsys, monkeypatch, "perturbation_sets.evaluate", *words).stdout == done.stdout
 
 
@@ -61,7 +61,7 @@ def test_a_network_is_trained_on_the_set_and_certified_in_its_latents(learnt, ca
     assert (learnt / "certified" / "report.html").read_text().count("data:image/png") == 2
 
 
-@pytest.mark.parametrize("script", [learned_runs, eval_cvae, eval_certified])
+@pytest.mark.parametrize("script", [classifier_runs, evaluate, certify])
 def test_every_other_preset_is_sound(script):
     for cfg in script.PRESETS.values():
         cfg.check()

@@ -9,7 +9,8 @@ import scipy.special
 import scipy.stats
 
 from robustjax import training
-from robustjax.losses import ccu, gaussian_mixture
+from robustjax.losses import gaussian_mixture
+from robustjax.losses.ccu import ccu, mixed, optimizer
 from robustjax.models import small
 from robustjax.types import Batch, Pair
 
@@ -21,7 +22,7 @@ AXES = gaussian_mixture.principal(DATA)
 KEY = jax.random.key(0)
 INSIDE, OUTSIDE = (gaussian_mixture.fitted(KEY, AXES, x, components=3, rounds=5) for x in (DATA, STRANGE))
 NETWORK = small.mlp(classes=K, shape=SHAPE, widths=(5,))
-MODEL = ccu.mixed(NETWORK, AXES, INSIDE, OUTSIDE, odds=2.0)
+MODEL = mixed(NETWORK, AXES, INSIDE, OUTSIDE, odds=2.0)
 PARAMS, STATE = MODEL.init(KEY)
 BATCH = Pair(Batch(DATA[:N], jnp.asarray(RNG.integers(0, K, N), jnp.int32)), STRANGE[:M])
 
@@ -93,7 +94,7 @@ def test_far_from_everything_the_prediction_is_uniform_and_near_likely_data_the_
 
 
 def test_loss_is_its_formula():
-    value, (_, metrics) = jax.jit(ccu.ccu(MODEL, AXES, outlier_prior=0.3))(PARAMS, STATE, BATCH, KEY)
+    value, (_, metrics) = jax.jit(ccu(MODEL, AXES, outlier_prior=0.3))(PARAMS, STATE, BATCH, KEY)
     p, q = posterior(BATCH.data.image), posterior(BATCH.outlier)
     known, strange = (
         np.log(0.7 * np.exp(density(PARAMS.inside, x)) + 0.3 * np.exp(density(PARAMS.outside, x))).mean()
@@ -106,8 +107,8 @@ def test_loss_is_its_formula():
 
 
 def test_training_keeps_the_outliers_wide_and_raises_the_likelihood():
-    tx = ccu.optimizer(optax.sgd(0.1), learning_rate=1e-3)
-    step = training.step(ccu.ccu(MODEL, AXES), tx)
+    tx = optimizer(optax.sgd(0.1), learning_rate=1e-3)
+    step = training.step(ccu(MODEL, AXES), tx)
     state, losses = training.start(KEY, MODEL, tx), []
     for _ in range(5):
         state, metrics = step(state, BATCH)
@@ -121,9 +122,9 @@ def test_training_keeps_the_outliers_wide_and_raises_the_likelihood():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: ccu.mixed(NETWORK, AXES, INSIDE, OUTSIDE, odds=0.0), "ccu.mixed: odds is 0.0"),
-        (lambda: ccu.ccu(MODEL, AXES, outlier_prior=1.0), "ccu: outlier_prior is 1.0"),
-        (lambda: ccu.optimizer(optax.sgd(0.1), factor=1.0), "ccu.optimizer: factor is 1.0"),
+        (lambda: mixed(NETWORK, AXES, INSIDE, OUTSIDE, odds=0.0), "mixed: odds is 0.0"),
+        (lambda: ccu(MODEL, AXES, outlier_prior=1.0), "ccu: outlier_prior is 1.0"),
+        (lambda: optimizer(optax.sgd(0.1), factor=1.0), "optimizer: factor is 1.0"),
         (lambda: gaussian_mixture.principal(DATA, floor=0.0), "principal: floor is 0.0"),
         (
             lambda: gaussian_mixture.principal(jnp.ones((3, *SHAPE))),

@@ -10,20 +10,20 @@ import scipy.special
 from robustjax import logit, training
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
-from robustjax.losses import group_dro as dro
 from robustjax.losses.adversarial import adversarial
+from robustjax.losses.group_dro import GroupBatch, Weighted, adversarial_group_dro, group_dro, weighted
 from robustjax.models import small
 from robustjax.threats import Threat
 from robustjax.types import Batch, frozen
 
 SHAPE, K, B, G = (4, 4, 1), 2, 12, 4
 RNG = np.random.default_rng(0)
-BATCH = dro.GroupBatch(
+BATCH = GroupBatch(
     jnp.asarray(RNG.uniform(size=(B, *SHAPE)), jnp.float32),
     jnp.asarray(RNG.integers(0, K, B), jnp.int32),
     jnp.asarray([0, 0, 0, 1, 1, 3, 3, 3, 3, -1, 0, 1], jnp.int32),  # group 2 is absent, one image has none
 )
-MODEL = dro.weighted(small.mlp(classes=K, shape=SHAPE, widths=(7,)), groups=G)
+MODEL = weighted(small.mlp(classes=K, shape=SHAPE, widths=(7,)), groups=G)
 PARAMS, STATE = MODEL.init(jax.random.key(0))
 STATE = STATE._replace(weights=jnp.asarray([0.1, 0.2, 0.3, 0.4]))
 KEY = jax.random.key(1)
@@ -45,7 +45,7 @@ def by_hand(image, step_size, margin):
 @pytest.mark.parametrize("adjustment", [0.0, 2.0])
 def test_published_update(adjustment):
     sizes = (100, 25, 4, 9)
-    loss = dro.group_dro(MODEL, step_size=0.5, adjustment=adjustment, sizes=sizes)
+    loss = group_dro(MODEL, step_size=0.5, adjustment=adjustment, sizes=sizes)
     value, (state, metrics) = jax.jit(loss)(PARAMS, STATE, BATCH, KEY)
     expected, weights, worst = by_hand(BATCH.image, 0.5, adjustment / np.sqrt(sizes))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
@@ -54,7 +54,7 @@ def test_published_update(adjustment):
 
 
 def test_gradient_takes_the_weights_as_given():
-    grads = jax.grad(lambda p: dro.group_dro(MODEL, step_size=0.5)(p, STATE, BATCH, KEY)[0])(PARAMS)
+    grads = jax.grad(lambda p: group_dro(MODEL, step_size=0.5)(p, STATE, BATCH, KEY)[0])(PARAMS)
     _, weights, _ = by_hand(BATCH.image, 0.5, np.zeros(G))
 
     def fixed(p):
@@ -65,7 +65,7 @@ def test_gradient_takes_the_weights_as_given():
 
 
 def test_under_attack_it_is_the_same_risk_at_the_points_of_adversarial_training():
-    both = dro.adversarial_group_dro(MODEL, ATTACK, step_size=0.5)
+    both = adversarial_group_dro(MODEL, ATTACK, step_size=0.5)
     value, (state, metrics) = both(PARAMS, STATE, BATCH, KEY)
     plain = adversarial(MODEL, ATTACK)
     inner, _ = jax.random.split(KEY)
@@ -85,15 +85,15 @@ def test_it_learns_the_group_that_the_average_forgets():
     x[:, 0, 0, 1] = group
     label = ((x[:, 0, 0, 0] > 0.5) ^ (group == 1)).astype(np.int32)
     x[:, 0, 0, 1] *= 0.1  # the group is hard to see
-    batch = dro.GroupBatch(jnp.asarray(x), jnp.asarray(label), jnp.asarray(group))
-    model = dro.weighted(small.linear(classes=2, shape=(1, 1, 2)), groups=2)
+    batch = GroupBatch(jnp.asarray(x), jnp.asarray(label), jnp.asarray(group))
+    model = weighted(small.linear(classes=2, shape=(1, 1, 2)), groups=2)
     losses = {}
     for step_size in (0.0, 0.1):
         tx = optax.sgd(0.5)
         state = training.start(jax.random.key(0), model, tx)
         if step_size == 0:
-            state = state._replace(state=dro.Weighted(state.state.network, jnp.asarray([7 / 8, 1 / 8])))
-        step = training.step(dro.group_dro(model, step_size=step_size), tx)
+            state = state._replace(state=Weighted(state.state.network, jnp.asarray([7 / 8, 1 / 8])))
+        step = training.step(group_dro(model, step_size=step_size), tx)
         for _ in range(200):
             state, metrics = step(state, batch)
         losses[step_size] = float(metrics["worst"])
@@ -104,9 +104,9 @@ def test_it_learns_the_group_that_the_average_forgets():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: dro.weighted(MODEL, groups=0), "groups is 0, must be at least 1"),
-        (lambda: dro.group_dro(MODEL, step_size=-1.0), "step_size is -1.0, must be at least 0"),
-        (lambda: dro.adversarial_group_dro(MODEL, ATTACK, adjustment=1.0), "sizes is \\[\\], must count"),
+        (lambda: weighted(MODEL, groups=0), "groups is 0, must be at least 1"),
+        (lambda: group_dro(MODEL, step_size=-1.0), "step_size is -1.0, must be at least 0"),
+        (lambda: adversarial_group_dro(MODEL, ATTACK, adjustment=1.0), "sizes is \\[\\], must count"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(build, message):

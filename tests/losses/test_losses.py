@@ -10,11 +10,11 @@ import scipy.special
 from robustjax import logit, training
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
-from robustjax.losses import free
 from robustjax.losses.adversarial import adversarial, half_adversarial
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.awp import awp
 from robustjax.losses.fast import fgsm_rs, n_fgsm
+from robustjax.losses.free import free, optimizer, parameters
 from robustjax.losses.mart import boosted_cross_entropy, mart
 from robustjax.losses.standard import standard
 from robustjax.losses.trades import trades
@@ -208,10 +208,10 @@ def test_free_replays_are_sign_ascent_in_delta_and_descent_in_the_network():
     """Two replays written out by hand."""
     eps, rate = 0.1, 0.5
     threat = Threat("linf", eps)
-    model = free.parameters(MODEL, shape=BATCH.image.shape)
-    tx = free.optimizer(optax.sgd(rate), threat, step_size=0.07)
+    model = parameters(MODEL, shape=BATCH.image.shape)
+    tx = optimizer(optax.sgd(rate), threat, step_size=0.07)
     state = training.start(KEY, model, tx)
-    update = training.step(free.free(MODEL), tx)
+    update = training.step(free(MODEL), tx)
     params, delta = jax.tree.map(jnp.copy, state.params)
 
     def risk(p, d):

@@ -358,7 +358,7 @@ def test_views_differ_by_the_statistics_alone_and_never_update_them(batchnorm):
         batchnorm_modes.running: state,
         batchnorm_modes.own_batch: x.mean(),
         batchnorm_modes.joint_batch: joint,
-    }[view]
+    }[batchnorm]
     np.testing.assert_allclose(seen, MODEL.apply(PARAMS, STATE, x - mean)[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after, 0.9 * 0.25 + 0.1 * np.concatenate(point).mean(), rtol=1e-5)
 

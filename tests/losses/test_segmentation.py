@@ -6,7 +6,14 @@ import numpy as np
 from sklearn import metrics
 
 from robustjax.attacks.pgd import pgd
-from robustjax.losses import segmentation
+from robustjax.losses.segmentation import (
+    IGNORE,
+    accuracy,
+    cross_entropy,
+    harder_segmentation,
+    overlaps,
+    segmentation,
+)
 from robustjax.smoothing.noise import white
 from robustjax.threats import Threat
 from robustjax.types import Batch, Model
@@ -15,7 +22,7 @@ KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.uniform(0.3, 0.7, size=(4, 5, 6, 3)), jnp.float32)
 LABEL = RNG.integers(0, 4, size=(4, 5, 6))
-LABEL[0, :2] = LABEL[3] = segmentation.IGNORE
+LABEL[0, :2] = LABEL[3] = IGNORE
 Y = jnp.asarray(LABEL, jnp.int32)
 WEIGHT = jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32)
 
@@ -34,7 +41,7 @@ def jaccard(label, said):
 def test_losses_and_scores_are_sklearns_over_labelled_pixels():
     logits = X @ WEIGHT
     p, said = np.asarray(jax.nn.softmax(logits), np.float64), np.asarray(logits.argmax(axis=-1))
-    loss, right = segmentation.cross_entropy(logits, Y), segmentation.accuracy(logits, Y)
+    loss, right = cross_entropy(logits, Y), accuracy(logits, Y)
     for i in range(3):
         known = LABEL[i] != 255
         np.testing.assert_allclose(
@@ -44,26 +51,26 @@ def test_losses_and_scores_are_sklearns_over_labelled_pixels():
             right[i], metrics.accuracy_score(LABEL[i][known], said[i][known]), rtol=1e-6
         )
     assert loss[3] == right[3] == 0.0
-    both, either = segmentation.overlaps(logits, Y)
+    both, either = overlaps(logits, Y)
     known = LABEL != 255
     np.testing.assert_allclose(both / either, jaccard(LABEL[known], said[known]), rtol=1e-6)
 
 
 def test_training_losses_are_means_and_ignored_pixels_have_no_slope():
     batch = Batch(X, Y)
-    risk, (_, scores) = segmentation.segmentation(MODEL)(WEIGHT, {}, batch, KEY)
-    np.testing.assert_allclose(risk, segmentation.cross_entropy(X @ WEIGHT, Y).mean(), rtol=1e-6)
-    moved, _ = segmentation.segmentation(MODEL, perturb=white(0.3))(WEIGHT, {}, batch, KEY)
+    risk, (_, scores) = segmentation(MODEL)(WEIGHT, {}, batch, KEY)
+    np.testing.assert_allclose(risk, cross_entropy(X @ WEIGHT, Y).mean(), rtol=1e-6)
+    moved, _ = segmentation(MODEL, perturb=white(0.3))(WEIGHT, {}, batch, KEY)
     assert moved != risk and 0 < scores["accuracy"] < 1
-    slope = jax.grad(lambda x: segmentation.cross_entropy(x @ WEIGHT, Y).sum())(X)
+    slope = jax.grad(lambda x: cross_entropy(x @ WEIGHT, Y).sum())(X)
     np.testing.assert_array_equal(np.asarray(slope)[LABEL == 255], 0.0)
 
 
 def test_attacks_on_segmenters_raise_the_loss_and_the_harder_one_counts():
-    loss = segmentation.harder_segmentation(MODEL, pgd(Threat("linf", 0.1), steps=3, step_size=0.05))
+    loss = harder_segmentation(MODEL, pgd(Threat("linf", 0.1), steps=3, step_size=0.05))
     batch = Batch(X, Y)
     attacked = jax.jit(lambda k: loss.attack(WEIGHT, {}, batch, k))(KEY)
-    before, after = (segmentation.cross_entropy(x @ WEIGHT, Y) for x in (X, attacked))
+    before, after = (cross_entropy(x @ WEIGHT, Y) for x in (X, attacked))
     assert (after[:3] > before[:3]).all() and (jnp.abs(attacked - X) <= 0.1 + 1e-6).all()
     value, (_, scores) = loss.risk(WEIGHT, {}, batch, attacked, KEY)
     np.testing.assert_allclose(value, jnp.maximum(before, after).mean(), rtol=1e-6)

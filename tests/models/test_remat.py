@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from robustjax.models import resnet, resnet_imagenet, wideresnet
+from robustjax.models import resnet, resnet_imagenet
+from robustjax.models.wideresnet import wideresnet
 
 
 def kept(model, x):
@@ -16,9 +17,7 @@ def kept(model, x):
 
 def test_same_numbers():
     x = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3))
-    models = [
-        wideresnet.wideresnet(depth=10, width=1, shape=x.shape[1:], remat=remat) for remat in (False, True)
-    ]
+    models = [wideresnet(depth=10, width=1, shape=x.shape[1:], remat=remat) for remat in (False, True)]
     params, state = models[0].init(jax.random.key(0))
     found = []
     for model in models:
@@ -39,7 +38,7 @@ def test_less_is_kept():
         resnet.resnet18,
         resnet.resnet50,
         resnet_imagenet.resnet50_imagenet,
-        wideresnet.wideresnet,
+        wideresnet,
     ):
         whole, lean = (kept(factory(shape=x.shape[1:], remat=remat), x) for remat in (False, True))
         assert lean < 0.5 * whole, (factory.__name__, lean, whole)

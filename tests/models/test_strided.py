@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax.models import strided
+from robustjax.models.strided import Patches, strided
 
 SHAPES = [(16, 16, 3), (7, 9, 1)]
 
 
 def test_convolution_is_jaxs():
-    module, order = strided.Patches(5, jnp.float32), ("NHWC", "HWIO", "NHWC")
+    module, order = Patches(5, jnp.float32), ("NHWC", "HWIO", "NHWC")
 
     @jax.jit
     def both(key):
@@ -30,9 +30,7 @@ def test_convolution_is_jaxs():
 
 
 def test_many_networks_at_once():
-    model = strided.strided(
-        classes=4, shape=(8, 8, 3), widths=(6,), hidden=5, mean=(0.5,) * 3, std=(0.2,) * 3
-    )
+    model = strided(classes=4, shape=(8, 8, 3), widths=(6,), hidden=5, mean=(0.5,) * 3, std=(0.2,) * 3)
 
     @jax.jit
     def logits(keys, x):

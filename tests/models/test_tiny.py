@@ -2,11 +2,11 @@
 
 import jax
 
-from robustjax.models import tiny
+from robustjax.models.tiny import tiny
 
 
 def test_layers_and_taps():
-    model = tiny.tiny()
+    model = tiny()
     params, state = model.init(jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert count == (9 + 1) * 32 + (9 * 32 + 1) * 64 + (4 * 4 * 64 + 1) * 128 + (128 + 1) * 10

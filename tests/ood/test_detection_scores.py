@@ -15,16 +15,16 @@ from sklearn.linear_model import LogisticRegression
 
 from robustjax.models import small
 from robustjax.ood import (
-    blend,
     feature_scores,
     gaussian_scores,
     logit_scores,
     metrics,
-    odin,
     reject_scores,
     scores,
     shaping,
 )
+from robustjax.ood.blend import blend
+from robustjax.ood.odin import nudged, odin
 
 K = 5
 RNG = np.random.default_rng(0)
@@ -325,19 +325,19 @@ def test_odin_moves_and_tempers():
     kernel = RNG.normal(size=(8, K)).astype(np.float32)
     logits_fn = lambda x: x @ kernel
     x = RNG.uniform(0.2, 0.8, size=(200, 8)).astype(np.float32)
-    plain = jax.jit(odin.odin(logits_fn, magnitude=0.0))(x)
+    plain = jax.jit(odin(logits_fn, magnitude=0.0))(x)
     z = x.astype(np.float64) @ kernel
     close(plain, tempered(z, 1000), rtol=1e-4, atol=1e-5)
     assert stats.spearmanr(plain, z.max(1) - z.mean(1)).statistic > 0.999
     close(
-        jax.jit(odin.odin(logits_fn, temperature=1.0, magnitude=0.0))(x),
+        jax.jit(odin(logits_fn, temperature=1.0, magnitude=0.0))(x),
         logit_scores.msp_margin(x @ kernel) + np.log(K - 1),
     )
     # In float64: x' = x - eta sign(grad CE(z / T, argmax)), then the probability.
     p = softmax(z / 1000, axis=1)
     slope = (p - np.eye(K)[z.argmax(1)]) @ kernel.T
     moved = (x - 0.01 * np.where(slope >= 0, 1, -1)) @ kernel.astype(np.float64)
-    got = jax.jit(odin.odin(logits_fn, magnitude=0.01))(x)
+    got = jax.jit(odin(logits_fn, magnitude=0.01))(x)
     close(got, tempered(moved, 1000), rtol=1e-3, atol=1e-4)
     assert (got >= plain - 1e-6).all()
     published = softmax(moved / 1000, axis=1).max(1)
@@ -347,7 +347,7 @@ def test_odin_moves_and_tempers():
 def test_nudging_treats_its_step_as_a_constant():
     score = lambda x: -jnp.square(x - 1).sum(axis=1)
     x = jnp.asarray([[0.2, 3.0, 1.0]])
-    moved = odin.nudged(score, 0.1)
+    moved = nudged(score, 0.1)
     close(moved(x), -(0.7**2 + 1.9**2 + 0.1**2))  # at no slope the step goes down
     close(jax.grad(lambda v: moved(v).sum())(x), [[1.4, -3.8, 0.2]])
 
@@ -357,16 +357,16 @@ def test_blends_are_logistic_regressions():
     both = np.concatenate([a, b])
     scaled = (both - both.mean(0)) / both.std(0)
     fit = LogisticRegression(C=0.5, tol=1e-10, max_iter=2000).fit(scaled, np.repeat([1, 0], [60, 40]))
-    form = blend.blend(a, b, strength=0.5)
+    form = blend(a, b, strength=0.5)
     close(form(jnp.asarray(both, jnp.float32)), fit.decision_function(scaled), rtol=1e-3, atol=1e-4)
 
 
 def test_blends_of_separable_or_constant_scores_stay_finite():
-    form = blend.blend(np.array([[1e6, 3.0], [2e6, 3.0]]), np.array([[-1e6, 3.0]]), strength=1e4)
+    form = blend(np.array([[1e6, 3.0], [2e6, 3.0]]), np.array([[-1e6, 3.0]]), strength=1e4)
     value = form(jnp.asarray([[1e6, 3.0], [-1e6, 3.0]]))
     assert np.isfinite(value).all() and value[0] > 5 > -5 > value[1] and form.weights[1] == 0
     with pytest.raises(ValueError, match="must be finite"):
-        blend.blend(np.array([[np.nan]]), np.array([[1.0]]))
+        blend(np.array([[np.nan]]), np.array([[1.0]]))
 
 
 def test_fitted_forms_are_arguments_of_compiled_functions():
@@ -389,5 +389,5 @@ def test_scores_of_a_network_run_under_every_transformation(variant):
     x = jax.random.uniform(jax.random.key(1), (4, 3, 3, 1))
     features_fn = scores.tap(model, params, state, "stage0")
     form = gaussian_scores.mahalanobis(RNG.normal(size=(40, 7)), np.arange(40) % 2)
-    score = odin.nudged(scores.through(features_fn, form), 0.01)
+    score = nudged(scores.through(features_fn, form), 0.01)
     close(variant(score)(x), score(x), rtol=1e-4)

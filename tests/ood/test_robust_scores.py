@@ -12,7 +12,8 @@ from robustjax.attacks.pgd import at_origin, fgsm, pgd
 from robustjax.attacks.steady import steady
 from robustjax.models import small
 from robustjax.numerics import keys_for
-from robustjax.ood import gaussian_scores, logit_scores, odin, presets, protocols, score_attacks, surrogates
+from robustjax.ood import gaussian_scores, logit_scores, presets, protocols, score_attacks, surrogates
+from robustjax.ood.odin import odin
 from robustjax.ood.scores import through
 from robustjax.ood.uint8_grid import uint8_pgd
 from robustjax.threats import Threat
@@ -298,8 +299,8 @@ def test_the_strong_preset_moves_scores_without_slopes():
 
 def test_odin_is_attacked_through_its_step_and_around_it():
     """All slopes are judged by the score with its step; none alone is the best for every example."""
-    score = odin.odin(LOGITS_FN, magnitude=0.02)
-    plain = odin.odin(LOGITS_FN, magnitude=0.0)
+    score = odin(LOGITS_FN, magnitude=0.02)
+    plain = odin(LOGITS_FN, magnitude=0.0)
     ascent = steady(Threat("linf", 0.1), steps=15, step_size=0.02, start=at_origin)
     surrogates = [score, plain, objectives.ce_to_uniform(LOGITS_FN)]  # the last is the transfer of the papers
     searches = [

@@ -8,8 +8,9 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import average_precision_score
 
 from robustjax import logit
-from robustjax.ood import conformal, controls, gates, metrics, ssd, translate
+from robustjax.ood import conformal, controls, gates, metrics, translate
 from robustjax.ood.gates import Gate
+from robustjax.ood.ssd import Unsquared, clustered, few_shot, ssd
 from robustjax.ood.translate import Defence
 
 RNG = np.random.default_rng(0)
@@ -36,11 +37,11 @@ def by_hand(train, test, inverse=np.linalg.pinv):
 
 
 def test_ssd_is_the_published_formula_in_float64_and_knows_no_scale():
-    form = ssd.ssd(TRAIN)
+    form = ssd(TRAIN)
     want = by_hand(standardised(TRAIN), standardised(TEST))
     np.testing.assert_allclose(-form(jnp.asarray(TEST, jnp.float32)), want, rtol=1e-4)
     np.testing.assert_allclose(-form(jnp.asarray(7 * TEST, jnp.float32)), want, rtol=1e-4)
-    np.testing.assert_allclose(ssd.Unsquared(form)(jnp.asarray(TEST, jnp.float32)), -np.sqrt(want), rtol=1e-4)
+    np.testing.assert_allclose(Unsquared(form)(jnp.asarray(TEST, jnp.float32)), -np.sqrt(want), rtol=1e-4)
 
 
 def test_ssd_takes_the_nearest_cluster_and_the_few_known_outliers():
@@ -48,7 +49,7 @@ def test_ssd_takes_the_nearest_cluster_and_the_few_known_outliers():
     shifted = TRAIN + label[:, None]
     h, t = ((unit(a) - unit(shifted).mean(0)) / (unit(shifted).std(0) + 1e-10) for a in (shifted, TEST))
     parts = [by_hand(h[label == k], t) for k in (0, 1)]
-    form = ssd.ssd(shifted, label)
+    form = ssd(shifted, label)
     np.testing.assert_allclose(-form(jnp.asarray(TEST, jnp.float32)), np.minimum(*parts), rtol=2e-4)
 
     few = RNG.normal(size=(20, 6)) - 1.0
@@ -60,31 +61,31 @@ def test_ssd_takes_the_nearest_cluster_and_the_few_known_outliers():
         by_hand(standardised(rows), standardised(TEST), lambda c, rows=rows: shrunk(c, standardised(rows)))
         for rows in (TRAIN, few)
     )
-    found = ssd.few_shot(TRAIN, few)(jnp.asarray(TEST, jnp.float32))
+    found = few_shot(TRAIN, few)(jnp.asarray(TEST, jnp.float32))
     np.testing.assert_allclose(found, out - data, rtol=1e-3, atol=1e-3)
 
 
 def test_ssd_refuses_too_few_examples_unless_told_how_to_invert():
     with pytest.raises(ValueError, match="59 examples of 6 features in a cluster, must be at least 60"):
-        ssd.ssd(TRAIN[:59])
+        ssd(TRAIN[:59])
     flat = np.concatenate([TRAIN, TRAIN[:, :1]], axis=1)[:30]  # rank 6 of 7
     for covariance in ("truncated", "ledoit-wolf"):
-        assert np.isfinite(ssd.ssd(flat, covariance=covariance)(jnp.asarray(flat, jnp.float32))).all()
+        assert np.isfinite(ssd(flat, covariance=covariance)(jnp.asarray(flat, jnp.float32))).all()
     with pytest.raises(ValueError, match="covariance is 'best'"):
-        ssd.ssd(TRAIN, covariance="best")  # pyright: ignore
+        ssd(TRAIN, covariance="best")  # pyright: ignore
 
 
 def test_slopes_are_finite_at_the_mean_and_at_features_of_zero():
-    form = ssd.ssd(TRAIN)
+    form = ssd(TRAIN)
     mean = jnp.asarray(unit(TRAIN).mean(0)[None], jnp.float32)
-    for score in (form, ssd.Unsquared(form), ssd.few_shot(TRAIN, TEST)):
+    for score in (form, Unsquared(form), few_shot(TRAIN, TEST)):
         for x in (mean, jnp.zeros_like(mean)):
             assert jnp.isfinite(jax.grad(lambda h, score=score: score(h).sum())(x)).all()
 
 
 def test_kmeans_finds_blobs():
     blobs = np.concatenate([RNG.normal(size=(20, 3)) * 0.02 + c for c in np.eye(3)])
-    found = ssd.clustered(blobs, 3, seed=1).reshape(3, 20)
+    found = clustered(blobs, 3, seed=1).reshape(3, 20)
     assert (found == found[:, :1]).all() and len(set(found[:, 0])) == 3
 
 

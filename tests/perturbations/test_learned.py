@@ -10,12 +10,13 @@ from toys import BETA, D, K, Linear
 from robustjax.attacks import compose
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.square import square
-from robustjax.losses.elbo import elbo, error, interpolated, kl
-from robustjax.models.cvae import Gaussian
+from robustjax.losses.elbo import elbo, interpolated, kl
+from robustjax.models.cvae import Gaussian, error
 from robustjax.models.cvae_small import dense
 from robustjax.numerics import keys_for
-from robustjax.perturbations import pairs, quality, sets, theorems
+from robustjax.perturbations import pairs, sets, theorems
 from robustjax.perturbations.learned import encoder, learned, noisy, perturbed
+from robustjax.perturbations.quality import conformal_radius, coverage, norms, quality
 from robustjax.perturbations.truncated import truncated_normal
 from robustjax.smoothing.certify import certify
 from robustjax.smoothing.noise import in_parameters
@@ -55,7 +56,7 @@ def test_the_loss_at_the_optimum_and_its_divergences_are_those_of_probabilistic_
 def measured(toy):
     found = encoder(toy.model(), toy.params, {})(toy.image, toy.perturbed)
     radius = float(found.norm.max())
-    measure = quality.quality(toy.model(), toy.params, {}, radius=radius, draws=400)
+    measure = quality(toy.model(), toy.params, {}, radius=radius, draws=400)
     return radius, jax.jit(measure)(KEY, toy.image[:16], toy.perturbed[:16])
 
 
@@ -143,10 +144,10 @@ def test_both_likelihoods_are_their_formulas_and_stay_finite():
 
 def test_lengths_are_summarised_and_coverage_counts():
     values = np.random.default_rng(0).gamma(3.0, size=1001)
-    found = quality.norms(jnp.asarray(values, jnp.float32))
+    found = norms(jnp.asarray(values, jnp.float32))
     want = [*np.quantile(values, [0.25, 0.5, 0.75, 0.999]), values.max(), values.mean(), values.std()]
     np.testing.assert_allclose(found, want, rtol=1e-4)
-    assert quality.coverage(jnp.asarray([0.1, 0.2, 0.3, 0.4]), 0.2) == 0.5
+    assert coverage(jnp.asarray([0.1, 0.2, 0.3, 0.4]), 0.2) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -184,11 +185,11 @@ def test_a_conformal_radius_covers_new_pairs():
     rng, covered = np.random.default_rng(0), []
     for _ in range(200):
         values = rng.gamma(3.0, size=200)
-        radius = quality.conformal_radius(jnp.asarray(values[:99], jnp.float32), miss=0.1)
+        radius = conformal_radius(jnp.asarray(values[:99], jnp.float32), miss=0.1)
         covered.append((values[99:] <= radius).mean())
     assert abs(np.mean(covered) - 0.9) < 0.01
-    assert quality.conformal_radius(jnp.ones(5), miss=0.1) == np.inf
-    assert quality.conformal_radius(jnp.arange(9.0), miss=0.1) == 8.0
+    assert conformal_radius(jnp.ones(5), miss=0.1) == np.inf
+    assert conformal_radius(jnp.arange(9.0), miss=0.1) == 8.0
 
 
 # --- a random network: what holds for every set -------------------------------------------------------
@@ -207,7 +208,7 @@ def net(x):
 
 
 def test_nothing_depends_on_the_rest_of_the_batch():
-    measure = jax.jit(quality.quality(MODEL, PARAMS, STATE, radius=2.0, steps=5, starts=2, draws=2))
+    measure = jax.jit(quality(MODEL, PARAMS, STATE, radius=2.0, steps=5, starts=2, draws=2))
     keys, order = keys_for(KEY, 6), jnp.asarray([4, 0, 3, 5, 5, 5])
     # Other neighbours, in other places; the size stays, so that nothing is compiled twice.
     whole, part = measure(keys, X, XT), measure(keys[order], X[order], XT[order])
