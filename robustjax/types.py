@@ -74,6 +74,28 @@ class Model(NamedTuple):
     features: Callable[[Params, State, Images], dict[str, Array]]
 
 
+class Network(NamedTuple):
+    """A trained network and what identifies it: what is evaluated, certified, translated for or attacked.
+
+    Attributes:
+      model: the network; a plain function of images enters as a model without parameters.
+      params, state: what it was trained to.
+      about: where it comes from, as plain data for reports.
+      title: what a headline calls it.
+    """
+
+    model: Model
+    params: Params
+    state: State
+    about: dict[str, Any]
+    title: str = ""
+
+    @property
+    def logits_fn(self) -> LogitsFn:
+        """Close the model over its parameters, in evaluation mode."""
+        return frozen(self.model, self.params, self.state)
+
+
 class Ascent(Protocol):
     """Maximise an objective per example around x. `key` is one key, or one key per example."""
 

@@ -1,20 +1,20 @@
 """What to make of the numbers.
 
-curves       robust accuracy over radii
-detection    how well confidence tells data from outliers, clean and at worst
+curves             robust accuracy over radii
+detection          how well confidence tells data from outliers, clean and at worst
 confidence_curves  the true class and its best rival over radii around data
-calibration  calibration error, reliability diagrams, temperature
-counterfactual  what an image would be as another class, over radii, and how good that is
-frechet      the distance of two sets of images by their features
-intervals    confidence intervals: exact binomial, bootstrap
-noise        on the object or on the rest of an image
-sensitivity  relative foreground sensitivity: which noise hurts more
-groups       accuracy by class and by group, worst group
-backgrounds  what a change of background does: gap, flips, coarse classes, effective robustness
-saliency     whether what matters to the answer lies on the object
-probe        logistic regression on features, l1 and l2
-last_layer   deep feature reweighting: refit the last layer on balanced groups
-reliance     all of this for networks of several seeds on paired scenes
-measures     the numbers made of that, by name, and differences with intervals
+calibration        calibration error, reliability diagrams, temperature
+counterfactual     what an image would be as another class, over radii, and how good that is
+frechet            the distance of two sets of images by their features
+intervals          confidence intervals: exact binomial, bootstrap
+noise              on the object or on the rest of an image
+sensitivity        relative foreground sensitivity: which noise hurts more
+groups             accuracy by class and by group, worst group
+backgrounds        what a change of background does: gap, flips, coarse classes, effective robustness
+saliency           whether what matters to the answer lies on the object
+probe              logistic regression on features, l1 and l2
+last_layer         deep feature reweighting: refit the last layer on balanced groups
+reliance           all of this for networks of several seeds on paired scenes
+measures           the numbers made of that, by name, and differences with intervals
 linear/      the theory of adversarially trained linear regression with core and spurious features
 """

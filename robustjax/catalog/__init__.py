@@ -1,5 +1,6 @@
 """From names to factories, one table per family; library code never looks a name up.
 
+names              from a name to an entry of a table, or to `module:name`
 models             classifiers, and the normalisation of each data set
 augmentations      chains of augmentations
 ood_losses         training methods on in- and out-of-distribution images, and the score of each

@@ -2,51 +2,51 @@
 
 tensorflow-datasets lives here and nowhere else.
 
-sources        load a split by name: prepared TFDS data, then the embedded sets; or make one of arrays
-subsets        parts of a split
-digits         embedded: scikit-learn's digits
-letters        embedded: letters in the look of the digits, as outliers
-order          which examples are held out, and the order of every epoch, by hashing
-batches        stream, pairs and evaluation: exact to resume, the same on any number of devices
-augment        crop, flip, cutout on the device
-views          random views for contrastive learning
-autoaugment    the policies of AutoAugment for CIFAR-10 and SVHN, on the device
+sources              load a split by name: prepared TFDS data, then the embedded sets; or make one of arrays
+subsets              parts of a split
+digits               embedded: scikit-learn's digits
+letters              embedded: letters in the look of the digits, as outliers
+order                which examples are held out, and the order of every epoch, by hashing
+batches              stream, pairs and evaluation: exact to resume, the same on any number of devices
+augment              crop, flip, cutout on the device
+views                random views for contrastive learning
+autoaugment          the policies of AutoAugment for CIFAR-10 and SVHN, on the device
 pillow_tones         Pillow's changes of tone as array code
-pillow_affine       Pillow's affine transforms as array code
-outliers       noise that shows nothing, and data made strange
-photos         embedded: patches of scikit-learn's two photographs, as outliers
-lit            scenes under many lights as a split, the pictures of one below the other
-lit_scenes     embedded: rendered scenes under 25 lights, with the material of every pixel
-multi_illumination  the Multi-Illumination data set: a TFDS builder over the raw tree, at any level
-scenes         images whose foreground and background are known: labels, groups, masks
-planted        real digits on textures: core and spurious features under control
-rebalance      rows so that rare groups, or past errors, count more
-painting       the pieces of a planted scene: enlarged digits, textures
-extra          unlabelled images; pseudo-labelled ones beside the labelled: enriched
-checks         is this array what everything here works on?
+pillow_affine        Pillow's affine transforms as array code
+outliers             noise that shows nothing, and data made strange
+photos               embedded: patches of scikit-learn's two photographs, as outliers
+lit                  scenes under many lights as a split, the pictures of one below the other
+lit_scenes           embedded: rendered scenes under 25 lights, with the material of every pixel
+multi_illumination   the Multi-Illumination data set: a TFDS builder over the raw tree, at any level
+scenes               images whose foreground and background are known: labels, groups, masks
+planted              real digits on textures: core and spurious features under control
+rebalance            rows so that rare groups, or past errors, count more
+painting             the pieces of a planted scene: enlarged digits, textures
+extra                unlabelled images; pseudo-labelled ones beside the labelled: enriched
+checks               is this array what everything here works on?
 
-decode         a prepared split as plain arrays, kept beside it
-store          arrays as a prepared TFDS data set, all or nothing
-raw            raw files as the contents of a data set, verified against what is known
-known          classes, counts and checksums of public sets
-layouts        raw files that are arrays: idx, npy, npz
-cifar          CIFAR's pickles and binaries, and CIFAR-10-C
-mosaics        many tiles in one picture
-pictures       folders and zip files of pictures
-paired         pairs of pictures of the same content, from a user's folder
-omniglot       Omniglot's zip files
-svhn           SVHN's MATLAB files
-tiny_imagenet  Tiny ImageNet's folders
-tiny_images    80 Million Tiny Images, whole or a sample, without what the lists name
+decode               a prepared split as plain arrays, kept beside it
+store                arrays as a prepared TFDS data set, all or nothing
+raw                  raw files as the contents of a data set, verified against what is known
+known                classes, counts and checksums of public sets
+layouts              raw files that are arrays: idx, npy, npz
+cifar                CIFAR's pickles and binaries, and CIFAR-10-C
+mosaics              many tiles in one picture
+pictures             folders and zip files of pictures
+paired               pairs of pictures of the same content, from a user's folder
+omniglot             Omniglot's zip files
+svhn                 SVHN's MATLAB files
+tiny_imagenet        Tiny ImageNet's folders
+tiny_images          80 Million Tiny Images, whole or a sample, without what the lists name
 restricted_imagenet  nine groups of ImageNet's classes, and the others as outliers
-resize         scale and crop to one size
+resize               scale and crop to one size
 
-trees          pictures and masks of a published folder tree, decoded when asked for
-waterbirds     landbirds and waterbirds on land and water
-imagenet9      the backgrounds challenge, and its map of ImageNet's classes
-rival10        ten classes with masks of the objects
-salient_imagenet  soft masks of core and spurious features
-objectnet      objects in unusual places, and the map of ImageNet's classes
+trees                pictures and masks of a published folder tree, decoded when asked for
+waterbirds           landbirds and waterbirds on land and water
+imagenet9            the backgrounds challenge, and its map of ImageNet's classes
+rival10              ten classes with masks of the objects
+salient_imagenet     soft masks of core and spurious features
+objectnet            objects in unusual places, and the map of ImageNet's classes
 """
 
 from robustjax.data.batches import evaluation, pairs, stream

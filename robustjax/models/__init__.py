@@ -1,19 +1,19 @@
 """Networks as `Model`s. flax.linen lives here and nowhere else.
 
-convolution    a convolution whose gradients stay fast inside loops on the CPU
-narrow         convolutions of few channels on the CPU, as products over planes of pixels
-layers         convolution, linear and BatchNorm as PyTorch has them
-normalisation  channel means and standard deviations of data sets
-adapters       from a flax module to a Model
-pooling        max_pool, avg_pool over disjoint windows
-small          linear, mlp, convnet_small, convnet
-tiny           tiny: two convolutions for images of 8 x 8
-strided        strided: small, fast with many networks at once
-pooled         pooled: two convolutions for images of 16 x 16
-resnet         resnet18, resnet34, resnet50 for small images
-preact         preact_resnet18
-wideresnet     wideresnet: WRN-depth-width
-densenet       densenet: DenseNet-BC
+convolution      a convolution whose gradients stay fast inside loops on the CPU
+narrow           convolutions of few channels on the CPU, as products over planes of pixels
+layers           convolution, linear and BatchNorm as PyTorch has them
+normalisation    channel means and standard deviations of data sets
+adapters         from a flax module to a Model
+pooling          max_pool, avg_pool over disjoint windows
+small            linear, mlp, convnet_small, convnet
+tiny             tiny: two convolutions for images of 8 x 8
+strided          strided: small, fast with many networks at once
+pooled           pooled: two convolutions for images of 16 x 16
+resnet           resnet18, resnet34, resnet50 for small images
+preact           preact_resnet18
+wideresnet       wideresnet: WRN-depth-width
+densenet         densenet: DenseNet-BC
 
 resnet_imagenet  resnet18_imagenet, resnet50_imagenet for large images
 published        the variants of preact and wideresnet that public checkpoints are of

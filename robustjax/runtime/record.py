@@ -6,7 +6,8 @@ The same folder with the same config resumes; with another config it is refused 
 import contextlib
 import json
 import math
-from collections.abc import Collection, Mapping
+import zipfile
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -17,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from robustjax.runtime import provenance
 from robustjax.runtime.files import write_whole
+from robustjax.runtime.snapshot import in_bytes
 
 MAY_DIFFER = ("out", "updates", "keep", "tensorboard")
 
@@ -111,6 +113,29 @@ class Run:
         for value in metrics.values():
             if isinstance(value, jax.Array) and self._writes:
                 value.copy_to_host_async()
+
+    def cached(
+        self, name: str, make: Callable[[], Mapping[str, np.ndarray] | None]
+    ) -> dict[str, np.ndarray] | None:
+        """Read arrays from a file of the run folder; if it is missing make them first, and keep them.
+
+        Args:
+          name: of the file without its ending, such as "networks/ratio_0"; whole or absent, never half-written.
+          make: what makes them, or None if it was asked to stop; then nothing is kept.
+        Raises:
+          ValueError: if the file is damaged.
+        """
+        path = self.folder / f"{name}.npz"
+        if not path.exists():
+            made = make()
+            if made is None:
+                return None
+            write_whole(path, in_bytes(made))
+        try:
+            with np.load(path) as file:
+                return dict(file)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"Run.cached: {path} is damaged ({error}), remove it to make it again") from None
 
     def close(self) -> None:
         """Write the last line."""

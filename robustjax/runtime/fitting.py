@@ -1,0 +1,116 @@
+"""The one training loop: batches, progress, records, validation, checkpoints, and leaving cleanly."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from robustjax.runtime.checkpoint import Checkpoints
+from robustjax.runtime.progress import progress, say
+from robustjax.runtime.record import Run
+from robustjax.runtime.stopping import Stop
+
+S = TypeVar("S")
+
+
+class Fitted(NamedTuple):
+    """What training ended with.
+
+    Attributes:
+      state: after the last update that was made.
+      updates: how many were made, with those before it was resumed.
+      exit_code: 0, or what the script is to leave with because it was asked to stop.
+    """
+
+    state: Any
+    updates: int
+    exit_code: int
+
+
+def fit(
+    update: Callable[[S, Any], tuple[S, Mapping[str, Any]]],
+    state: S,
+    batches: Callable[[int, Callable[[], S]], Iterable[Any]],
+    *,
+    total: int,
+    saved: Checkpoints,
+    stop: Stop,
+    run: Run | None = None,
+    begun: Callable[[S], S] | None = None,
+    validate: Callable[[S], Mapping[str, float]] | None = None,
+    choose: bool = True,
+    record_every: int = 20,
+    save_every: int = 1000,
+    label: str = "train",
+    batch_size: int | None = None,
+) -> Fitted:
+    """Train up to `total` updates, from the newest checkpoint on if there is one.
+
+    A run that was killed ends bit-identical to one that was not, if `batches` and `update` depend on nothing but
+    the number of updates done and the state.
+
+    Args:
+      update: (state, batch) -> (state, metrics); may donate its state.
+      state: freshly drawn, on all devices; also the form that checkpoints are read into.
+      batches: (first update, the state now) -> the batches from there on. Few streams ask for the state.
+      total: updates.
+      saved: where checkpoints are.
+      stop: from `runtime.stopping()`.
+      run: records metrics and validation scores; None where nothing is recorded.
+      begun: what is done to a fresh state before the first update.
+      validate: state -> scores, before each checkpoint.
+      choose: let the scores choose the best checkpoint; else only those of the last one count.
+      record_every: updates between records.
+      save_every: updates between checkpoints.
+      label, batch_size: of the progress line.
+    Raises:
+      ValueError: if the loss is not finite; the last checkpoint stays, and is from before.
+    """
+    state, begin = saved.restore(state) or (begun(state) if begun else state, 0)
+    if run is not None:
+        run.resume(begin)
+    bar = progress(
+        batches(begin, lambda: state),
+        total=max(total, begin),
+        start=begin,
+        label=label,
+        batch_size=batch_size,
+    )
+    done, earlier = begin, None
+    for i, batch in bar:
+        state, metrics = update(state, batch)
+        done = i + 1
+        ended = done == total
+        if i % record_every == 0 or ended:
+            # The device has finished the record before this one: looking at it waits for nothing.
+            _finite(earlier, label)
+            earlier = i, metrics
+            if run is not None:
+                run.record(i, metrics)
+            bar.show(metrics)
+        stopping = not ended and stop.agreed(done)
+        if done % save_every == 0 or ended or stopping:
+            _finite((i, metrics), label)
+            scores = None
+            if validate is not None and not stopping:
+                scores = validate(state)
+                if run is not None:
+                    run.record(i, scores)
+            saved.save(done, state, scores if choose or ended else None)
+        if stopping:
+            saved.wait()
+            say(f"stopped after {done} updates, saved; the same command goes on from there")
+            return Fitted(state, done, stop.exit_code)
+    return Fitted(state, done, 0)
+
+
+def _finite(measured: tuple[int, Mapping[str, Any]] | None, label: str) -> None:
+    if measured is None:
+        return
+    step, metrics = measured
+    value = np.asarray(metrics.get("loss", 0.0))
+    if not np.isfinite(value).all():
+        raise ValueError(
+            f"{label}: loss is {value} at update {step}, must be finite; the checkpoints from before are kept. "
+            "Lower the learning rate, or look for images or labels that are not finite"
+        )

@@ -1,0 +1,79 @@
+"""The training loop: resumed it ends where an uninterrupted one ends, and it never keeps a state that is not finite."""
+
+import itertools
+import os
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robustjax.runtime import Checkpoints, Run, fit, read_metrics, stopping
+
+
+def update(state, batch):
+    new = 0.5 * state + batch
+    return new, {"loss": new}
+
+
+def batches(begin, now):
+    return (jnp.float32(i) for i in itertools.count(begin))
+
+
+def trained(folder, total=25, update=update, **more):
+    with (
+        Run(folder, {}) as run,
+        Checkpoints(folder / "checkpoints", best="score", keep=2) as saved,
+        stopping() as stop,
+    ):
+        return fit(
+            update, jnp.float32(1.0), batches, total=total, saved=saved, stop=stop, run=run,
+            record_every=5, save_every=10, **more,
+        )  # fmt: skip
+
+
+def test_stopped_and_resumed_it_ends_bit_identical(tmp_path):
+    whole = trained(tmp_path / "a")
+
+    def stopped_at_13(state, batch):
+        if batch == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(state, batch)
+
+    half = trained(tmp_path / "b", update=stopped_at_13)
+    assert half.exit_code == 143 and half.updates == 13
+    rest = trained(tmp_path / "b")
+    assert rest.exit_code == 0 and rest.updates == 25
+    assert np.asarray(rest.state).tobytes() == np.asarray(whole.state).tobytes()
+    assert read_metrics(tmp_path / "a") == read_metrics(tmp_path / "b")
+    assert [line["step"] for line in read_metrics(tmp_path / "a")] == [0, 5, 10, 15, 20, 24]
+
+
+def test_scores_are_recorded_and_choose_the_checkpoint(tmp_path):
+    scores = iter([0.9, 0.1, 0.5])
+    trained(tmp_path, validate=lambda state: {"score": next(scores)})
+    assert [line["score"] for line in read_metrics(tmp_path) if "score" in line] == [0.9, 0.1, 0.5]
+    with Checkpoints(tmp_path / "checkpoints", best="score", read_only=True) as saved:
+        assert saved.restore_best(jnp.float32(0))[1] == 10
+
+
+def test_only_the_last_checkpoint_counts_where_scores_do_not_choose(tmp_path):
+    scores = iter([0.9, 0.1, 0.5])
+    trained(tmp_path, validate=lambda state: {"score": next(scores)}, choose=False)
+    with Checkpoints(tmp_path / "checkpoints", best="score", read_only=True) as saved:
+        assert saved.restore_best(jnp.float32(0))[1] == 25
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("at", [12, 19, 21])
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path, bad, at):
+    def diverging(state, batch):
+        new, _ = update(state, batch)
+        new = jnp.where(batch >= at, bad, new)
+        return new, {"loss": new}
+
+    with pytest.raises(ValueError, match=r"train: loss is (nan|inf) at update \d+, must be finite"):
+        trained(tmp_path, update=diverging)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as saved:
+        state, step = saved.restore(jnp.float32(0))
+    assert step == (20 if at == 21 else 10) and np.isfinite(state)
