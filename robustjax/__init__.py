@@ -7,6 +7,7 @@ box), and solvers that know nothing else. The house, floor by floor; imports go 
 6  catalog/       from names to factories: models, losses, detectors, outlier sets
 5  runtime/       the impure edge: devices, checkpoints, records, figures, reports
 4  training       TrainState, start, step            optimizers   the field's optimisers and schedules
+   staged_training  whole epochs as one compiled loop, exact to resume
    evaluation/    functions and suites of attacks over a data set
    analysis/      what to make of the numbers
 3  losses/        training objectives, one file per paper

@@ -11,7 +11,7 @@ FLOORS = {
     "threats": 1, "models": 1, "data": 1,
     "attacks": 2,
     "losses": 3, "smoothing": 3, "bounds": 3, "ood": 3, "perturbations": 3,
-    "training": 4, "optimizers": 4, "evaluation": 4, "analysis": 4,
+    "training": 4, "staged_training": 4, "optimizers": 4, "evaluation": 4, "analysis": 4,
     "runtime": 5,
     "catalog": 6,
 }  # fmt: skip

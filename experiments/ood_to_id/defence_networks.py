@@ -15,7 +15,6 @@ from experiments.ood_to_id import measure
 from experiments.ood_to_id import networks as translators
 from experiments.ood_to_id.measure import Arrays, Parts
 from experiments.ood_to_id.networks import NATURAL, Network, Sets
-from experiments.shared.staged_training import Stage, completed
 from robustjax import optimizers, runtime, training
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
@@ -24,6 +23,7 @@ from robustjax.evaluation import attempts, headline
 from robustjax.losses.adversarial import adversarial
 from robustjax.ood.gates import Gate, never
 from robustjax.ood.translate import Defence, identity
+from robustjax.staged_training import Stage
 from robustjax.threats import Threat
 from robustjax.types import Batch
 
@@ -74,7 +74,7 @@ class Lab:
             "robust classifier", lambda: training.start(jax.random.key(seed + 50), model, tx), step, sets.train,
             cfg.recipe.batch_size, total, seed,
         )  # fmt: skip
-        return Network(model, *completed(stage))
+        return Network(model, *runtime.weights_of(stage))
 
     def networks(self, seed: int) -> dict[str, Network]:
         """Read the networks of a seed. All seeds share one model object of each kind, and so their programs."""

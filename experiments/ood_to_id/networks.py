@@ -26,7 +26,6 @@ from experiments.ood_to_id.recipe import (
     encoder_of,
     translator_of,
 )
-from experiments.shared.staged_training import Stage, completed
 from robustjax import optimizers, training
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
@@ -41,6 +40,8 @@ from robustjax.losses.standard import standard
 from robustjax.models import critics, diffusion, selfsup
 from robustjax.ood.purify import purify
 from robustjax.perturbations import pairs
+from robustjax.runtime import weights_of
+from robustjax.staged_training import Stage
 from robustjax.threats import Threat
 from robustjax.types import Images, Model
 
@@ -104,13 +105,13 @@ def _encoding(model: Model, grey: bool) -> tuple[Any, Any]:
 def train_classifier(sets: Sets, recipe: Recipe, seed: int, *, dataset: str = "digits") -> Network:
     """Train the classifier in memory."""
     model, stage = classifier_stage(sets, recipe, seed, dataset=dataset)
-    return Network(model, *completed(stage))
+    return Network(model, *weights_of(stage))
 
 
 def train_encoder(sets: Sets, recipe: Recipe, seed: int) -> Network:
     """Train the encoder in memory."""
     model, stage = encoder_stage(sets, recipe, seed)
-    return Network(model, *completed(stage))
+    return Network(model, *weights_of(stage))
 
 
 def features(encoder: Network) -> Callable[[Images], jax.Array]:
@@ -144,7 +145,7 @@ def stages(
         else _duel(kind, model, classifier, pool, recipe, seed)
     )
     first = first._replace(
-        every=recipe.refresh, renew=lambda turn: views_of(sets, classifier, recipe, seed, turn=turn)
+        renew_every=recipe.refresh, renew=lambda turn: views_of(sets, classifier, recipe, seed, turn=turn)
     )
     if kind == "atop":
         return model, [lambda _: first, lambda weights: _atop(model, weights, sets, classifier, recipe, seed)]
@@ -158,14 +159,14 @@ def train_translator(
     model, parts = stages(kind, sets, classifier, pool, recipe, seed)
     weights: Any = None
     for part in parts:
-        weights = completed(part(weights))
+        weights = weights_of(part(weights))
     return Network(model, *weights)
 
 
 def train_pix2pix(pool: pairs.Views, recipe: Recipe, seed: int) -> Network:
     """Train a translator by pix2pix without looking through a classifier, in memory."""
     model = translator_of("pix2pix", recipe, pool.image.shape[1:])
-    return Network(model, *completed(_duel("pix2pix", model, _NOBODY, pool, recipe, seed)))
+    return Network(model, *weights_of(_duel("pix2pix", model, _NOBODY, pool, recipe, seed)))
 
 
 def translate_of(network: Network) -> Translate:

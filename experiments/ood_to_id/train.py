@@ -29,13 +29,14 @@ from experiments.ood_to_id import images as translator_sets
 from experiments.ood_to_id import networks as translators
 from experiments.ood_to_id import run_folders, train_report
 from experiments.ood_to_id.networks import Kind, Network, Recipe
-from experiments.shared import classifiers, command_line, staged_training
+from experiments.shared import classifiers, command_line
 from robustjax import logit, runtime
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
 from robustjax.perturbations import tones
 from robustjax.runtime.stopping import Stop, stopping
+from robustjax.staged_training import Stage
 from robustjax.threats import Threat
 from robustjax.types import Batch, Model, frozen
 
@@ -163,31 +164,17 @@ class Log:
         run_folders.keep(folder, name, network)
         return network
 
-    def finished(self, name: str, stage: staged_training.Stage) -> Any:
+    def finished(self, name: str, stage: Stage) -> Any:
         """Follow a stage to its end, from where it was left; its weights."""
         cfg, folder = self.cfg, self.run.folder / "stages" / name
         with runtime.Checkpoints(folder, keep=1) as saved:
-            like = jax.eval_shape(stage.start)
-            found = saved.restore(like)
-            state, begin = found or (stage.start(), 0)
-            self.run.resume(self.before + begin)
-            steps = staged_training.course(stage, state, begin=begin, segment=cfg.segment)
-            total = len(staged_training.ends(stage, segment=cfg.segment))
-            first = total - len(staged_training.ends(stage, begin=begin, segment=cfg.segment))
-            bar = runtime.progress(steps, total=total, start=first, label=stage.name, batch_size=None)
-            for i, (done, now, metrics) in bar:
-                state = now
-                self.run.record(
-                    self.before + done - 1, {f"{stage.name}_{key}": m for key, m in metrics.items()}
-                )
-                bar.show(metrics)
-                stopped = self.stop.agreed(i + 1)
-                if (i + 1) % cfg.save_every == 0 or done == stage.total or stopped:
-                    saved.save(done, state)
-                if stopped and done < stage.total:
-                    saved.wait()
-                    raise Stopped
-            return stage.weights(state)
+            fitted = runtime.fit_stage(
+                stage, saved=saved, stop=self.stop, run=self.run, updates_before=self.before,
+                segment=cfg.segment, save_every=cfg.save_every,
+            )  # fmt: skip
+        if fitted.exit_code:
+            raise Stopped
+        return stage.weights(fitted.state)
 
 
 def trained(cfg: Config, sets: translators.Sets, log: Log) -> tuple[Network, Network, Network]:

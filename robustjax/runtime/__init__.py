@@ -6,6 +6,7 @@
     record           the folder of a run: config.json, metrics.jsonl and cached arrays
     run_folder       reading the folder of a run: its settings and its checkpoints
     fitting          the training loop
+    staged_fitting   the training loop for stages that are a few compiled loops each
     checkpoint       save and restore a state, checked (`pytree_files`: what it holds; `orbax_logging`: silencing orbax)
     progress         how far a loop is
     attack_progress  how far a suite of attacks is
@@ -53,4 +54,6 @@ from robustjax.runtime.report import Report as Report
 from robustjax.runtime.run_folder import OpenedRun as OpenedRun
 from robustjax.runtime.run_folder import from_plain as from_plain
 from robustjax.runtime.run_folder import open_run as open_run
+from robustjax.runtime.staged_fitting import fit_stage as fit_stage
+from robustjax.runtime.staged_fitting import weights_of as weights_of
 from robustjax.runtime.stopping import stopping as stopping

@@ -83,14 +83,14 @@ def fit(
         ended = done == total
         if i % record_every == 0 or ended:
             # The device has finished the record before this one: looking at it waits for nothing.
-            _finite(earlier, label)
+            check_finite(earlier, label)
             earlier = i, metrics
             if run is not None:
                 run.record(i, metrics)
             bar.show(metrics)
         stopping = not ended and stop.agreed(done)
         if done % save_every == 0 or ended or stopping:
-            _finite((i, metrics), label)
+            check_finite((i, metrics), label)
             scores = None
             if validate is not None and not stopping:
                 scores = validate(state)
@@ -104,7 +104,15 @@ def fit(
     return Fitted(state, done, 0)
 
 
-def _finite(measured: tuple[int, Mapping[str, Any]] | None, label: str) -> None:
+def check_finite(measured: tuple[int, Mapping[str, Any]] | None, label: str) -> None:
+    """Refuse to go on, or to save, with a loss that is not finite.
+
+    Args:
+      measured: an update and its metrics, of which `loss` is looked at; None for nothing yet.
+      label: of the training, for the error.
+    Raises:
+      ValueError: if the loss is not finite.
+    """
     if measured is None:
         return
     step, metrics = measured

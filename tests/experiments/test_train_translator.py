@@ -1,19 +1,15 @@
 """The script that trains translators: what it leaves, that it resumes, that presets can be built, what it refuses."""
 
-import contextlib
 import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import scripts
 
 from experiments.ood_to_id import networks as translators
 from experiments.ood_to_id import run_folders, train
-from experiments.shared import staged_training
-from robustjax import runtime
 from robustjax.types import Batch
 
 
@@ -34,60 +30,6 @@ def test_it_trains_keeps_and_tells(tmp_path, capsys, monkeypatch):
 
     with pytest.raises(ValueError, match="holds no finished run"):
         run_folders.opened(tmp_path / "networks")
-
-
-def numbers():
-    """Write a stage without a network: sums of rows that are forgotten slowly."""
-
-    def step(state, batch):
-        return 0.9 * state + batch.sum(), {"mean": batch.mean()}
-
-    rows = jnp.asarray(np.random.default_rng(0).normal(size=10).astype(np.float32))
-    return staged_training.Stage(
-        "numbers", lambda: jnp.float32(0), step, rows, 3, 8, seed=1, weights=lambda s: (s, None)
-    ), rows
-
-
-class Told:
-    """Somebody who is told to stop at some segment."""
-
-    def __init__(self, at):
-        self.at = at
-
-    def agreed(self, step):
-        return step == self.at
-
-
-def test_a_stage_that_was_stopped_goes_on_bit_for_bit(tmp_path):
-    cfg = dataclasses.replace(train.PRESETS["smoke"], save_every=9)
-    ends = []
-    for name, stops in (("whole", (0,)), ("cut", (2, 3, 0))):
-        for at in stops:
-            with runtime.Run(tmp_path / name, {}) as run:
-                log = train.Log(run, Told(at), cfg, before=10)
-                with pytest.raises(train.Stopped) if at else contextlib.nullcontext():
-                    ends.append(float(log.finished("numbers", numbers()[0])[0]))
-    assert len(ends) == 2 and ends[0] == ends[1]
-    one, other = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut"))
-    assert one == other and [json.loads(line)["step"] for line in one.splitlines()] == [11, 13, 15, 17]
-
-
-def test_a_course_left_and_taken_up_again_ends_in_the_same_state():
-    stage, rows = numbers()
-    whole = list(staged_training.course(stage, stage.start(), segment=3))
-    assert [done for done, *_ in whole] == [3, 6, 8]
-    half = next(staged_training.course(stage, stage.start(), segment=5))
-    *_, (done, state, _) = staged_training.course(stage, half[1], begin=5, segment=5)
-    assert done == 8 and float(state) == float(whole[-1][1])
-    # Every epoch sees every row at most once, in another order.
-    expected = jnp.float32(0)
-    for update in range(8):
-        epoch, place = divmod(update, 3)
-        order = np.random.default_rng((1, epoch)).permutation(10)[3 * place : 3 * place + 3]
-        expected = 0.9 * expected + rows[order].sum()
-    np.testing.assert_allclose(state, expected, rtol=1e-5)
-    with pytest.raises(ValueError, match="batch size is 11"):
-        next(staged_training.course(stage._replace(batch_size=11), stage.start(), segment=1))
 
 
 @pytest.mark.parametrize("name", list(train.PRESETS))

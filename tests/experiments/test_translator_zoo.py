@@ -9,11 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scripts
-from test_train_translator import numbers
 
 from experiments.ood_to_id import compare, pairs
 from experiments.ood_to_id import networks as translators
-from experiments.shared import staged_training
 from robustjax.models import small
 from robustjax.types import Batch
 
@@ -63,8 +61,8 @@ def test_the_zoo_trains_judges_and_tabulates_what_is_missing(tmp_path, capsys, m
         (pathlib.Path(cfg.out) / "results.json").write_text(json.dumps(facts))
         return 0
 
-    monkeypatch.setattr(compare.train_translator, "main", train)
-    monkeypatch.setattr(compare.eval_translator, "main", judge)
+    monkeypatch.setattr(compare.train, "main", train)
+    monkeypatch.setattr(compare.evaluate, "main", judge)
     words = ["digits", "--kinds", "dae", "ddpm", "--passes", 3, "--out", tmp_path]
     for _ in range(2):
         left = scripts.call(capsys, monkeypatch, "ood_to_id.compare", *words)
@@ -122,17 +120,3 @@ def test_pairs_are_made_anew_and_slow_attacks_get_a_share():
     np.testing.assert_array_equal(first.image, anew.image)
     with pytest.raises(ValueError, match="must be an attack and a share"):
         dataclasses.replace(recipe, subset=(("square", 0.0),)).check()
-
-
-@pytest.mark.parametrize("segment", [2, 5])
-def test_rows_are_made_anew_at_the_same_updates_whatever_the_segments(segment):
-    stage, rows = numbers()
-    stage = stage._replace(every=1, renew=lambda turn: rows + 100.0 * turn)
-    assert staged_training.ends(stage, segment=5) == [3, 5, 6, 8]
-    *_, (_, state, _) = staged_training.course(stage, stage.start(), segment=segment)
-    expected = jnp.float32(0)
-    for update in range(8):
-        epoch, place = divmod(update, 3)
-        order = np.random.default_rng((1, epoch)).permutation(10)[3 * place : 3 * place + 3]
-        expected = 0.9 * expected + (rows + 100.0 * epoch)[order].sum()
-    np.testing.assert_allclose(state, expected, rtol=1e-5)

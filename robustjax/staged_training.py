@@ -1,4 +1,8 @@
-"""Training over arrays in memory, in segments that are one compiled loop each, and exact to resume."""
+"""Train over arrays in memory, in segments that are one compiled loop each, and exact to resume.
+
+A whole epoch on the device costs one call from the host: what pays for small networks. `runtime.fit_stage` adds
+progress, records and checkpoints.
+"""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -8,25 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax import runtime
+from robustjax.types import Metrics, Params, State
 
-Step = Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]
+Step = Callable[[Any, Any], tuple[Any, Metrics]]
 
 
 class Stage(NamedTuple):
-    """One training: what is begun with, what is done `total` times, over which rows.
+    """One training: where it starts, the step that is taken `total` times, and on which examples.
 
     Attributes:
       name: in files and on the screen.
       start: draws the first state.
       step: (state, batch) -> (state, metrics).
       arrays: examples, a tree of arrays of one length.
-      batch_size: rows per update.
+      batch_size: examples per update.
       total: updates.
-      seed: of the order.
-      weights: the (params, state) of a state that are to be judged.
-      every: epochs after which the rows are made anew, 0 for never.
-      renew: round, from 1 on -> the rows of that round, as many as before.
+      seed: of the order of the examples.
+      weights: the (params, state) of a training state that are evaluated and kept.
+      renew_every: epochs after which the examples are made anew, 0 for never.
+      renew: round, from 1 on -> the examples of that round, as many as before.
     """
 
     name: str
@@ -36,40 +40,53 @@ class Stage(NamedTuple):
     batch_size: int
     total: int
     seed: int
-    weights: Callable[[Any], tuple[Any, Any]] = lambda state: (state.params, state.state)
-    every: int = 0
+    weights: Callable[[Any], tuple[Params, State]] = lambda state: (state.params, state.state)
+    renew_every: int = 0
     renew: Callable[[int], Any] | None = None
+
+    @property
+    def examples(self) -> int:
+        """Count the examples."""
+        return len(jax.tree.leaves(self.arrays)[0])
 
     @property
     def per_epoch(self) -> int:
         """Say how many updates see every example once."""
-        return len(jax.tree.leaves(self.arrays)[0]) // self.batch_size
+        return self.examples // self.batch_size
 
 
-def ends(stage: Stage, *, begin: int = 0, segment: int | None = None) -> list[int]:
-    """List after which updates a segment ends: when it is full, and when the rows are made anew."""
-    full, anew = segment or stage.per_epoch, stage.every * stage.per_epoch or stage.total
+class Segment(NamedTuple):
+    """What a segment ended with: the updates done, the state, and the mean of its metrics."""
+
+    done: int
+    state: Any
+    metrics: Metrics
+
+
+def segment_ends(stage: Stage, *, begin: int = 0, length: int | None = None) -> list[int]:
+    """List after which updates a segment ends: when it is full, and when the examples are made anew."""
+    if stage.total <= begin:
+        return []
+    full, anew = length or stage.per_epoch, stage.renew_every * stage.per_epoch or stage.total
     marks = {*range(full, stage.total, full), *range(anew, stage.total, anew), stage.total}
     return sorted(mark for mark in marks if mark > begin)
 
 
-def course(
-    stage: Stage, state: Any, *, begin: int = 0, segment: int | None = None
-) -> Iterator[tuple[int, Any, dict[str, jax.Array]]]:
-    """Train in segments; yield the updates done, the state and mean metrics after each.
+def segments(stage: Stage, state: Any, *, begin: int = 0, length: int | None = None) -> Iterator[Segment]:
+    """Train segment by segment.
 
-    Update i sees the same rows whatever the segments are and wherever the course began, so that a run that goes on
+    Update i sees the same examples whatever the segments are and wherever training began, so that a run that goes on
     from a state it saved ends in the same one.
 
     Args:
       stage: what to do.
-      state: after `begin` updates; it is given up.
+      state: after `begin` updates; it is donated.
       begin: updates done before.
-      segment: updates per loop; an epoch by default.
+      length: updates per segment; an epoch by default.
     Raises:
       ValueError: if there are fewer examples than a batch has.
     """
-    count = len(jax.tree.leaves(stage.arrays)[0])
+    count = stage.examples
     if count < stage.batch_size:
         raise ValueError(
             f"{stage.name}: batch size is {stage.batch_size}, must be at most the {count} examples"
@@ -85,16 +102,18 @@ def course(
             orders[epoch] = np.random.default_rng((stage.seed, epoch)).permutation(count)
         return orders[epoch][place * stage.batch_size : (place + 1) * stage.batch_size]
 
-    done, length = begin, segment or stage.per_epoch
+    done, size = begin, length or stage.per_epoch
     arrays, current = stage.arrays, 0
-    for until in ends(stage, begin=begin, segment=segment):
-        if stage.renew and stage.every and (turn := done // (stage.every * stage.per_epoch)) != current:
-            arrays, current = stage.renew(turn), turn
-        chosen = np.zeros((length, stage.batch_size), np.int32)
+    for until in segment_ends(stage, begin=begin, length=length):
+        if stage.renew and stage.renew_every:
+            turn = done // (stage.renew_every * stage.per_epoch)
+            if turn != current:
+                arrays, current = stage.renew(turn), turn
+        chosen = np.zeros((size, stage.batch_size), np.int32)
         chosen[: until - done] = [rows(i) for i in range(done, until)]
         state, metrics = compiled(state, jnp.asarray(chosen), jnp.int32(until - done), arrays)
         done = until
-        yield done, state, metrics
+        yield Segment(done, state, metrics)
 
 
 @functools.lru_cache(maxsize=8)
@@ -114,17 +133,3 @@ def _compiled(step: Step) -> Callable[..., Any]:
         return state, jax.tree.map(lambda m: m / updates.astype(m.dtype), total)
 
     return jax.jit(run, donate_argnums=0)
-
-
-def completed(stage: Stage) -> tuple[Any, Any]:
-    """Follow a stage to its end in memory, showing how far it is; return its weights."""
-    state, segment = stage.start(), stage.per_epoch
-    if stage.total <= 0:
-        return stage.weights(state)
-    bar = runtime.progress(
-        course(stage, state, segment=segment), total=len(ends(stage, segment=segment)), label=stage.name
-    )
-    for _, (_, now, metrics) in bar:
-        state = now
-        bar.show(metrics)
-    return stage.weights(state)
