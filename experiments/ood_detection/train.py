@@ -170,7 +170,7 @@ def main(cfg: Config) -> int:
     mesh = runtime.data_mesh()
     rows = runtime.over_data(mesh)
     train = data.load(cfg.dataset, "train", data_dir=cfg.data_dir)
-    outliers, fresh = outlier_sets.mixture(cfg.outliers, train, data_dir=cfg.data_dir)
+    outliers, fresh = outlier_sets.balanced_mixture(cfg.outliers, train, data_dir=cfg.data_dir)
     held_out = validation.Held(cfg)
     classes = len(train.info.classes)
 

@@ -27,7 +27,7 @@ from experiments.shared import command_line
 from experiments.shared.fields import Fraction
 from experiments.shared.settings import Optimizer
 from robustjax import data, runtime
-from robustjax.catalog import augmentations, embedded_outliers
+from robustjax.catalog import augmentations, outlier_sets
 from robustjax.data import subsets
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.runtime.stopping import stopping
@@ -128,9 +128,9 @@ class Config:
                 raise ValueError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}, must name each thing once"
                 )
-        trained = {_with_split(n, "train") for n, _ in self.training_outliers}
+        trained = {outlier_sets.with_split(n, "train") for n, _ in self.training_outliers}
         for name in self.test_outliers:
-            if _with_split(name, "test") in trained:
+            if outlier_sets.with_split(name, "test") in trained:
                 raise ValueError(f"--test-outliers has {name!r}, must not be trained on")
 
     @property
@@ -145,12 +145,6 @@ class Config:
         if not out:
             raise ValueError("--outliers is empty, must name at least one set")
         return out
-
-
-def _with_split(name: str, split: str) -> str:
-    # Noise of another key is still the noise that was trained on.
-    made = name.startswith(("noise/", "data/", "photo/"))
-    return name if made or ":" in name else f"{name}:{split}"
 
 
 _MNIST = Config(
@@ -311,11 +305,9 @@ def opened(cfg: Config) -> Data:
         data.load(cfg.dataset, split, data_dir=cfg.data_dir) for split in ("train", "validation", "test")
     )
     more = data.load(cfg.extra, "train", data_dir=cfg.data_dir) if cfg.extra else None
-    strange = embedded_outliers.mixture(cfg.training_outliers, train, data_dir=cfg.data_dir)
+    strange = outlier_sets.counted_mixture(dict(cfg.training_outliers), train, data_dir=cfg.data_dir)
     tested = {
-        name: embedded_outliers.load(
-            name, test, split="test", count=cfg.outlier_images, data_dir=cfg.data_dir
-        )
+        name: outlier_sets.load(name, test, split="test", count=cfg.outlier_images, data_dir=cfg.data_dir)
         for name in cfg.test_outliers
     }
     return Data(

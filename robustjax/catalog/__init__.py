@@ -1,10 +1,9 @@
 """From names to factories, one table per family; library code never looks a name up.
 
-names              from a name to an entry of a table, or to `module:name`
-models             classifiers, and the normalisation of each data set
-augmentations      chains of augmentations
-ood_losses         training methods on in- and out-of-distribution images, and the score of each
-detectors          OOD detectors: how to fit and how to build each score
-outlier_sets       OOD images: prepared or embedded sets, noise, and mixtures of them
-embedded_outliers  OOD images made from the data or from scikit-learn's photographs
+names          from a name to an entry of a table, or to `module:name`
+models         classifiers, and the normalisation of each data set
+augmentations  chains of augmentations
+ood_losses     training methods on in- and out-of-distribution images, and the score of each
+detectors      OOD detectors: how to fit and how to build each score
+outlier_sets   OOD images: data sets, noise, changed in-distribution images, photographs, and mixtures of them
 """

@@ -1,84 +1,92 @@
-"""Outliers by name, in the size and colours of the data: prepared or embedded sets, noise, or a mixture of them.
+"""OOD sets by name, in the size and colours of the in-distribution images.
 
-`kmnist` is its training part where outliers are trained on and its test part where detectors are judged;
-`kmnist:test` says so by hand. `noise/uniform`, `noise/gaussian` and `noise/low_frequency` show nothing;
-`noise/permuted`, `noise/smoothed`, `noise/acet` and `noise/ccu` are made from the data's own pixels.
+    kmnist, kmnist:test     a prepared or embedded data set; where no part is given, the split that is asked for
+    noise/uniform           noise; also noise/gaussian, noise/low_frequency
+    noise/permuted          noise from the pixels of in-distribution images; also noise/smoothed, noise/acet, noise/ccu
+    data/joined             in-distribution images, changed so that they belong to no class; also data/permuted,
+                            data/inverted, data/upside_down
+    photo/china             grey patches of one of scikit-learn's two photographs; also photo/flower
+    package.module:name     a function of yours
+
+A function of yours has the signature of `OODSet`: (like, *, split, count) -> Split.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from robustjax import data
-from robustjax.data import order, outliers
+from robustjax.catalog.names import named
+from robustjax.data import order, outliers, photos
 from robustjax.data.batches import Augment
 from robustjax.data.sources import SPLITS, Split
 
-MOST = 20_000  # noise images, and images of each set in a mixture
-NOISE: dict[str, Augment] = {
-    "noise/uniform": lambda key, images: outliers.uniform(key, images.shape),
-    "noise/gaussian": lambda key, images: outliers.gaussian(key, images.shape),
-    "noise/low_frequency": lambda key, images: outliers.low_frequency(key, images.shape),
-    "noise/permuted": outliers.permuted,
-    "noise/smoothed": outliers.smoothed,
-    "noise/acet": outliers.acet_noise,
-    "noise/ccu": outliers.ccu_noise,
-}
+MOST = 20_000  # generated images where no number is asked for, and images of each set in a balanced mixture
+
+
+class OODSet(Protocol):
+    """Make OOD images, uint8 and of the shape of the in-distribution images: what `module:name` must name.
+
+    Args:
+      like: in-distribution images, whose shape counts; `data.of_arrays` makes a Split of arrays.
+      split: "train", "validation" or "test": what is trained on should not be tested on.
+      count: how many images are wanted; None leaves it to the set. Of more than that, the first are taken.
+    """
+
+    def __call__(self, like: Split, *, split: str, count: int | None) -> Split: ...
 
 
 def load(
     name: str, like: Split, *, split: str, data_dir: str | None = None, count: int | None = None
 ) -> Split:
-    """Load one set of outliers as images of the shape of `like`.
+    """Load an OOD set as images of the shape of `like`.
 
     Args:
       name: see the top of this file.
-      like: data, whose shape counts; noise of pixels is made from its images.
-      split: "train" or "test" where the name does not say.
+      like: in-distribution images.
+      split: "train", "validation" or "test" where the name does not say.
       data_dir: where data are prepared.
-      count: how many images, drawn without replacement in an order that depends on the name alone; all (of
-        noise, as many as there are data, at most 20,000) by default. Noise has as many as asked for.
+      count: how many images. Of a data set they are drawn without replacement in an order that depends on the name
+        alone, and all are taken by default. What is generated has as many as asked for, by default as many as
+        `like`, at most 20,000.
     Raises:
-      ValueError: if there is no such set, split or noise.
+      ValueError: if there is no such set or split, or it does not fit the images.
     """
+    base, _, part = name.partition(":")
+    if name in GENERATED or name.startswith(("noise/", "data/", "photo/")) or (part and part not in SPLITS):
+        try:
+            generate = named(GENERATED, name, flag="OOD set")
+        except ValueError as error:
+            hint = f"; the part of a data set must be one of {', '.join(SPLITS)}" if part else ""
+            raise ValueError(f"{error}{hint}") from None
+        return _checked(name, generate(like, split=split, count=count), like, count)
     height, width, channels = like.image.shape[1:]
-    if name.startswith("noise/"):
-        return _noise(name, like, split, count)
-    name, _, given = name.partition(":")
-    if given and given not in SPLITS:
-        raise ValueError(f"outliers: {name}:{given} asks for {given!r}, must be one of {', '.join(SPLITS)}")
     if height != width:
-        raise ValueError(f"outliers: images of the data are {height} x {width}, must be square")
-    found = data.load(name, given or split, data_dir=data_dir)
+        raise ValueError(f"OOD set {name}: in-distribution images are {height} x {width}, must be square")
+    found = data.load(base, part or split, data_dir=data_dir)
     if found.image.shape[1:3] != (height, width):
-        found = data.load(name, given or split, data_dir=data_dir, size=height)
+        found = data.load(base, part or split, data_dir=data_dir, size=height)
     found = dataclasses.replace(found, image=coloured(found.image, channels))
     if count is None or count >= len(found.label):
         return found
-    rows = np.sort(order.permutation(len(found.label), seed=_seed(name), epoch=0)[:count])
-    return dataclasses.replace(
-        found,
-        image=found.image[rows],
-        label=found.label[rows],
-        index=found.index[rows],
-        info=dataclasses.replace(
-            found.info, count=count, note=f"{found.info.note} {count} of {len(found.label)}".strip()
-        ),
-    )
+    return _rows(found, np.sort(order.permutation(len(found.label), seed=_seed(base), epoch=0)[:count]))
 
 
-def mixture(
+def balanced_mixture(
     names: Sequence[str], like: Split, *, split: str = "train", data_dir: str | None = None
 ) -> tuple[Split, Augment | None]:
-    """Load outliers to train on: several sets in one, or noise drawn anew in every step.
+    """Load OOD sets to train on, each with the same weight; noise on its own is drawn anew in every step.
 
-    Sets differ in size, so in a mixture all are repeated up to the largest, which counts with 20,000 images at
-    most; noise has as many, made once. Noise on its own is not stored: the second result, an augmentation, makes
-    it anew in every step.
+    Sets differ in size, so all are repeated up to the largest, which counts with 20,000 images at most; generated
+    images are as many, made once. Noise on its own is not stored: the second result, an augmentation, makes it
+    anew in every step.
 
     Args:
       names, like, split, data_dir: as in `load`.
@@ -88,18 +96,40 @@ def mixture(
       ValueError: if no name is given.
     """
     if not names:
-        raise ValueError("--outliers is empty, must name at least one set of outliers")
+        raise ValueError("OOD sets: none is given, must be at least one")
     if len(names) == 1 and names[0] in NOISE:
         return like, NOISE[names[0]]
     if len(names) == 1:
         return load(names[0], like, split=split, data_dir=data_dir), None
-    real = [n for n in names if n not in NOISE]
-    found = {n: load(n, like, split=split, data_dir=data_dir, count=MOST) for n in real}
-    most = max((len(p.label) for p in found.values()), default=min(len(like.label), MOST))
-    parts = [found[n] if n in found else load(n, like, split=split, count=most) for n in names]
-    image = np.concatenate([p.image[np.arange(most) % len(p.label)] for p in parts])
-    label = np.repeat(np.arange(len(parts)), most)
-    return data.of_arrays(image, label, name=" + ".join(names), split=split, classes=tuple(names)), None
+    stored = {
+        n: load(n, like, split=split, data_dir=data_dir, count=MOST) for n in names if n not in GENERATED
+    }
+    most = max((len(s.label) for s in stored.values()), default=min(len(like.label), MOST))
+    sets = {n: stored[n] if n in stored else load(n, like, split=split, count=most) for n in names}
+    repeated = [_rows(sets[n], np.arange(most) % len(sets[n].label)) for n in names]
+    return _joined(dict(zip(names, repeated, strict=True)), split), None
+
+
+def counted_mixture(
+    counts: Mapping[str, int], like: Split, *, split: str = "train", data_dir: str | None = None
+) -> Split:
+    """Load OOD sets to train on, each with so many images; drawing from the whole weighs the sets by them.
+
+    Args:
+      counts: images by name.
+      like, split, data_dir: as in `load`.
+    """
+    return _joined(
+        {n: load(n, like, split=split, count=count, data_dir=data_dir) for n, count in counts.items()}, split
+    )
+
+
+def with_split(name: str, split: str) -> str:
+    """Write a name with the part that is loaded: `kmnist` becomes `kmnist:test`.
+
+    What is generated keeps its name: noise of another key is still the same noise.
+    """
+    return name if name in GENERATED or ":" in name else f"{name}:{split}"
 
 
 def coloured(image: np.ndarray, channels: int) -> np.ndarray:
@@ -112,10 +142,26 @@ def coloured(image: np.ndarray, channels: int) -> np.ndarray:
     return np.repeat(image, channels, axis=-1)
 
 
-def _noise(name: str, like: Split, split: str, count: int | None) -> Split:
-    if name not in NOISE:
-        raise ValueError(f"outliers: {name} is no noise, must be one of {', '.join(NOISE)}")
-    count = min(len(like.label), MOST) if count is None else count
+NOISE: dict[str, Augment] = {
+    "noise/uniform": lambda key, images: outliers.uniform(key, images.shape),
+    "noise/gaussian": lambda key, images: outliers.gaussian(key, images.shape),
+    "noise/low_frequency": lambda key, images: outliers.low_frequency(key, images.shape),
+    "noise/permuted": outliers.permuted,
+    "noise/smoothed": outliers.smoothed,
+    "noise/acet": outliers.acet_noise,
+    "noise/ccu": outliers.ccu_noise,
+}
+CHANGED: dict[str, Augment] = {
+    "data/joined": outliers.joined,
+    "data/permuted": outliers.permuted,
+    "data/inverted": lambda key, images: outliers.inverted(images),
+    "data/upside_down": lambda key, images: outliers.upside_down(images),
+}
+PHOTOS: dict[str, photos.Photo] = {"photo/china": "china", "photo/flower": "flower"}
+
+
+def _noise(name: str, like: Split, *, split: str, count: int | None) -> Split:
+    count = _count(like, count)
     draw: Callable = jax.jit(NOISE[name])
     # Keys by name and split: what is tested is not what was trained on.
     key = jax.random.key(_seed(f"{name} {split}"))
@@ -123,10 +169,70 @@ def _noise(name: str, like: Split, split: str, count: int | None) -> Split:
     for start in range(0, count, 500):
         rows = np.arange(start, start + 500)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows, jnp.int32))
-        images = jnp.asarray(like.image[rows % len(like.label)], jnp.float32) / 255
-        made.append(np.rint(255 * np.asarray(draw(keys, images))).astype(np.uint8))
-    image = np.concatenate(made)[:count]
-    return data.of_arrays(image, np.zeros(count, np.int32), name=name, split=split, classes=("noise",))
+        made.append(_bytes(draw(keys, _floats(like, rows))))
+    return _named(np.concatenate(made)[:count], name, split)
+
+
+def _changed(name: str, like: Split, *, split: str, count: int | None) -> Split:
+    # One key for all: an image may be joined with any other. The seed is the one of recorded results.
+    key = jax.random.key(zlib.crc32(f"{name} {split}".encode()))
+    return _named(_bytes(CHANGED[name](key, _floats(like, np.arange(_count(like, count))))), name, split)
+
+
+def _photo(name: str, like: Split, *, split: str, count: int | None) -> Split:
+    height, width, channels = like.image.shape[1:]
+    if height != width:
+        raise ValueError(f"OOD set {name}: in-distribution images are {height} x {width}, must be square")
+    image = photos.patches(PHOTOS[name], count=_count(like, count), size=height)
+    return _named(coloured(image, channels), name, split)
+
+
+GENERATED: dict[str, OODSet] = {
+    name: partial(make, name)
+    for make, table in ((_noise, NOISE), (_changed, CHANGED), (_photo, PHOTOS))
+    for name in table
+}
+
+
+def _count(like: Split, count: int | None) -> int:
+    return min(len(like.label), MOST) if count is None else count
+
+
+def _floats(like: Split, rows: np.ndarray) -> jax.Array:
+    return jnp.asarray(like.image[rows % len(like.label)], jnp.float32) / 255
+
+
+def _bytes(images: jax.Array) -> np.ndarray:
+    return np.rint(255 * np.asarray(images)).astype(np.uint8)
+
+
+def _named(image: np.ndarray, name: str, split: str) -> Split:
+    return data.of_arrays(image, np.zeros(len(image), np.int32), name=name, split=split, classes=("outlier",))
+
+
+def _checked(name: str, found: Split, like: Split, count: int | None) -> Split:
+    if not isinstance(found, Split):
+        raise ValueError(f"OOD set {name} gives {type(found).__name__}, must be a robustjax.data.Split")
+    shape, expected = list(found.image.shape[1:]), list(like.image.shape[1:])
+    if shape != expected:
+        raise ValueError(f"OOD set {name} gives images of shape {shape}, must be {expected}")
+    return found if count is None or count >= len(found.label) else _rows(found, np.arange(count))
+
+
+def _rows(split: Split, rows: np.ndarray) -> Split:
+    note = f"{split.info.note} {len(rows)} of {len(split.label)}".strip()
+    info = dataclasses.replace(split.info, count=len(rows), note=note)
+    return Split(split.image[rows], split.label[rows], split.index[rows], info)
+
+
+def _joined(sets: Mapping[str, Split], split: str) -> Split:
+    return data.of_arrays(
+        np.concatenate([s.image for s in sets.values()]),
+        np.repeat(np.arange(len(sets)), [len(s.label) for s in sets.values()]),
+        name=" + ".join(sets),
+        split=split,
+        classes=tuple(sets),
+    )
 
 
 def _seed(name: str) -> int:

@@ -13,8 +13,8 @@ views                random views for contrastive learning
 autoaugment          the policies of AutoAugment for CIFAR-10 and SVHN, on the device
 pillow_tones         Pillow's changes of tone as array code
 pillow_affine        Pillow's affine transforms as array code
-outliers             noise that shows nothing, and data made strange
-photos               embedded: patches of scikit-learn's two photographs, as outliers
+outliers             OOD images: noise, and in-distribution images that were changed
+photos               OOD images: patches of scikit-learn's two photographs
 lit                  scenes under many lights as a split, the pictures of one below the other
 lit_scenes           embedded: rendered scenes under 25 lights, with the material of every pixel
 multi_illumination   the Multi-Illumination data set: a TFDS builder over the raw tree, at any level

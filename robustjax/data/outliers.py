@@ -1,4 +1,4 @@
-"""Images that show nothing, from keys: noise, alone or made from the pixels of real images.
+"""OOD images from keys: noise, noise made from the pixels of in-distribution images, and images changed by hand.
 
 Every function takes one key or one per example. Those of a key and images fit `pairs(outlier_augment=...)`,
 which then draws new outliers every step.
@@ -44,15 +44,15 @@ def inverted(images: Images) -> Images:
 
 
 def upside_down(images: Images) -> Images:
-    """Turn images by half a turn: outliers that share their strokes with the data."""
+    """Turn images by half a turn: OOD images with the strokes of in-distribution ones."""
     return images[:, ::-1, ::-1]
 
 
 def joined(key: PRNGKeyArray, images: Images) -> Images:
     """Put the left half of every image beside the mirrored right half of another one, drawn with its key.
 
-    The strokes are those of the data, and mostly nothing that belongs to a class remains: they do not meet at the
-    seam. (Two left halves would: they often make symmetric digits, such as 0 and 8.)
+    The strokes are in distribution, but the halves do not meet at the seam, so that most results belong to no class.
+    (Two left halves would meet: they often make symmetric digits, such as 0 and 8.)
     """
     n, half = images.shape[0], images.shape[2] // 2
     keys = keys_for(key, n)
@@ -68,17 +68,17 @@ def smoothed(key: PRNGKeyArray, images: Images) -> Images:
 
     Reference: Hein, Andriushchenko and Bitterwolf 2019, arXiv:1812.05720: 15 x 15 kernel, mirrored border.
     """
-    return stretched(blurred(images, _between(key, images, 1.0, 2.5)))
+    return stretched(blurred(images, _uniformly(key, images, 1.0, 2.5)))
 
 
 def contrast_stretched(key: PRNGKeyArray, images: Images) -> Images:
     """Push values apart by sigmoid(g (x - 0.5)), with g drawn from [5, 30]."""
-    gain = per_example(_between(key, images, 5.0, 30.0), images)
+    gain = per_example(_uniformly(key, images, 5.0, 30.0), images)
     return jax.nn.sigmoid(gain * (images - 0.5))
 
 
 def acet_noise(key: PRNGKeyArray, images: Images) -> Images:
-    """Smooth either uniform noise or the permuted pixels of an image, whichever a coin says.
+    """Smooth either uniform noise or the permuted pixels of an image, each with probability 1/2.
 
     Reference: Hein, Andriushchenko and Bitterwolf 2019, arXiv:1812.05720. There half of a batch is of either
       kind; a coin for each example does not depend on the batch.
@@ -97,7 +97,7 @@ def ccu_noise(key: PRNGKeyArray, images: Images) -> Images:
     """
     keys = keys_for(key, len(images))
     pixels = permuted(fold(keys, 0), images)
-    soft = blurred(pixels, _between(fold(keys, 1), images, 1.0, 2.5))
+    soft = blurred(pixels, _uniformly(fold(keys, 1), images, 1.0, 2.5))
     return contrast_stretched(fold(keys, 2), soft)
 
 
@@ -128,6 +128,6 @@ def stretched(images: Images) -> Images:
     return jnp.clip(divide(images - per_example(low, images), jnp.broadcast_to(span, images.shape)), 0.0, 1.0)
 
 
-def _between(key: PRNGKeyArray, images: Images, low: float, high: float) -> Float[Array, "b"]:
+def _uniformly(key: PRNGKeyArray, images: Images, low: float, high: float) -> Float[Array, "b"]:
     draw = jax.vmap(lambda k: jax.random.uniform(k, (), images.dtype, low, high))
     return draw(keys_for(key, len(images)))

@@ -1,4 +1,4 @@
-"""Patches of the two photographs that come with scikit-learn: natural outliers for small grey images, embedded."""
+"""Patches of the two photographs that come with scikit-learn: natural OOD images that need no download."""
 
 from typing import Literal
 
@@ -6,10 +6,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 Photo = Literal["china", "flower"]
+HEIGHT = 427  # pixels; both are 640 wide
 
 
 def patches(
-    photo: Photo, *, count: int, size: int = 8, scales: tuple[int, ...] = (1, 2, 4), seed: int = 0
+    photo: Photo, *, count: int, size: int = 8, scales: tuple[int, ...] | None = None, seed: int = 0
 ) -> UInt8[np.ndarray, "n s s 1"]:
     """Cut grey squares out of a photograph and stretch each to the whole range from black to white.
 
@@ -19,14 +20,22 @@ def patches(
       photo: "china", a palace, or "flower", a dahlia.
       count: how many patches, evenly over the scales.
       size: pixels a side.
-      scales: the photograph is shrunk by these factors, by averaging blocks.
+      scales: the photograph is shrunk by these factors, by averaging blocks; by default 1, 2 and 4, as far as a
+        patch of that size then fits.
       seed: of the places.
     Raises:
-      ValueError: if count, size or a scale is below 1, or scikit-learn or Pillow is not installed.
+      ValueError: if count, size or a scale is below 1, a patch does not fit into the photograph, or scikit-learn or
+        Pillow is not installed.
     """
+    if scales is None:
+        scales = tuple(factor for factor in (1, 2, 4) if factor == 1 or factor * size <= HEIGHT)
     if count < 1 or size < 1 or not scales or min(scales) < 1:
         raise ValueError(
             f"patches: count, size and scales are {(count, size, scales)}, must be at least 1 each"
+        )
+    if size * max(scales) > HEIGHT:
+        raise ValueError(
+            f"patches: size and scales are {size} and {scales}, their product must be at most {HEIGHT} pixels"
         )
     try:
         from sklearn.datasets import load_sample_image

@@ -1,4 +1,4 @@
-"""Patches of photographs, and data made strange."""
+"""Patches of photographs, and in-distribution images that were changed."""
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ def test_patches_are_stretched_squares_of_the_photograph():
     assert (found != photos.patches("flower", count=12, size=8)).any()
     with pytest.raises(ValueError, match="patches: count"):
         photos.patches("china", count=0)
+    assert photos.patches("china", count=2, size=224).shape == (2, 224, 224, 1)  # only the first scale fits
+    with pytest.raises(ValueError, match="product must be at most 427"):
+        photos.patches("china", count=2, size=300, scales=(1, 2))
 
 
 def test_turned_and_inverted():

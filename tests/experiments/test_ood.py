@@ -12,9 +12,8 @@ import scripts
 from sklearn.metrics import roc_auc_score
 
 from experiments.ood_detection import compare, compare_data, compare_networks, run_folders, score_attacks
-from robustjax import data
 from robustjax.attacks.pgd import pgd
-from robustjax.catalog import ood_losses, outlier_sets
+from robustjax.catalog import ood_losses
 from robustjax.losses import gaussian_mixture
 from robustjax.losses.ccu import mixed
 from robustjax.models import small
@@ -52,30 +51,6 @@ def test_what_methods_ask_for_is_checked():
     with pytest.raises(ValueError, match="method is 'nonesuch', must be one of standard"):
         ood_losses.outputs("nonesuch", 3)
     assert ood_losses.outputs("sofl", 100) == 110 and ood_losses.outputs("aloe", 10) == 10
-
-
-def like(count=30, side=8, channels=1):
-    image = RNG.integers(0, 256, (count, side, side, channels)).astype(np.uint8)
-    return data.of_arrays(image, np.arange(count) % 3, name="made", split="train")
-
-
-def test_outliers_take_the_shape_of_the_data():
-    grey = outlier_sets.load("letters", like(), split="test", count=7)
-    assert grey.image.shape == (7, 8, 8, 1) and len(set(grey.index)) == 7
-    colour = outlier_sets.load("letters", like(channels=3), split="test", count=7)
-    np.testing.assert_array_equal(colour.image, np.repeat(grey.image, 3, axis=-1))
-    red = np.zeros((1, 2, 2, 3), np.uint8)
-    red[..., 0] = 200
-    np.testing.assert_array_equal(outlier_sets.coloured(red, 1), np.full((1, 2, 2, 1), 60))  # 0.299 of 200
-    source = like()
-    both, fresh = outlier_sets.mixture(["letters", "noise/permuted"], source)
-    assert fresh is None and both.info.per_class[0] == both.info.per_class[1] == 3159
-    pixels = both.image[both.label == 1][:30].reshape(30, -1)
-    np.testing.assert_array_equal(np.sort(pixels), np.sort(source.image.reshape(30, -1)))
-    alone, fresh = outlier_sets.mixture(["noise/uniform"], like())
-    assert fresh is not None and len(alone.label) == 30
-    with pytest.raises(ValueError, match="noise/pink is no noise"):
-        outlier_sets.load("noise/pink", like(), split="test")
 
 
 @pytest.fixture(scope="module")

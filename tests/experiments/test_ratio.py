@@ -12,7 +12,6 @@ from experiments.ratio import compare, networks
 from experiments.ratio import report as pages
 from experiments.ratio.results import Results
 from robustjax import data
-from robustjax.catalog import embedded_outliers
 from robustjax.models import small
 from robustjax.types import Batch, Pair
 
@@ -108,18 +107,6 @@ def test_pseudo_labelled_images_fill_their_share_of_every_batch_and_a_resumed_ru
     resumed = next(iter(trainer._batches(3, 3, None)))
     for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(batches[3]), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_embedded_outliers():
-    like = data.load("digits", "test")
-    names = ["photo/china=5", "data/joined=7", "noise/acet=4"]
-    cfg = dataclasses.replace(SMOKE, outliers=tuple(names))
-    both = embedded_outliers.mixture(cfg.training_outliers, like)
-    assert both.image.shape == (16, 8, 8, 1) and np.bincount(both.label).tolist() == [5, 7, 4]
-    turned = embedded_outliers.load("data/upside_down", like, split="test", count=3)
-    np.testing.assert_array_equal(turned.image, like.image[:3, ::-1, ::-1])
-    with pytest.raises(ValueError, match="data/sideways is unknown"):
-        embedded_outliers.load("data/sideways", like, split="test", count=3)
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path, capsys, monkeypatch):
