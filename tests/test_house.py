@@ -25,6 +25,7 @@ HOMES = {
     "optax": {"training", "optimizers", "losses"},  # losses: the optimiser that is part of a method
     "scipy": {"analysis", "smoothing", "data"},
     "orbax": {"runtime"},
+    "tqdm": {"runtime"},
     "tensorboardX": {"runtime"},
     "tyro": set(),
     "torch": set(),

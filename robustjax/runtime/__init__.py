@@ -1,7 +1,6 @@
 """The impure edge: devices, files, clocks and pictures.
 
     mesh             one `data` axis over all devices; joining several processes
-    watch            several processes that end together when one is lost
     compilation      keeping compiled programs between runs
     record           the folder of a run: config.json, metrics.jsonl and cached arrays
     run_folder       reading the folder of a run: its settings and its checkpoints

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import TextIO
 
 import jax
+from tqdm import tqdm
 
 from robustjax.evaluation.suite import Standing
-from robustjax.runtime.progress import REDRAW_SECONDS, WINDOW_SECONDS, duration
+from robustjax.runtime.progress import SECONDS
+
+WINDOW_SECONDS = 30.0  # speed is measured over the most recent ones
 
 
 def survivors(
@@ -33,14 +36,14 @@ def survivors(
             return
         tty = out.isatty()
         ended = now.share >= 1
-        if time_ - drawn < REDRAW_SECONDS[tty] and not (tty and (ended or now.attack != attack)):
+        if time_ - drawn < SECONDS[tty] and not (tty and (ended or now.attack != attack)):
             return
         drawn, attack = time_, now.attack
         speed = (recent[-1][1] - recent[0][1]) / max(recent[-1][0] - recent[0][0], 1e-9)
-        left = f", at most {duration(now.work_left / speed)} left" if speed > 0 else ""
+        left = f", at most {tqdm.format_interval(now.work_left / speed)} left" if speed > 0 else ""
         line = (
             f"{now.number}/{now.attacks} {now.attack}  {100 * now.share:3.0f}%  {now.standing} of {now.images} "
-            f"standing  {duration(time_ - began)} gone{left}"
+            f"standing  {tqdm.format_interval(time_ - began)} gone{left}"
         )
         out.write(f"\r\x1b[K{line}" if tty else f"{line}\n")
         if tty and ended:

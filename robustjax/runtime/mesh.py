@@ -2,17 +2,19 @@
 
 import contextlib
 import os
+import sys
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from robustjax.runtime import watch
-
 MOST_CPU_DEVICES = 16  # each has a copy of the network
-HEARTBEAT_SECONDS = 60  # of jax, which `watch` is to be ahead of
+HEARTBEAT_SECONDS = 20  # a process that is silent for longer is lost; JAX then ends the others
+LOST = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the job, start it again
 Tree = TypeVar("Tree")
 
 
@@ -81,8 +83,9 @@ def distributed(
     """Join the other processes of this run; call it before anything touches a device.
 
     On Slurm, Cloud TPU, Kubernetes and Open MPI everything is found in the environment. Elsewhere, and to
-    try it on one machine, give every process the three addresses. If a process dies, the others end with one
-    line and exit code 75 (`watch.LOST`): the run is then started again and resumes.
+    try it on one machine, give every process the three addresses. If a process is lost, the others end within
+    half a minute: with exit code `LOST` where an exchange fails, else JAX's heartbeats end them with 134
+    (SIGABRT). Either way the same command, started again, goes on from the last checkpoint.
 
     Args:
       enabled: False does nothing.
@@ -103,11 +106,27 @@ def distributed(
     # Read only by CPU clients, which otherwise cannot talk across processes.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if not jax.distributed.is_initialized():
-        watch.quieten()
+        with contextlib.suppress(
+            AttributeError
+        ):  # not in every version; it would take SIGTERM from `stopping`
+            jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
             coordinator_address=coordinator,
             num_processes=processes,
             process_id=process_id,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
-        watch.together(coordinator.rsplit(":", 1)[0] if coordinator else None)
+        sys.excepthook = _end_at_once
+
+
+def _end_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End a process that failed without waiting for the others, who wait for it."""
+    if issubclass(kind, jax.errors.JaxRuntimeError):
+        os.write(
+            2, f"process {jax.process_index()} lost another one: {error}\nstart all of them again\n".encode()
+        )
+        os._exit(LOST)
+    traceback.print_exception(kind, error, trace)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

@@ -65,4 +65,4 @@ def test_the_line_says_who_stands_and_how_long_it_takes():
     lines = out.getvalue().splitlines()
     assert len(lines) == 6  # every ten seconds
     assert "1/4 apgd-ce" in lines[-1] and "40 of 100 standing" in lines[-1]
-    assert "0:50 gone, at most 0:50 left" in lines[-1]  # (1000 - 500) / 10 per second
+    assert "00:50 gone, at most 00:50 left" in lines[-1]  # (1000 - 500) / 10 per second
