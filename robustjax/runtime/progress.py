@@ -110,13 +110,13 @@ class _Bar(tqdm):
     def of(self, owner: progress[Any]) -> None:
         self._owner = owner
         self.delay = 0.0
-        self._second: tuple[float, int] | None = None  # when the first step, which compiles, was over
+        self._second: tuple[float, int] | None = None  # how long after the start the first step, which compiles, was over
 
     def steps(self, step: int) -> None:
         if self.disable:
             return
         if self._second is None:
-            self._second = self._time(), step
+            self._second = super().format_dict["elapsed"], step
         if step < self.total:
             self.update(step - self.n)
         else:
@@ -124,9 +124,9 @@ class _Bar(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        shown = super().format_dict
+        shown = dict(super().format_dict)
         speed, first = "", getattr(self, "_second", None)
-        if first is not None and self.n > first[1] and (seconds := self._time() - first[0]) > 0:
+        if first is not None and self.n > first[1] and (seconds := shown["elapsed"] - first[0]) > 0:
             shown["rate"] = (self.n - first[1]) / seconds
             size = self._owner._batch_size
             rate = shown["rate"] * (size or 1)
