@@ -110,7 +110,8 @@ class _Bar(tqdm):
     def of(self, owner: progress[Any]) -> None:
         self._owner = owner
         self.delay = 0.0
-        self._second: tuple[float, int] | None = None  # how long after the start the first step, which compiles, was over
+        # How long after the start the first step, which compiles, was over.
+        self._second: tuple[float, int] | None = None
 
     def steps(self, step: int) -> None:
         if self.disable:
