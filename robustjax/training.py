@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from robustjax.types import Loss, Metrics, Model, Number, Params, State
@@ -58,7 +58,7 @@ def start(
     return once(draw, None if mesh is None else NamedSharding(mesh, PartitionSpec()))(key)
 
 
-def once(function: Callable[..., Any], out_shardings: Any = None) -> Callable[..., Any]:
+def once(function: Callable[..., Any], out_shardings: Sharding | None = None) -> Callable[..., Any]:
     """Compile what will run a single time, such as the draw of a network: on a CPU with little optimisation.
 
     A draw holds a loop of random bits for every parameter, whose optimisation takes seconds and saves nothing. The
@@ -66,12 +66,15 @@ def once(function: Callable[..., Any], out_shardings: Any = None) -> Callable[..
 
     Args:
       function: what to compile.
-      out_shardings: as in `jax.jit`.
+      out_shardings: of the results; where they are not given, the default device computes.
     """
 
     def run(*args: Any) -> Any:
-        inside = isinstance(jnp.zeros(()), Tracer)
-        quick = jax.default_backend() == "cpu" and not inside
+        here = jnp.zeros(())  # on the device where things are computed unless a sharding says otherwise
+        if isinstance(here, Tracer):
+            return jax.jit(function, out_shardings=out_shardings)(*args)
+        devices = out_shardings.device_set if out_shardings else here.devices()
+        quick = all(device.platform == "cpu" for device in devices)
         options = {"xla_backend_optimization_level": 1} if quick else None
         return jax.jit(function, out_shardings=out_shardings, compiler_options=options)(*args)
 

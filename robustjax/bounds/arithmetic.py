@@ -19,7 +19,7 @@ SHAPES = {
     *("convert_element_type", "optimization_barrier", "pvary", "pcast"),
 }
 SUMS = {"add", "add_any", "sub", "neg", "reduce_sum", "reduce_window_sum", "cumsum"}
-PRODUCTS = {"mul", "div", "dot_general", "conv_general_dilated"}
+PRODUCTS = {"mul", "div", "dot_general", "conv_general_dilated", "bilinear_by_platform"}
 # None of their results falls where an operand grows.
 MONOTONE = SHAPES | {
     *("add", "add_any", "reduce_sum", "reduce_window_sum", "cumsum"),

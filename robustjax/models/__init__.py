@@ -1,11 +1,9 @@
 """Networks as `Model`s. flax.linen lives here and nowhere else.
 
-convolution      a convolution whose gradients stay fast inside loops on the CPU
-narrow           convolutions of few channels on the CPU, as products over planes of pixels
+cpu              convolutions and pooling that are computed in other forms on a CPU, behind one interface
 layers           convolution, linear and BatchNorm as PyTorch has them
 normalisation    channel means and standard deviations of data sets
 adapters         from a flax module to a Model
-pooling          max_pool, avg_pool over disjoint windows
 small            linear, mlp, convnet_small, convnet
 tiny             tiny: two convolutions for images of 8 x 8
 strided          strided: small, fast with many networks at once
@@ -34,7 +32,6 @@ translator       unet_translator (the generator of pix2pix), autoencoder: from i
 critics          patch_critic, multiscale_critic: which patches of a pair of images look real
 pix2pixhd        global_generator, local_generator: those of pix2pixHD
 diffusion        the variance-preserving process, and small_denoiser, which predicts noise
-transposed       transposed convolutions of stride 2
 
 A factory takes keyword-only settings and returns a Model (or a CVAE); its feature taps are named stage0, stage1, ... by
 depth, and the last one is what the final linear layer reads.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from robustjax.models.adapters import from_flax
-from robustjax.models.convolution import convolution
+from robustjax.models.cpu import convolve
 from robustjax.models.translator import narrow, normed
 from robustjax.types import Images, Model
 
@@ -36,7 +36,7 @@ class Patches(nn.Module):
             x = nn.Conv(
                 1 if last else self.width * min(2**i, 8), (4, 4), strides=(stride, stride),
                 padding=((self.padding, self.padding),) * 2, use_bias=plain or self.instance,
-                kernel_init=narrow, conv_general_dilated=convolution(), name=f"conv{i}",
+                kernel_init=narrow, conv_general_dilated=convolve, name=f"conv{i}",
             )(x)  # fmt: skip
             if not plain:
                 x = instance_norm(x) if self.instance else normed(x, train=train, name=f"norm{i}")

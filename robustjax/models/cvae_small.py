@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from robustjax.models import layers
+from robustjax.models.cpu import max_pool
 from robustjax.models.cvae import CVAE, from_modules, squashed
-from robustjax.models.pooling import max_pool
 from robustjax.models.small import MNIST
 from robustjax.types import Images
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 
 from robustjax.models import layers
 from robustjax.models.adapters import from_flax
+from robustjax.models.cpu import avg_pool
 from robustjax.models.layers import DType
-from robustjax.models.pooling import avg_pool
 from robustjax.types import Images, Logits, Model
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from robustjax.models import layers
-from robustjax.models.pooling import avg_pool
+from robustjax.models.cpu import avg_pool
 from robustjax.types import Images, Params, PerExample
 
 Times = Float[Array, "b"]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from robustjax.models.convolution import convolution
+from robustjax.models.cpu import convolve, doubled
 
 Initializer = Callable[..., Array]
 DType = Any
@@ -58,10 +58,28 @@ def conv(
         use_bias=bias,
         kernel_init=init,
         bias_init=bias_uniform(kernel * kernel * x.shape[-1]),
-        conv_general_dilated=convolution(),
+        conv_general_dilated=convolve,
         dtype=dtype,
         name=name,
     )(x)
+
+
+class Doubling(nn.Module):
+    """A transposed convolution of stride 2 with a 3x3 or 4x4 kernel, to twice the size."""
+
+    features: int
+    kernel: int
+    bias: bool
+    kernel_init: Initializer
+    bias_init: Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w o"]:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        x = doubled(x, self.param("kernel", self.kernel_init, shape, jnp.float32).astype(x.dtype))
+        if not self.bias:
+            return x
+        return x + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(x.dtype)
 
 
 def linear(

@@ -6,10 +6,10 @@ from jaxtyping import Array
 
 from robustjax.models import layers
 from robustjax.models.adapters import from_flax
-from robustjax.models.convolution import convolution
+from robustjax.models.cpu import convolve
 from robustjax.models.critics import halved, instance_norm
+from robustjax.models.layers import Doubling
 from robustjax.models.translator import narrow
-from robustjax.models.transposed import Doubling
 from robustjax.types import Images, Model
 
 
@@ -146,7 +146,7 @@ def _conv(x: Array, features: int, kernel: int, *, name: str, stride: int = 1, p
         padding=((padding, padding), (padding, padding)),
         kernel_init=narrow,
         bias_init=layers.bias_uniform(kernel * kernel * x.shape[-1]),
-        conv_general_dilated=convolution(),
+        conv_general_dilated=convolve,
         name=name,
     )(x)
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from robustjax.models import layers
 from robustjax.models.adapters import from_flax
-from robustjax.models.pooling import max_pool
+from robustjax.models.cpu import max_pool
 from robustjax.types import Images, Logits, Model
 
 

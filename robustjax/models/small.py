@@ -11,9 +11,8 @@ from jaxtyping import Array, Float
 
 from robustjax.models import layers
 from robustjax.models.adapters import from_flax
-from robustjax.models.convolution import FAST, convolution
+from robustjax.models.cpu import convolve, max_pool
 from robustjax.models.layers import DType
-from robustjax.models.pooling import max_pool
 from robustjax.types import Images, Logits, Model
 
 MNIST = (28, 28, 1)
@@ -71,7 +70,7 @@ class PooledConv(nn.Module):
         kernel = self.param("kernel", layers.fan_in_uniform, (5, 5, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", layers.bias_uniform(fan_in), (self.features,), jnp.float32)
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        x = convolution()(x, kernel, (1, 1), "SAME", dimension_numbers=FAST)
+        x = convolve(x, kernel, (1, 1), "SAME")
         return nn.relu(max_pool(x, 2) + bias)
 
 

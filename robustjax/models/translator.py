@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from robustjax.models.adapters import from_flax
-from robustjax.models.convolution import convolution
-from robustjax.models.transposed import Doubling
+from robustjax.models.cpu import convolve
+from robustjax.models.layers import Doubling
 from robustjax.types import Images, Model
 
 narrow = nn.initializers.normal(0.02)  # weights of the pix2pix family: N(0, 0.02)
@@ -27,7 +27,7 @@ def halving(x: Array, features: int, *, bias: bool, name: str) -> Array:
     """Convolve: kernel 4, stride 2, padding 1, weights from N(0, 0.02)."""
     return nn.Conv(
         features, (4, 4), strides=(2, 2), padding=((1, 1), (1, 1)), use_bias=bias, kernel_init=narrow,
-        conv_general_dilated=convolution(), name=name,
+        conv_general_dilated=convolve, name=name,
     )(x)  # fmt: skip
 
 

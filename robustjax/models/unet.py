@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 
 from robustjax.models import layers
 from robustjax.models.adapters import from_flax
+from robustjax.models.cpu import max_pool
 from robustjax.models.cvae import CVAE, from_modules, squashed
 from robustjax.models.layers import DType
-from robustjax.models.pooling import max_pool
 from robustjax.models.resampling import adaptive_average, resize, stretch
 from robustjax.types import Images, Model
 

@@ -21,7 +21,7 @@ from robustjax.bounds.enclosure import differences, enclose
 from robustjax.losses import confidences
 from robustjax.models import small
 from robustjax.models.adapters import from_flax
-from robustjax.models.pooling import avg_pool
+from robustjax.models.cpu import avg_pool
 from robustjax.numerics import Norm
 from robustjax.ood.metrics import auroc
 from robustjax.threats import Threat

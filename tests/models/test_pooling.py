@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustjax.models.pooling import avg_pool, max_pool
+from robustjax.models.cpu import avg_pool, max_pool
 
 
 def windows(x, size):

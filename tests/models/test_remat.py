@@ -41,4 +41,5 @@ def test_less_is_kept():
         wideresnet,
     ):
         whole, lean = (kept(factory(shape=x.shape[1:], remat=remat), x) for remat in (False, True))
-        assert lean < 0.5 * whole, (factory.__name__, lean, whole)
+        # Whole networks keep no patch or kernel either, only what each convolution and each ReLU was given.
+        assert lean < 0.67 * whole, (factory.__name__, lean, whole)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustjax.models import critics, diffusion, pix2pixhd, selfsup, translator, transposed
+from robustjax.models import critics, diffusion, pix2pixhd, selfsup, translator
+from robustjax.models.cpu import doubled
 
 
 def shapes(model):
@@ -118,7 +119,7 @@ def test_doubling_is_a_transposed_convolution_by_its_definition(side):
             for a in range(side):
                 for b in range(side):
                     wide[:, 2 * i + a, 2 * j + b] += x[:, i, j] @ kernel[a, b]
-    found = transposed.doubled(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    found = doubled(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
     np.testing.assert_allclose(found, wide[:, 1:7, 1:11], atol=1e-5)
 
 
