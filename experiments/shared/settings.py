@@ -10,7 +10,7 @@ from robustjax import optimizers, runtime
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.threats import Threat
-from robustjax.types import Attack, Number
+from robustjax.types import Ascent, Attack, Number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,11 @@ class PGD:
         repeated = compose.restarts(ascent, self.restarts, chunk_size=1)
         surrogates = (objectives.cross_entropy, objectives.margin, objectives.dlr)
         return compose.worst_of(*(compose.against(repeated, surrogate) for surrogate in surrogates))
+
+    def of_training(self, eps: Number) -> Ascent:
+        """Build the training adversary at a radius: its last point, or the worst of several starts."""
+        ascent = pgd(Threat(self.norm, eps), steps=self.steps, step_size=self.step * eps, keep="last")
+        return compose.restarts(ascent, self.restarts) if self.restarts > 1 else ascent
 
     def in_words(self) -> str:
         """Say what `worst_case` runs."""

@@ -1,10 +1,20 @@
-"""Classifiers by name, and the normalisation of each data set."""
+"""Classifiers by name, and the normalisation of each data set.
+
+A model is a factory that returns a `types.Model`. It gets what it has parameters for, by these names: `classes`,
+`shape` (h, w, c of an image), `dtype`, `mean` and `std` (per channel, of images in [0, 1]; None where the data set has
+no constants) and `remat`. So `--model module:name` takes a function of yours such as
+
+    def my_model(classes, shape, mean, std):
+        return from_flax(MyModule(classes), shape=shape, mean=mean, std=std)
+"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 
+from robustjax.catalog.names import built, named, parameters
 from robustjax.models import normalisation, preact, resnet, resnet_imagenet, small
 from robustjax.models.densenet import densenet
 from robustjax.models.wideresnet import wideresnet
@@ -21,11 +31,11 @@ MODELS: dict[str, Callable[..., Model]] = {
     "resnet18_imagenet": resnet_imagenet.resnet18_imagenet,
     "resnet50_imagenet": resnet_imagenet.resnet50_imagenet,
     "preact_resnet18": preact.preact_resnet18,
-    "densenet40": lambda **settings: densenet(depth=40, **settings),
+    "densenet40": partial(densenet, depth=40),
     "densenet100": densenet,
-    "wideresnet40_4": lambda **settings: wideresnet(depth=40, width=4, **settings),
-    "wideresnet28_10": lambda **settings: wideresnet(depth=28, width=10, **settings),
-    "wideresnet34_10": lambda **settings: wideresnet(depth=34, width=10, **settings),
+    "wideresnet40_4": partial(wideresnet, depth=40, width=4),
+    "wideresnet28_10": partial(wideresnet, depth=28, width=10),
+    "wideresnet34_10": partial(wideresnet, depth=34, width=10),
 }
 NORMALISATIONS = {
     "cifar10": normalisation.CIFAR10,
@@ -48,15 +58,29 @@ def classifier(
 ) -> Model:
     """Build a model by name, normalised as its data set asks; with `remat` where it has blocks to recompute.
 
+    Args:
+      name: a key of `MODELS`, or `module:name` of a factory as described above.
+      dataset: whose normalisation is taken.
+      classes: number of logits.
+      shape: of one image, (h, w, c).
+      dtype: what the network computes in, a key of `DTYPES`.
+      remat: recompute what lies inside residual blocks.
     Raises:
       ValueError: for an unknown model or dtype, or `remat` with a model that has no residual blocks.
     """
-    if name not in MODELS:
-        raise ValueError(f"--model is {name!r}, must be one of {', '.join(MODELS)}")
+    factory = named(MODELS, name, flag="--model")
     if dtype not in DTYPES:
         raise ValueError(f"--dtype is {dtype!r}, must be one of {', '.join(DTYPES)}")
-    constants: Any = NORMALISATIONS.get(dataset, {})
-    if remat and not name.startswith(("resnet", "wideresnet")):
+    wanted = parameters(factory, flag="--model")
+    # Without constants of the data set a default of the network's own stays.
+    none = {name: None for name in ("mean", "std") if wanted.get(name)}
+    constants: Any = NORMALISATIONS.get(dataset, none)
+    offered = {"classes": classes, "shape": shape, "dtype": DTYPES[dtype], **constants}
+    if remat and "remat" not in wanted:
         raise ValueError(f"--remat is set, must not be with --model {name}, which has no residual blocks")
-    kept: Any = {"remat": True} if remat else {}
-    return MODELS[name](classes=classes, shape=shape, dtype=DTYPES[dtype], **constants, **kept)
+    model = built(factory, offered | ({"remat": True} if remat else {}), flag=f"--model {name}")
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"--model {name} gives a {type(model).__name__}, must give a types.Model, as models.adapters makes them"
+        )
+    return model

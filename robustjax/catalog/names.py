@@ -2,9 +2,10 @@
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -48,3 +49,31 @@ def imported(path: str, *, flag: str) -> Any:
     if not callable(found):
         raise ValueError(f"{flag} is {path!r}, a {type(found).__name__}, must be a function")
     return found
+
+
+def parameters(factory: Callable[..., Any], *, flag: str) -> dict[str, bool]:
+    """List the parameters of a factory by name, with whether each must be given."""
+    try:
+        found = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{flag}: {factory!r} does not say which parameters it has ({error})") from None
+    named_ones = (p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    return {p.name: p.default is p.empty for p in named_ones}
+
+
+def built(factory: Callable[..., T], offered: Mapping[str, Any], *, flag: str) -> T:
+    """Call a factory with those of the arguments offered that it has parameters for, by name.
+
+    Args:
+      factory: of a table, or the user's own.
+      offered: from parameter name to value.
+      flag: what the factory was named by, for the error.
+    Raises:
+      ValueError: if it needs something else.
+    """
+    wanted = parameters(factory, flag=flag)
+    if unknown := [name for name, needed in wanted.items() if needed and name not in offered]:
+        raise ValueError(
+            f"{flag}: the function needs {unknown[0]!r}, may ask for {', '.join(offered)} by these names"
+        )
+    return factory(**{name: value for name, value in offered.items() if name in wanted})

@@ -56,7 +56,8 @@ def test_every_attack_can_be_named():
     batch = speedrun.Batch(jnp.full((4, 8, 8, 1), 0.5), jnp.arange(4, dtype=jnp.int32))
     state = training.start(jax.random.key(0), model, tx)
     configs = [
-        dataclasses.replace(speedrun.PRESETS["smoke"], loss=name) for name in ("n_fgsm", "fgsm_rs", "pgd")
+        dataclasses.replace(speedrun.PRESETS["smoke"], loss=name)
+        for name in ("n_fgsm", "fgsm_rs", "adversarial")
     ]
     losses = [standard(model), *(speedrun.loss_of(config, model) for config in configs)]
     plain, *worse = jax.jit(lambda s, key: [f(s.params, s.state, batch, key)[0] for f in losses])(

@@ -1,0 +1,210 @@
+"""Settings and presets of the scripts of this topic."""
+
+import dataclasses
+
+from experiments.shared.fields import Count, NonNegative, Radius, Share
+from experiments.shared.settings import PGD, Cluster, Optimizer
+from robustjax.catalog import losses
+
+MAY_DIFFER = ("out", "data_dir", "distributed", "cluster")  # when a run goes on
+
+
+def _at(eps: float, *, steps: int = 10, step: float = 0.25) -> PGD:
+    return PGD(eps=eps, steps=steps, step=step)
+
+
+_ADAM = Optimizer(name="adam", rate=2e-3, weight_decay=0.0)
+
+
+# --- train ---
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a classifier."""
+
+    dataset: str = "digits"  # digits is embedded; others by name once prepared, see data.prepare
+    model: str = "convnet_small"  # of catalog.models (a wrong name lists all), or module:name of a function
+    dtype: str = "float32"  # what the network computes in, or bfloat16; logits and losses stay float32
+    remat: bool = False  # recompute what lies inside residual blocks: less memory, a third more time
+    # standard, adversarial, half_adversarial, trades, mart, fgsm_rs, n_fgsm, free, or module:name of a function;
+    # see catalog.losses
+    loss: str = "adversarial"
+    attack: PGD = PGD()  # the adversary of training
+    warmup: Share = 0.0  # share of the run over which the training radius grows from 0 to --attack.eps
+    beta: NonNegative = 6.0  # weight of the divergence in trades and mart
+    awp: NonNegative = 0.0  # relative size of the adversarial weight perturbation, 0 for none
+    smoothing: Share = 0.0  # label smoothing
+    replays: Count = 4  # how often `free` trains on each batch in a row
+    updates: Count = 1000
+    batch_size: Count = 128  # over all devices
+    optimizer: Optimizer = Optimizer()
+    ema: bool = False  # evaluate a moving average of the weights
+    augment: tuple[str, ...] = ()  # of crop, flip, cutout, cutout16, autoaugment_cifar10, autoaugment_svhn
+    evaluation: PGD = PGD(steps=20, step=0.1)  # the adversary of validation and test
+    validate_every: Count = 250  # updates between validations and checkpoints
+    images: Count | None = 1000  # how many validation and test images to attack, None for all
+    record_every: Count = 10
+    seed: int = 0
+    out: str = "runs/classifier"
+    data_dir: str | None = None  # where prepared data are; $TFDS_DATA_DIR or ~/tensorflow_datasets
+    keep: Count = 3  # checkpoints
+    tensorboard: bool = False
+    distributed: bool = False  # one of several processes; see --cluster
+    cluster: Cluster = Cluster()
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        if self.smoothing and not losses.takes(self.loss, "smoothing"):
+            raise ValueError(f"--smoothing is {self.smoothing:g}, must be 0 with --loss {self.loss}")
+        if self.awp and self.loss in ("standard", "free"):
+            raise ValueError(
+                f"--awp is {self.awp:g}, must be 0 with --loss {self.loss}, which attacks nothing first"
+            )
+
+
+TRAIN_PRESETS = {
+    "digits": TrainConfig(
+        attack=_at(0.2),
+        evaluation=_at(0.2, steps=20, step=0.1),
+        warmup=0.3,
+        optimizer=_ADAM,
+        images=None,
+    ),
+    "mnist": TrainConfig(
+        dataset="mnist",
+        attack=_at(0.3),
+        evaluation=_at(0.3, steps=40, step=0.05),
+        warmup=0.2,
+        updates=6000,
+        optimizer=_ADAM,
+        validate_every=1000,
+        record_every=50,
+    ),
+    "fashion_mnist": TrainConfig(
+        dataset="fashion_mnist",
+        attack=_at(0.1),
+        evaluation=_at(0.1, steps=40, step=0.05),
+        warmup=0.2,
+        updates=6000,
+        optimizer=_ADAM,
+        validate_every=1000,
+        record_every=50,
+    ),
+    "cifar10": TrainConfig(
+        dataset="cifar10",
+        model="resnet18",
+        attack=_at(8 / 255),
+        evaluation=_at(8 / 255, steps=20, step=0.1),
+        updates=12000,
+        optimizer=Optimizer(rate=0.2),
+        ema=True,
+        augment=("crop", "flip"),
+        validate_every=1000,
+        record_every=50,
+    ),
+    "smoke": TrainConfig(
+        model="mlp",
+        attack=_at(0.1, steps=2, step=0.5),
+        evaluation=_at(0.1, steps=2, step=0.5),
+        optimizer=_ADAM,
+        updates=12,
+        batch_size=32,
+        validate_every=6,
+        record_every=2,
+        images=64,
+    ),
+}
+
+
+# --- speedrun ---
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedrunConfig:
+    """Train as fast as can be."""
+
+    dataset: str = "cifar10"
+    model: str = "resnet18"  # of catalog.models, or module:name of a function
+    dtype: str = "bfloat16"  # what the network computes in; logits and losses stay float32
+    loss: str = "n_fgsm"  # or fgsm_rs, adversarial (PGD with --attack.steps), and others of catalog.losses
+    attack: PGD = PGD(eps=8 / 255, steps=2, step=0.5)  # one-step losses take only its norm and radius
+    epochs: Count = 15
+    batch_size: Count = 512  # over all devices
+    optimizer: Optimizer = Optimizer(rate=0.2)
+    smoothing: Share = 0.0  # of the labels
+    ema: bool = True
+    ema_decay: Share = 0.99
+    augment: tuple[str, ...] = ("crop", "flip")
+    evaluation: PGD = PGD(eps=8 / 255, steps=50, step=0.05, restarts=10)
+    evaluate_every: Count = 5  # epochs; the last one is always evaluated
+    images: Count | None = 1000  # how many validation and test images to attack, None for all
+    target: Share = 0.45  # robust accuracy on validation images whose time is wanted
+    seed: int = 0
+    out: str = "runs/speedrun"
+    data_dir: str | None = None
+    distributed: bool = False
+    cluster: Cluster = Cluster()
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        if self.loss == "free":
+            raise ValueError("--loss is free, which classification.train has, must be another one here")
+        if self.smoothing and not losses.takes(self.loss, "smoothing"):
+            raise ValueError(f"--smoothing is {self.smoothing:g}, must be 0 with --loss {self.loss}")
+
+
+_DIGITS = SpeedrunConfig(
+    dataset="digits",
+    model="mlp",
+    dtype="float32",
+    attack=_at(0.1, steps=2, step=0.5),
+    evaluation=_at(0.1, steps=20, step=0.1),
+    optimizer=dataclasses.replace(_ADAM, rate=3e-3),
+    augment=(),
+    epochs=30,
+    batch_size=128,
+)
+SPEEDRUN_PRESETS = {
+    "cifar10": SpeedrunConfig(),
+    "cifar10_pgd": SpeedrunConfig(loss="adversarial", epochs=30),
+    "digits": _DIGITS,
+    "smoke": dataclasses.replace(
+        _DIGITS,
+        evaluation=_at(0.1, steps=2, step=0.5),
+        epochs=3,
+        batch_size=256,
+        evaluate_every=2,
+        images=64,
+        target=0.2,
+    ),
+}
+
+
+# --- quickstart ---
+
+
+@dataclasses.dataclass(frozen=True)
+class QuickstartConfig:
+    """Train and attack on the embedded digits."""
+
+    eps: Radius = 0.2  # linf radius of training; images lie in [0, 1]
+    updates: Count = 1000
+    batch_size: Count = 128
+    evaluation: PGD = PGD(eps=0.3, steps=50, step=0.05, restarts=2)
+    radii: Count = 6  # points of the curve, evenly up to --evaluation.eps
+    images: Count | None = None  # test images, None for all 359
+    seed: int = 0
+    out: str = "runs/quickstart"
+    data_dir: str | None = None
+
+    def check(self) -> None:
+        """Refuse a radius that was meant for images in 0..255."""
+        if self.eps > 1:
+            raise ValueError(f"--eps is {self.eps:g}, must be at most 1 for images in [0, 1]; write 8/255")
+
+
+QUICKSTART_PRESETS = {
+    "digits": QuickstartConfig(),
+    "smoke": QuickstartConfig(updates=10, radii=2, images=32, evaluation=_at(0.3, steps=2, step=0.5)),
+}

@@ -1,0 +1,104 @@
+"""Training losses of classifiers by name.
+
+A loss is a factory that returns a `types.Loss` over a `Batch`. It gets what it has parameters for, by these names:
+
+    model      the classifier
+    attack     (key, logits_fn, x, y) -> Found: the training attack, on cross-entropy
+    ascent     (key, objective, x) -> Found: the same search for an objective of the loss's own, such as a divergence
+    threat     the ball of the training attack, at the radius of this update
+    beta       weight of a second term
+    smoothing  of the labels
+
+So `--loss module:name` takes a function of yours such as
+
+    def my_loss(model, attack):
+        def loss(params, state, batch, key):
+            x = attack(key, frozen(model, params, state), batch.image, batch.label).x
+            logits, state = model.apply(params, state, x, train=True)
+            return logit.cross_entropy(logits, batch.label).mean(), (state, {})
+        return loss
+
+and the factories of `robustjax.losses` are entries of the table as they are.
+"""
+
+from collections.abc import Callable
+
+from robustjax.attacks import compose, objectives
+from robustjax.catalog.names import built, named, parameters
+from robustjax.losses.adversarial import adversarial, half_adversarial
+from robustjax.losses.adversarial_loss import AdversarialLoss
+from robustjax.losses.awp import awp as weight_perturbation
+from robustjax.losses.fast import fgsm_rs, n_fgsm
+from robustjax.losses.free import free
+from robustjax.losses.mart import mart
+from robustjax.losses.standard import standard
+from robustjax.losses.trades import trades
+from robustjax.threats import Threat
+from robustjax.types import Ascent, Loss, Model, Number
+
+
+def _fgsm_rs(model: Model, threat: Threat, smoothing: Number) -> Loss:
+    return adversarial(model, compose.against(fgsm_rs(threat), objectives.cross_entropy), smoothing=smoothing)
+
+
+def _n_fgsm(model: Model, threat: Threat, smoothing: Number) -> Loss:
+    return adversarial(model, compose.against(n_fgsm(threat), objectives.cross_entropy), smoothing=smoothing)
+
+
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "standard": standard,
+    "adversarial": adversarial,
+    "half_adversarial": half_adversarial,
+    "trades": trades,
+    "mart": mart,
+    "fgsm_rs": _fgsm_rs,
+    "n_fgsm": _n_fgsm,
+    "free": free,  # needs its own optimiser and every batch several times, see losses.free
+}
+
+
+def takes(name: str, parameter: str) -> bool:
+    """Tell whether a loss has a parameter, such as "smoothing".
+
+    Raises:
+      ValueError: if there is no such loss.
+    """
+    return parameter in parameters(named(LOSSES, name, flag="--loss"), flag="--loss")
+
+
+def training_loss(
+    name: str,
+    model: Model,
+    *,
+    threat: Threat,
+    ascent: Ascent,
+    beta: Number = 6.0,
+    smoothing: Number = 0.0,
+    awp: float = 0.0,
+) -> Loss:
+    """Build a training loss by name.
+
+    Args:
+      name: a key of `LOSSES`, or `module:name` of a factory as described above.
+      model, threat, ascent, beta, smoothing: what is offered to it; `attack` is the ascent on cross-entropy.
+      awp: relative size of an adversarial weight perturbation around the loss, 0 for none.
+    Raises:
+      ValueError: in one line, if there is no such loss, it needs something else, or awp is given with a loss that
+        does not attack before it takes the risk.
+    """
+    offered = {
+        "model": model,
+        "attack": compose.against(ascent, objectives.cross_entropy),
+        "ascent": ascent,
+        "threat": threat,
+        "beta": beta,
+        "smoothing": smoothing,
+    }
+    loss = built(named(LOSSES, name, flag="--loss"), offered, flag=f"--loss {name}")
+    if not awp:
+        return loss
+    if not isinstance(loss, AdversarialLoss):
+        raise ValueError(
+            f"--awp is {awp:g}, must be 0 with --loss {name}, which is no AdversarialLoss: it attacks nothing first"
+        )
+    return weight_perturbation(loss, gamma=awp)
