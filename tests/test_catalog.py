@@ -1,8 +1,17 @@
 """Names: of a table, or the user's own as module:name; anything else is refused in one line that helps."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from robustjax.catalog.names import named
+from robustjax.attacks import pgd
+from robustjax.catalog import losses, models
+from robustjax.catalog.names import built, named
+from robustjax.losses.free import Free
+from robustjax.models import small
+from robustjax.threats import Threat
+from robustjax.types import Batch
 
 TABLE = {"pgd": min, "apgd": max}
 
@@ -28,3 +37,76 @@ def test_what_cannot_be_found_is_refused(name, says):
     with pytest.raises(ValueError, match=says) as caught:
         named(TABLE, name, flag="--attack")
     assert "\n" not in str(caught.value)
+
+
+def test_a_factory_gets_what_it_asks_for():
+    def factory(model, eps, steps=3):
+        return model, eps, steps
+
+    offered = {"model": "m", "eps": 0.1, "seed": 7}
+    assert built(factory, offered, flag="--loss") == ("m", 0.1, 3)
+    with pytest.raises(ValueError, match="--loss: the function needs 'eps', may ask for model, seed"):
+        built(factory, {"model": "m", "seed": 7}, flag="--loss")
+
+
+MINE = """
+import jax
+
+from robustjax import logit
+from robustjax.models import from_flax
+from robustjax.models.small import MLP
+from robustjax.types import frozen
+
+def my_loss(model, attack):
+    def loss(params, state, batch, key):
+        inner, _ = jax.random.split(key)  # as the library's losses do
+        x = attack(inner, frozen(model, params, state), batch.image, batch.label).x
+        logits, state = model.apply(params, state, x, train=True)
+        return logit.cross_entropy(logits, batch.label).mean(), (state, {})
+    return loss
+
+def my_model(classes, shape, mean, std):
+    return from_flax(MLP(classes, (8,)), shape=shape, mean=mean, std=std)
+
+def no_model(classes):
+    return classes
+"""
+
+
+def test_a_loss_and_a_model_of_the_users(tmp_path, monkeypatch):
+    (tmp_path / "mine_of_the_user.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    like = {"dataset": "digits", "classes": 10, "shape": (8, 8, 1)}
+    model = models.classifier("mine_of_the_user:my_model", **like)
+    params, state = model.init(jax.random.key(0))
+    batch = Batch(jnp.full((4, 8, 8, 1), 0.5), jnp.arange(4, dtype=jnp.int32))
+    threat = Threat("linf", 0.1)
+    given = {"threat": threat, "ascent": pgd(threat, steps=1, step_size=0.05)}
+    values = [
+        losses.training_loss(name, model, **given)(params, state, batch, jax.random.key(1))[0]
+        for name in ("mine_of_the_user:my_loss", "adversarial", "standard")
+    ]
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-6)
+    assert values[0] > values[2]
+    assert losses.takes("adversarial", "smoothing") and not losses.takes(
+        "mine_of_the_user:my_loss", "smoothing"
+    )
+    with pytest.raises(ValueError, match=r"--awp is 0.1, must be 0 with --loss mine_of_the_user:my_loss"):
+        losses.training_loss("mine_of_the_user:my_loss", model, **given, awp=0.1)
+    with pytest.raises(ValueError, match=r"gives a int, must give a types.Model"):
+        models.classifier("mine_of_the_user:no_model", **like)
+    with pytest.raises(ValueError, match="--remat is set, must not be with --model"):
+        models.classifier("mine_of_the_user:my_model", **like, remat=True)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_every_loss_can_be_named(name):
+    model = small.mlp(shape=(8, 8, 1), widths=(8,))
+    params, state = model.init(jax.random.key(0))
+    if name == "free":
+        params = Free(params, jnp.zeros((4, 8, 8, 1)))
+    batch = Batch(jnp.full((4, 8, 8, 1), 0.5), jnp.arange(4, dtype=jnp.int32))
+    threat = Threat("linf", 0.1)
+    loss = losses.training_loss(name, model, threat=threat, ascent=pgd(threat, steps=1, step_size=0.05))
+    value, _ = jax.jit(loss)(params, state, batch, jax.random.key(1))
+    assert np.isfinite(value)
