@@ -108,5 +108,5 @@ def test_every_loss_can_be_named(name):
     batch = Batch(jnp.full((4, 8, 8, 1), 0.5), jnp.arange(4, dtype=jnp.int32))
     threat = Threat("linf", 0.1)
     loss = losses.training_loss(name, model, threat=threat, ascent=pgd(threat, steps=1, step_size=0.05))
-    value, _ = jax.jit(loss)(params, state, batch, jax.random.key(1))
+    value, _ = jax.jit(lambda *args: loss(*args))(params, state, batch, jax.random.key(1))
     assert np.isfinite(value)
