@@ -1,18 +1,54 @@
-"""Trained classifiers out of the run folders of `classification.train`."""
+"""Trained classifiers out of the run folders of the topic classification."""
 
-import json
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
 
 from robustjax import data, runtime
 from robustjax.catalog.models import classifier
-from robustjax.types import Model, Params, State
+from robustjax.types import Model, Network, Params, State
+
+
+def open_classifier(folder: str, *, data_dir: str | None = None) -> tuple[Network, data.Split]:
+    """Open a run folder of classification.train or classification.speedrun at its best checkpoint.
+
+    Args:
+      folder: of the run.
+      data_dir: where prepared data are; by default where they were in training.
+    Returns:
+      The network, and the test images of its data set. `about` says the run, its model, dataset, loss and attack, and
+      the number of its checkpoint.
+    Raises:
+      ValueError: if the folder holds no such run, no whole checkpoint, or one of another architecture.
+    """
+    needed = ("model", "dataset", "dtype", "loss", "attack", "ema", "data_dir")
+    run = runtime.open_run(folder, made_by="classification.train", needed=needed)
+    made = run.config
+    test = data.load(made["dataset"], "test", data_dir=data_dir or made["data_dir"])
+    model = classifier(
+        made["model"],
+        dataset=made["dataset"],
+        classes=len(test.info.classes),
+        shape=test.image.shape[1:],
+        dtype=made["dtype"],
+    )
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    params = {"network": params} if made["loss"] == "free" else params
+    like = {"ema": (params, state)} if made["ema"] else {"params": params, "state": state}
+    tree: Any
+    tree, step = run.restore(like, best="valid_robust")
+    params, state = tree["ema"] if made["ema"] else (tree["params"], tree["state"])
+    params = params["network"] if made["loss"] == "free" else params
+    about = {
+        "run": str(folder),
+        **{name: made[name] for name in ("model", "dataset", "loss", "attack")},
+        "checkpoint": step,
+    }
+    return Network(model, params, state, about, f"{made['model']} on {made['dataset']}"), test
 
 
 class Trained(NamedTuple):
-    """A network out of a run folder, with the test images of its data set."""
+    """The former bundle, until nobody uses it."""
 
     config: dict[str, Any]
     model: Model
@@ -23,30 +59,8 @@ class Trained(NamedTuple):
 
 
 def trained(folder: str, *, data_dir: str | None = None) -> Trained:
-    """Open a run folder of classification.train at its best checkpoint.
-
-    Raises:
-      ValueError: if the folder holds no such run, no whole checkpoint, or one of another architecture.
-    """
-    path = pathlib.Path(folder)
-    try:
-        made = json.loads((path / "config.json").read_text())["config"]
-        name, dataset, dtype, loss, ema = (made[key] for key in ("model", "dataset", "dtype", "loss", "ema"))
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} holds no run of classification.train ({type(error).__name__}: {error})"
-        ) from None
-    test = data.load(dataset, "test", data_dir=data_dir or made["data_dir"])
-    model = classifier(
-        name, dataset=dataset, classes=len(test.info.classes), shape=test.image.shape[1:], dtype=dtype
+    """Do as `open_classifier`."""
+    network, test = open_classifier(folder, data_dir=data_dir)
+    return Trained(
+        network.about, network.model, network.params, network.state, network.about["checkpoint"], test
     )
-    params, state = jax.eval_shape(model.init, jax.random.key(0))
-    params = {"network": params} if loss == "free" else params
-    like = {"ema": (params, state)} if ema else {"params": params, "state": state}
-    with runtime.Checkpoints(path / "checkpoints", best="valid_robust", read_only=True) as saved:
-        found = saved.restore_best(like, others=True)
-    if found is None:
-        raise ValueError(f"{path / 'checkpoints'} has no whole checkpoint yet")
-    tree: Any = found[0]
-    params, state = tree["ema"] if ema else (tree["params"], tree["state"])
-    return Trained(made, model, params["network"] if loss == "free" else params, state, found[1], test)

@@ -1,21 +1,22 @@
-"""What the evaluation scripts judge: a run folder, an imported checkpoint, or any function a user names."""
+"""The network that an evaluation script is about: a run folder, a PyTorch checkpoint, or any function of images."""
 
 import dataclasses
-import importlib
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from experiments.shared import classifiers
+from experiments.shared.fields import Count
 from robustjax import data
 from robustjax.attacks.adaptive import averaged
+from robustjax.catalog import names
 from robustjax.data import subsets
 from robustjax.models import normalisation, weights
-from robustjax.types import Images, Logits, LogitsFn, frozen
+from robustjax.types import LogitsFn, Model, Network, frozen
 
 CONSTANTS: dict[str, Any] = {
     "cifar10": normalisation.CIFAR10,
@@ -35,14 +36,12 @@ class Source:
     architecture: str | None = None  # of the checkpoint, such as resnet18 or wideresnet28_10
     entry: str | None = None  # which state dict of a checkpoint that holds several, such as ema
     normalisation: Literal["stored", "none", "cifar10", "cifar100", "svhn"] = "stored"  # of the checkpoint
-    function: str | None = (
-        None  # package.module:name of a function from images (b, h, w, c) in [0, 1] to logits
-    )
+    # package.module:name of a function from images (b, h, w, c) in [0, 1] to logits
+    function: str | None = None
     stochastic: bool = False  # the function is (keys, images) -> logits: randomised, with one key per image
-    passes: int = (
-        20  # passes a randomised function is averaged over in an attack; five times as many to judge
-    )
-    dataset: str | None = None  # to judge on; a run folder knows its own
+    # that a randomised function is averaged over in an attack; five times as many decide whether an image is robust
+    passes: Count = 20
+    dataset: str | None = None  # whose test images are attacked; a run folder knows its own
     data_dir: str | None = None
 
     def require(self) -> None:
@@ -51,7 +50,7 @@ class Source:
         if len(given) != 1:
             raise ValueError(
                 f"--source.{', --source.'.join(given) or 'run, .checkpoint and .function'} "
-                f"{'are all given' if given else 'are all missing'}, must be one: the network to judge"
+                f"{'are all given' if given else 'are all missing'}, must be one: the network to evaluate"
             )
         if not self.run and not self.dataset:
             raise ValueError(f"--source.dataset is missing, must be named with --source.{given[0]}")
@@ -61,19 +60,103 @@ class Source:
             )
         if self.stochastic and not self.function:
             raise ValueError("--source.stochastic is given, must come with --source.function")
-        if self.passes < 1:
-            raise ValueError(f"--source.passes is {self.passes}, must be at least 1")
+
+
+class Opened(NamedTuple):
+    """A network to evaluate, and the images to do it on.
+
+    Attributes:
+      network: what attacks see.
+      deciding: by what it is decided whether an image is robust: the same network, or for a randomised function its
+        average over more passes.
+      test: the test images.
+    """
+
+    network: Network
+    deciding: Network
+    test: data.Split
+
+
+def open_network(source: Source, images: int | None, seed: int) -> Opened:
+    """Open what a source names.
+
+    Args:
+      source: which network.
+      images: how many test images, None for all.
+      seed: of the passes of a randomised function.
+    Raises:
+      ValueError: in one line, if it is not there, cannot be read or does not fit the data.
+    """
+    if source.run:
+        network, test = classifiers.open_classifier(source.run, data_dir=source.data_dir)
+        return Opened(network, network, subsets.first(test, images))
+    test = subsets.first(data.load(source.dataset or "", "test", data_dir=source.data_dir), images)
+    if source.checkpoint:
+        network = open_checkpoint(source, test)
+        return Opened(network, network, test)
+
+    call = names.imported(source.function or "", flag="--source.function")
+    about, title = {"function": source.function}, f"{source.function} on {source.dataset}"
+    if source.stochastic:
+        key = jax.random.key(seed)
+
+        def mean(passes: int, number: int) -> Model:
+            return of_function(lambda: averaged(call, jax.random.fold_in(key, number), passes=passes))
+
+        about |= {"passes": source.passes, "deciding passes": 5 * source.passes}
+        seen, deciding = (
+            Network(mean(passes, number), {}, {}, about, title)
+            for number, passes in enumerate((source.passes, 5 * source.passes))
+        )
+        return Opened(seen, deciding, test)
+
+    probe = jax.eval_shape(lambda x: call(x), jax.ShapeDtypeStruct((2, *test.image.shape[1:]), jnp.float32))
+    expected = (2, len(test.info.classes))
+    if getattr(probe, "shape", None) != expected:
+        raise ValueError(
+            f"--source.function gives {getattr(probe, 'shape', type(probe).__name__)} for two images, "
+            f"must give logits of shape {expected}"
+        )
+    network = Network(of_function(lambda: call), {}, {}, about, title)
+    return Opened(network, network, test)
+
+
+def open_checkpoint(source: Source, test: data.Split) -> Network:
+    """Read the checkpoint of a source, for the classes and images of a data set."""
+    found = imported(source, test)
+    file = os.path.basename(source.checkpoint or "")
+    about = {
+        "checkpoint": file,
+        "sha256": found.fingerprint,
+        "architecture": source.architecture,
+        "mean": found.mean,
+        "std": found.std,
+    }
+    title = f"{source.architecture} of {file} on {source.dataset}"
+    return Network(found.model, found.params, found.state, about, title)
+
+
+def of_function(logits_fn: Callable[[], LogitsFn]) -> Model:
+    """See a function of images as a model without parameters.
+
+    Args:
+      logits_fn: builds the function where it is traced.
+    """
+
+    def apply(params, state, x, *, train=False, key=None):
+        return logits_fn()(x), state
+
+    def features(params, state, x):
+        raise ValueError("features: a function of images has no inner activations")
+
+    return Model(lambda key: ({}, {}), apply, features)
+
+
+# --- the former names, until nobody uses them ---
 
 
 class Subject(NamedTuple):
-    """A network and the images to judge it on.
-
-    Attributes:
-      title: what a headline calls it.
-      network: (*arguments) -> logits function, which attacks see.
-      verdict: the same, but by which outcomes are decided; another function for randomised networks.
-      about: what identifies it, as plain data.
-    """
+    """As `Opened`, with functions of (parameters, state) instead of networks."""
 
     title: str
     network: Callable[..., LogitsFn]
@@ -84,60 +167,10 @@ class Subject(NamedTuple):
 
 
 def opened(source: Source, images: int | None, seed: int) -> Subject:
-    """Open what a source names.
-
-    Raises:
-      ValueError: in one line, if it is not there, cannot be read or does not fit the data.
-    """
-    if source.run:
-        it = classifiers.trained(source.run, data_dir=source.data_dir)
-        network = partial(frozen, it.model)
-        about = {
-            "run": source.run,
-            "model": it.config["model"],
-            "loss": it.config["loss"],
-            "checkpoint": it.step,
-        }
-        title = f"{it.config['model']} on {it.config['dataset']}"
-        test = subsets.first(it.test, images)
-        return Subject(title, network, network, (it.params, it.state), test, about)
-
-    test = subsets.first(data.load(source.dataset or "", "test", data_dir=source.data_dir), images)
-    if source.checkpoint:
-        found = imported(source, test)
-        network = partial(frozen, found.model)
-        about = {
-            "checkpoint": os.path.basename(source.checkpoint),
-            "sha256": found.fingerprint,
-            "architecture": source.architecture,
-            "mean": found.mean,
-            "std": found.std,
-        }
-        title = f"{source.architecture} of {os.path.basename(source.checkpoint)} on {source.dataset}"
-        return Subject(title, network, network, (found.params, found.state), test, about)
-
-    call = _named(source.function or "")
-    about, title = {"function": source.function}, f"{source.function} on {source.dataset}"
-    if source.stochastic:
-        key = jax.random.key(seed)
-
-        def noisy(passes: int, number: int) -> Callable[[], LogitsFn]:
-            return lambda: averaged(call, jax.random.fold_in(key, number), passes=passes)
-
-        about |= {"passes": source.passes, "passes of the verdict": 5 * source.passes}
-        return Subject(title, noisy(source.passes, 0), noisy(5 * source.passes, 1), (), test, about)
-
-    def logits_fn(x: Images) -> Logits:
-        return call(x)
-
-    probe = jax.eval_shape(logits_fn, jax.ShapeDtypeStruct((2, *test.image.shape[1:]), jax.numpy.float32))
-    expected = (2, len(test.info.classes))
-    if getattr(probe, "shape", None) != expected:
-        raise ValueError(
-            f"--source.function gives {getattr(probe, 'shape', type(probe).__name__)} for two images, "
-            f"must give logits of shape {expected}"
-        )
-    return Subject(title, lambda: logits_fn, lambda: logits_fn, (), test, about)
+    """Do as `open_network`."""
+    seen, deciding, test = open_network(source, images, seed)
+    network, verdict = partial(frozen, seen.model), partial(frozen, deciding.model)
+    return Subject(seen.title, network, verdict, (seen.params, seen.state), test, seen.about)
 
 
 def imported(source: Source, test: data.Split) -> weights.Imported:
@@ -150,17 +183,3 @@ def imported(source: Source, test: data.Split) -> weights.Imported:
         entry=source.entry,
         **CONSTANTS[source.normalisation],
     )
-
-
-def _named(path: str) -> Callable[..., Any]:
-    module, _, name = path.partition(":")
-    if not name:
-        raise ValueError(f"--source.function is {path!r}, must be package.module:name")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--source.function is {path!r}, which cannot be imported: {error}") from None
-    if not callable(found):
-        raise ValueError(f"--source.function is {path!r}, a {type(found).__name__}, must be a function")
-    return found

@@ -46,7 +46,11 @@ CASES = {
         ["smoke", "--source.run", "nowhere"],
         "nowhere holds no run of classification.train",
     ),
-    "no network": ("classification.attack", ["smoke"], "are all missing, must be one: the network to judge"),
+    "no network": (
+        "classification.attack",
+        ["smoke"],
+        "are all missing, must be one: the network to evaluate",
+    ),
     "unknown attack": (
         "classification.attack",
         ["smoke", "--source.run", "x", "--attacks", "pdg"],

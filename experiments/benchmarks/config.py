@@ -1,0 +1,152 @@
+"""Settings and presets of the benchmarks."""
+
+import dataclasses
+from typing import Literal
+
+from experiments.shared.fields import Count, CountOrNone, NonNegative, OpenShare, Positive, PositiveRadius
+
+# --- attack ---
+
+AttackName = Literal["standard", "pgd", "detector"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig:
+    """Measure attacks."""
+
+    runs: tuple[str, ...] = ()  # folders of classification.train
+    eps: tuple[PositiveRadius, ...] = ()  # linf radius for each
+    images: tuple[Count, ...] = ()  # first test images for each, classified correctly or not
+    batch_size: Count = 512
+    steps: Count = 100  # of APGD, APGD-T and FAB-T
+    queries: Count = 5000  # of Square
+    pgd_steps: Count = 40
+    targets: Count = 9
+    repeats: Count = 1  # turns of every contender
+    attacks: tuple[AttackName, ...] = ("standard", "pgd")
+    peers: bool = True  # also measure torchattacks and foolbox, if they are installed
+    data_dir: str | None = None
+    out: str | None = None  # a file to append one line of JSON to
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        if not self.runs:
+            raise ValueError("--runs is missing, must name one or more folders of classification.train")
+        if not len(self.runs) == len(self.eps) == len(self.images):
+            raise ValueError(
+                f"--runs, --eps and --images have {len(self.runs)}, {len(self.eps)} and {len(self.images)} values, "
+                "must have as many"
+            )
+
+
+ATTACK_PRESETS = {
+    "cpu": AttackConfig(),
+    "full": AttackConfig(batch_size=1024, repeats=3),
+    "smoke": AttackConfig(
+        eps=(0.1,), images=(20,), steps=3, queries=10, pgd_steps=3, targets=2, batch_size=32
+    ),
+}
+
+
+# --- train ---
+
+Network = Literal["convnet", "convnet_small", "resnet18", "wideresnet28_10"]
+Method = Literal["pgd", "ratio", "aloe"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Measure adversarial training."""
+
+    networks: tuple[Network, ...] = ("convnet", "resnet18")
+    batch_size: tuple[Count, ...] = (128, 32)  # ID images, one number for each network
+    scales: tuple[Count, ...] = (1,)  # multiples of it to measure
+    methods: tuple[Method, ...] = ("pgd",)
+    dtypes: tuple[Dtype, ...] = ("float32",)  # what our network computes in; AMP on the other side
+    steps: Count = 10  # of the attack; ALOE has its own two
+    repeats: Count = 5  # turns of every contender
+    updates: Count = 1  # training steps in a turn
+    remat: bool = False  # recompute residual blocks in our backward pass
+    unrolled: bool = True  # also measure the attack without a loop
+    torch: bool = True  # also measure PyTorch, if it is installed
+    compiled: bool = False  # also torch.compile
+    peak: Count = 2048  # side of the matrix product that measures the peak
+    profile: CountOrNone = 0  # operations to list of one turn of ours, by the time they take
+    out: str | None = None  # a file to append one line of JSON to
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        if len(self.batch_size) != len(self.networks):
+            raise ValueError(
+                f"--batch-size has {len(self.batch_size)} numbers, must have {len(self.networks)}"
+            )
+
+
+TRAIN_PRESETS = {
+    "cpu": TrainConfig(),
+    "full": TrainConfig(
+        networks=("convnet", "resnet18", "wideresnet28_10"),
+        batch_size=(1024, 256, 64),
+        scales=(1, 2, 4),
+        methods=("pgd", "ratio", "aloe"),
+        dtypes=("bfloat16", "float32"),
+        unrolled=False,
+        compiled=True,
+        updates=5,
+        peak=8192,
+    ),
+    "smoke": TrainConfig(
+        networks=("convnet_small",),
+        batch_size=(4,),
+        methods=("pgd", "ratio", "aloe"),
+        steps=2,
+        repeats=1,
+        peak=64,
+        unrolled=False,
+        profile=3,
+    ),
+}
+
+
+# --- certify ---
+
+SHAPES = {"convnet_small": (28, 28, 1), "convnet": (28, 28, 1), "resnet18": (32, 32, 3)}
+
+
+@dataclasses.dataclass(frozen=True)
+class CertifyConfig:
+    """Measure certificates."""
+
+    networks: tuple[Literal["convnet_small", "convnet", "resnet18"], ...] = (
+        "convnet_small",
+    )  # of random weights
+    run: str | None = None  # a folder of classification.train, whose network is certified on its test images
+    images: Count = 100
+    peer_images: CountOrNone = 10  # of them, how many PyTorch certifies too; 0 for none
+    sigma: Positive = 0.25  # standard deviation of the noise, in units of images in [0, 1]
+    n0: Count = 100  # noisy copies to choose the class by
+    n: Count = 100_000  # noisy copies to bound its probability by
+    alpha: OpenShare = 0.001  # chance that a certificate is wrong
+    batch_size: Count = 100  # noisy copies per forward pass
+    dtype: Dtype = "float32"  # what the networks compute in; AMP on the other side
+    compiled: bool = False  # also measure torch.compile
+    radii: tuple[NonNegative, ...] = (0.0, 0.25, 0.5, 0.75)  # l2, for the accuracy of a trained network
+    seed: int = 0
+    data_dir: str | None = None
+    out: str | None = None  # a file to append one line of JSON to
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        if self.peer_images > self.images:
+            raise ValueError(f"--peer-images is {self.peer_images}, must be in [0, {self.images}]")
+
+
+CERTIFY_PRESETS = {
+    "mnist": CertifyConfig(),
+    "cifar10": CertifyConfig(networks=("resnet18",), images=4, peer_images=2, n=2000, batch_size=100),
+    "full": CertifyConfig(
+        networks=("convnet_small", "resnet18"), batch_size=2000, dtype="bfloat16", compiled=True
+    ),
+    "smoke": CertifyConfig(images=2, peer_images=1, n0=8, n=16, batch_size=8),
+}
