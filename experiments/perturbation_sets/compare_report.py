@@ -1,12 +1,13 @@
-"""What the page of perturbation_sets.compare says."""
+"""The summary and the report of perturbation_sets.compare."""
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from experiments.perturbation_sets.compare_networks import FAMILIES, METHODS, SHARES, TARGETS, Arrays
+from experiments.perturbation_sets.compare_networks import METHODS, Arrays
+from experiments.perturbation_sets.config import FAMILIES, RADII, TARGETS, CompareConfig
 from robustjax.perturbations.quality import Quality
 from robustjax.runtime import image_grids
 from robustjax.runtime.report import Report
@@ -19,7 +20,7 @@ ERRORS = ("nearest", "encoded", "expected", "farthest", "reconstruction")
 
 
 class Summary(NamedTuple):
-    """Means over seeds; radii are those of the encodings, in the order of `SHARES`."""
+    """Means over seeds; radii are those of the encodings, in the order of `RADII`."""
 
     eps: np.ndarray
     clean: dict[str, float]
@@ -88,14 +89,16 @@ def summarised(cells: Sequence[Arrays]) -> Summary:
     )
 
 
-def page(cfg: Any, found: Mapping[str, Sequence[Arrays]], summary: Mapping[str, Summary]) -> Report:
-    """Write everything down, family by family."""
+def comparison(
+    cfg: CompareConfig, found: Mapping[str, Sequence[Arrays]], summary: Mapping[str, Summary]
+) -> Report:
+    """Report the comparison, family by family."""
     report = Report("Perturbation sets learned from pairs", cfg)
     report.text(
-        "A conditional autoencoder is shown pairs of an image and a perturbed view of it, never a formula. Around "
-        "every image it spans a ball of latents; its radius is the largest encoding of held-out pairs. Attacks "
-        "climb in that ball with the solvers of pixel attacks, networks are trained against them, and smoothing "
-        "certifies them.\n"
+        "A conditional autoencoder learns from pairs of an image and a perturbation of it, without a formula. Around "
+        "every image it spans a ball of latents; its radius is the largest norm of an encoding of held-out pairs. The "
+        "solvers of pixel attacks search that ball, networks are trained against them, and smoothing certifies "
+        "them.\n"
         "Certificates speak of perturbations of a known clean image, not of images that arrive perturbed."
     )
     for family in FAMILIES:
@@ -110,17 +113,17 @@ def _family(report: Report, family: str, cells: Sequence[Arrays], one: Summary) 
     report.picture(
         image_grids.grid(
             first["strips"],
-            rows=[f"latent {way}" for way in first["ways"]],
+            rows=[f"latent {k}" for k in first["latents"]],
             columns=[f"{u:.1f}" for u in np.linspace(-one.eps[-1], one.eps[-1], width)],
         ),
         caption="Along the four latents that the posterior uses most, from one end of the ball to the other.",
     )
     rows = []
     for i in range(3):
-        rows.append([first["clean"][i], first["real"][i], *first["imagined"][i][:6]])
+        rows.append([first["clean"][i], first["real"][i], *first["sampled"][i][:6]])
     report.picture(
-        image_grids.grid(rows, columns=["image", "real", *["imagined"] * 6]),
-        caption="An image, a real perturbation of it, and draws from the learned set.",
+        image_grids.grid(rows, columns=["image", "real", *["sampled"] * 6]),
+        caption="An image, a real perturbation of it, and samples of the learned set.",
     )
     used = np.mean([(cell["divergence"] > 0.05).sum() for cell in cells])
     report.text(
@@ -128,8 +131,8 @@ def _family(report: Report, family: str, cells: Sequence[Arrays], one: Summary) 
     )
     report.table(
         [
-            {"radius": f"{share} {one.eps[i]:.2f}"} | {name: f"{one.quality[i][name]:.4f}" for name in ERRORS}
-            for i, share in enumerate(SHARES)
+            {"radius": f"{which} {one.eps[i]:.2f}"} | {name: f"{one.quality[i][name]:.4f}" for name in ERRORS}
+            for i, which in enumerate(RADII)
         ],
         caption="Errors to real perturbations of test images, mean squares per pixel: the nearest point found "
         "in the ball, the encoding, the average over the ball, the farthest point found, and a reconstruction.",
@@ -141,21 +144,21 @@ def _family(report: Report, family: str, cells: Sequence[Arrays], one: Summary) 
                 "training": m,
                 "clean %": f"{100 * one.clean[m]:.1f}",
                 "perturbed %": f"{100 * one.perturbed[m]:.1f}",
-                **{f"{s} {one.eps[i]:.2f}": _spread(cells, m, i) for i, s in enumerate(SHARES)},
+                **{f"{which} {one.eps[i]:.2f}": _spread(cells, m, i) for i, which in enumerate(RADII)},
             }
             for m in METHODS
         ],
         caption="Accuracy on test images: as they are, really perturbed, and under attack at the quartiles and "
-        "the largest of the encodings' lengths; mean over seeds and, in brackets, the lowest and highest.",
+        "the largest of the encodings' norms; mean over seeds and, in brackets, the lowest and highest.",
     )
     names = ("plain", "adversarial")
     report.picture(
         image_grids.grid(
             [first["clean"], *(first[f"{m}/worst"] for m in names)],
             rows=["image", *(f"worst for {m}" for m in names)],
-            captions=[[], *([str(k) for k in first[f"{m}/said"]] for m in names)],
+            captions=[[], *([str(k) for k in first[f"{m}/predicted"]] for m in names)],
         ),
-        caption="The worst that the attack found at the largest radius, and what the network said.",
+        caption="The worst that the attack found at the largest radius, and the class that the network predicts.",
     )
     lines = {m: Line(one.eps, 100 * one.robust[m]) for m in METHODS}
     grid = np.linspace(0.0, float(one.eps[-1]) * 1.05, 60)
@@ -176,7 +179,7 @@ def _family(report: Report, family: str, cells: Sequence[Arrays], one: Summary) 
         caption="Accuracy under attack; certified accuracy of smoothed networks and their accuracy under an attack on "
         "what is smoothed; how near and far the ball reaches.",
     )
-    report.table([{"expected": what, "holds": "yes" if held else "no"} for what, held in one.gates.items()])
+    report.table([{"expected": what, "holds": "yes" if holds else "no"} for what, holds in one.gates.items()])
 
 
 def _spread(cells: Sequence[Arrays], method: str, i: int) -> str:

@@ -1,64 +1,48 @@
-"""The settings of perturbation_sets.train: networks and pairs by name, and the presets."""
+"""The settings of this topic's commands, one class each, and their presets."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import math
+from typing import Any, Literal
 
-from experiments.shared.settings import Cluster
+from experiments.shared.fields import Count, CountOrNone, NonNegative, OpenShare, Positive, PositiveShare
+from experiments.shared.settings import Cluster, Optimizer
+from robustjax.catalog.learned_sets import AUTOENCODERS, PAIRS
+from robustjax.catalog.names import named
 from robustjax.losses.elbo import interpolated
-from robustjax.models import cvae_rectangle, cvae_small, cvae_stn, unet
-from robustjax.models.cvae import CVAE, Likelihood
-from robustjax.perturbations import pairs
-from robustjax.perturbations.relit import relit
+from robustjax.models.cvae import Likelihood
 
-MODELS: dict[str, Callable[[tuple[int, ...]], CVAE]] = {
-    "dense": lambda shape: cvae_small.dense(shape=shape),
-    "mnist_dense": lambda shape: cvae_small.mnist_dense(),
-    "mnist_conv": lambda shape: cvae_small.mnist_conv(),
-    "stn": lambda shape: cvae_stn.mnist_stn(shape=shape),
-    "rectangle": lambda shape: cvae_rectangle.rectangle(shape=shape),
-    "scenes": lambda shape: unet.scenes(shape=shape),
-    "scenes_small": lambda shape: unet.scenes(
-        shape=shape, widths=(16, 32, 32), latents=(16, 8, 8), grids=((8, 12), (8, 12), (4, 6))
-    ),
-}
-FAMILIES: dict[str, Callable[[], pairs.Pairs]] = {
-    "linf": lambda: pairs.linf(0.3),
-    "rts": pairs.rotated_shifted_scaled,
-    "warps": lambda: pairs.warped((20.0, 0.7, 0.7, 0.1, 10.0), pad=1),
-    "lighting": pairs.lighting,
-    "relit": relit,
-    "corrupted": pairs.corrupted,
-    "corrupted_twice": pairs.corrupted_twice,
-    "corrupted_or_clean": lambda: pairs.corrupted_twice(originals=True),
-}
+Method = Literal["plain", "real", "augmented", "adversarial", "stability", "smoothed", "smoothadv", "macer"]
+FAMILIES = ("lighting", "warps")  # of the comparison
+RADII = ("quartile", "median", "upper", "largest")  # of the encodings' norms: where networks are attacked
+TARGETS = ("median", "largest")  # radii for which the comparison trains a smoothed network
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Train an autoencoder of perturbations."""
+class TrainConfig:
+    """Train a conditional autoencoder of perturbations."""
 
     dataset: str = "digits"
-    folder: str | None = None  # of pairs of pictures, instead of --dataset and --pairs
-    # of linf, rts, warps, lighting, corrupted, corrupted_twice, corrupted_or_clean, and of scenes relit
+    folder: str | None = None  # of pairs of image files, instead of --dataset and --pairs
+    # linf, rts, warps, lighting, corrupted, corrupted_twice, corrupted_or_clean, relit (scenes), or module:name
     pairs: str = "lighting"
-    pool: int | None = None  # so many fixed perturbations per image; fresh ones without end by default
-    pad: int | None = None  # crop out of so wide a border, and flip, both views alike; None for neither
-    model: str = "dense"  # of dense, mnist_dense, mnist_conv, stn, rectangle, scenes, scenes_small
+    limit: Count | None = None  # perturbations per image, drawn once; by default new ones at every step
+    pad: Count | None = None  # crop out of a border of this width and flip, both images of a pair alike
+    # dense, mnist_dense, mnist_conv, stn, rectangle, scenes, scenes_small, or module:name
+    model: str = "dense"
     likelihood: Likelihood = "gaussian"
-    epochs: int = 200
-    share: float = 1.0  # of the run that is done, all schedules shrunk with it
-    batch_size: int = 128  # over all devices
-    rate_at: tuple[float, ...] = (0, 40, 200)  # epochs
-    rate: tuple[float, ...] = (0, 2e-3, 0)  # of Adam, linear in between
-    beta_at: tuple[float, ...] = (0, 80)
-    beta: tuple[float, ...] = (0, 0.05)
-    weight_decay: float = 0.0  # times a weight, added to its gradient of the mean over the batch
-    begin: str | None = None  # a run folder whose parameters to begin with, such as one of smaller pictures
-    passes: int = 5  # over the validation images, with other perturbations, to choose the radius
-    steps: int = 50  # of the searches that judge
-    images: int | None = 1000  # validation and test images that are measured, None for all
-    save_every: int = 1000  # updates
+    epochs: Count = 200
+    share: PositiveShare = 1.0  # of the run that is made, all schedules shrunk with it
+    batch_size: Count = 128  # over all devices
+    rate_at: tuple[NonNegative, ...] = (0, 40, 200)  # epochs
+    rate: tuple[NonNegative, ...] = (0, 2e-3, 0)  # of Adam at these epochs, linear in between
+    beta_at: tuple[NonNegative, ...] = (0, 80)  # epochs
+    beta: tuple[NonNegative, ...] = (0, 0.05)  # weight of the KL divergence at these epochs
+    weight_decay: NonNegative = 0.0  # times a weight, added to its gradient of the mean over the batch
+    init_from: str | None = None  # run folder whose parameters to start from, such as one of smaller images
+    samples: Count = 5  # perturbations of each validation image, whose encodings choose the radius
+    steps: Count = 50  # of the searches that measure quality
+    images: Count | None = 1000  # validation and test images that are measured, None for all
+    save_every: Count = 1000  # updates
     seed: int = 1
     out: str = "runs/cvae"
     data_dir: str | None = None
@@ -66,17 +50,21 @@ class Config:
     cluster: Cluster = Cluster()
 
     def check(self) -> None:
-        """Refuse what cannot be meant, before any work."""
-        for name, known in (("pairs", FAMILIES), ("model", MODELS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"--{name} is {getattr(self, name)!r}, must be one of {', '.join(known)}")
-        for name in ("epochs", "batch_size", "passes", "steps", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"--share is {self.share:g}, must be in (0, 1]")
+        """Validate the names and the schedules."""
+        named(PAIRS, self.pairs, flag="--pairs")
+        named(AUTOENCODERS, self.model, flag="--model")
         interpolated(self.rate_at, self.rate)
         interpolated(self.beta_at, self.beta)
+
+    @property
+    def pixelwise(self) -> bool:
+        """Say whether every pixel of the images has a class: scenes under many lights."""
+        return self.pairs == "relit"
+
+    def updates(self, examples: int) -> tuple[int, float]:
+        """Count the updates of the run, and those that make one epoch of the schedules."""
+        epoch = self.share * max(1, examples // self.batch_size)
+        return max(1, math.ceil(self.epochs * epoch - 1e-6)), epoch
 
 
 _MNIST: dict[str, Any] = {"dataset": "mnist", "likelihood": "bernoulli", "epochs": 20}
@@ -91,19 +79,21 @@ _CIFAR: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _scenes(level: int, **settings: Any) -> Config:
-    """Give the settings of the Multi-Illumination photographs at a level, begun from the next smaller one."""
-    begin = None if level == 5 else f"runs/cvae_mip{level + 1}"
+def _scenes(level: int, **settings: Any) -> TrainConfig:
+    """Configure the Multi-Illumination photographs at a level, starting from the next smaller one."""
+    init_from = None if level == 5 else f"runs/cvae_mip{level + 1}"
     dataset, batch_size = f"multi_illumination/mip{level}", {5: 64, 4: 32, 3: 16}[level]
     # The published weight decay joins a sum over the batch, ours a mean.
     shared: dict[str, Any] = {"dataset": dataset, "batch_size": batch_size, "weight_decay": 5e-7 / batch_size}
-    shared |= {"pad": {5: 10, 4: 20, 3: 40}[level], "begin": begin, "out": f"runs/cvae_mip{level}"}
-    return Config(pairs="relit", model="scenes", images=None, passes=2, **shared, **settings)
+    shared |= {
+        "pad": {5: 10, 4: 20, 3: 40}[level], "init_from": init_from, "out": f"runs/cvae_mip{level}",
+    }  # fmt: skip
+    return TrainConfig(pairs="relit", model="scenes", images=None, samples=2, **shared, **settings)
 
 
-PRESETS = {
-    "digits": Config(),
-    "lit_scenes": Config(
+TRAIN_PRESETS = {
+    "digits": TrainConfig(),
+    "lit_scenes": TrainConfig(
         dataset="lit_scenes",
         pairs="relit",
         model="scenes_small",
@@ -116,24 +106,243 @@ PRESETS = {
         images=40,
         out="runs/cvae_lit",
     ),
-    "mnist_dense_linf": Config(
+    "mnist_dense_linf": TrainConfig(
         **_LINF, model="mnist_dense", rate_at=(0, 10, 15, 20), rate=(0, 1e-3, 5e-4, 1e-4)
     ),
-    "mnist_conv_linf": Config(
+    "mnist_conv_linf": TrainConfig(
         **_LINF, model="mnist_conv", rate_at=(0, 10, 15, 20), rate=(1e-3, 1e-3, 5e-4, 1e-4)
     ),
-    "mnist_stn_rts": Config(**_RTS),
-    "mnist_stn_rts_limited_1": Config(**_RTS, pool=1),
-    "mnist_stn_rts_limited_5": Config(**_RTS, pool=5),
-    "cifar10": Config(**_CIFAR, pairs="corrupted", beta_at=(0, 40)),
-    "cifar10_nooriginal": Config(**_CIFAR, pairs="corrupted_twice", beta_at=(0, 400)),
-    "cifar10_withoriginal": Config(**_CIFAR, pairs="corrupted_or_clean", beta_at=(0, 400)),
+    "mnist_stn_rts": TrainConfig(**_RTS),
+    "mnist_stn_rts_limited_1": TrainConfig(**_RTS, limit=1),
+    "mnist_stn_rts_limited_5": TrainConfig(**_RTS, limit=5),
+    "cifar10": TrainConfig(**_CIFAR, pairs="corrupted", beta_at=(0, 40)),
+    "cifar10_nooriginal": TrainConfig(**_CIFAR, pairs="corrupted_twice", beta_at=(0, 400)),
+    "cifar10_withoriginal": TrainConfig(**_CIFAR, pairs="corrupted_or_clean", beta_at=(0, 400)),
     "mip5": _scenes(
         5, epochs=1000, rate_at=(0, 400, 1000), rate=(1e-4, 1e-3, 0), beta_at=(0, 400), beta=(0, 1)
     ),
     "mip4": _scenes(4, epochs=100, rate_at=(0, 40, 100), rate=(2.5e-5, 2.5e-4, 0), beta_at=(0,), beta=(1,)),
     "mip3": _scenes(3, epochs=25, rate_at=(0, 10, 25), rate=(2e-6, 2e-5, 0), beta_at=(0,), beta=(10,)),
-    "smoke": Config(
-        epochs=1, share=0.2, rate_at=(0, 1), rate=(1e-3, 1e-3), beta_at=(0, 1), steps=2, passes=1, images=16
+    "smoke": TrainConfig(
+        epochs=1, share=0.2, rate_at=(0, 1), rate=(1e-3, 1e-3), beta_at=(0, 1), steps=2, samples=1, images=16
     ),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate a learned set over radii."""
+
+    run: str = "runs/cvae"  # run folder of perturbation_sets.train
+    pairs: str | None = (
+        None  # a name as in perturbation_sets.train; by default those the set was learned from
+    )
+    radii: tuple[Positive, ...] = ()  # quartiles and the largest of the encodings' norms by default
+    samples: Count = 5  # perturbations of each validation image, whose encodings give these norms
+    steps: Count = 50  # of every search
+    restarts: Count = 5  # of the search for the farthest image
+    ball_samples: Count = 5  # latents per pair for the average error over the ball
+    images: Count | None = 1000  # validation and test images, None for all
+    excess: OpenShare = 0.1  # probability that the first theorem gives up
+    tolerance: NonNegative = 0.01  # error per pixel up to which a perturbation counts as covered
+    batch_size: Count = 128  # over all devices
+    export: bool = False  # write the decoder as a program
+    seed: int = 0
+    out: str = "runs/cvae_evaluated"
+    data_dir: str | None = None
+
+    def check(self) -> None:
+        """Validate the pairs' name and the order of the radii."""
+        if self.pairs is not None:
+            named(PAIRS, self.pairs, flag="--pairs")
+        if list(self.radii) != sorted(set(self.radii)):
+            raise ValueError(f"--radii is {self.radii}, must grow")
+
+
+# As published, all sets of corruptions are evaluated on clean images and their corruptions.
+_CORRUPTED: dict[str, Any] = {"pairs": "corrupted", "images": None}
+_RADII = (2.7, 3.9, 10.2, 28.0)
+EVALUATE_PRESETS = {
+    "digits": EvaluateConfig(),
+    "mnist_dense_linf": EvaluateConfig(run="runs/cvae_mnist_dense", radii=(28.0,), images=None),
+    "mnist_conv_linf": EvaluateConfig(run="runs/cvae_mnist_conv", radii=(29.0,), images=None),
+    "mnist_stn_rts": EvaluateConfig(run="runs/cvae_mnist_rts", radii=(14.0,), images=None),
+    "mnist_stn_rts_limited_1": EvaluateConfig(run="runs/cvae_mnist_rts_1", radii=(14.0,), images=None),
+    "mnist_stn_rts_limited_5": EvaluateConfig(run="runs/cvae_mnist_rts_5", radii=(14.0,), images=None),
+    "cifar10": EvaluateConfig(run="runs/cvae_cifar10", radii=_RADII, **_CORRUPTED),
+    "cifar10_nooriginal": EvaluateConfig(run="runs/cvae_cifar10_nooriginal", radii=_RADII, **_CORRUPTED),
+    "cifar10_withoriginal": EvaluateConfig(run="runs/cvae_cifar10_withoriginal", radii=(34.0,), **_CORRUPTED),
+    "mip5": EvaluateConfig(run="runs/cvae_mip5", radii=(7.35, 8.81, 17.0), images=None, batch_size=16),
+    "mip4": EvaluateConfig(run="runs/cvae_mip4", radii=(25.0,), images=None, batch_size=8),
+    "mip3": EvaluateConfig(run="runs/cvae_mip3", radii=(21.0,), images=None, batch_size=4),
+    "smoke": EvaluateConfig(
+        samples=1, steps=2, restarts=1, ball_samples=1, images=8, batch_size=8, radii=(0.5, 1.0)
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainClassifierConfig:
+    """Train a classifier or segmenter on a learned set."""
+
+    set: str = "runs/cvae"  # run folder of perturbation_sets.train
+    model: str = "mlp"  # a classifier by name; for scenes with a class per pixel unet or unet_small
+    method: Method = "adversarial"
+    radius: Positive | None = None  # of the ball; by default the largest of the encodings' norms
+    # of the noise in latents of smoothed, smoothadv and macer; by default so that no certificate exceeds the radius
+    sigma: Positive | None = None
+    samples: Count | None = None  # of noise per image: 2 in smoothadv and 16 in macer by default
+    # of the divergence in stability, 1 by default; of the radius in macer, 3 / sigma as published
+    weight: Positive | None = None
+    attack_radius: Positive = 1.0  # of the attack in smoothadv, as a share of the radius
+    attack_steps: Count = 7  # of the training attack, each a fifth of the radius long
+    first_light: bool = False  # plain training of scenes sees them under their first light only
+    pad: Count | None = None  # crop out of a border of this width, and flip
+    epochs: Count = 80
+    batch_size: Count = 128  # over all devices
+    optimizer: Optimizer = Optimizer(name="adam", rate=2e-3, weight_decay=0.0)
+    steps: Count = 50  # of the evaluation attack, each a twentieth of the radius long
+    restarts: Count = 5
+    queries: CountOrNone = 500  # of the attack without gradients, 0 for none
+    real_samples: Count = 50  # real perturbations per image, the worst of which is reported
+    images: Count | None = 1000  # test images, None for all
+    save_every: Count = 1000  # updates
+    seed: int = 1
+    out: str = "runs/learned"
+    data_dir: str | None = None
+    distributed: bool = False
+    cluster: Cluster = Cluster()
+
+
+_WIDE: dict[str, Any] = {
+    "set": "runs/cvae_cifar10", "model": "wideresnet28_10", "epochs": 100, "pad": 4, "images": None, "radius": 28.0,
+    "optimizer": Optimizer(rate=0.2),
+}  # fmt: skip
+_UNET: dict[str, Any] = {
+    "set": "runs/cvae_mip5", "model": "unet", "epochs": 400, "pad": 10, "images": None, "radius": 17.0,
+    "optimizer": Optimizer(name="adam", rate=0.01, weight_decay=0.0), "queries": 0,
+}  # fmt: skip
+_SCENES: dict[str, Any] = {
+    "set": "runs/cvae_lit", "model": "unet_small", "epochs": 60, "batch_size": 32, "restarts": 2, "queries": 0,
+}  # fmt: skip
+CLASSIFIER_PRESETS = {
+    "digits": TrainClassifierConfig(),
+    "scenes": TrainClassifierConfig(**_SCENES),
+    "cifar10_sample_aug": TrainClassifierConfig(
+        **{**_WIDE, "set": "runs/cvae_cifar10_nooriginal"}, method="real"
+    ),
+    "cifar10_cvae_aug": TrainClassifierConfig(**_WIDE, method="augmented"),
+    "cifar10_cvae_attack": TrainClassifierConfig(**_WIDE),
+    "cifar10_cvae_smoothing_084": TrainClassifierConfig(**_WIDE, method="smoothed", sigma=0.84),
+    "cifar10_cvae_smoothing_122": TrainClassifierConfig(**_WIDE, method="smoothed", sigma=1.22),
+    "cifar10_cvae_smoothing_319": TrainClassifierConfig(**_WIDE, method="smoothed", sigma=3.19),
+    "mi_sample_first": TrainClassifierConfig(**_UNET, method="plain", first_light=True),
+    "mi_sample_aug": TrainClassifierConfig(**_UNET, method="plain"),
+    "mi_cvae_aug": TrainClassifierConfig(**_UNET, method="augmented"),
+    "mi_cvae_attack": TrainClassifierConfig(**_UNET),
+    "mi_cvae_smoothing_690": TrainClassifierConfig(**_UNET, method="smoothed", sigma=6.9),
+    "smoke": TrainClassifierConfig(
+        epochs=1,
+        batch_size=512,
+        attack_steps=1,
+        steps=1,
+        restarts=1,
+        queries=0,
+        real_samples=2,
+        images=8,
+        radius=1.0,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CertifyConfig:
+    """Certify smoothed networks."""
+
+    runs: tuple[str, ...] = ("runs/smoothed",)
+    # of the noise, in pixels or latents; by default, for runs of train_classifier, the noise of training
+    sigma: Positive | None = None
+    selection_samples: Count = 100  # of noise per image, to choose the class (n0 in the paper)
+    samples: Count = 10_000  # of noise per image, to bound the probability of the class (n in the paper)
+    # a certificate is wrong with at most this probability; for segmenters all pixels of an image together
+    alpha: OpenShare = 0.001
+    up_to: Positive | None = None  # stop an image once this radius is certain, or out of reach
+    images: Count = 100
+    skip: Count = 1  # take every N-th test image
+    chunk_size: Count = 500  # samples per forward pass
+    save_every: Count = 5  # images, at least one per device, between two lines of progress and two saves
+    attack: bool = True  # in latents, also attack the smoothed network
+    seed: int = 0
+    out: str = "runs/certified"
+    data_dir: str | None = None
+
+    def check(self) -> None:
+        """Validate the runs and the number of samples."""
+        if not self.runs:
+            raise ValueError("--runs is empty, must name at least one folder")
+        if self.alpha ** (1 / self.samples) < 0.5:
+            raise ValueError(
+                f"--samples is {self.samples}, must be at least log2(1 / alpha), or nothing can be certified"
+            )
+
+
+_CIFAR_SMOOTHED: dict[str, Any] = {"images": 500, "skip": 20, "attack": False}
+CERTIFY_PRESETS = {
+    "digits": CertifyConfig(),
+    "mnist": CertifyConfig(runs=("runs/mnist",), sigma=0.25, samples=100_000, chunk_size=1000, skip=100),
+    "cifar10_smoothing_084": CertifyConfig(
+        runs=("runs/cifar10_smoothing_084",), sigma=0.84, **_CIFAR_SMOOTHED
+    ),
+    "cifar10_smoothing_122": CertifyConfig(
+        runs=("runs/cifar10_smoothing_122",), sigma=1.22, **_CIFAR_SMOOTHED
+    ),
+    "cifar10_smoothing_319": CertifyConfig(
+        runs=("runs/cifar10_smoothing_319",), sigma=3.19, **_CIFAR_SMOOTHED
+    ),
+    "mi_smoothing_690": CertifyConfig(
+        runs=("runs/mi_smoothing_690",), sigma=6.9, samples=1000, chunk_size=10, attack=False
+    ),
+    "smoke": CertifyConfig(samples=20, selection_samples=5, images=4, chunk_size=10, attack=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """Learn perturbation sets of digits, and train, attack and certify classifiers on them."""
+
+    families: tuple[str, ...] = FAMILIES  # of lighting, warps
+    seeds: Count = 3
+    cvae_epochs: Count = 200
+    epochs: Count = 80  # of every classifier
+    batch_size: Count = 128
+    latents: Count = 16
+    steps: Count = 50  # of the evaluation attack, each a twentieth of the radius long
+    restarts: Count = 3
+    samples: Count = 2000  # of noise per certificate
+    queries: Count = 500  # of the attack without gradients
+    targets: tuple[str, ...] = TARGETS  # radii for which networks are smoothed, of median, largest
+    valid: Count = 300  # training images held out to choose the radius
+    images: Count | None = None  # take the first N training and test images, None for all
+    out: str = "runs/perturbation_sets"
+
+    def check(self) -> None:
+        """Validate the names, and that a certificate is possible and images are enough."""
+        for flag, given, known in (
+            ("--families", self.families, FAMILIES),
+            ("--targets", self.targets, TARGETS),
+        ):
+            if unknown := [name for name in given if name not in known]:
+                raise ValueError(f"{flag} has {unknown[0]!r}, must be of {', '.join(known)}")
+        if self.samples < 10:
+            raise ValueError(f"--samples is {self.samples}, must be at least 10 to certify anything")
+        if self.images is not None and self.images < self.valid + self.batch_size:
+            raise ValueError(f"--images is {self.images}, must be at least --valid + --batch-size")
+
+
+COMPARE_PRESETS = {
+    "digits": CompareConfig(),
+    "smoke": CompareConfig(
+        families=("lighting",), seeds=1, cvae_epochs=2, epochs=2, batch_size=32, steps=2, restarts=1, samples=20,
+        queries=5, valid=16, targets=("largest",), images=64, latents=4, out="runs/perturbation_sets_smoke",
+    ),
+}  # fmt: skip

@@ -7,85 +7,158 @@
 
 Methods: plain; real (on the perturbations that the set was learned from); augmented (on random points of the set);
 adversarial (on the harder of an image and what an attack in the set made of it); stability; and, to be certified by
-`certify`, with noise in latents: smoothed, smoothadv (the smoothed classifier is attacked within --reach times
+`certify`, with noise in latents: smoothed, smoothadv (the smoothed classifier is attacked within --attack-radius times
 the radius) and macer (its certified radius is made large).
 
-It is judged clean, on real perturbations, on the worst of many real ones, and under PGD with restarts at the quartiles
-and the largest of the encodings' lengths, where u = 0 and the encoding of a real perturbation are candidates too.
-Started again with the same --out it goes on bit for bit. Batches are cut over all devices; on several machines, the
-same command on each with --distributed (and --cluster.* where no scheduler tells).
+Accuracy is measured on clean images, on real perturbations, on the worst of many real ones, and under PGD with restarts
+at the quartiles and the largest of the encodings' norms, where u = 0 and the encoding of a real perturbation are
+candidates too. Started again with the same --out it goes on bit for bit. Batches are cut over all devices; on several
+machines, run the same command on each with --distributed (and --cluster.* where no scheduler tells).
 
 The presets beside digits, scenes and smoke are the settings of Wong and Kolter 2020, arXiv:2007.08450.
 """
 
 import json
-import pathlib
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
-from experiments.perturbation_sets import (
-    autoencoders,
-    classifier_losses,
-    classifier_runs,
-    train_classifier_report,
+from experiments.perturbation_sets import report
+from experiments.perturbation_sets.config import CLASSIFIER_PRESETS as PRESETS
+from experiments.perturbation_sets.config import RADII, TrainClassifierConfig
+from experiments.perturbation_sets.losses import inputs_of, loss_of
+from experiments.perturbation_sets.networks import (
+    LearnedSet,
+    batches,
+    classifier_for,
+    open_set,
+    pairs_of,
+    radius_of,
 )
-from experiments.perturbation_sets.classifier_accuracy import judged
-from experiments.perturbation_sets.classifier_runs import PRESETS, Config
-from experiments.shared import command_line, run_folders
-from robustjax import runtime, training
+from experiments.shared import command_line
+from robustjax import data, evaluation, runtime, training
 from robustjax.data import subsets
+from robustjax.evaluation import inside_sets
+from robustjax.perturbations.pairs import corrupted
 from robustjax.runtime.snapshot import in_bytes
+from robustjax.types import Model, Params, State
 
-MAY_DIFFER = ("images", "steps", "restarts", "queries", "observed")
+Arrays = dict[str, np.ndarray]
+HELD_OUT = ("gaussian_blur", "spatter", "saturate")  # corruptions that no set of corruptions is learned from
+MAY_DIFFER = (
+    *("out", "data_dir", "save_every", "distributed", "cluster"),
+    *("images", "steps", "restarts", "queries", "real_samples"),  # of the evaluation
+)
 
 
-def main(cfg: Config) -> int:
-    """Train, judge, report."""
+def main(cfg: TrainClassifierConfig) -> int:
+    """Train, evaluate, report."""
     cfg.cluster.join(cfg.distributed)
     mesh = runtime.data_mesh()
-    it = autoencoders.opened(cfg.set, data_dir=cfg.data_dir)
-    radius, model = classifier_runs.radius_of(cfg, it), classifier_runs.network(cfg, it)
-    train, test = it.splits[0], subsets.first(it.splits[2], cfg.images)
+
+    # --- set, data and network ---
+    learned_set = open_set(cfg.set, data_dir=cfg.data_dir)
+    radius, model = radius_of(cfg, learned_set), classifier_for(cfg, learned_set)
+    train, test = learned_set.splits[0], subsets.first(learned_set.splits[2], cfg.images)
+
+    # --- training ---
     total = cfg.epochs * max(1, len(train.label) // cfg.batch_size)
+    batch_size = min(cfg.batch_size, len(train.label))
     tx = cfg.optimizer.over(total)
-    step = training.step(classifier_losses.loss_of(cfg, it, model, radius), tx)
-    trained = runtime.place((it.params, it.state), mesh)
-    state, code = run_folders.fitted(
-        cfg,
-        train,
-        lambda state, batch: step(state, (batch, trained)),
-        lambda: training.start(jax.random.key(cfg.seed), model, tx, mesh),
-        total=total,
-        batch_size=min(cfg.batch_size, len(train.label)),
-        sharding=runtime.over_data(mesh),
-        may_differ=MAY_DIFFER,
-    )
-    if code:
-        return code
-    runtime.say(f"judging on {len(test.label)} test images")
-    found = judged(cfg, it, model, (state.params, state.state), test, radius, mesh)
+    step = training.step(loss_of(cfg, learned_set, model, radius), tx)
+    trained_set = runtime.place((learned_set.params, learned_set.state), mesh)
+    with (
+        runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run,
+        runtime.Checkpoints(run.folder / "checkpoints", keep=1) as saved,
+        runtime.stopping() as stop,
+    ):
+        state, _, exit_code = runtime.fit(
+            lambda state, batch: step(state, (batch, trained_set)),
+            training.start(jax.random.key(cfg.seed), model, tx, mesh),
+            lambda begin, _: data.stream(
+                train, batch_size=batch_size, seed=cfg.seed, start=begin, sharding=runtime.over_data(mesh)
+            ),
+            total=total,
+            saved=saved,
+            stop=stop,
+            run=run,
+            save_every=cfg.save_every,
+            batch_size=batch_size,
+        )
+    if exit_code:
+        return exit_code
+
+    # --- evaluation ---
+    runtime.say(f"evaluating on {len(test.label)} test images")
+    found = evaluated(cfg, learned_set, model, (state.params, state.state), test, radius, mesh)
     if jax.process_index() != 0:
         return 0
-    folder = pathlib.Path(cfg.out)
-    told = ("clean", "perturbed", "observed", "held_out")
-    numbers: dict[str, Any] = {name: float(found[name].mean()) for name in told if name in found}
+
+    # --- results ---
+    natural = [name for name in ("clean", "perturbed", "observed", "held_out") if name in found]
+    numbers: dict[str, Any] = {name: float(found[name].mean()) for name in natural}
     numbers["radii"] = found["radii"].tolist()
-    more = ("robust", "square", "overlap_attacked")
-    numbers |= {name: found[name].mean(axis=1).tolist() for name in more if name in found}
-    runtime.write_whole(folder / "robustness.json", json.dumps(numbers, indent=2) + "\n")
+    attacked = [name for name in ("robust", "square", "overlap_attacked") if name in found]
+    numbers |= {name: found[name].mean(axis=1).tolist() for name in attacked}
+    runtime.write_whole(run.folder / "robustness.json", json.dumps(numbers, indent=2) + "\n")
     small = {name: value for name, value in found.items() if value.ndim <= 2}
-    runtime.write_whole(folder / "robustness.npz", in_bytes(small))
-    for what in (name for name in told if name in numbers):
-        print(f"{what:10s} {100 * numbers[what]:.1f} %")
+    runtime.write_whole(run.folder / "robustness.npz", in_bytes(small))
+    for name in natural:
+        print(f"{name:10s} {100 * numbers[name]:.1f} %")
     for i, (r, share) in enumerate(zip(numbers["radii"], numbers["robust"], strict=True)):
         blind = f"  without gradients {100 * numbers['square'][i]:.1f} %" if "square" in numbers else ""
         print(f"radius {r:6.2f}  {100 * share:.1f} %{blind}")
-    place = train_classifier_report.page(cfg, it, found, runtime.read_metrics(cfg.out)).write(
-        folder / "report.html"
-    )
-    runtime.say(f"report: {place}")
+    page = report.classifier(cfg, learned_set.model.dimension, found, runtime.read_metrics(cfg.out))
+    runtime.say(f"report: {page.write(run.folder / 'report.html')}")
     return 0
+
+
+def evaluated(
+    cfg: TrainClassifierConfig,
+    learned_set: LearnedSet,
+    model: Model,
+    trained: tuple[Params, State],
+    test: data.Split,
+    radius: float,
+    mesh: Mesh,
+) -> Arrays:
+    """Evaluate a network on real perturbations, and under attack in the set at every radius.
+
+    Returns:
+      `clean`, `perturbed` and `observed` (right on all real perturbations drawn) of shape (n,); `robust` and, if asked
+      for, `square` (the attack without gradients), (radii, n), at `radii`; example images. For scenes these are shares
+      of right pixels.
+    """
+    made, autoencoder, inputs = learned_set.config, learned_set.model, inputs_of(learned_set)
+    effort = {"steps": cfg.steps, "restarts": cfg.restarts}
+    if made.pixelwise:
+        on_images = inside_sets.under_lights(model)
+        in_set = inside_sets.pixels_in_set(model, autoencoder, inputs.reference, **effort)
+    else:
+        corruptions = made.pairs.startswith("corrupted")
+        # Clean images and their corruptions, whatever pairs of corruptions the set was learned from.
+        pairs = corrupted() if corruptions else pairs_of(made).unlimited
+        on_images = inside_sets.on_real_perturbations(
+            model, pairs, inputs.clean, samples=cfg.real_samples, held_out=HELD_OUT if corruptions else ()
+        )
+        in_set = inside_sets.in_set(model, autoencoder, pairs, inputs.clean, **effort, queries=cfg.queries)
+    natural, attacked = evaluation.mapped(on_images), evaluation.mapped(in_set)
+    known = [learned_set.radii[name] for name in RADII if name in learned_set.radii]
+    radii = sorted({r for r in known if r < radius} | {radius})
+
+    def rows():
+        return batches(test, runtime.over_data(mesh), size=16 if made.pixelwise else 128)
+
+    key = jax.random.key(1000 + cfg.seed)
+    set_weights = runtime.place((learned_set.params, learned_set.state), mesh)
+    out: Arrays = {"radii": np.asarray(radii), **natural(key, rows(), *trained)}
+    found = [attacked(key, rows(), *trained, *set_weights, np.float32(r)) for r in radii]
+    examples = {"image", "worst", "predicted"}
+    out |= {name: np.stack([one[name] for one in found]) for name in found[0] if name not in examples}
+    out |= {name: found[-1][name][:8] for name in examples}
+    return out | {"label": np.asarray(test.label)}
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ CountOrNone = Annotated[int, Ge(0)]  # 0: none at all
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+PositiveShare = Annotated[float, Interval(gt=0, le=1)]
 OpenShare = Annotated[float, Interval(gt=0, lt=1)]  # a share that is neither nothing nor all
 Radius = Annotated[Fraction, Ge(0)]
 PositiveRadius = Annotated[Fraction, Gt(0)]

@@ -7,4 +7,5 @@ augmentations  chains of augmentations
 ood_losses     training methods on in- and out-of-distribution images, and the score of each
 detectors      OOD detectors: how to fit and how to build each score
 outlier_sets   OOD images: data sets, noise, changed in-distribution images, photographs, and mixtures of them
+learned_sets   pairs of images and autoencoders that perturbation sets are learned from
 """

@@ -9,6 +9,7 @@ purifier     attacks on a classifier behind a gate and a translator, judged by t
 assessments  what that did to every example
 defences     such a classifier as compiled programs
 attempts     what to try there, by what the adversary knows
+inside_sets  accuracy on real perturbations, and under attack inside a learned perturbation set
 headline     when a robust accuracy may be printed
 """
 

@@ -9,6 +9,7 @@ adversarial_pairs  views made by attacks and natural shifts, for a translator to
 tones              natural shifts: darker, brighter, sharper, blurred, of less contrast
 relit              scenes under many lights: pairs of lights, joint augmentation with the classes of pixels
 learned            sets learned from pairs by a conditional autoencoder; encode, decode, perturb(key, x)
+latent_attacks     the evaluation attack on the parameters of a set
 truncated          normal draws within a ball
 exported           a learned set as a program of its own: StableHLO by jax.export
 quality            whether a learned set holds the real perturbations and little else; its radius

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, overload
 
 import jax
 import numpy as np
@@ -113,6 +113,14 @@ class Run:
         for value in metrics.values():
             if isinstance(value, jax.Array) and self._writes:
                 value.copy_to_host_async()
+
+    @overload
+    def cached(self, name: str, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]: ...
+
+    @overload
+    def cached(
+        self, name: str, make: Callable[[], Mapping[str, np.ndarray] | None]
+    ) -> dict[str, np.ndarray] | None: ...
 
     def cached(
         self, name: str, make: Callable[[], Mapping[str, np.ndarray] | None]

@@ -8,6 +8,7 @@ certify     certify: a label with a radius that holds with probability 1 - alpha
 sequential  certify up to a wanted radius, with as few copies as it takes
 segmenters  certificates for every pixel, jointly
 ensembles   several networks as one classifier
+latent_attack  an attack on a classifier smoothed in the parameters of a set
 median      a score smoothed by the median, with bounds on it in an l2 ball
 curves      certified accuracy over radii, average certified radius
 
