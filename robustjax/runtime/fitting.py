@@ -33,7 +33,7 @@ def fit(
     batches: Callable[[int, Callable[[], S]], Iterable[Any]],
     *,
     total: int,
-    saved: Checkpoints,
+    saved: Checkpoints | None,
     stop: Stop,
     run: Run | None = None,
     begun: Callable[[S], S] | None = None,
@@ -54,7 +54,7 @@ def fit(
       state: freshly drawn, on all devices; also the form that checkpoints are read into.
       batches: (first update, the state now) -> the batches from there on. Few streams ask for the state.
       total: updates.
-      saved: where checkpoints are.
+      saved: where checkpoints are; None for a training so short that one that was stopped begins anew.
       stop: from `runtime.stopping()`.
       run: records metrics and validation scores; None where nothing is recorded.
       begun: what is done to a fresh state before the first update.
@@ -66,7 +66,8 @@ def fit(
     Raises:
       ValueError: if the loss is not finite; the last checkpoint stays, and is from before.
     """
-    state, begin = saved.restore(state) or (begun(state) if begun else state, 0)
+    found = saved.restore(state) if saved is not None else None
+    state, begin = found or (begun(state) if begun else state, 0)
     if run is not None:
         run.resume(begin)
     bar = progress(
@@ -96,10 +97,12 @@ def fit(
                 scores = validate(state)
                 if run is not None:
                     run.record(i, scores)
-            saved.save(done, state, scores if choose or ended else None)
+            if saved is not None:
+                saved.save(done, state, scores if choose or ended else None)
         if stopping:
-            saved.wait()
-            say(f"stopped after {done} updates, saved; the same command goes on from there")
+            if saved is not None:
+                saved.wait()
+                say(f"stopped after {done} updates, saved; the same command goes on from there")
             return Fitted(state, done, stop.exit_code)
     return Fitted(state, done, 0)
 

@@ -77,3 +77,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as saved:
         state, step = saved.restore(jnp.float32(0))
     assert step == (20 if at == 21 else 10) and np.isfinite(state)
+
+
+def test_without_checkpoints_a_stopped_training_ends_early(tmp_path):
+    def stopped_at_3(state, batch):
+        if batch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(state, batch)
+
+    with stopping() as stop:
+        ended = fit(stopped_at_3, jnp.float32(1.0), batches, total=9, saved=None, stop=stop)
+    assert ended.exit_code == 143 and ended.updates == 3 and not list(tmp_path.iterdir())
