@@ -1,4 +1,4 @@
-"""All that is measured of classifiers on paired scenes, one verdict per example, for several seeds at once.
+"""All that is measured of classifiers on paired scenes, one result per example, for several seeds at once.
 
 `measurement` runs networks of one shape that differ in their seed, stacked on a leading axis, and gives arrays
 (seeds, examples, ...). The functions below turn such arrays into numbers; they take (seeds, examples) or any part
@@ -24,13 +24,13 @@ Arrays = dict[str, np.ndarray]
 
 
 def measurement(
-    model: Model, judge: Attack, *, levels: Sequence[float], attacked: Sequence[str], batch_size: int = 300
+    model: Model, attack: Attack, *, levels: Sequence[float], attacked: Sequence[str], batch_size: int = 300
 ) -> Callable[..., Arrays]:
     """Build the measurement; what it compiles serves all networks of one shape.
 
     Args:
       model: the classifier.
-      judge: the attack that decides what is robust.
+      attack: decides what is robust.
       levels: standard deviations of the noise on object and rest.
       attacked: the variants to attack.
       batch_size: examples at once, times seeds.
@@ -46,22 +46,24 @@ def measurement(
     def predict(keys, batch: Scene, params, state):
         return frozen(model, params, state)(batch.image).argmax(axis=-1).astype(jnp.int16)
 
-    def attack(keys, batch: Scene, params, state):
+    def under_attack(keys, batch: Scene, params, state):
         logits_fn = frozen(model, params, state)
-        point = judge(keys, logits_fn, batch.image, batch.label).x
+        point = attack(keys, logits_fn, batch.image, batch.label).x
         right = logit.correct(logits_fn(batch.image), batch.label) * logit.correct(
             logits_fn(point), batch.label
         )
         return right > 0
 
-    def look(keys, batch: Scene, params, state):
+    def sensitivity_and_saliency(keys, batch: Scene, params, state):
         logits_fn = frozen(model, params, state)
         assert batch.mask is not None
         parts = under_noise(keys, logits_fn, batch.image, batch.mask, batch.label)
         fit = saliency.alignment(saliency.gradient(logits_fn, batch.image, batch.label), batch.mask)
         return parts.foreground.hit, parts.background.hit, fit.overlap
 
-    run_predict, run_attack, run_look = (evaluation.mapped(_over_seeds(f)) for f in (predict, attack, look))
+    run_predict, run_attack, run_masked = (
+        evaluation.mapped(_over_seeds(f)) for f in (predict, under_attack, sensitivity_and_saliency)
+    )
 
     def measure(key: PRNGKeyArray, params: Any, state: Any, sets: Sets) -> Arrays:
         def run(evaluate, variant: str):
@@ -72,7 +74,7 @@ def measurement(
         out |= {f"prediction/{name}": run(run_predict, name) for name in sets}
         out |= {f"robust/{name}": run(run_attack, name) for name in attacked if name in sets}
         if all(s.mask is not None for s in sets["original"]):
-            front, back, overlap = run(run_look, "original")
+            front, back, overlap = run(run_masked, "original")
             out |= {"noise/foreground": front, "noise/background": back, "overlap": overlap}
         return out
 

@@ -1,10 +1,11 @@
 """Group DRO: minimise the risk of the worst group, by weights on groups that follow their losses.
 
-The weights are part of the network's state, so that a step stays a pure function and a run resumes exactly:
+The weights are part of the network's state, so that a step stays a pure function and a run resumes exactly. Their
+logarithms are kept: a weight itself would underflow to 0 after a long time of low losses, and never come back.
 
     groups_model = group_dro.weighted(model, groups=4)
     loss = group_dro.group_dro(groups_model)               # or adversarial_group_dro(groups_model, attack)
-    state = training.start(key, groups_model, tx)          # state.state is Weighted(network, weights)
+    state = training.start(key, groups_model, tx)          # state.state is Weighted(network, log_weights)
 
 Feed batches with `image`, `label` and `group`, best with every group equally often.
 
@@ -12,6 +13,7 @@ Reference: Sagawa et al. 2020, arXiv:1911.08731, algorithm 1. A group that a bat
   all are normalised; the authors' code lets it grow by its adjustment.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -35,10 +37,15 @@ class GroupBatch(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """The state of the network, and how much each group counts, adding up to 1."""
+    """The state of the network, and the logarithms of how much each group counts."""
 
     network: State
-    weights: Float[Array, "g"]
+    log_weights: Float[Array, "g"]
+
+    @property
+    def weights(self) -> Float[Array, "g"]:
+        """How much each group counts, adding up to 1."""
+        return jax.nn.softmax(self.log_weights)
 
 
 def weighted(model: Model, *, groups: int) -> Model:
@@ -52,7 +59,7 @@ def weighted(model: Model, *, groups: int) -> Model:
 
     def init(key: PRNGKeyArray):
         params, state = model.init(key)
-        return params, Weighted(state, jnp.full(groups, 1.0 / groups))
+        return params, Weighted(state, jnp.full(groups, -math.log(groups)))
 
     def apply(params: Params, state: Weighted, x, *, train: bool = False, key: PRNGKeyArray | None = None):
         out, network = model.apply(params, state.network, x, train=train, key=key)
@@ -137,17 +144,17 @@ def _risk(name: str, model: Model, step_size: Number, adjustment: Number, sizes:
     def risk(params: Params, state: Weighted, batch: Any, image: Images, key: PRNGKeyArray):
         logits, state = model.apply(params, state, image, train=True, key=key)
         own = logit.cross_entropy(logits, batch.label)
-        member = jax.nn.one_hot(batch.group, state.weights.shape[0], dtype=own.dtype)  # none for -1
+        member = jax.nn.one_hot(batch.group, state.log_weights.shape[0], dtype=own.dtype)  # none for -1
         count = member.sum(axis=0)
         loss = divide(own @ member, count)
         grown = jnp.where(count > 0, step_size * (jax.lax.stop_gradient(loss) + margin), 0.0)
-        weights = jax.nn.softmax(jnp.log(state.weights) + grown)
-        value = (weights * loss).sum()
+        log_weights = jax.nn.log_softmax(state.log_weights + grown)
+        value = (jnp.exp(log_weights) * loss).sum()
         metrics = {
             "risk": value,
             "worst": jnp.where(count > 0, loss, -jnp.inf).max(),
             "accuracy": logit.correct(logits, batch.label).mean(),
         }
-        return value, (state._replace(weights=weights), metrics)
+        return value, (state._replace(log_weights=log_weights), metrics)
 
     return risk

@@ -14,7 +14,7 @@ from robustjax.losses.adversarial import adversarial
 from robustjax.losses.group_dro import GroupBatch, Weighted, adversarial_group_dro, group_dro, weighted
 from robustjax.models import small
 from robustjax.threats import Threat
-from robustjax.types import Batch, frozen
+from robustjax.types import Batch, Model, frozen
 
 SHAPE, K, B, G = (4, 4, 1), 2, 12, 4
 RNG = np.random.default_rng(0)
@@ -25,7 +25,7 @@ BATCH = GroupBatch(
 )
 MODEL = weighted(small.mlp(classes=K, shape=SHAPE, widths=(7,)), groups=G)
 PARAMS, STATE = MODEL.init(jax.random.key(0))
-STATE = STATE._replace(weights=jnp.asarray([0.1, 0.2, 0.3, 0.4]))
+STATE = STATE._replace(log_weights=jnp.log(jnp.asarray([0.1, 0.2, 0.3, 0.4])))
 KEY = jax.random.key(1)
 ATTACK = compose.against(pgd(Threat("linf", 0.1), steps=3, step_size=0.05), objectives.cross_entropy)
 
@@ -92,13 +92,44 @@ def test_it_learns_the_group_that_the_average_forgets():
         tx = optax.sgd(0.5)
         state = training.start(jax.random.key(0), model, tx)
         if step_size == 0:
-            state = state._replace(state=Weighted(state.state.network, jnp.asarray([7 / 8, 1 / 8])))
+            state = state._replace(state=Weighted(state.state.network, jnp.log(jnp.asarray([7 / 8, 1 / 8]))))
         step = training.step(group_dro(model, step_size=step_size), tx)
         for _ in range(200):
             state, metrics = step(state, batch)
         losses[step_size] = float(metrics["worst"])
     assert losses[0.1] < 0.75 < 1.5 < losses[0.0]  # log 2 is the best that a linear classifier can do
     np.testing.assert_allclose(state.state.weights.sum(), 1, rtol=1e-5)
+
+
+def test_a_weight_recovers_from_below_the_smallest_float():
+    """After 9,000 updates a weight is e^-90, 0 in float32; kept as such it could not grow when its loss does."""
+    model = weighted(
+        Model(lambda key: ({}, {}), lambda p, s, x, **_: (x[:, 0, 0], s), lambda p, s, x: {}), groups=2
+    )
+    loss = group_dro(model, step_size=0.01)
+
+    def steps(state, losses, count):
+        # Logits [a, 0] of class 0 have cross-entropy log(1 + e^-a).
+        first = [[-np.log(np.expm1(value)), 0.0] for value in losses]
+        image = jnp.asarray(first, jnp.float32).reshape(2, 1, 1, 2)
+        batch = GroupBatch(image, jnp.zeros(2, jnp.int32), jnp.arange(2))
+        return jax.jit(lambda s: jax.lax.fori_loop(0, count, lambda _, s: loss({}, s, batch, KEY)[1][0], s))(
+            state
+        )
+
+    log_weights = np.log([0.5, 0.5])  # algorithm 1 in float64
+    _, state = model.init(KEY)
+    for losses, count, expected in (
+        ((1.2, 0.2), 9_000, [1, 0]),
+        ((0.2, 5.0), 1_875, None),
+        ((0.2, 5.0), 500, [0, 1]),
+    ):
+        state = steps(state, losses, count)
+        log_weights = log_weights + 0.01 * count * np.asarray(losses)
+        exact = scipy.special.softmax(log_weights)
+        np.testing.assert_allclose(state.weights, exact, atol=0.02)
+        if expected is not None:
+            np.testing.assert_allclose(state.weights, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
