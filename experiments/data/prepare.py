@@ -3,9 +3,9 @@
     python -m experiments.data.prepare mnist --source ~/raw/mnist
     python -m experiments.data.prepare --list
 
-Raw files are idx (.gz or not), CIFAR pickles or binaries, SVHN's .mat, npy or npz arrays, mosaics with
-labels.npz, or pictures in a folder or zip for each class; which of them is found out. Sets that are known (mnist,
-fashion_mnist, kmnist, emnist/letters, notmnist, kannada_mnist, kannada_mnist/dig, cifar10, cifar100, dtd,
+Raw files are idx (.gz or not), CIFAR pickles or binaries, SVHN's .mat, npy or npz arrays, or pictures
+in a folder or zip for each class; which of them is found out. Sets that are known (mnist,
+fashion_mnist, kmnist, emnist/letters, notmnist, kannada_mnist, kannada_mnist/dig, cifar10, cifar100,
 svhn_cropped, cifar10_corrupted/<type>_<severity>, omniglot, tiny_imagenet, tiny_imagenet/outliers, random_images)
 must agree with the known counts and checksums; tiny_images/<count> draws outliers from the file of 80 Million Tiny
 Images, without what the lists beside it name; cifar10_extra are pseudo-labelled images; multi_illumination/mip5 is a

@@ -1,10 +1,11 @@
 """Read raw files that are arrays: idx as MNIST has it, npy and npz. A reader gives None for other files."""
 
 import gzip
+import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,36 +43,61 @@ def idx(folder: Path, only: str = "") -> Raw | None:
 
 
 def npz(folder: Path, only: str = "") -> Raw | None:
-    """Read .npy and .npz files: one array of uint8 images and one of labels a split, told by name.
+    """Read .npy and .npz files: one array of uint8 images and one of labels a split, by their names.
 
-    "train", "val" or "test" in the name of the file or of the array says the split, "test" if neither does.
+    "train", "val" or "test" in the name of the file or of the array says the split, "test" if neither does. An
+    array of integers with "index" in its name holds the official numbers of the images: they are sorted by it, and
+    some of them may be absent. An array of strings with "class" in its name holds the names of the classes.
 
     Raises:
-      ValueError: for a file that is damaged, objects instead of numbers, images that are not bytes or without
-        labels.
+      ValueError: for a file that is damaged, objects instead of numbers, images that are not bytes, without labels,
+        or with another count of numbers.
     """
     images: dict[str, tuple[Path, np.ndarray]] = {}
     labels: dict[str, np.ndarray] = {}
+    numbers: dict[str, np.ndarray] = {}
+    classes: tuple[str, ...] = ()
     for path in files(folder, ".npy", ".npz"):
         for key, array in _arrays(path).items():
             name = f"{path.stem} {key}"
             if only not in name:
                 continue
-            if array.dtype == np.uint8 and array.ndim >= 3:
+            if array.dtype.kind in "US" and array.ndim == 1 and "class" in name.lower():
+                classes = tuple(map(str, array.astype(str)))
+            elif array.dtype == np.uint8 and array.ndim >= 3:
                 if split_of(name) in images:
                     raise ValueError(f"{path}: second array of {split_of(name)} images, must be one")
                 images[split_of(name)] = path, array
             elif np.issubdtype(array.dtype, np.integer) and array.size == len(np.atleast_1d(array)):
-                if split_of(name) in labels:
-                    raise ValueError(f"{path}: second array of {split_of(name)} labels, must be one")
-                labels[split_of(name)] = array.reshape(-1)
+                what, found = ("numbers", numbers) if "index" in name.lower() else ("labels", labels)
+                if split_of(name) in found:
+                    raise ValueError(f"{path}: second array of {split_of(name)} {what}, must be one")
+                found[split_of(name)] = array.reshape(-1)
             elif array.ndim >= 3:
                 raise ValueError(f"{path}: {_why_not(array)}")
     if without := sorted(set(images) - set(labels)):
         raise ValueError(
             f"{images[without[0]][0]}: no labels for its images, one array of integers must hold them"
         )
-    return Raw({s: part(image, labels[s]) for s, (_, image) in images.items()}) if images else None
+    if not images:
+        return None
+    for split, (path, image) in images.items():
+        for what, found in (("labels", labels), ("numbers", numbers)):
+            if split in found and len(found[split]) != len(image):
+                raise ValueError(
+                    f"{path}: {len(image)} {split} images with {len(found[split])} {what}, must be equal"
+                )
+    parts = {
+        split: _sorted(part(image, labels[split], numbers.get(split))) for split, (_, image) in images.items()
+    }
+    return Raw(parts, classes, numbered=frozenset(numbers))
+
+
+def _sorted(found: Part) -> Part:
+    order = np.argsort(found.index, kind="stable")
+    if (order == np.arange(len(order))).all():
+        return found
+    return Part(found.image[order], found.label[order], found.index[order])
 
 
 def _why_not(array: np.ndarray) -> str:
@@ -96,14 +122,24 @@ def split_of(name: str) -> str:
 
 
 def files(folder: Path, *suffixes: str) -> list[Path]:
-    """List the files under a folder, sorted, hidden ones left out."""
-    found = (p for p in sorted(folder.rglob("*")) if p.is_file())
-    return [
-        p
-        for p in found
-        if (not suffixes or p.suffix.lower() in suffixes)
-        and not any(name.startswith(".") for name in p.relative_to(folder).parts)
-    ]
+    """List the files under a folder, sorted, hidden ones left out; links to files and folders are followed."""
+    found = (path for path, is_folder in entries(folder) if not is_folder)
+    return sorted(p for p in found if not suffixes or p.suffix.lower() in suffixes)
+
+
+def entries(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[tuple[Path, bool]]:
+    """Yield what is under a folder, and whether it is a folder; links are followed, hidden entries left out."""
+    real = os.path.realpath(folder)
+    if real in above or not folder.is_dir():  # a link to a folder that it lies in
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield path, True
+            yield from entries(path, above | {real})
+        elif path.is_file():
+            yield path, False
 
 
 def part(image: np.ndarray, label: np.ndarray | Iterable[int], index: np.ndarray | None = None) -> Part:

@@ -48,7 +48,7 @@ def paired(folder: str | Path, *, size: int | None = None) -> Paired:
             f"paired: {folder}: {what}, must hold image/NAME and perturbed/NAME or perturbed/NAME/..."
         )
     names = tuple(sorted(images))
-    grey = all(opened(item).mode in ("1", "L", "I;16") for item in [*images.values(), *views])
+    grey = all(opened(item).mode in ("1", "L") for item in [*images.values(), *views])
     left = decoded([images[name] for name in names], size=size, grey=grey)
     right = decoded(views, size=size, grey=grey)
     if left.shape[1:] != right.shape[1:]:

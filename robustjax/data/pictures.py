@@ -1,20 +1,24 @@
 """Read pictures from folders and from zip files: one folder for each class."""
 
 import io
+import unicodedata
 import zipfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from robustjax.data.layouts import files, part, split_of
+from robustjax.data.layouts import entries, files, part, split_of
 from robustjax.data.resize import to_square
 from robustjax.data.store import Raw
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 Found = tuple[PurePosixPath, Callable[[], bytes]]  # where a picture is, and how to read it
+Entry = tuple[PurePosixPath, Callable[[], bytes] | None]  # a file, or a folder that nothing reads
 
 
 def by_class(folder: Path, only: str = "", *, size: int | None = None) -> Raw | None:
@@ -28,10 +32,13 @@ def by_class(folder: Path, only: str = "", *, size: int | None = None) -> Raw | 
       only: read the pictures alone whose paths hold this.
       size: scale and crop to so many pixels a side; needed if they differ in size.
     Raises:
-      ValueError: for a damaged picture, pictures of several sizes, or pictures outside a class.
+      ValueError: for a damaged picture, pictures of several sizes, pictures outside a class, or a folder beside those
+        of the classes that holds no picture: left out, it would shift the labels of the others.
     """
+    everything = _entries(folder)
     splits: dict[str, list[tuple[Found, str]]] = {}
-    for found in pictures(folder):
+    homes: dict[PurePosixPath, str] = {}  # the folders of the classes
+    for found in _pictures(folder, everything):
         dirs = found[0].parts[:-1]
         if only not in found[0].as_posix():
             continue
@@ -39,11 +46,13 @@ def by_class(folder: Path, only: str = "", *, size: int | None = None) -> Raw | 
         inside = dirs[-1:] if place is None else dirs[place + 1 :]
         if not inside:
             raise ValueError(f"{folder}: {found[0]} lies in no class, each class must be a folder")
+        homes[PurePosixPath(*(dirs if place is None else dirs[: place + 2]))] = inside[0]
         splits.setdefault("test" if place is None else split_of(dirs[place]), []).append((found, inside[0]))
     if not splits:
         return None
+    note = _left_out(folder, everything, homes) if not only else ""
     classes = sorted({name for items in splits.values() for _, name in items})
-    grey = all(opened(found).mode in ("1", "L", "I;16") for items in splits.values() for found, _ in items)
+    grey = all(opened(found).mode in ("1", "L") for items in splits.values() for found, _ in items)
     return Raw(
         {
             split: part(
@@ -53,32 +62,99 @@ def by_class(folder: Path, only: str = "", *, size: int | None = None) -> Raw | 
             for split, items in splits.items()
         },
         tuple(classes),
+        note=note,
     )
 
 
 def pictures(folder: Path) -> list[Found]:
     """List the pictures under a folder, those in zip files included, in the order of their paths.
 
-    The path of a picture in `a.zip` starts with `a`.
+    The path of a picture in `a.zip` starts with `a`. Paths are in Unicode's composed form (NFC), so that names that
+    look the same are the same.
 
     Raises:
-      ValueError: for a damaged zip file.
+      ValueError: for a damaged zip file, or one that lies beside what was unpacked from it.
     """
-    found: list[Found] = []
-    for path in files(folder, *SUFFIXES):
-        found.append((PurePosixPath(path.relative_to(folder).as_posix()), path.read_bytes))
-    for path in files(folder, ".zip"):
-        try:
-            archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: damaged zip file ({error})") from error
-        for name in archive.namelist():
-            inner = PurePosixPath(name)
-            if inner.suffix.lower() in SUFFIXES and not any(
-                p.startswith((".", "__MACOSX")) for p in inner.parts
-            ):
-                found.append((PurePosixPath(path.stem) / inner, lambda a=archive, n=name: a.read(n)))
+    return _pictures(folder, _entries(folder))
+
+
+def _pictures(folder: Path, everything: Sequence[Entry]) -> list[Found]:
+    found = [
+        (path, read) for path, read in everything if read is not None and path.suffix.lower() in SUFFIXES
+    ]
+    for archive in files(folder, ".zip"):
+        unpacked = archive.with_suffix("")
+        twice = unpacked if unpacked.is_dir() and files(unpacked, *SUFFIXES) else None
+        for name in [] if twice else _archive(archive).namelist():
+            if PurePosixPath(name).suffix.lower() in SUFFIXES and (archive.parent / name).is_file():
+                twice = archive.parent / name
+                break
+        if twice:
+            raise ValueError(
+                f"{folder}: holds {archive.name} and {twice}, packed and unpacked; remove one of them"
+            )
     return sorted(found, key=lambda f: f[0])
+
+
+def _entries(folder: Path) -> list[Entry]:
+    """List files and folders under a folder, those in zip files included."""
+    found: list[Entry] = []
+    for path, is_folder in entries(folder):
+        inner = _composed(path.relative_to(folder).as_posix())
+        found.append((inner, None if is_folder else path.read_bytes))
+        if not is_folder and path.suffix.lower() == ".zip":
+            archive, top = _archive(path), inner.with_suffix("")
+            for name in archive.namelist():
+                inside = PurePosixPath(name)
+                if any(p.startswith((".", "__MACOSX")) for p in inside.parts):
+                    continue
+                read = None if name.endswith("/") else partial(archive.read, name)
+                found.append((top / _composed(name), read))
+    return found
+
+
+def _composed(path: str) -> PurePosixPath:
+    return PurePosixPath(unicodedata.normalize("NFC", path))
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: damaged zip file ({error})") from error
+
+
+def _left_out(folder: Path, everything: Sequence[Entry], homes: Mapping[PurePosixPath, str]) -> str:
+    """Count the files in classes that are no pictures; refuse a folder beside the classes that holds no picture."""
+    beside = {home.parent for home in homes}
+    suffixes: Counter[str] = Counter()
+    empty: dict[PurePosixPath, Counter[str]] = {}
+    for path, read in everything:
+        for home in [*path.parents] if read is not None else [path, *path.parents]:
+            if home.parent in beside and home != home.parent:
+                break
+        else:
+            continue
+        if any(known == home or home in known.parents for known in homes):
+            if home in homes and read is not None and path.suffix.lower() not in SUFFIXES:
+                suffixes[path.suffix] += 1
+        elif home.name not in homes.values():
+            empty.setdefault(home, Counter())
+            if read is not None:
+                empty[home][path.suffix] += 1
+    for home, kinds in empty.items():
+        holds = (
+            ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in kinds.items()) or "nothing"
+        )
+        raise ValueError(
+            f"{folder}: {home} holds {holds}, must hold pictures ({' '.join(SUFFIXES)}) as the classes beside it do, "
+            "or be removed"
+        )
+    if not suffixes:
+        return ""
+    return "left out: " + ", ".join(
+        f"{count} {suffix or 'without suffix'}" for suffix, count in suffixes.items()
+    )
 
 
 def decoded(found: Sequence[Found], *, size: int | None, grey: bool) -> np.ndarray:
@@ -98,10 +174,34 @@ def decoded(found: Sequence[Found], *, size: int | None, grey: bool) -> np.ndarr
 
 
 def opened(found: Found) -> Image.Image:
-    """Open a picture and read all of it."""
+    """Open a picture and read all of it, as 8 bits a channel.
+
+    Raises:
+      ValueError: if it is damaged, or has more than 16 bits a channel.
+    """
+    return from_bytes(found[1], str(found[0]))
+
+
+def from_bytes(content: bytes | Callable[[], bytes], name: str) -> Image.Image:
+    """Decode the content of a picture file; of 16-bit grey values the upper 8 bits are kept, as of colours.
+
+    Pillow's own conversion would cut 16-bit grey values off at 255, so that nearly all of a picture becomes white.
+
+    Args:
+      content: of the file, or what reads it.
+      name: of the file, for errors.
+    Raises:
+      ValueError: if it is damaged, or has more than 16 bits a channel.
+    """
     try:
-        picture = Image.open(io.BytesIO(found[1]()))
+        picture = Image.open(io.BytesIO(content if isinstance(content, bytes) else content()))
         picture.load()
-    except (OSError, SyntaxError, UnidentifiedImageError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{found[0]}: damaged picture ({error})") from error
+    except Exception as error:  # a damaged picture or archive may raise anything
+        raise ValueError(f"{name}: damaged picture ({error})") from error
+    # Pillow gives 16-bit grey PNG files as I or I;16, depending on its version.
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        what = "32-bit integers" if picture.mode == "I" else "floating-point numbers"
+        raise ValueError(f"{name}: holds {what}, must have 8 or 16 bits a channel")
     return picture

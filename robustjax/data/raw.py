@@ -8,7 +8,6 @@ from robustjax.data import cifar, layouts
 from robustjax.data.decode import digest
 from robustjax.data.extra import pseudo_labelled, unlabelled
 from robustjax.data.known import KNOWN, Known
-from robustjax.data.mosaics import mosaics
 from robustjax.data.omniglot import omniglot
 from robustjax.data.pictures import by_class
 from robustjax.data.store import Contents, Part, Raw
@@ -20,7 +19,8 @@ from robustjax.data.tiny_images import sample
 def contents(name: str, folder: Path, *, size: int | None = None) -> Contents:
     """Read a folder of raw files, whatever their layout.
 
-    A name that is known (mnist, cifar10, ...) must hold what is known of it: classes, counts and checksums.
+    A name that is known (mnist, cifar10, ...) must hold what is known of it: classes, counts and checksums. Where the
+    files say the official numbers of their images, a part of a known set will do; its checksums cannot be verified.
 
     Args:
       name: what to call it; any name, or a known one.
@@ -30,6 +30,8 @@ def contents(name: str, folder: Path, *, size: int | None = None) -> Contents:
       ValueError: if the folder is empty or of no known layout, a file is damaged, or the contents are not
         those of the named set.
     """
+    if size is not None and size < 1:
+        raise ValueError(f"{name}: size is {size}, must be at least 1 pixel")
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     if not layouts.files(folder):
@@ -39,19 +41,21 @@ def contents(name: str, folder: Path, *, size: int | None = None) -> Contents:
     if raw is None:
         raise ValueError(
             f"{folder}: no raw files of a known layout; it must hold idx files, CIFAR pickles or binaries, "
-            "SVHN's .mat, npy or npz arrays, mosaics with labels.npz, or pictures in a folder or zip for each class"
+            "SVHN's .mat, npy or npz arrays, or pictures in a folder or zip for each class"
         )
-    for split, part in raw.parts.items():
-        _verify(name, split, part, known)
+    gaps = [_gap(name, split, raw, known) for split in raw.parts]
+    verified = [
+        not gap and _verify(name, split, raw.parts[split], known)
+        for split, gap in zip(raw.parts, gaps, strict=True)
+    ]
     classes = known.classes or raw.classes or _numbered(raw)
     return Contents(
         name=name,
         version=known.version,
         classes=classes,
-        parts={split: _without(part, raw.missing.get(split)) for split, part in raw.parts.items()},
-        source=f"raw files of {name}"
-        + (", checksums verified" if set(raw.parts) <= set(known.sha256) else ""),
-        note="; ".join(filter(None, (known.note, *_gaps(raw, classes)))),
+        parts=raw.parts,
+        source=f"raw files of {name}" + (", checksums verified" if all(verified) else ""),
+        note="; ".join(filter(None, (known.note, raw.note, *gaps))),
     )
 
 
@@ -73,47 +77,37 @@ def _read(name: str, folder: Path, only: str, size: int | None) -> Raw | None:
         return sample(folder, int(count))
     if name.startswith("cifar10_corrupted/"):
         return cifar.corrupted(folder, name.partition("/")[2])
-    for reader in (mosaics, layouts.idx, cifar.pickles, cifar.binary, svhn, layouts.npz):
+    for reader in (layouts.idx, cifar.pickles, cifar.binary, svhn, layouts.npz):
         if (raw := reader(folder, only)) is not None:
             return raw
     return by_class(folder, only, size=size)
 
 
-def _verify(name: str, split: str, part: Part, known: Known) -> None:
+def _gap(name: str, split: str, raw: Raw, known: Known) -> str:
+    """Say how much of an official split is there, if less than all: "49,883 of 50,000 train images"."""
+    index, total = raw.parts[split].index, known.counts.get(split, 0)
+    if split not in raw.numbered or not total or len(index) >= total:
+        return ""
+    if index.min() < 0 or index.max() >= total:
+        raise ValueError(
+            f"{name}: {split} images are numbered {index.min()} to {index.max()}, must be in 0..{total - 1}"
+        )
+    return f"{len(index):,} of {total:,} {split} images"
+
+
+def _verify(name: str, split: str, part: Part, known: Known) -> bool:
+    """Compare a whole split with what is known; say whether its checksums agreed."""
     other = "choose another name for another data set"
-    if known.counts and len(part.image) != known.counts.get(split, 0):
-        must = f"{known.counts.get(split, 0):,}"
-        raise ValueError(f"{name}: {len(part.image):,} {split} images found, must be {must}; {other}")
+    total = known.counts.get(split, 0)
+    if known.counts and len(part.image) != total:
+        raise ValueError(f"{name}: {len(part.image):,} {split} images found, must be {total:,}; {other}")
     if split not in known.sha256:
-        return
-    image = part.image
-    if split in known.blank:
-        image = image.copy()
-        image[list(known.blank[split])] = 0
-    found = digest(image), digest(part.label.astype(np.uint8))
-    for what, have, must in zip(("pixels", "labels"), found, known.sha256[split], strict=True):
-        if have != must:
-            raise ValueError(f"{name}: SHA-256 of the {split} {what} is {have}, must be {must}; {other}")
-
-
-def _without(part: Part, missing: np.ndarray | None) -> Part:
-    if missing is None or not len(missing):
-        return part
-    keep = ~np.isin(part.index, missing)
-    return Part(part.image[keep], part.label[keep], part.index[keep])
-
-
-def _gaps(raw: Raw, classes: tuple[str, ...]) -> list[str]:
-    """Say what is missing: "49,883 of 50,000 train images: 109 ship, 7 horse, 1 dog missing"."""
-    said = []
-    for split, missing in raw.missing.items():
-        part = raw.parts[split]
-        lost = np.bincount(part.label[np.isin(part.index, missing)], minlength=len(classes))
-        if len(missing):
-            most = ", ".join(f"{lost[k]} {classes[k]}" for k in np.argsort(-lost, kind="stable") if lost[k])
-            left = f"{len(part.index) - len(missing):,} of {len(part.index):,}"
-            said.append(f"{left} {split} images: {most} missing")
-    return said
+        return False
+    have = digest(part.image), digest(part.label.astype(np.uint8))
+    for what, found, must in zip(("pixels", "labels"), have, known.sha256[split], strict=True):
+        if must is not None and found != must:
+            raise ValueError(f"{name}: SHA-256 of the {split} {what} is {found}, must be {must}; {other}")
+    return None not in known.sha256[split]
 
 
 def _numbered(raw: Raw) -> tuple[str, ...]:

@@ -7,7 +7,12 @@ def to_square(picture: Image.Image, size: int) -> Image.Image:
     """Crop the centre and scale it to `size` pixels a side.
 
     Shrinking averages areas, so 64 to 32 pixels is the mean of each 2 x 2 block; enlarging is bicubic.
+
+    Raises:
+      ValueError: if the size is below 1.
     """
+    if size < 1:
+        raise ValueError(f"to_square: size is {size}, must be at least 1 pixel")
     width, height = picture.size
     short = min(width, height)
     left, top = (width - short) // 2, (height - short) // 2

@@ -32,13 +32,17 @@ class Part:
 class Raw:
     """What a reader found in a folder of raw files.
 
-    `missing` lists, per split, official indices whose images are blanks to be dropped. `classes` are their
-    names if the files say them.
+    Attributes:
+      parts: by split.
+      classes: their names if the files say them.
+      numbered: splits whose official indices the files say; such a split may be a part of the official one.
+      note: what was left out.
     """
 
     parts: Mapping[str, Part]
     classes: tuple[str, ...] = ()
-    missing: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    numbered: frozenset[str] = frozenset()
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

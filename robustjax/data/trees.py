@@ -1,15 +1,15 @@
 """Pictures and masks of a published folder tree as `Scenes`, decoded when they are asked for."""
 
 import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from robustjax.data.pictures import from_bytes
 from robustjax.data.resize import to_square
 from robustjax.data.scenes import Rows, Scenes
 
@@ -86,18 +86,14 @@ def scenes(
 
 
 def opened(source: Path | bytes) -> Image.Image:
-    """Open a picture and read all of it.
+    """Open a picture and read all of it, as 8 bits a channel.
 
     Raises:
-      ValueError: if it is damaged.
+      ValueError: if it is damaged, or has more than 16 bits a channel.
     """
-    try:
-        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        picture.load()
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        what = "a picture inside another file" if isinstance(source, bytes) else source
-        raise ValueError(f"{what}: damaged picture ({error})") from error
-    return picture
+    if isinstance(source, bytes):
+        return from_bytes(source, "a picture inside another file")
+    return from_bytes(source.read_bytes(), str(source))
 
 
 def needed(name: str, path: Path, what: str) -> Path:

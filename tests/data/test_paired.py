@@ -45,3 +45,11 @@ def test_pictures_without_a_partner_and_of_other_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="give a size"):
         paired(tmp_path)
     assert paired(tmp_path, size=4).image.shape == (1, 4, 8, 3)
+
+
+def test_of_16_bit_grey_the_upper_8_are_kept(tmp_path):
+    wide = np.linspace(0, 65535, 16).reshape(4, 4).astype(np.uint16)
+    for side in ("image", "perturbed"):
+        (tmp_path / side).mkdir()
+        Image.fromarray(wide).save(tmp_path / side / "a.png")
+    np.testing.assert_array_equal(paired(tmp_path).image[0, ..., 0], np.tile(wide >> 8, 2))

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import struct
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -176,29 +177,117 @@ def test_channels_first_becomes_channels_last(tmp_path):
     assert_part(raw.contents("mine", tmp_path).parts["test"], COLOUR, LABEL)
 
 
-def mosaic(image: np.ndarray, columns: int) -> bytes:
-    size = image.shape[1]
-    whole = np.zeros((40 * columns, size, size, 3), np.uint8)
-    whole[: len(image)] = image
-    return coded(
-        whole.reshape(40, columns, size, size, 3).swapaxes(1, 2).reshape(40 * size, columns * size, 3)
-    )
-
-
-def test_mosaics_without_their_blank_tiles(tmp_path):
-    image = RNG.integers(1, 256, (90, 4, 4, 3), np.uint8)
-    label, missing = np.arange(90) % 3, np.asarray([7, 81])
-    image[missing] = 0
-    put(tmp_path / "train_00.png", mosaic(image[:80], 2))
-    put(tmp_path / "train_01.png", mosaic(image[80:], 2))
-    np.savez(tmp_path / "labels.npz", train=label, missing_train=missing, class_names=["cat", "dog", "ship"])
+def test_npz_with_official_numbers_may_be_a_part_of_a_known_set(tmp_path, monkeypatch):
+    """Images of a known set that are not all there come in official order, and are counted."""
+    monkeypatch.setitem(KNOWN, "mine", Known(counts={"test": 20}, sha256={"test": ("no", "no")}))
+    number = RNG.permutation(20)[:12]
+    arrays = {"test_images": COLOUR, "test_labels": LABEL, "test_index": number}
+    np.savez(tmp_path / "mine.npz", **arrays, class_names=["cat", "dog", "ship"])
     contents = raw.contents("mine", tmp_path)
-    keep = np.setdiff1d(np.arange(90), missing)
-    np.testing.assert_array_equal(contents.parts["train"].image, image[keep])
-    np.testing.assert_array_equal(contents.parts["train"].label, label[keep])
-    np.testing.assert_array_equal(contents.parts["train"].index, keep)
-    assert contents.note == "88 of 90 train images: 1 cat, 1 dog missing"
+    order, part = np.argsort(number), contents.parts["test"]
+    np.testing.assert_array_equal(part.image, COLOUR[order])
+    np.testing.assert_array_equal(part.label, LABEL[order])
+    np.testing.assert_array_equal(part.index, number[order])
+    assert contents.note == "12 of 20 test images" and contents.source == "raw files of mine"
     assert contents.classes == ("cat", "dog", "ship")
+    np.savez(tmp_path / "mine.npz", **arrays | {"test_index": number + 20})
+    with pytest.raises(ValueError, match="must be in 0"):
+        raw.contents("mine", tmp_path)
+    np.savez(tmp_path / "mine.npz", **arrays | {"test_index": number[:5]})
+    with pytest.raises(ValueError, match="12 test images with 5 numbers, must be equal"):
+        raw.contents("mine", tmp_path)
+    np.savez(
+        tmp_path / "mine.npz", test_images=COLOUR, test_labels=LABEL
+    )  # no numbers: which images are they?
+    with pytest.raises(ValueError, match="12 test images found, must be 20"):
+        raw.contents("mine", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_of_16_bit_grey_the_upper_8_are_kept(tmp_path, kind):
+    """Pillow's conversion cuts at 255, which makes nearly all of a 16-bit picture white."""
+    wide = RNG.integers(0, 65536, (8, 8), np.uint16)
+    put(tmp_path / "a" / f"1.{kind.lower()}", coded(wide, kind))
+    part = raw.contents("mine", tmp_path).parts["test"]
+    np.testing.assert_array_equal(part.image[0, ..., 0], wide >> 8)
+
+
+def test_16_bit_omniglot_is_inverted_too(tmp_path):
+    wide = RNG.integers(0, 65536, (28, 28), np.uint16)
+    put(tmp_path / "images_evaluation" / "Greek" / "character01" / "1.png", coded(wide))
+    part = raw.contents("omniglot", tmp_path).parts["test"]
+    np.testing.assert_array_equal(part.image[0, ..., 0], 255 - (wide >> 8))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "PPM"])
+def test_other_kinds_of_pictures_are_read(tmp_path, kind):
+    """A class of such pictures alone would vanish, and shift the labels of those after it."""
+    suffix = {"TIFF": "tif"}.get(kind, kind.lower())
+    put(tmp_path / "a" / f"1.{suffix}", coded(GREY[0], kind))
+    put(tmp_path / "b" / "1.png", coded(GREY[1]))
+    contents = raw.contents("mine", tmp_path)
+    np.testing.assert_array_equal(contents.parts["test"].image[..., 0], GREY[:2])
+    assert contents.classes == ("a", "b")
+
+
+def test_names_that_look_the_same_are_one_class(tmp_path):
+    """macOS stores an accent as a letter of its own (NFD), others with its letter (NFC)."""
+    composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    put(tmp_path / "train" / composed / "1.png", coded(GREY[0]))
+    put(tmp_path / "train" / apart / "2.png", coded(GREY[1]))
+    put(tmp_path / "test.zip", zipped({f"{apart}/3.png": coded(GREY[2])}))
+    contents = raw.contents("mine", tmp_path)
+    assert contents.classes == (composed,)
+    assert_part(contents.parts["train"], GREY[:2], [0, 0])
+    assert_part(contents.parts["test"], GREY[2:3], [0])
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for name in "ab":
+        put(data / "train" / name / "1.png", coded(GREY[0]))
+    put(elsewhere / "c" / "1.png", coded(GREY[1]))
+    (data / "train" / "c").symlink_to(elsewhere / "c")
+    (data / "test").symlink_to(elsewhere)
+    (elsewhere / "c" / "up").symlink_to(elsewhere)  # a circle
+    contents = raw.contents("mine", data)
+    assert contents.classes == ("a", "b", "c")
+    assert contents.parts["train"].label.tolist() == [0, 1, 2] and contents.parts["test"].label.tolist() == [
+        2
+    ]
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"train/b/": b""}, "train/b holds nothing, must hold pictures"),
+        ({"train/b/1.heic": b"x", "train/b/2.heic": b"x"}, "train/b holds 2 .heic, must hold pictures"),
+    ],
+)
+def test_a_class_without_pictures_is_named(tmp_path, more, words):
+    """Left out, it would shift the labels of the classes after it."""
+    for name, content in ({f"train/{c}/1.png": coded(GREY[0]) for c in "ac"} | more).items():
+        if name.endswith("/"):
+            (tmp_path / name).mkdir(parents=True)
+        else:
+            put(tmp_path / name, content)
+    with pytest.raises(ValueError, match=words):
+        raw.contents("mine", tmp_path)
+
+
+def test_what_is_left_out_of_a_class_is_counted(tmp_path):
+    put(tmp_path / "train" / "a" / "1.png", coded(GREY[0]))
+    put(tmp_path / "train" / "a" / "2.heic", b"x")
+    assert raw.contents("mine", tmp_path).note == "left out: 1 .heic"
+
+
+@pytest.mark.parametrize("name, inner", [("test", "a/1.png"), ("all", "test/a/1.png")])
+def test_packed_and_unpacked_at_once_is_refused(tmp_path, name, inner):
+    """Every picture would count twice."""
+    put(tmp_path / "test" / "a" / "1.png", coded(GREY[0]))
+    put(tmp_path / f"{name}.zip", zipped({inner: coded(GREY[0])}))
+    with pytest.raises(ValueError, match=rf"holds {name}\.zip and .*, packed and unpacked"):
+        raw.contents("mine", tmp_path)
 
 
 @pytest.mark.parametrize("archive", [False, True])
@@ -438,16 +527,13 @@ def test_wrong_labels_of_a_known_set_are_noticed(tmp_path, monkeypatch):
         raw.contents("mine", tmp_path)
 
 
-def test_images_without_which_the_checksum_was_taken_are_not_checked(tmp_path, monkeypatch):
+def test_where_the_pixels_are_not_known_the_labels_are_checked(tmp_path, monkeypatch):
     import hashlib
 
-    blanked = GREY.copy()
-    blanked[[2, 5]] = 0
-    digests = tuple(hashlib.sha256(a.tobytes()).hexdigest() for a in (blanked, LABEL))
-    monkeypatch.setitem(KNOWN, "mine", Known(sha256={"test": digests}, blank={"test": (2, 5)}))
-    put(tmp_path / "t10k-images-idx3-ubyte", idx(GREY))
-    put(tmp_path / "t10k-labels-idx1-ubyte", idx(LABEL))
-    assert_part(raw.contents("mine", tmp_path).parts["test"], GREY, LABEL)
-    monkeypatch.setitem(KNOWN, "mine", Known(sha256={"test": digests}, blank={"test": (2, 6)}))
-    with pytest.raises(ValueError, match="SHA-256 of the test pixels"):
+    known = Known(sha256={"test": (None, hashlib.sha256(LABEL.tobytes()).hexdigest())})
+    monkeypatch.setitem(KNOWN, "mine", known)
+    np.savez(tmp_path / "mine.npz", x_test=GREY, y_test=LABEL)
+    assert raw.contents("mine", tmp_path).source == "raw files of mine"
+    np.savez(tmp_path / "mine.npz", x_test=GREY, y_test=LABEL[::-1])
+    with pytest.raises(ValueError, match="SHA-256 of the test labels"):
         raw.contents("mine", tmp_path)

@@ -254,3 +254,16 @@ def test_trees_refuse_what_is_no_tree(tmp_path):
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(ValueError, match="holds a list, must be an object"):
         trees.mapping(tmp_path / "list.json")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_of_16_bit_grey_the_upper_8_are_kept(tmp_path, suffix):
+    """Every reader of published trees opens pictures and masks so."""
+    wide = np.linspace(0, 65535, 16).reshape(4, 4).astype(np.uint16)
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(wide).save(path)
+    for source in (path, path.read_bytes()):
+        np.testing.assert_array_equal(np.asarray(trees.opened(source)), wide >> 8)
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(ValueError, match="floating-point numbers, must have 8 or 16 bits"):
+        trees.opened(tmp_path / "f.tif")
