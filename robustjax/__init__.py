@@ -19,7 +19,7 @@ box), and solvers that know nothing else. The house, floor by floor; imports go 
 1  threats        norm balls with a box
    models/        networks behind `types.Model`
    data/          data sets, streams, augmentation, outliers
-0  types  numerics  logit
+0  types  numerics  logit  logistic_regression
 """
 
 __version__ = "0.1.0"

@@ -12,7 +12,6 @@ sensitivity        relative foreground sensitivity: which noise hurts more
 groups             accuracy by class and by group, worst group
 backgrounds        what a change of background does: gap, flips, coarse classes, effective robustness
 saliency           whether what matters to the answer lies on the object
-probe              logistic regression on features, l1 and l2
 last_layer         deep feature reweighting: refit the last layer on balanced groups
 reliance           all of this for networks of several seeds on paired scenes
 measures           the numbers made of that, by name, and differences with intervals

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from robustjax.analysis.groups import worst_group
-from robustjax.analysis.probe import Linear, logistic_l1, scaling
+from robustjax.logistic_regression import Linear, logistic_l1, scaling
 from robustjax.types import Images, Logits, LogitsFn, Model, Params, State
 
 STRENGTHS = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)

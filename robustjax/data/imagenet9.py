@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from robustjax.data import trees
+from robustjax.data.pictures import SUFFIXES
 from robustjax.data.planted import Variant
 from robustjax.data.scenes import Scenes
 
@@ -41,7 +42,7 @@ def imagenet9(root: str | Path, variant: str, *, size: int = 224) -> Scenes:
     found: list[tuple[int, str, Path]] = []
     for k, name in enumerate(CLASSES):
         inside = trees.needed("imagenet9", folder / f"{k:02}_{name}", "the backgrounds challenge")
-        files = [p for p in inside.iterdir() if p.suffix.lower() in (".jpeg", ".jpg", ".png")]
+        files = [p for p in inside.iterdir() if p.suffix.lower() in SUFFIXES]
         found += sorted((k, _foreground(path), path) for path in files)
     label = [k for k, _, _ in found]
     mask_files = [root / "fg_mask" / "val" / f"{k:02}_{CLASSES[k]}" / f"{name}.npy" for k, name, _ in found]

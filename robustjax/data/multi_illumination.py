@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from robustjax.data.layouts import files
 from robustjax.data.lit import lit
 from robustjax.data.sources import Split, find, place
 from robustjax.data.store import scratch, settle
@@ -97,7 +98,7 @@ def scenes(folder: Path, mip: int) -> list[Path]:
     Raises:
       ValueError: if there is none.
     """
-    found = sorted(path.parent for path in folder.rglob(f"dir_0_mip{mip}.jpg"))
+    found = [path.parent for path in files(folder, ".jpg") if path.name == f"dir_0_mip{mip}.jpg"]
     if not found:
         raise ValueError(
             f"multi_illumination: {folder} holds no SCENE/dir_0_mip{mip}.jpg, must be the unpacked downloads"

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from robustjax.data import trees
+from robustjax.data.pictures import SUFFIXES
 from robustjax.data.resize import to_square
 from robustjax.data.scenes import Scenes
 
@@ -49,7 +50,7 @@ def objectnet(root: str | Path, *, size: int = 224) -> tuple[Scenes, np.ndarray]
     files, label = [], []
     for k, folder in enumerate(folders):
         inside = trees.needed("objectnet", root / "images" / folder, "objectnet-1.0")
-        found = sorted(p for p in inside.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+        found = sorted(p for p in inside.iterdir() if p.suffix.lower() in SUFFIXES)
         files += found
         label += [k] * len(found)
     scenes = trees.scenes(

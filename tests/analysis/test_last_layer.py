@@ -7,7 +7,8 @@ import pytest
 import scipy.special
 from sklearn.linear_model import LogisticRegression
 
-from robustjax.analysis import groups, last_layer, probe
+from robustjax import logistic_regression
+from robustjax.analysis import groups, last_layer
 from robustjax.models import small
 
 RNG = np.random.default_rng(0)
@@ -20,7 +21,7 @@ WEIGHT = (RNG.uniform(size=90) < 0.7).astype(np.float32) * 1.5
 
 @pytest.mark.parametrize("strength", [0.05, 1.0])
 def test_l2_is_scikit_learns_optimum(strength):
-    ours = probe.logistic_l2(
+    ours = logistic_regression.logistic_l2(
         jnp.asarray(X), jnp.asarray(Y), classes=3, strength=strength, weight=jnp.asarray(WEIGHT)
     )
     theirs = LogisticRegression(C=strength, tol=1e-8, max_iter=1000).fit(X, Y, sample_weight=WEIGHT)
@@ -32,7 +33,7 @@ def test_l2_is_scikit_learns_optimum(strength):
 @pytest.mark.parametrize("strength", [0.05, 1.0])
 def test_l1_meets_its_optimality_conditions(strength):
     """The problem is convex, so a point that meets them in float64 is the minimum."""
-    ours = probe.logistic_l1(
+    ours = logistic_regression.logistic_l1(
         jnp.asarray(X), jnp.asarray(Y), classes=3, strength=strength, weight=jnp.asarray(WEIGHT)
     )
     w, b = (np.asarray(a, np.float64) for a in ours)
@@ -45,9 +46,11 @@ def test_l1_meets_its_optimality_conditions(strength):
 
 def test_scaling_is_undone():
     features = jnp.asarray(X * np.arange(6) + 3)  # the first never changes
-    scale = probe.scaling(features)
+    scale = logistic_regression.scaling(features)
     np.testing.assert_allclose(scale(features)[:, 1:].std(axis=0), 1, rtol=1e-5)
-    layer = probe.Linear(jnp.asarray(RNG.normal(size=(6, 3)), jnp.float32), jnp.asarray([1.0, 2.0, 3.0]))
+    layer = logistic_regression.Linear(
+        jnp.asarray(RNG.normal(size=(6, 3)), jnp.float32), jnp.asarray([1.0, 2.0, 3.0])
+    )
     np.testing.assert_allclose(scale.undone(layer)(features), layer(scale(features)), atol=1e-4)
 
 
@@ -79,7 +82,7 @@ def test_reweighting_recovers_the_worst_group():
 def test_a_network_reads_its_new_layer():
     model = small.mlp(classes=2, shape=(2, 2, 1), widths=(5, 3))
     params, state = model.init(jax.random.key(0))
-    layer = probe.Linear(params["head"]["kernel"] * 2, params["head"]["bias"] * 2)
+    layer = logistic_regression.Linear(params["head"]["kernel"] * 2, params["head"]["bias"] * 2)
     x = jnp.asarray(RNG.uniform(size=(4, 2, 2, 1)), jnp.float32)
     logits_fn = last_layer.retrained(model, params, state, layer)
     np.testing.assert_allclose(logits_fn(x), 2 * model.apply(params, state, x)[0], rtol=1e-5)

@@ -1,5 +1,6 @@
 """The comparison on shortcuts: what it leaves, how it resumes, trained networks, and its claims."""
 
+import dataclasses
 import shutil
 import signal
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import scripts
 
+from experiments.tradeoffs import compare
 from experiments.tradeoffs import results as numbers
 from experiments.tradeoffs.config import COMPARE_PRESETS, HIGH_CONTRAST
 from experiments.tradeoffs.trainer import Trainer
@@ -19,8 +21,8 @@ SCRIPT = "tradeoffs.compare"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("tradeoffs") / "run"
-    done = scripts.run(SCRIPT, "smoke", "--out", out)
-    assert done.returncode == 0, done.stderr
+    with jax.numpy_dtype_promotion("standard"):
+        assert compare.main(dataclasses.replace(COMPARE_PRESETS["smoke"], out=str(out))) == 0
     return out
 
 
@@ -42,7 +44,7 @@ def test_only_what_is_missing_is_trained(finished, tmp_path, capsys, monkeypatch
     shutil.copytree(finished, out)
     setting = COMPARE_PRESETS["smoke"].grid()[0]
     (out / "settings" / f"{setting.name}.npz").unlink()
-    done = scripts.run(SCRIPT, "smoke", "--out", out, "--correlations", 0.1, 0.5)
+    done = scripts.call(capsys, monkeypatch, SCRIPT, "smoke", "--out", out, "--correlations", 0.1, 0.5)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("setting ") == 3  # the one removed, and two that join the folder
     before, after = contents(finished), contents(out)

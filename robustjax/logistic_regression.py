@@ -1,5 +1,6 @@
-"""Logistic regression on features, to convergence: what a linear layer can read off them."""
+"""Logistic regression to convergence, with an l1 or l2 penalty: linear probes, refitted last layers, sums of scores."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -42,6 +43,7 @@ def scaling(features: Float[Array, "n d"]) -> Scaling:
     return Scaling(features.mean(axis=0), jnp.where(std > 1e-8 * jnp.abs(features).max(axis=0), std, 1.0))
 
 
+@partial(jax.jit, static_argnames=("classes", "steps", "tolerance"))
 def logistic_l1(
     features: Float[Array, "n d"],
     label: Labels,
@@ -73,6 +75,7 @@ def logistic_l1(
     return _fista(shrink, features, label, classes, strength, weight, steps, tolerance)
 
 
+@partial(jax.jit, static_argnames=("classes", "steps", "tolerance"))
 def logistic_l2(
     features: Float[Array, "n d"],
     label: Labels,
