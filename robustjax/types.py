@@ -5,7 +5,7 @@ shape is one, there is nothing to inherit from.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -48,12 +48,14 @@ class Pair(NamedTuple):
     outlier: Images
 
 
+@runtime_checkable
 class Init(Protocol):
     """Draw the parameters and the initial state of a network."""
 
     def __call__(self, key: PRNGKeyArray) -> tuple[Params, State]: ...
 
 
+@runtime_checkable
 class Apply(Protocol):
     """Run a network; in train mode the second result is the updated state, otherwise `state` itself."""
 
@@ -96,18 +98,21 @@ class Network(NamedTuple):
         return frozen(self.model, self.params, self.state)
 
 
+@runtime_checkable
 class Ascent(Protocol):
     """Maximise an objective per example around x. `key` is one key, or one key per example."""
 
     def __call__(self, key: PRNGKeyArray, objective: Objective, x: Array) -> Found: ...
 
 
+@runtime_checkable
 class Attack(Protocol):
     """Look for points around x that a classifier gets wrong. `key` is one key, or one key per example."""
 
     def __call__(self, key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found: ...
 
 
+@runtime_checkable
 class Loss(Protocol):
     """Average a training objective over a batch, as `value_and_grad(has_aux=True)` wants it."""
 

@@ -16,7 +16,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from robustjax.data.sources import SPLITS, Split
 MOST = 20_000  # generated images where no number is asked for, and images of each set in a balanced mixture
 
 
+@runtime_checkable
 class OODSet(Protocol):
     """Make OOD images, uint8 and of the shape of the in-distribution images: what `module:name` must name.
 

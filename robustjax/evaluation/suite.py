@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ class Standing(NamedTuple):
     work_left: float  # at most; whoever breaks stops early
 
 
+@runtime_checkable
 class Memory(Protocol):
     """Where a suite keeps its progress, so that it can be killed and goes on."""
 

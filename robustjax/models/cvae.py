@@ -5,7 +5,7 @@ A prior p(z | x), a posterior q(z | x, perturbed x) and a decoder g(z, x), three
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -34,6 +34,7 @@ class Gaussian(NamedTuple):
         return self.mean + self.std * noise
 
 
+@runtime_checkable
 class Part(Protocol):
     """Run one of the networks; in train mode the second result is the updated state, else `state` itself."""
 

@@ -1,7 +1,7 @@
 """A variance-preserving diffusion of images, and a small U-Net that predicts the noise in them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from robustjax.types import Images, Params, PerExample
 Times = Float[Array, "b"]
 
 
+@runtime_checkable
 class Predict(Protocol):
     """Predict the noise in images at their times."""
 

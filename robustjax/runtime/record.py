@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO, overload
+from typing import Any, TextIO, overload
 
 import jax
 import numpy as np
@@ -153,7 +153,7 @@ class Run:
             self._events.close()
             self._events = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Run":
         return self
 
     def __exit__(

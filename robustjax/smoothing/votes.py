@@ -1,6 +1,6 @@
 """How often each class wins among noisy copies of an image."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from robustjax.smoothing.noise import Noise
 from robustjax.types import LogitsFn
 
 
+@runtime_checkable
 class Count(Protocol):
     """Count the classes of noisy copies; n may be traced, and differ between examples."""
 
