@@ -7,13 +7,17 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c .requirements.lock
 WORKERS ?= 2
 
-.PHONY: demo test oracles lint lock clean
+.PHONY: demo test test-fast oracles lint docs lock clean
 
 demo: .venv/demo
 	$(BIN)/python -m experiments.classification.quickstart
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# What a contributor runs between edits: a minute on 2 cores.
+test-fast: .venv/test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m fast
 
 # The same tests with PyTorch as an independent oracle, and the benchmark's peer.
 oracles: .venv/test
@@ -24,6 +28,11 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Pages of the API, in docs/, which git ignores.
+docs: .venv/test
+	$(PIP) -e '.[docs]'
+	$(BIN)/pdoc --docformat google --math -o docs robustjax
 
 # Resolve the newest versions inside the bounds of pyproject.toml, for every supported Python.
 lock: .venv/created

@@ -1,10 +1,10 @@
 """robustjax: robustness research in JAX, as pure functions.
 
 Everything is an objective (Array[b ...] -> Array[b], to be maximised) over a perturbation set (a ball and a
-box), and solvers that know nothing else. The house, floor by floor; imports go down only:
+box), and solvers that know nothing else. The architecture, floor by floor; imports go down only:
 
 7  experiments/   scripts: a folder per topic
-6  catalog/       from names to factories: models, losses, detectors, outlier sets
+6  catalog/       from names to factories: models, losses, attacks, scores, OOD sets
 5  runtime/       the impure edge: devices, checkpoints, records, figures, reports
 4  training       TrainState, start, step            optimizers   the field's optimisers and schedules
    staged_training  whole epochs as one compiled loop, exact to resume
@@ -12,14 +12,38 @@ box), and solvers that know nothing else. The house, floor by floor; imports go 
    analysis/      what to make of the numbers
 3  losses/        training objectives, one file per paper
    perturbations/ rotations, shifts, corruptions: sets searched through a decoder
-   ood/           detectors of outliers, their metrics, and attacks on their scores
+   ood/           detectors of OOD inputs, their metrics, and attacks on their scores
    smoothing/     certificates by noise, in pixels or in the parameters of a set
    bounds/        certificates by intervals: how sure a network can be made over a threat
 2  attacks/       solvers: they know a threat and a function, never a network
 1  threats        norm balls with a box
    models/        networks behind `types.Model`
-   data/          data sets, streams, augmentation, outliers
-0  types  numerics  logit  logistic_regression
+   data/          data sets, streams, augmentation, OOD images
+0  types  numerics  logit  logistic_regression  checks
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustjax.models.adapters import from_flax as from_flax
+    from robustjax.threats import Threat as Threat
+    from robustjax.types import Network as Network
+
 __version__ = "0.1.0"
+_HOMES = {
+    "from_flax": "models.adapters",
+    "Threat": "threats",
+    "Network": "types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for, so that `import robustjax` costs nothing and needs no optional package.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'robustjax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"robustjax.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

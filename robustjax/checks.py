@@ -1,0 +1,168 @@
+"""Checks of concrete input before any work: what was given, what is expected, how to get there.
+
+Every entrance for a user's arrays and networks calls these. Inside jit, where values are not known, they see shapes
+and dtypes only.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from robustjax.numerics import Norm
+
+
+def images(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> np.ndarray:
+    """Check images and return them as float32 NHWC in the box; bytes become floats in [0, 1].
+
+    Args:
+      who: the function that was called, for the error.
+      x: (n, h, w, c), bytes or floats.
+      lower, upper: the box.
+    Raises:
+      ValueError: in one line, for another rank, channels first, another dtype, no image, or values outside the box
+        or not finite.
+    """
+    x = np.asarray(x)
+    if x.ndim != 4:
+        raise ValueError(
+            f"{who}: images have shape {x.shape}, must be (n, height, width, channels)"
+            + ("; for one image write x[None]" if x.ndim == 3 else "")
+        )
+    if len(x) == 0:
+        raise ValueError(f"{who}: images has no image, must hold at least one")
+    if x.shape[1] in (1, 3) and x.shape[3] not in (1, 2, 3, 4) and x.shape[2] == x.shape[3]:
+        raise ValueError(
+            f"{who}: images have shape {x.shape}, which looks like channels first; "
+            "must be (n, height, width, channels): write x.transpose(0, 2, 3, 1)"
+        )
+    if x.dtype == np.uint8:
+        if (lower, upper) != (0.0, 1.0):
+            raise ValueError(
+                f"{who}: images are bytes and the box is [{lower:g}, {upper:g}]; bytes are read as x / 255 in [0, 1], "
+                "pass floats for another box"
+            )
+        return x.astype(np.float32) / np.float32(255)
+    if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
+        raise ValueError(f"{who}: images are {x.dtype}, must be floats in [{lower:g}, {upper:g}] or bytes")
+    x = x.astype(np.float32)
+    if bad := int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum()):
+        raise ValueError(f"{who}: {bad} images have pixels that are not finite")
+    low, high = float(x.min()), float(x.max())
+    if low < lower - 1e-6 or high > upper + 1e-6:
+        hint = "divide them by 255" if low >= 0 and 1.5 < high <= 255 else (
+            "undo the normalisation, or pass lower= and upper= with eps in the same units; "
+            "a network that normalises should do so inside"
+        )  # fmt: skip
+        raise ValueError(
+            f"{who}: pixels range from {low:.4g} to {high:.4g}, must lie in the box [{lower:g}, {upper:g}]; {hint}"
+        )
+    return np.clip(x, lower, upper)
+
+
+def labels(who: str, y: Any, *, count: int, classes: int | None = None) -> np.ndarray:
+    """Check labels and return them as int32.
+
+    Args:
+      who: the function that was called, for the error.
+      y: (n,) whole numbers from 0.
+      count: how many images there are.
+      classes: how many logits there are, if known.
+    Raises:
+      ValueError: in one line, for one-hot rows, fractions, another length, or labels outside 0..classes-1.
+    """
+    y = np.asarray(y)
+    if y.ndim == 2 and len(y) == count and y.shape[1] > 1:
+        raise ValueError(
+            f"{who}: labels have shape {y.shape}, must be (n,): of one-hot rows or probabilities take y.argmax(axis=1)"
+        )
+    if y.shape != (count,):
+        raise ValueError(f"{who}: labels have shape {y.shape}, must be ({count},), one for each image")
+    if y.dtype.kind == "b" or (
+        y.dtype.kind not in "iu" and not (y.dtype.kind == "f" and (y == np.rint(y)).all())
+    ):
+        raise ValueError(f"{who}: labels are {y.dtype}, must be whole numbers from 0")
+    low, high = int(y.min()), int(y.max())
+    if low < 0:
+        raise ValueError(f"{who}: the smallest label is {low}, must be at least 0")
+    if classes is not None and high >= classes:
+        hint = "; labels from 1 need y - 1" if low == 1 and high == classes else ""
+        raise ValueError(f"{who}: the largest label is {high}, must be below the {classes} logits{hint}")
+    return y.astype(np.int32)
+
+
+def radius(
+    who: str, eps: Any, *, norm: str, shape: Sequence[int], lower: float = 0.0, upper: float = 1.0
+) -> float:
+    """Check a radius against its norm and box.
+
+    Args:
+      who: the function that was called, for the error.
+      eps: in units of the images.
+      norm: linf, l2 or l1.
+      shape: of one image.
+      lower, upper: the box.
+    Raises:
+      ValueError: in one line, if it is no number, negative, not finite, or larger than the box is wide.
+    """
+    if norm not in Norm.__args__:
+        raise ValueError(f"{who}: norm is {norm!r}, must be one of {', '.join(Norm.__args__)}")
+    if isinstance(eps, str | bool) or np.ndim(eps) != 0:
+        raise ValueError(f"{who}: eps is {eps!r}, must be a number such as 8 / 255")
+    eps = float(eps)
+    if not (math.isfinite(eps) and eps > 0):
+        raise ValueError(f"{who}: eps is {eps:g}, must be above 0 and finite")
+    side, features = upper - lower, math.prod(shape)
+    widest = {"linf": side, "l2": side * math.sqrt(features), "l1": side * features}[norm]
+    if eps > widest:
+        hint = "; of radii in bytes take eps / 255" if norm == "linf" and eps <= 255 * side else ""
+        raise ValueError(
+            f"{who}: eps is {eps:g}, must be at most {widest:g}, the width of the box in {norm}{hint}"
+        )
+    return eps
+
+
+def logits(who: str, network: Any, x: np.ndarray) -> int:
+    """Check what a network gives for images, and return how many logits there are.
+
+    Args:
+      who: the function that was called, for the error.
+      network: images -> logits.
+      x: images, as `images` returns them.
+    Raises:
+      ValueError: in one line, if it is no function, cannot be traced by JAX, or gives anything but (n, k) with k >= 2.
+    """
+    if not callable(network):
+        raise ValueError(
+            f"{who}: network is a {type(network).__name__}, must be a function from images to logits"
+        )
+    like = jax.ShapeDtypeStruct((min(len(x), 3), *x.shape[1:]), np.float32)
+    try:
+        found: Any = jax.eval_shape(network, like)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{who}: network fails on images of shape {like.shape}, which JAX traces: {type(error).__name__}: {first}; "
+            "it must be written in JAX, for (n, height, width, channels)"
+        ) from error
+    shape = getattr(found, "shape", None)
+    if shape is None:
+        raise ValueError(
+            f"{who}: network gives a {type(found).__name__}, must give one array of logits (n, classes)"
+        )
+    if len(shape) != 2 or shape[0] != like.shape[0] or shape[1] < 2:
+        raise ValueError(
+            f"{who}: network gives {tuple(shape)} for {like.shape[0]} images, must give ({like.shape[0]}, classes) "
+            "with at least two classes" + ("; of one logit z make [0, z]" if shape[-1:] == (1,) else "")
+        )
+    if not np.issubdtype(found.dtype, np.floating) and found.dtype.name != "bfloat16":
+        raise ValueError(f"{who}: network gives {found.dtype}, must give floating-point logits")
+    return int(shape[1])
+
+
+def concrete(value: Any) -> bool:
+    """Say whether a value is known, not traced."""
+    return not isinstance(value, Tracer)
