@@ -33,7 +33,7 @@ from experiments.shared import classifiers, command_line
 from experiments.shared.fields import Fraction
 from robustjax import logit, runtime
 from robustjax.attacks import autoattack
-from robustjax.attacks.autoattack import Trial
+from robustjax.attacks.case import Case
 from robustjax.attacks.steady import steady
 from robustjax.catalog import models as model_names
 from robustjax.data import subsets
@@ -92,10 +92,10 @@ def ours(
 ) -> Callable[..., Outcome]:
     """Build one turn of the library's suite runner, and one that only compiles."""
 
-    def trials(threat: Threat) -> tuple[Trial, ...]:
+    def cases(threat: Threat) -> tuple[Case, ...]:
         if kind == "pgd":
             solver = steady(threat, steps=cfg.pgd_steps, step_size=2.5 * threat.eps / cfg.pgd_steps)
-            return (Trial("pgd", solver, lambda z, y, _: logit.cross_entropy(z, y)),)
+            return (autoattack.untargeted("pgd", solver, logit.cross_entropy),)
         return (
             autoattack.apgd_ce(threat, steps=cfg.steps),
             autoattack.apgd_targeted(threat, classes=10, targets=cfg.targets, steps=cfg.steps),
@@ -112,7 +112,7 @@ def ours(
     mesh = runtime.data_mesh()
     rows, arguments = runtime.over_data(mesh), runtime.place(arguments, mesh)
     smallest = min(size, 32, max(4, size // 4))
-    evaluate = suite.over(network, trials, batch_size=size, smallest=smallest, sharding=rows)
+    evaluate = suite.over(network, cases, batch_size=size, smallest=smallest, sharding=rows)
     seeds = itertools.count()
 
     def turn(compiling: bool = False) -> Outcome:
@@ -127,7 +127,7 @@ def ours(
         found = evaluate(key, images, labels, Threat("linf", eps), *arguments)
         parts = {name: float(s) for name, s in zip(found.attacks, found.seconds, strict=True)}
         steps = {name: int(n) for name, n in zip(found.attacks, found.steps, strict=True)}
-        return Outcome(time.perf_counter() - began, found.standing, parts, steps)
+        return Outcome(time.perf_counter() - began, found.robust, parts, steps)
 
     return turn
 
@@ -152,7 +152,7 @@ def theirs(net: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: st
 
     def turn() -> Outcome:
         began, parts = time.perf_counter(), {}
-        standing = right(x.split(size))
+        robust = right(x.split(size))
         if kind == "pgd":
             import foolbox
 
@@ -162,7 +162,7 @@ def theirs(net: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: st
                 attack(model, a, b, epsilons=eps)[1]
                 for a, b in zip(x.split(size), y.split(size), strict=True)
             ]
-            return Outcome(time.perf_counter() - began, standing & right(points), {}, {})
+            return Outcome(time.perf_counter() - began, robust & right(points), {}, {})
         import torchattacks
 
         common_ = {"norm": "Linf", "eps": eps}
@@ -174,15 +174,15 @@ def theirs(net: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: st
             ),
             "square": torchattacks.Square(net, n_queries=cfg.queries, resc_schedule=False, **common_),
         }
-        for name, attack in attacks.items():  # each on what is still standing, as its own AutoAttack does
+        for name, attack in attacks.items():  # each on what is still robust, as its own AutoAttack does
             start = time.perf_counter()
-            for rows in np.array_split(np.flatnonzero(standing), max(1, -(-int(standing.sum()) // size))):
+            for rows in np.array_split(np.flatnonzero(robust), max(1, -(-int(robust.sum()) // size))):
                 if len(rows):
                     found = attack(x[rows], y[rows])
                     with torch.no_grad():
-                        standing[rows] &= (net(found).argmax(1) == y[rows]).numpy()
+                        robust[rows] &= (net(found).argmax(1) == y[rows]).numpy()
             parts[name] = time.perf_counter() - start
-        return Outcome(time.perf_counter() - began, standing, parts, {})
+        return Outcome(time.perf_counter() - began, robust, parts, {})
 
     return turn
 

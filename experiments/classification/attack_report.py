@@ -1,37 +1,38 @@
-"""The page of classification.attack: accuracy after each attack, doubts, and the most telling attacked images."""
+"""The report of classification.attack: accuracy after each attack, gradient-masking checks, attacked images."""
 
 import json
 import pathlib
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.classification.cases import listed
+from experiments.classification.config import AttackConfig
 from experiments.shared import network_source
 from robustjax.attacks import masking_checks
+from robustjax.attacks.case import Case
 from robustjax.data import Split
-from robustjax.evaluation.verdicts import BROKEN, Verdicts
+from robustjax.evaluation.results import BROKEN, Results
 from robustjax.runtime import figures, image_grids, result_files
 from robustjax.runtime.report import Report
-from robustjax.threats import Threat
 
 
-def write_page(
-    cfg: Any,
+def write_report(
+    cfg: AttackConfig,
     it: network_source.Subject,
     test: Split,
-    curve: list[Verdicts],
+    curve: list[Results],
+    cases: Sequence[Case],
     flags: tuple[masking_checks.Flag, ...],
     out: pathlib.Path,
 ) -> pathlib.Path:
-    """Write the page a person reads."""
+    """Write report.html."""
     report, names = curve[-1], test.info.classes
     page = Report(f"{it.title} under attack", cfg)
     robust = report.accuracy()[-1][1]
     page.text(
         f"Robust accuracy {100 * robust.value:.1f} % ({100 * robust.low:.1f} to {100 * robust.high:.1f}) in "
         f"{cfg.norm} at radius {cfg.eps:.4g}: the share of {len(report.label)} test images of {test.info.name} that "
-        "no attack broke."
+        "no attack misclassified."
     )
     page.table(
         result_files.rows(report),
@@ -39,11 +40,11 @@ def write_page(
         + (
             "attack ran on all images classified correctly."
             if cfg.every
-            else "attack ran on what was still standing."
+            else "attack ran on the images still robust."
         ),
     )
     if cfg.radii > 1:
-        ends = [v.accuracy()[-1][1] for v in curve]
+        ends = [one.accuracy()[-1][1] for one in curve]
         clean = curve[0].accuracy()[0][1]
         columns = ([100 * getattr(e, n) for e in (clean, *ends)] for n in ("value", "low", "high"))
         line = tuple(np.array(column) for column in columns)
@@ -56,7 +57,7 @@ def write_page(
         )
         page.picture(picture, caption="Accuracy over the radius, with 95 % intervals.", name="curve")
 
-    page.section("Signs that the attacks cannot be believed")
+    page.section("Gradient-masking checks")
     raised = [flag for flag in flags if flag.raised]
     page.text(
         f"{len(raised)} of {len(flags)} checks raise a flag; a robustness number with flags is an upper bound that "
@@ -78,10 +79,10 @@ def write_page(
             broken = int((report.outcome[number] == BROKEN).sum())
             page.picture(
                 drawn,
-                caption=f"The first {len(rows)} of {broken} images that {attack} broke.",
+                caption=f"The first {len(rows)} of {broken} images that {attack} misclassified.",
                 name=f"broken_{attack}",
             )
-    near = np.flatnonzero(report.standing)
+    near = np.flatnonzero(report.robust)
     near = near[np.argsort(-report.value[near], kind="stable")][:8]
     if len(near):
         captions = [f"{names[report.label[i]]}, margin {-report.value[i]:.2g}" for i in near]
@@ -90,22 +91,21 @@ def write_page(
         )
         page.picture(
             drawn,
-            caption="The images still standing that came nearest to breaking: strongest points found and how far "
+            caption="The robust images that came nearest to misclassification: strongest points found and how far "
             "the logit of the label leads there.",
             name="nearest",
         )
-    trials = listed(Threat(cfg.norm, cfg.eps), classes=len(names), cfg=cfg)
-    notes = [f" ({t.note})" if t.note else "" for t in trials]
+    notes = [f" ({case.note})" if case.note else "" for case in cases]
     page.scope(
         attacked=[f"{it.title}, {len(test.label)} test images: {json.dumps(it.about)}"],
         attacks=[
-            f"{t.name}: {t.solver.length} iterations, {t.runs} run{'s' if t.runs > 1 else ''} per image{note}"
-            for t, note in zip(trials, notes, strict=True)
+            f"{case.name}: {case.solver.length} iterations, {case.runs} run{'s' * (case.runs > 1)} per image{note}"
+            for case, note in zip(cases, notes, strict=True)
         ],
         not_attacked=[
             "other norms and larger radii",
             "anything adaptive to a defence that transforms, detects or rejects inputs",
-            *([] if any(t.name == "square" for t in trials) else ["without gradients"]),
+            *([] if any(case.black_box for case in cases) else ["without gradients"]),
         ],
     )
     return page.write(out / "report.html")

@@ -1,10 +1,18 @@
 """Settings and presets of the scripts of this topic."""
 
 import dataclasses
+from typing import Literal
 
-from experiments.shared.fields import Count, NonNegative, Radius, Share
+import numpy as np
+
+from experiments.shared import network_source
+from experiments.shared.fields import Count, CountOrNone, NonNegative, Positive, Radius, Share
 from experiments.shared.settings import PGD, Cluster, Optimizer
+from robustjax.attacks.case import Case
+from robustjax.catalog import attacks as known_attacks
 from robustjax.catalog import losses
+from robustjax.catalog.names import named
+from robustjax.threats import Threat
 
 MAY_DIFFER = ("out", "data_dir", "distributed", "cluster")  # when a run goes on
 
@@ -208,3 +216,102 @@ QUICKSTART_PRESETS = {
     "digits": QuickstartConfig(),
     "smoke": QuickstartConfig(updates=10, radii=2, images=32, evaluation=_at(0.3, steps=2, step=0.5)),
 }
+
+
+# --- attack ---
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig:
+    """Attack a classifier."""
+
+    source: network_source.Source = network_source.Source()
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    eps: Radius = 0.3  # in units of images in [0, 1]
+    radii: Count = 1  # points of a curve, evenly up to --eps
+    suite: known_attacks.Suite = "standard"
+    attacks: tuple[
+        str, ...
+    ] = ()  # of a custom suite: names of catalog.attacks (a wrong one lists all) or module:name
+    steps: Count = 100  # of the attacks of a custom suite
+    step: Positive = 0.1  # of pgd and spsa in a custom suite, as a share of eps
+    restarts: Count = 1  # of the attacks of a custom suite
+    queries: CountOrNone = 5000  # of square in a custom suite
+    compat: Literal["official"] | None = None  # as the authors' code does it, bug-compatible
+    every: bool = False  # run every attack on all images classified correctly, not only on those still robust
+    given: str | None = None  # folder of an earlier report on the same images to go on from
+    images: Count | None = 1000  # the first N test images, None for all
+    share: str | None = None  # 2/8 takes the second of eight parts of the images; merge_reports joins them
+    batch_size: Count = 512  # rows on all devices together
+    masking_checks: bool = True  # look for masked gradients, by small attacks on 64 images
+    seed: int = 0
+    out: str | None = (
+        None  # where to write; by default a folder named by suite and radius in the run's folder
+    )
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        self.source.require()
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(f"--eps is {self.eps:g}, must be at most 1 for images in [0, 1]; write 8/255")
+        if (self.suite == "custom") != bool(self.attacks):
+            raise ValueError("--attacks must be given with --suite custom, and only then")
+        for name in self.attacks:
+            named(known_attacks.ATTACKS, name, flag="--attacks")
+        if not self.out and not self.source.run:
+            raise ValueError("--out is missing, must be given unless a run folder is attacked")
+        if self.radii > 1 and self.given:
+            raise ValueError("--radii above 1 and --given cannot be combined, must be one of them")
+        self.part()
+
+    def cases(self, threat: Threat, classes: int) -> tuple[Case, ...]:
+        """Build the suite."""
+        settings = known_attacks.AttackSettings(
+            self.steps, self.step, self.restarts, self.queries, self.compat
+        )
+        return known_attacks.suite(self.suite, threat, classes, attacks=self.attacks, settings=settings)
+
+    def grid(self) -> np.ndarray:
+        """List the radii of the curve."""
+        return np.linspace(0, self.eps, self.radii + 1)[1:]
+
+    def part(self) -> tuple[int, int]:
+        """Read which part of the images is attacked: (number from 1, of how many)."""
+        number, _, parts = (self.share or "1/1").partition("/")
+        if not (number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts)):
+            raise ValueError(f"--share is {self.share!r}, must be like 2/8: the second of eight parts")
+        return int(number), int(parts)
+
+
+ATTACK_PRESETS = {
+    "standard": AttackConfig(),
+    "plus": AttackConfig(suite="plus"),
+    "rand": AttackConfig(suite="rand"),
+    "pgd": AttackConfig(
+        suite="custom", attacks=("pgd-ce", "pgd-margin", "pgd-dlr"), steps=100, step=0.03, restarts=10
+    ),
+    "curve": AttackConfig(suite="custom", attacks=("apgd-ce", "apgd-t"), radii=10),
+    "smoke": AttackConfig(
+        suite="custom",
+        attacks=("pgd-margin", "apgd-t", "square"),
+        eps=0.1,
+        steps=3,
+        step=0.5,
+        queries=10,
+        radii=2,
+        images=40,
+        batch_size=32,
+        masking_checks=False,
+    ),
+}
+
+
+# --- merge_reports ---
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeConfig:
+    """Join attack reports."""
+
+    reports: tuple[str, ...] = ()  # folders with results.npz
+    out: str = "runs/merged"

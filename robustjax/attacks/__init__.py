@@ -1,6 +1,6 @@
-"""Solvers that climb an objective inside a threat; they know a function, never a network.
+"""Solvers that maximise an objective inside a threat; they know a function, never a network.
 
-objectives            what to gradient_ascent, from a classifier's logits
+objectives            what to maximise, from a classifier's logits
 pgd                   projected gradient ascent and its one-step form
 steady                the same as a solver
 momentum_pgd          ascent with momentum over normalised gradients as a solver, and its monotone form
@@ -10,16 +10,17 @@ compose               restarts, the worst of several, all targets, attacks from 
 apgd                  Auto-PGD in linf, l2 and l1, and over shrinking balls
 frank_wolfe           ascent in balls of other norms, such as l1.5
 fab                   the nearest point beyond a decision boundary, targeted and not
-ddn                   minimum norms in l2, on spheres whose radius follows the verdict
-fmn                   minimum norms in linf, l2 and l1, in balls whose radius follows the verdict
+ddn                   minimum norms in l2, on spheres whose radius follows the outcome
+fmn                   minimum norms in linf, l2 and l1, in balls whose radius follows the outcome
 deepfool              a quick estimate of minimum norms, from linearised boundaries
 carlini_wagner        minimum norms in l2, as a trade with the margin
 square                random search that asks for values only
 spsa                  ascent along gradients estimated from values
-transfer              points made on one network, judged by another
+transfer              points made on one network, evaluated on another
 adaptive              networks as an adaptive attacker sees them: means over randomness, slopes where there are none
-gated_objectives      what to climb against a classifier behind a gate and a translator
-autoattack            suites of attacks, as data
+gated_objectives      objectives against a classifier behind a gate and a translator
+case                  one line of an evaluation: a solver on an objective, how often and at what cost
+autoattack            suites of cases, as data
 masking_checks        gradient-masking checks (flags: each check; masking_measurements: what they measure)
 grid                  every point of a regular grid, and refinement of what a search found
 
@@ -36,8 +37,8 @@ hyperplane            the shortest way to a hyperplane inside a box
 bisection             exact thresholds without a sort
 square_windows        Square's windows and bumps
 masking_measurements  small measurements of a network, each compiled once
-flags                 where signs of trouble begin, in the answers of a network
-attack_comparison     and in how searches compare
+flags                 gradient-masking checks on the answers of a network
+attack_comparison     and on how attacks compare
 """
 
 from robustjax.attacks.adaptive import averaged as averaged
@@ -45,6 +46,8 @@ from robustjax.attacks.adaptive import substituted as substituted
 from robustjax.attacks.apgd import apgd as apgd
 from robustjax.attacks.apgd import apgd_shrinking as apgd_shrinking
 from robustjax.attacks.carlini_wagner import carlini_wagner as carlini_wagner
+from robustjax.attacks.case import Case as Case
+from robustjax.attacks.case import Rows as Rows
 from robustjax.attacks.compose import against as against
 from robustjax.attacks.compose import over_targets as over_targets
 from robustjax.attacks.compose import restarts as restarts

@@ -1,70 +1,83 @@
-"""AutoAttack: suites of attacks, as data, and what one of them is."""
+"""AutoAttack: suites of attacks, as data."""
 
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
 
 from robustjax import logit
 from robustjax.attacks.apgd import apgd, apgd_shrinking
+from robustjax.attacks.case import Case, Rows, check_cases, rows_of
 from robustjax.attacks.compose import best_of, wrong_classes
 from robustjax.attacks.fab import boundary, leads
-from robustjax.attacks.solver import Judged, Solver, classified, select
+from robustjax.attacks.solver import OfLogits, Solver, ValueAndMerit, classified, select
 from robustjax.attacks.square import square
 from robustjax.attacks.starts import halfway
-from robustjax.numerics import constant, fold, keys_for
+from robustjax.numerics import keys_for
 from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, Logits, LogitsFn
 
-Climbed = Callable[[Logits, Labels, Labels], Array]  # (logits, label, target) -> what the solver climbs
+TargetedLoss = Callable[[Logits, Labels, Labels], Array]  # (logits, label, target), to be ascended
 Compat = Literal["official"] | None
 
 
-class Trial(NamedTuple):
-    """One attack of a suite: a solver, what it climbs, at how many targets it aims and how often it starts.
+class Rank(NamedTuple):
+    """Parameters of runs that aim at a class: its place among the wrong ones by falling logit at the image."""
 
-    It makes `runs` runs per image, the restarts of the likeliest wrong class first. Points are kept by their
-    margin, so an attack at a target also counts what it pushed into another class.
+    rank: Any
 
-    Attributes:
-      name: unique within a suite; the random numbers of a trial depend on it and not on its place.
-      targets: wrong classes to aim at, by falling logit at the image; 0 for an untargeted attack.
-      first: draws the start of the first restart, where it differs from that of the others.
-      passes: forward and backward passes per step, to tell how long the rest takes.
-      note: where it differs from what its name promises.
+
+def untargeted(name: str, solver: Solver, loss: OfLogits, *, restarts: int = 1, **settings: Any) -> Case:
+    """Make a case on a classifier: ascend a loss of the logits, keep points by their margin.
+
+    Args:
+      name: of the case.
+      solver: the search.
+      loss: (logits, label) -> what is ascended.
+      restarts: runs, with random numbers of their own.
+      settings: `passes`, `start`, `black_box` and `note` of `Case`.
     """
 
-    name: str
-    solver: Solver
-    loss: Climbed
-    targets: int = 0
-    restarts: int = 1
-    first: Solver | None = None
-    passes: int = 2
-    note: str = ""
+    def objective(logits_fn: LogitsFn, rows: Rows) -> ValueAndMerit:
+        return classified(logits_fn, rows.data, loss)
 
-    @property
-    def runs(self) -> int:
-        """How many runs an image costs that resists them all."""
-        return max(self.targets, 1) * self.restarts
-
-    def objective(self, logits_fn: LogitsFn, y: Labels, target: Labels) -> Judged:
-        """Say what a run climbs, and the margin by which points are kept."""
-        return classified(logits_fn, y, lambda logits, y: self.loss(logits, y, target))
-
-    def init(self, keys: PRNGKeyArray, run: Int[Array, "b"], x: Array) -> Any:
-        """Draw the start of a run for each example, from one key per example."""
-        own = jax.vmap(jax.random.fold_in)(fold(keys, zlib.crc32(self.name.encode())), run)
-        state = self.solver.init(own, x)
-        if self.first is None:
-            return state
-        return select(run % self.restarts == 0, self.first.init(own, x), state)
+    return Case(name, solver, objective, restarts, **settings)
 
 
-def standard(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Trial, ...]:
+def targeted(
+    name: str, solver: Solver, loss: TargetedLoss, *, targets: int, restarts: int = 1, **settings: Any
+) -> Case:
+    """Make a case on a classifier that aims at the likeliest wrong classes, all restarts of one before the next.
+
+    Points are kept by their margin, so an attack at a target also counts what it pushed into another class.
+
+    Args:
+      name, solver, settings: as for `untargeted`.
+      loss: (logits, label, target) -> what is ascended.
+      targets: wrong classes to aim at, by falling logit at the image.
+      restarts: runs at each of them.
+    """
+
+    def objective(logits_fn: LogitsFn, rows: Rows) -> ValueAndMerit:
+        ranked = rows.clean["ranked"]
+        rank = jnp.minimum(rows.parameters.rank, ranked.shape[1] - 1)
+        target = jnp.take_along_axis(ranked, rank[:, None], axis=1)[:, 0]
+        return classified(logits_fn, rows.data, lambda logits, y: loss(logits, y, target))
+
+    ranks = Rank(np.repeat(np.arange(targets, dtype=np.int32), restarts))
+    return Case(name, solver, objective, targets * restarts, parameters=ranks, **settings)
+
+
+def ranked_classes(cases: Sequence[Case]) -> int:
+    """Count the wrong classes that have to be ranked for these cases; at least one."""
+    ranks = [case.parameters.rank for case in cases if isinstance(case.parameters, Rank)]
+    return max([1, *(int(np.max(rank, initial=0)) + 1 for rank in ranks)])
+
+
+def standard(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Case, ...]:
     """List the attacks of AutoAttack's standard version.
 
     Linf and l2: APGD on cross-entropy, APGD on the targeted DLR loss at 9 targets, FAB at 9 targets, Square with
@@ -91,7 +104,7 @@ def standard(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Tr
     )
 
 
-def plus(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Trial, ...]:
+def plus(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Case, ...]:
     """List the attacks of the plus version: more restarts, untargeted DLR and FAB besides.
 
     Args:
@@ -114,7 +127,7 @@ def plus(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Trial,
     )
 
 
-def rand(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Trial, ...]:
+def rand(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Case, ...]:
     """List the attacks for randomised classifiers: APGD on cross-entropy and on DLR.
 
     Attack the mean logits of 20 passes, `adaptive.averaged(stochastic, key, passes=20)`, not one random pass.
@@ -123,27 +136,27 @@ def rand(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Trial,
       threat, classes, compat: as for `standard`.
 
     Reference: Croce and Hein 2020, arXiv:2003.01690. The authors' code averages gradients but takes logits,
-      losses and verdicts from one pass; here all see the mean.
+      losses and predictions from one pass; here all see the mean.
     """
     return apgd_ce(threat, compat=compat), apgd_dlr(threat, classes=classes, compat=compat)
 
 
 def apgd_ce(
     threat: Threat, *, steps: int = 100, restarts: int = 1, shrinking: bool = False, compat: Compat = None
-) -> Trial:
-    """Climb cross-entropy by APGD, in l1 optionally through shrinking balls."""
+) -> Case:
+    """Ascend cross-entropy by APGD, in l1 optionally through shrinking balls."""
     solver = (apgd_shrinking if shrinking else apgd)(threat, steps=steps, compat=compat)
-    return Trial("apgd-ce", solver, lambda z, y, _: logit.cross_entropy(z, y), restarts=restarts)
+    return untargeted("apgd-ce", solver, logit.cross_entropy, restarts=restarts)
 
 
 def apgd_dlr(
     threat: Threat, *, classes: int, steps: int = 100, restarts: int = 1, compat: Compat = None
-) -> Trial:
-    """Climb the DLR loss by APGD; the margin with two classes."""
+) -> Case:
+    """Ascend the DLR loss by APGD; the margin with two classes."""
     _check_classes("apgd_dlr", classes)
     loss, note = (logit.dlr, "") if classes > 2 else (logit.margin, "the margin: DLR needs 3 classes")
     solver = apgd(threat, steps=steps, compat=compat)
-    return Trial("apgd-dlr", solver, lambda z, y, _: loss(z, y), restarts=restarts, note=note)
+    return untargeted("apgd-dlr", solver, loss, restarts=restarts, note=note)
 
 
 def apgd_targeted(
@@ -155,88 +168,91 @@ def apgd_targeted(
     restarts: int = 1,
     shrinking: bool = False,
     compat: Compat = None,
-) -> Trial:
-    """Climb the targeted DLR loss by APGD; the targeted margin with fewer than four classes."""
+) -> Case:
+    """Ascend the targeted DLR loss by APGD; the targeted margin with fewer than four classes."""
     _check_classes("apgd_targeted", classes)
     solver = (apgd_shrinking if shrinking else apgd)(threat, steps=steps, compat=compat)
     few = classes < 4
-    return Trial(
+    return targeted(
         "apgd-t",
         solver,
         logit.targeted_margin if few else logit.targeted_dlr,
-        min(targets, classes - 1),
-        restarts,
+        targets=min(targets, classes - 1),
+        restarts=restarts,
         note="the targeted margin: targeted DLR needs 4 classes" if few else "",
     )
 
 
 def fab_targeted(
     threat: Threat, *, classes: int, targets: int = 9, steps: int = 100, restarts: int = 1
-) -> Trial:
+) -> Case:
     """Look for the nearest point beyond the boundary to each of the likeliest wrong classes."""
     _check_classes("fab_targeted", classes)
-    again, first = boundary(threat, steps=steps, start=halfway(threat)), boundary(threat, steps=steps)
-    return Trial(
-        "fab-t", again, logit.targeted_margin, min(targets, classes - 1), restarts, first=first, passes=3
+    return targeted(
+        "fab-t",
+        boundary(threat, steps=steps),
+        logit.targeted_margin,
+        targets=min(targets, classes - 1),
+        restarts=restarts,
+        start=_fab_start(threat, steps, restarts),
+        passes=3,
     )
 
 
-def fab_untargeted(threat: Threat, *, classes: int, steps: int = 100, restarts: int = 1) -> Trial:
+def fab_untargeted(threat: Threat, *, classes: int, steps: int = 100, restarts: int = 1) -> Case:
     """Look for the nearest point beyond any boundary, at the cost of one gradient per class."""
     _check_classes("fab_untargeted", classes)
-    again, first = boundary(threat, steps=steps, start=halfway(threat)), boundary(threat, steps=steps)
-    return Trial(
-        "fab", again, lambda z, y, _: leads(z, y), restarts=restarts, first=first, passes=classes + 2
+    return untargeted(
+        "fab",
+        boundary(threat, steps=steps),
+        leads,
+        restarts=restarts,
+        start=_fab_start(threat, steps, restarts),
+        passes=classes + 2,
     )
 
 
-def random_search(threat: Threat, *, queries: int = 5000, compat: Compat = None) -> Trial:
-    """Climb the margin by Square, which asks for values only."""
+def _fab_start(threat: Threat, steps: int, restarts: int) -> Callable[[PRNGKeyArray, Rows, Array], Any]:
+    """Start the first of the restarts at the image itself, the others at half the radius."""
+    again, first = boundary(threat, steps=steps, start=halfway(threat)), boundary(threat, steps=steps)
+
+    def start(keys: PRNGKeyArray, rows: Rows, x: Array) -> Any:
+        return select(rows.run % restarts == 0, first.init(keys, x), again.init(keys, x))
+
+    return start
+
+
+def random_search(threat: Threat, *, queries: int = 5000, compat: Compat = None) -> Case:
+    """Ascend the margin by Square, which asks for values only."""
     solver = square(threat, queries=queries, compat=compat)
-    return Trial("square", solver, lambda z, y, _: logit.margin(z, y), passes=1)
+    return untargeted("square", solver, logit.margin, passes=1, black_box=True)
 
 
-def worst_case(trials: Sequence[Trial]) -> Attack:
-    """Make one attack of a suite: the point of highest margin that any of its runs meets.
+def worst_case(cases: Sequence[Case]) -> Attack:
+    """Make one attack of a suite on a classifier: the point of highest margin that any of its runs meets.
 
-    One compiled program, for use inside other programs. It gives broken images no rest; `evaluation.suite` runs
+    One compiled program, for use inside other programs. It goes on with misclassified images; `evaluation.suite` runs
     the same search over a data set, stops there, and can be interrupted.
 
     Raises:
-      ValueError: if there is no trial, or two of the same name.
+      ValueError: if there is no case, or two of the same name.
     """
-    check_trials(trials)
+    check_cases(cases)
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
-        keys, clean = keys_for(key, x.shape[0]), logits_fn(x)
-        best = [Found(x, logit.margin(clean, y))]
-        for trial in trials:
-            # wrong_classes needs at least one column, which untargeted trials ignore.
-            ranked = wrong_classes(clean, y, max(trial.targets, 1))
+        keys, logits = keys_for(key, x.shape[0]), logits_fn(x)
+        best = [Found(x, logit.margin(logits, y))]
+        clean = {"ranked": wrong_classes(logits, y, ranked_classes(cases))}
+        for case in cases:
 
-            def once(run: Array, trial: Trial = trial, ranked: Array = ranked) -> Found:
-                target = ranked[:, run // trial.restarts] if trial.targets else y
-                state = trial.init(keys, constant(x, run, jnp.int32), x)
-                judge = trial.objective(logits_fn, y, target)
-                return trial.solver.finish(trial.solver.advance(judge, state, trial.solver.length))
+            def once(run: Array, case: Case = case) -> Found:
+                return case.run_whole(logits_fn, rows_of(case, keys, y, clean, run, x), x)
 
-            found = jax.lax.map(once, jnp.arange(trial.runs))
-            best.append(best_of(found))
+            best.append(best_of(jax.lax.map(once, jnp.arange(case.runs))))
         stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *best)
         return jax.lax.stop_gradient(best_of(stacked))
 
     return attack
-
-
-def check_trials(trials: Sequence[Trial]) -> None:
-    """Refuse a suite that is empty, or in which two trials have one name.
-
-    Raises:
-      ValueError: in these cases.
-    """
-    names = [trial.name for trial in trials]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"autoattack: the trials are {names}, must be at least one, with names of their own")
 
 
 def _check_classes(name: str, classes: int) -> None:

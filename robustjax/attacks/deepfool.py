@@ -17,7 +17,7 @@ def deepfool(threat: Threat, *, steps: int = 50, overshoot: Number = 0.02) -> So
     linear function one step arrives, at 1 + overshoot times the smallest distance; elsewhere the result is a
     quick estimate, near but not nearest.
 
-    The objective (the `Judged` of `advance`) may also have several values per example, (b, m), such as
+    The objective (the `ValueAndMerit` of `advance`) may also have several values per example, (b, m), such as
     `fab.leads`: several boundaries, of which each step takes the nearest, at the price of m gradients. All must
     be zero on their boundary.
 

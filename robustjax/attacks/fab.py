@@ -12,7 +12,7 @@ from robustjax.attacks.flatten import flat_box, flattened
 from robustjax.attacks.hyperplane import onto_hyperplane
 from robustjax.attacks.minimum_norm import Kept, answer, facing, keep, nobody
 from robustjax.attacks.pgd import Start, at_origin
-from robustjax.attacks.solver import Count, Judged, Solver, as_attack, classified, repeat, select
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit, as_attack, classified, repeat, select
 from robustjax.numerics import constant, fold, keys_for, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Number, PerExample
@@ -41,7 +41,7 @@ def boundary(
     Every step linearises the objective, projects the iterate and the origin onto the boundary and the box, and
     goes a little beyond a mixture of both. From a point of positive merit it steps back towards the origin.
 
-    The objective (the `Judged` of `advance`) may also have several values per example, (b, m): several
+    The objective (the `ValueAndMerit` of `advance`) may also have several values per example, (b, m): several
     boundaries, of which each step takes the nearest, at the price of m gradients.
 
     Args:
@@ -70,7 +70,7 @@ def boundary(
         first = threat.project(start(key, x), x)
         return Search(x, first, nobody(first), constant(x, 0, jnp.int32))
 
-    def advance(objective: Judged, state: Search, count: Count) -> Search:
+    def advance(objective: ValueAndMerit, state: Search, count: Count) -> Search:
         shape, box = state.x.shape, flat_box(threat, state.x)
 
         def seen(x: Array) -> tuple[Array, PerExample]:

@@ -1,6 +1,6 @@
-"""Signs that an attack cannot be believed, as data; and those that the answers of a network show.
+"""Gradient-masking checks as data, and those that the answers of a network show.
 
-Every function takes numbers that somebody measured and gives a `Flag`; `health` measures. A flag that is not
+Every function takes numbers that somebody measured and gives a `Flag`; `masking_checks` measures. A flag that is not
 raised is no proof of anything.
 """
 
@@ -16,11 +16,11 @@ NEAR = 1e-2  # AutoAttack takes 1e-5, but probabilities computed in bfloat16 add
 
 
 class Flag(NamedTuple):
-    """A sign that an attack cannot be believed, or that this sign is absent.
+    """A sign of masked gradients or of another reason to doubt attacks, or its absence.
 
     Attributes:
       name: of the check.
-      raised: whether the sign is there.
+      raised: whether the sign is present.
       says: what was seen, as a sentence for a reader.
       evidence: the numbers behind it, all finite; shares are between 0 and 1.
     """
@@ -93,7 +93,7 @@ def few_classes(classes: int) -> Flag:
 def randomised(calls: np.ndarray, compiled: np.ndarray, y: np.ndarray) -> Flag:
     """Compare passes of the same images: z / |z| and the number of correct predictions.
 
-    An attack on a random network judges points by luck; average it over passes first.
+    An attack on a random network keeps points by luck; average it over passes first.
 
     Args:
       calls: (p, b, k), logits from calls one after another, not through one compiled program.
@@ -154,7 +154,7 @@ def not_finite(logits: np.ndarray, slopes: dict[str, np.ndarray]) -> Flag:
 
 
 def zero_gradient(loss: str, slope: np.ndarray, value: np.ndarray) -> Flag:
-    """Look for images at which a loss has no gradient, so that an attack that climbs it cannot move.
+    """Look for images at which a loss has no gradient, so that an attack along it cannot move.
 
     Zero is what the attacks of this package take for zero, `numerics.TINY`, and one image is enough, as in AutoAttack:
     it will count as robust.

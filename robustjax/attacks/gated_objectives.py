@@ -1,4 +1,4 @@
-"""What an adaptive attacker climbs against a classifier behind a gate and a translator.
+"""Objectives of adaptive attacks on a classifier behind a gate and a translator.
 
 The defence answers f(T(x)) where the gap of its gate is positive and f(x) elsewhere. Every surrogate here has its own
 objective, and all keep points by one merit: the margin of the hard defence, at every iterate, with the points that
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from robustjax import logit
-from robustjax.attacks.solver import Judged
+from robustjax.attacks.solver import ValueAndMerit
 from robustjax.numerics import divide, per_example
 from robustjax.types import Labels, Logits, LogitsFn, Number, Objective, PerExample
 
@@ -63,7 +63,7 @@ class Target(NamedTuple):
     features: tuple[Float[Array, "b d"], ...] = ()
 
 
-Surrogate = Callable[[View, Labels, Target, AttackParameters], Judged]
+Surrogate = Callable[[View, Labels, Target, AttackParameters], ValueAndMerit]
 
 
 def only(name: str) -> Float[Array, "4"]:
@@ -97,7 +97,7 @@ def merit(plain: Logits, through: Logits, gap: PerExample, y: Labels) -> PerExam
     return hard + jnp.where((gap <= 0) & (f > 0), UNSEEN, 0.0)
 
 
-def oblivious(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
+def oblivious(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
     """TM0: attack f alone, and keep points by f alone, as somebody who knows of no defence."""
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
@@ -107,7 +107,7 @@ def oblivious(view: View, y: Labels, target: Target, parameters: AttackParameter
     return both
 
 
-def either_way(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
+def either_way(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
     """TM2: know f and T but not the gate: fool both answers, and keep points by the lesser margin."""
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
@@ -118,7 +118,7 @@ def either_way(view: View, y: Labels, target: Target, parameters: AttackParamete
     return both
 
 
-def through(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
+def through(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
     """A1: L(f(T(x))), whatever the gate says, whose slope is not computed.
 
     With the slope of the identity in the view it is A5.
@@ -127,31 +127,31 @@ def through(view: View, y: Labels, target: Target, parameters: AttackParameters)
     def value(seen: Seen) -> PerExample:
         return mixed_loss(seen.through, y, target.target, parameters.losses)
 
-    return _climb(view, y, value)
+    return _kept_by_merit(view, y, value)
 
 
-def forced(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
+def forced(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
     """A2: L(f(T(x))) - c relu(slack - gap): fool the translator and be sent through it."""
 
     def value(seen: Seen) -> PerExample:
         risk = mixed_loss(seen.through, y, target.target, parameters.losses)
         return risk - parameters.penalty * jax.nn.relu(parameters.slack - seen.gap)
 
-    return _climb(view, y, value)
+    return _kept_by_merit(view, y, value)
 
 
-def unseen(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
+def unseen(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
     """A3: L(f(x)) - c relu(gap + slack): fool f where the gate does not look."""
 
     def value(seen: Seen) -> PerExample:
         risk = mixed_loss(seen.plain, y, target.target, parameters.losses)
         return risk - parameters.penalty * jax.nn.relu(seen.gap + parameters.slack)
 
-    return _climb(view, y, value)
+    return _kept_by_merit(view, y, value)
 
 
-def selective(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
-    """A3, selective PGD: climb L(f(x)) where f is right, and lower the gap where it errs.
+def selective(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
+    """A3, selective PGD: ascend L(f(x)) where f is right, and lower the gap where it errs.
 
     Its value jumps from one to the other: use solvers that follow slopes without comparing values, such as `steady`.
 
@@ -162,10 +162,10 @@ def selective(view: View, y: Labels, target: Target, parameters: AttackParameter
         fooled = logit.margin(seen.plain, y) > 0
         return jnp.where(fooled, -seen.gap, mixed_loss(seen.plain, y, target.target, parameters.losses))
 
-    return _climb(view, y, value)
+    return _kept_by_merit(view, y, value)
 
 
-def orthogonal(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
+def orthogonal(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
     """A3, orthogonal PGD: as `selective`, each step along what leaves the other goal as it is, to first order.
 
     g_L - (g_L . g_s / |g_s|^2) g_s where f is right, and the mirror image where it errs.
@@ -188,7 +188,7 @@ def orthogonal(view: View, y: Labels, target: Target, parameters: AttackParamete
     return both
 
 
-def softened(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
+def softened(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
     """A4: put a sigmoid of gap / warmth in the place of the gate, in the mean of losses or of logits."""
 
     def value(seen: Seen) -> PerExample:
@@ -199,10 +199,10 @@ def softened(view: View, y: Labels, target: Target, parameters: AttackParameters
         ]
         return parameters.mix * losses[0] + (1 - parameters.mix) * (w * losses[1] + (1 - w) * losses[2])
 
-    return _climb(view, y, value)
+    return _kept_by_merit(view, y, value)
 
 
-def matched(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
+def matched(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
     """A6: come near the features of an image of another class, -sum |phi(x) - phi_t|^2 / |phi_t|^2.
 
     Beats detectors that read features, since a perfect match is as usual as its target.
@@ -219,7 +219,7 @@ def matched(view: View, y: Labels, target: Target, parameters: AttackParameters)
     return both
 
 
-def asked(view: View, y: Labels, target: Target, parameters: AttackParameters) -> Judged:
+def asked(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
     """A7: the margin of the hard defence, for searches that ask for values only."""
     del target, parameters
 
@@ -239,7 +239,7 @@ class Seen(NamedTuple):
     gap: PerExample
 
 
-def _climb(view: View, y: Labels, value: Callable[[Seen], PerExample]) -> Judged:
+def _kept_by_merit(view: View, y: Labels, value: Callable[[Seen], PerExample]) -> ValueAndMerit:
     def both(x: Array) -> tuple[Any, PerExample]:
         seen = Seen(view.plain(x), view.through(x), view.gap(x))
         return value(seen), merit(*seen, y)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from robustjax.attacks.flatten import flat_box, flattened
 from robustjax.attacks.pgd import Start, better
-from robustjax.attacks.solver import Count, Judged, Solver, nothing_yet, repeat, select
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit, nothing_yet, repeat, select
 from robustjax.numerics import constant
 from robustjax.threats import Threat
 from robustjax.types import Found, PerExample
@@ -85,7 +85,7 @@ def gradient_ascent(threat: Threat, rule: Rule, series: Sequence[tuple[float, in
         state = AscentState(x, first, first, jnp.zeros_like(x), zero, best, found, zero, none, None)
         return rule.begin(stage_of(none)[0], state)
 
-    def advance(objective: Judged, state: AscentState, count: Count) -> AscentState:
+    def advance(objective: ValueAndMerit, state: AscentState, count: Count) -> AscentState:
         shape, box = state.x.shape, flat_box(threat, state.x)
 
         def seen(x: Array) -> tuple[Array, PerExample]:
@@ -110,7 +110,7 @@ def gradient_ascent(threat: Threat, rule: Rule, series: Sequence[tuple[float, in
     return Solver(init, advance, lambda state: state.found, total)
 
 
-def evaluate(objective: Judged, x: Array) -> tuple[PerExample, PerExample, Array]:
+def evaluate(objective: ValueAndMerit, x: Array) -> tuple[PerExample, PerExample, Array]:
     """Get value, merit and gradient from one forward and one backward pass; only the merit may be NaN."""
 
     def total(z):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from robustjax.attacks.pgd import Start, better
-from robustjax.attacks.solver import Count, Judged, Solver, check_finite, nothing_yet, repeat
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit, check_finite, nothing_yet, repeat
 from robustjax.numerics import constant, fold, keys_for, per_example
 from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, LogitsFn
@@ -65,7 +65,7 @@ def grid(threat: Threat, *, counts: Sequence[int]) -> Solver:
         low, high = (threat.project(x + side * eps, x) for side in (-1.0, 1.0))
         return Visit(x, low, high, nothing_yet(threat.project(x, x)), constant(x, 0, jnp.int32))
 
-    def advance(objective: Judged, state: Visit, count: Count) -> Visit:
+    def advance(objective: ValueAndMerit, state: Visit, count: Count) -> Visit:
         def move(state: Visit) -> Visit:
             share = jnp.asarray(shares, state.origin.dtype)[jnp.maximum(state.step - 1, 0)]
             point = (1.0 - share) * state.low + share * state.high

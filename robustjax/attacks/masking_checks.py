@@ -1,4 +1,4 @@
-"""Look for signs that attacks on a network cannot be believed: on a few images before, in the outcomes after."""
+"""Gradient-masking checks: on a few images before an evaluation, in the outcomes of its attacks after."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -43,7 +43,7 @@ def checks(
       key: one key, or one per image.
       logits_fn: the network, differentiable; called several times as it is, then traced. As a
         `jax.tree_util.Partial` of a function and its parameters it shares programs with others of that function.
-      x, y: images and labels; broken images are counted among those classified correctly.
+      x, y: images and labels; misclassified ones are counted among those classified correctly at first.
       threat: where adversarial points may lie.
       steps: of PGD on cross-entropy and on the margin.
       draws: uniform points in the threat, and queries of Square.
@@ -100,11 +100,11 @@ def from_outcomes(
 
     Args:
       names: of the attacks.
-      outcome: (a, n): 1 broken, 0 resisted, -1 not run.
+      outcome: (a, n): 1 misclassified, 0 robust, -1 not run.
       margin: (a, n) the largest max_{j != y} z_j - z_y that each attack reached; NaN where it was not run.
       black_box: names of those that ask for no gradient.
     Returns:
-      Flags about attacks without gradients that do better than the others, and about verdicts that hang by a thread.
+      Flags about attacks without gradients that do better than the others, and about margins near zero.
     Raises:
       ValueError: if there is not one row per name.
     """
@@ -151,11 +151,11 @@ def _searches(
 
     unlimited = flags.unchecked("unlimited radius", "the box is infinite")
     if np.isfinite(diameter):
-        far, stands = masking_measurements.drawn(box, fold(keys, 0), x), right[right]
+        far, robust = masking_measurements.drawn(box, fold(keys, 0), x), right[right]
         for start, length in ((far, steps), (far, 5 * steps), (x, 5 * steps)):
-            if stands.any():
-                stands = stands & ~walk(box, start, (1, 1, length), margin=True).broken
-        unlimited = attack_comparison.unlimited(stands, diameter)
+            if robust.any():
+                robust = robust & ~walk(box, start, (1, 1, length), margin=True).broken
+        unlimited = attack_comparison.unlimited(robust, diameter)
     if not radius > 0:
         return (*(flags.unchecked(name, "the radius is 0") for name in SEARCHES), unlimited)
 

@@ -94,10 +94,10 @@ def walk(
         return jnp.where(margin, logit.margin(logits, y), logit.cross_entropy(logits, y))
 
     solver = steady(threat, steps=LONGEST, step_size=share * threat.eps, start=lambda key, x: start)
-    judge = classified(network, y, loss)
+    objective = classified(network, y, loss)
 
     def onward(state, count):
-        state = solver.advance(judge, state, count)
+        state = solver.advance(objective, state, count)
         return state, (state.value, logit.margin(network(state.x), y) > 0)
 
     # The first iteration of a solver evaluates the start.
@@ -116,5 +116,5 @@ def drawn(threat: Threat, keys: PRNGKeyArray, x: Array) -> Array:
 def searched(
     network: LogitsFn, keys: PRNGKeyArray, x: Array, y: Labels, threat: Threat, queries: int
 ) -> Mask:
-    """Say which images Square breaks."""
+    """Say which images Square gets misclassified."""
     return square(threat, queries=queries)(keys, lambda z: logit.margin(network(z), y), x).value > 0

@@ -9,13 +9,13 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from robustjax.attacks.gradient_ascent import evaluate
 from robustjax.attacks.pgd import Start, at_origin, better
-from robustjax.attacks.solver import Count, Judged, Solver, nothing_yet, repeat, select
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit, nothing_yet, repeat, select
 from robustjax.numerics import TINY, Norm, constant, divide, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Found, Number, PerExample
 
 DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
-Look = Callable[[Judged, Array], tuple[PerExample, PerExample, Array]]  # -> value, merit, gradient
+Look = Callable[[ValueAndMerit, Array], tuple[PerExample, PerExample, Array]]  # -> value, merit, gradient
 
 
 class Kept(NamedTuple):
@@ -90,7 +90,7 @@ def hunt(
         first = threat.project(start(key, x), x)
         return Hunt(x, first, nobody(first), constant(x, 0, jnp.int32), rule.begin(first, x))
 
-    def advance(objective: Judged, state: Hunt, count: Count) -> Hunt:
+    def advance(objective: ValueAndMerit, state: Hunt, count: Count) -> Hunt:
         def move(state: Hunt) -> Hunt:
             outermost = select(jnp.isfinite(state.kept.distance), state.kept.nearest.x, state.x)
             x = select(state.step == steps, threat.project(outermost, state.origin), state.x)
@@ -134,7 +134,7 @@ def facing(kind: Norm) -> Look:
     The objective may have several values per example, (b, m), at the price of m gradients, or one, (b,).
     """
 
-    def look(objective: Judged, x: Array) -> tuple[PerExample, PerExample, Array]:
+    def look(objective: ValueAndMerit, x: Array) -> tuple[PerExample, PerExample, Array]:
         values, pull, merit = jax.vjp(objective, x, has_aux=True)
         many = values if values.ndim == 2 else values[:, None]
 

@@ -14,7 +14,7 @@ from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Objective, PerExample
 
 Count = int | Int[Array, ""]
-Judged = Callable[[Array], tuple[Array, PerExample]]  # x -> (value to climb, merit by which points are kept)
+ValueAndMerit = Callable[[Array], tuple[Array, PerExample]]  # x -> (value to ascend, merit to keep points by)
 OfLogits = Callable[[Logits, Labels], Array]  # such as logit.cross_entropy
 
 
@@ -33,18 +33,18 @@ class Solver(NamedTuple):
     """
 
     init: Callable[[PRNGKeyArray, Array], Any]
-    advance: Callable[[Judged, Any, Count], Any]
+    advance: Callable[[ValueAndMerit, Any, Count], Any]
     finish: Callable[[Any], Found]
     length: int
 
     def __call__(self, key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
         """Run all iterations."""
-        state = self.advance(judged(objective), self.init(key, x), self.length)
+        state = self.advance(own_merit(objective), self.init(key, x), self.length)
         return jax.lax.stop_gradient(self.finish(state))
 
 
 def as_attack(solver: Solver, loss: OfLogits = logit.cross_entropy) -> Attack:
-    """Turn a solver into an attack on a classifier: climb a loss, return the highest margin met.
+    """Turn a solver into an attack on a classifier: ascend a loss, return the point of highest margin.
 
     Searches for the nearest point beyond a boundary (`boundary`, `carlini_wagner`, `fmn`, `deepfool`) want a loss that
     is zero there, such as `logit.margin`: cross-entropy is positive everywhere, which looks like arrived to them.
@@ -57,7 +57,7 @@ def as_attack(solver: Solver, loss: OfLogits = logit.cross_entropy) -> Attack:
     return attack
 
 
-def judged(objective: Objective) -> Judged:
+def own_merit(objective: Objective) -> ValueAndMerit:
     """Keep points by the objective itself."""
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
@@ -67,8 +67,8 @@ def judged(objective: Objective) -> Judged:
     return both
 
 
-def classified(logits_fn: LogitsFn, y: Labels, loss: OfLogits) -> Judged:
-    """Climb `loss(logits, y)` but keep points by their margin, both from one forward pass.
+def classified(logits_fn: LogitsFn, y: Labels, loss: OfLogits) -> ValueAndMerit:
+    """Ascend `loss(logits, y)` but keep points by their margin, both from one forward pass.
 
     The point kept is misclassified if any point met was, which the point of highest loss need not be.
     """
@@ -83,7 +83,7 @@ def classified(logits_fn: LogitsFn, y: Labels, loss: OfLogits) -> Judged:
 def until_found(solver: Solver) -> Solver:
     """Let every row rest at its first point of positive merit, whatever the length of the segments."""
 
-    def advance(objective: Judged, state: Any, count: Count) -> Any:
+    def advance(objective: ValueAndMerit, state: Any, count: Count) -> Any:
         def once(_, state):
             resting = solver.finish(state).value > 0
             return select(resting, state, solver.advance(objective, state, 1))

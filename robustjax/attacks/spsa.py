@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from robustjax.attacks.adam import Moments, adam, rest
 from robustjax.attacks.pgd import Start, at_origin, better
-from robustjax.attacks.solver import Count, Judged, Solver, nothing_yet, repeat
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit, nothing_yet, repeat
 from robustjax.numerics import constant, fold, keys_for, per_example
 from robustjax.threats import Threat
 from robustjax.types import Found, Number, Objective
@@ -72,7 +72,7 @@ def spsa(
         begin = threat.project(start(first, x), x)
         return Estimated(rest_of_keys, x, begin, rest(begin), nothing_yet(begin), constant(x, 0, jnp.int32))
 
-    def advance(objective: Judged, state: Estimated, count: Count) -> Estimated:
+    def advance(objective: ValueAndMerit, state: Estimated, count: Count) -> Estimated:
         def move(state: Estimated) -> Estimated:
             found = better(state.found, Found(state.x, objective(state.x)[1]))
             keys = jax.vmap(jax.random.fold_in)(state.key, state.step)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from robustjax.attacks import square_windows
 from robustjax.attacks.flatten import flat_box, flattened
 from robustjax.attacks.pgd import better
-from robustjax.attacks.solver import Count, Judged, Solver, check_finite, nothing_yet, repeat, select
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit, check_finite, nothing_yet, repeat, select
 from robustjax.numerics import Norm, constant, divide, keys_for, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Found, PerExample
@@ -83,7 +83,7 @@ def square(
         first = threat.project(start.reshape(x.shape), x)
         return Queries(rest, x, first, constant(x, -jnp.inf), nothing_yet(first), constant(x, 0, jnp.int32))
 
-    def advance(objective: Judged, state: Queries, count: Count) -> Queries:
+    def advance(objective: ValueAndMerit, state: Queries, count: Count) -> Queries:
         shape, box = state.x.shape, flat_box(threat, state.x)
 
         def move(state: Queries) -> Queries:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from robustjax.attacks.solver import Count, Solver, judged
+from robustjax.attacks.solver import Count, Solver, own_merit
 from robustjax.types import Ascent, Found, Objective
 
 
@@ -23,7 +23,7 @@ def first_steps(solver: Solver, steps: Count) -> Ascent:
     """
 
     def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
-        state = solver.advance(judged(objective), solver.init(key, x), steps + 1)
+        state = solver.advance(own_merit(objective), solver.init(key, x), steps + 1)
         return jax.lax.stop_gradient(solver.finish(state))
 
     return ascend

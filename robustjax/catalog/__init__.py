@@ -3,6 +3,7 @@
 names          from a name to an entry of a table, or to `module:name`
 models         classifiers, and the normalisation of each data set
 losses         training losses of classifiers
+attacks        attacks on classifiers, and suites of them
 augmentations  chains of augmentations
 ood_losses     training methods on in- and out-of-distribution images, and the score of each
 detectors      OOD detectors: how to fit and how to build each score

@@ -1,11 +1,12 @@
 """Functions and attacks over whole data sets.
 
 mapped       a per-example function, batch by batch
-suite        several attacks in turn on whatever the ones before left standing
-course       where a suite stands, and how that is kept
-pool         the rows of one attack on the device, kept full
-verdicts     what a suite did to every example; merging
-purifier     attacks on a classifier behind a gate and a translator, judged by the defence itself
+runner       cases over examples, each on what is not decided yet: the one runner of all attacks
+suite        that on a classifier
+suite_state  how far a suite is, and how that is kept
+pool         the rows of one case on the device, kept full
+results      what a suite did to every image; merging
+purifier     attacks on a classifier behind a gate and a translator, evaluated by the defence itself
 assessments  what that did to every example
 defences     such a classifier as compiled programs
 attempts     what to try there, by what the adversary knows

@@ -12,13 +12,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
-from robustjax.attacks.autoattack import Trial
-from robustjax.attacks.solver import select, until_found
+from robustjax.attacks.case import Case, Rows
+from robustjax.attacks.solver import select
 from robustjax.threats import Threat
-from robustjax.types import Found, LogitsFn
+from robustjax.types import Found
 
-Trials = Callable[[Threat], Sequence[Trial]]
-Network = Callable[..., LogitsFn]  # (*arguments) -> LogitsFn, such as functools.partial(frozen, model)
+Cases = Callable[[Threat], Sequence[Case]]
 FREE = -1
 FIRST = 8  # iterations of the first segment: many images break at once
 LONGEST = 250  # of any: progress is shown and kept between segments
@@ -30,19 +29,31 @@ class Fresh(NamedTuple):
 
     load: Bool[Array, "s"]
     x: Array
-    label: Int[Array, "s"]
-    target: Int[Array, "s"]
+    data: Any  # what is known of the example
+    clean: dict[str, Array]  # what the system answers for the example itself
     number: Int[Array, "s"]  # of the example in its data set
     run: Int[Array, "s"]
+    parameters: Any
 
 
-class Turn(NamedTuple):
+class Segment(NamedTuple):
     """What came out of one segment."""
 
     state: Any
     found: Found
     over: Bool[Array, "s"]
     step: Int[Array, "s"]
+
+
+class CaseAt(NamedTuple):
+    """The program of a case that has none of its own: its place in a suite."""
+
+    cases: Cases
+    place: int
+
+    def __call__(self, threat: Threat) -> Case:
+        """Build the case."""
+        return tuple(self.cases(threat))[self.place]
 
 
 @dataclasses.dataclass
@@ -65,17 +76,15 @@ class Pool:
         """Say which rows hold a run."""
         return self.example != FREE
 
-    def resized(
-        self, size: int, like: tuple[int, ...], trial: Trial, sharding: NamedSharding | None
-    ) -> "Pool":
-        """Move the live rows into a pool of another size; `like` is the shape of an example."""
+    def resized(self, size: int, empty: Callable[[int], Any], sharding: NamedSharding | None) -> "Pool":
+        """Move the live rows into a pool of another size; `empty` makes a state of so many rows."""
         keep = np.flatnonzero(self.live)
         moved = Pool.empty(size)
         moved.count = self.count
         for name in ("example", "run", "step"):
             getattr(moved, name)[: len(keep)] = getattr(self, name)[keep]
         if self.state is None:
-            state = blank(trial, jnp.zeros((size, *like), jnp.float32))
+            state = empty(size)
         else:
             order = np.zeros(size, np.int32)
             order[: len(keep)] = keep
@@ -89,73 +98,90 @@ class Pool:
         self.example[rows], self.run[rows], self.step[rows] = examples, runs, 0
         return rows
 
-    def segment(self, length: int) -> int:
-        """Choose how many iterations to make: rows should end together, and nobody wait for long."""
+    def iterations(self, length: int) -> int:
+        """Choose how many iterations to make: rows should end together, and none wait for long."""
         left = length - self.step[self.live]
         count = min(self.count, int(left.max()))
         return min(count, int(left.min())) if left.min() >= count // 4 else count
 
     def pace(self, leaving: float, length: int) -> None:
-        """Look less often while hardly anyone leaves, more often while many do."""
+        """Make longer segments while hardly any row leaves, shorter ones while many do."""
         if leaving < 0.02:
             self.count = min(2 * self.count, max(FIRST, min(length // 4, LONGEST)))
         elif leaving > 0.1:
             self.count = max(FIRST // 2, self.count // 2)
 
 
-def turns(network: Network, trials: Trials, sharding: NamedSharding | None = None) -> Callable[..., Turn]:
-    """Compile, per trial and number of rows, one segment of its solver.
+@partial(jax.jit, static_argnames=("system", "program", "sharding"), donate_argnums=(0,))
+def segment(
+    state: Any,
+    fresh: Fresh,
+    key: PRNGKeyArray,
+    count: Any,
+    until: Any,
+    threat: Threat,
+    arguments: PyTree,
+    *,
+    system: Callable[..., Any],
+    program: Callable[[Threat], Case],
+    sharding: NamedSharding | None,
+) -> Segment:
+    """Make `count` iterations of a case in all rows, except those whose run is over.
+
+    A run is over at a point whose merit is above `until`, or at the end. Rows where `fresh.load` is true start a new
+    run first. The system, the program and the number of rows decide what is compiled; everything else is traced, so
+    neither radius nor parameters nor segment length compile anew.
 
     Args:
+      system: (*arguments) -> what the objective of the case takes, such as a function from images to logits.
+      program: from the threat to the case.
       sharding: of the rows. Every device searches for its own rows and never waits for the others.
-
-    Returns:
-      turn(state, fresh, key, count, threat, arguments, trial=) -> Turn. Rows where `load` is true start a new run;
-      then all rows make `count` more iterations, except those whose run is over: at a misclassified point, or
-      at the end. `trial` is the place in the suite; everything else is traced, so neither radius nor segment
-      length compiles anew.
     """
 
-    def segment(
-        trial: int,
-        state: Any,
-        fresh: Fresh,
-        key: PRNGKeyArray,
-        count: Array,
-        threat: Threat,
-        arguments: PyTree,
-    ) -> Turn:
-        one = trials(threat)[trial]
-        solver = until_found(one.solver)
+    def ours(
+        state: Any, fresh: Fresh, key: PRNGKeyArray, count: Any, until: Any, threat: Threat, given: PyTree
+    ):
+        case, under_attack = program(threat), system(*given)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, fresh.number)
 
+        def rows_at(step: Array) -> Rows:
+            return Rows(keys, fresh.data, fresh.clean, fresh.run, step, fresh.parameters)
+
         def enter(state: Any) -> Any:
-            return select(fresh.load, one.init(keys, fresh.run, fresh.x), state)
+            return select(fresh.load, case.init(rows_at(jnp.zeros_like(fresh.run)), fresh.x), state)
 
         # Random starts cost as much as some iterations, and most segments begin none.
         state = jax.lax.cond(fresh.load.any(), enter, lambda state: state, state)
-        objective = one.objective(network(*arguments), fresh.label, fresh.target)
-        state = solver.advance(objective, state, count)
-        found = solver.finish(state)
-        return Turn(state, found, (found.value > 0) | (state.step >= solver.length), state.step)
 
-    @partial(jax.jit, static_argnames=("trial",), donate_argnums=(0,))
-    def turn(*inputs: Any, trial: int) -> Turn:
-        ours: Callable[..., Turn] = partial(segment, trial)
-        if sharding is not None:
-            rows, all_ = PartitionSpec(sharding.spec[0]), PartitionSpec()
-            specs = (rows, rows, all_, all_, all_, all_)
-            # Unchecked: a loop in somebody's network may well begin with a constant.
-            ours = jax.shard_map(ours, mesh=sharding.mesh, in_specs=specs, out_specs=rows, check_vma=False)
+        def once(_: Any, state: Any) -> Any:
+            resting = case.solver.finish(state).value > until
+            objective = case.objective(under_attack, rows_at(state.step))
+            return select(resting, state, case.solver.advance(objective, state, 1))
+
+        state = jax.lax.fori_loop(0, count, once, state)
+        found = case.solver.finish(state)
+        return Segment(state, found, (found.value > until) | (state.step >= case.solver.length), state.step)
+
+    inputs = state, fresh, key, count, until, threat, arguments
+    if sharding is None:
         return ours(*inputs)
+    rows, all_ = PartitionSpec(sharding.spec[0]), PartitionSpec()
+    specs = (rows, rows, all_, all_, all_, all_, all_)
+    # Unchecked: a loop in somebody's network may well begin with a constant.
+    whole = jax.shard_map(ours, mesh=sharding.mesh, in_specs=specs, out_specs=rows, check_vma=False)
+    return whole(*inputs)
 
-    return turn
 
-
-def blank(trial: Trial, x: Array) -> Any:
-    """Make a state of the right shapes for the rows of x (s, ...), to be loaded over."""
-    keys = jax.random.split(jax.random.key(0), x.shape[0])
-    shapes = jax.eval_shape(trial.init, keys, jnp.zeros(x.shape[0], jnp.int32), x)
+def blank(case: Case, fresh: Fresh) -> Any:
+    """Make a state of the right shapes for the rows of `fresh`, to be loaded over."""
+    count = len(fresh.run)
+    keys = jax.random.split(jax.random.key(0), count)
+    shapes = jax.eval_shape(
+        lambda fresh: case.init(
+            Rows(keys, fresh.data, fresh.clean, fresh.run, fresh.run, fresh.parameters), fresh.x
+        ),
+        fresh,
+    )
 
     def zeros(leaf):
         is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -8,7 +8,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks.gradient_ascent import evaluate
 from robustjax.attacks.pgd import better
-from robustjax.attacks.solver import judged, nothing_yet
+from robustjax.attacks.solver import nothing_yet, own_merit
 from robustjax.numerics import keys_for, per_example
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Found, Objective
@@ -65,7 +65,7 @@ def uint8_pgd(
 
         def gradient_ascent(_, carry: tuple[Array, Found]) -> tuple[Array, Found]:
             moved, best = carry
-            value, _, grad = evaluate(judged(objective), point(moved))
+            value, _, grad = evaluate(own_merit(objective), point(moved))
             best = better(best, Found(point(moved), value))
             return jnp.clip(moved + step * jnp.sign(grad), low, high), best
 

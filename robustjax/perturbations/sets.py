@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from robustjax.attacks.solver import Count, Judged, Solver
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit
 from robustjax.numerics import constant, fold, keys_for
 from robustjax.perturbations.sampling import Border
 from robustjax.perturbations.spatial import warp
@@ -167,7 +167,7 @@ def solver_through(space: PerturbationSet, solver: Solver) -> Solver:
         own, inner = _keys(key, x)
         return Lifted(own, space.prepare(x), solver.init(inner, space.origin(x)))
 
-    def advance(objective: Judged, state: Lifted, count: Count) -> Lifted:
+    def advance(objective: ValueAndMerit, state: Lifted, count: Count) -> Lifted:
         def over_u(u: Array) -> tuple[Array, PerExample]:
             return objective(space.decode(state.key, state.x, u))
 

@@ -10,7 +10,7 @@
     progress         how far a loop is
     attack_progress  how far a suite of attacks is
     snapshot         progress of an evaluation in a file
-    result_files     verdicts of a suite in files
+    result_files     results of attacks in files
     stopping         leaving a loop cleanly on SIGTERM and Ctrl-C
     figures          curves, training, ROC: PNG bytes (matplotlib)
     subplots         several small curves side by side: PNG bytes (matplotlib)

@@ -1,4 +1,4 @@
-"""One line that says how many images an attack has left standing, and how long the rest takes."""
+"""One line that says how many images are still robust under an attack, and how long the rest takes."""
 
 import sys
 import time
@@ -9,24 +9,24 @@ from typing import TextIO
 import jax
 from tqdm import tqdm
 
-from robustjax.evaluation.suite import Standing
+from robustjax.evaluation.runner import Progress
 from robustjax.runtime.progress import SECONDS
 
 WINDOW_SECONDS = 30.0  # speed is measured over the most recent ones
 
 
-def survivors(
+def attack_progress(
     *, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic
-) -> Callable[[Standing], None]:
-    """Build the `watch` of a suite: a line that is redrawn on a terminal, a new one every ten seconds in a log.
+) -> Callable[[Progress], None]:
+    """Build the `progress` of a suite: a line that is redrawn on a terminal, a new one every ten seconds in a log.
 
-    The time left is an upper bound at the present speed: whoever breaks is done early.
+    The time left is an upper bound at the present speed: misclassified images are done early.
     """
     out = file or sys.stderr
     began, drawn, attack = clock(), -1e9, ""
     recent: deque[tuple[float, float]] = deque()
 
-    def watch(now: Standing) -> None:
+    def show(now: Progress) -> None:
         nonlocal drawn, attack
         time_ = clock()
         recent.append((time_, now.work))
@@ -42,12 +42,12 @@ def survivors(
         speed = (recent[-1][1] - recent[0][1]) / max(recent[-1][0] - recent[0][0], 1e-9)
         left = f", at most {tqdm.format_interval(now.work_left / speed)} left" if speed > 0 else ""
         line = (
-            f"{now.number}/{now.attacks} {now.attack}  {100 * now.share:3.0f}%  {now.standing} of {now.images} "
-            f"standing  {tqdm.format_interval(time_ - began)} gone{left}"
+            f"{now.number}/{now.attacks} {now.attack}  {100 * now.share:3.0f}%  {now.robust} of {now.images} "
+            f"robust  {tqdm.format_interval(time_ - began)} gone{left}"
         )
         out.write(f"\r\x1b[K{line}" if tty else f"{line}\n")
         if tty and ended:
             out.write("\n")
         out.flush()
 
-    return watch
+    return show

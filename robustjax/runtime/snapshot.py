@@ -13,7 +13,7 @@ from robustjax.runtime.files import write_whole
 
 
 class Snapshot:
-    """Keep arrays in a file every so often, as the `Memory` of `evaluation.suite`.
+    """Keep arrays in a file every so often, as the `Memory` of `evaluation.runner`.
 
     Args:
       path: of the file, .npz.

@@ -12,7 +12,7 @@ from robustjax import logit
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd, apgd_shrinking
 from robustjax.attacks.pgd import at_origin
-from robustjax.attacks.solver import as_attack, classified, judged
+from robustjax.attacks.solver import as_attack, classified, own_merit
 from robustjax.attacks.starts import rim
 from robustjax.numerics import norm
 from robustjax.threats import Threat
@@ -158,7 +158,7 @@ def test_the_first_step_is_compared_with_the_start(compat, step_size):
     side = jnp.array([[0.0, 1.0]])
     threat = Threat("l2", 1.0, -9.0, 9.0)
     solver = apgd(threat, steps=20, rho=0.6, start=lambda key, x: side, compat=compat)
-    states = trace(solver, judged(lambda x: x[:, 0] - 2.0), jnp.zeros((1, 2)))
+    states = trace(solver, own_merit(lambda x: x[:, 0] - 2.0), jnp.zeros((1, 2)))
     np.testing.assert_array_equal(np.diff(states.value[1:5, 0], prepend=-2.0) > 0, [True, True, True, False])
     assert states.step_size[4] == step_size
 
@@ -253,7 +253,7 @@ def test_a_sweep_over_radii_and_segments_compiles_once():
     @jax.jit
     def advance(threat, state, count):
         traces.append(1)
-        return apgd(threat, steps=10).advance(judged(linear), state, count)
+        return apgd(threat, steps=10).advance(own_merit(linear), state, count)
 
     reached = []
     for eps in (0.01, 0.1, 0.3):

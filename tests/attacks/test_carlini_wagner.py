@@ -9,7 +9,7 @@ from twin import X, Y, foolbox_distances, net
 from robustjax import logit
 from robustjax.attacks.adam import adam, rest
 from robustjax.attacks.carlini_wagner import carlini_wagner
-from robustjax.attacks.solver import as_attack, judged
+from robustjax.attacks.solver import as_attack, own_merit
 from robustjax.numerics import norm
 from robustjax.threats import Threat
 
@@ -27,7 +27,7 @@ def test_confidence_moves_the_boundary():
         solver = carlini_wagner(
             Threat("l2", jnp.inf, -1.0, 2.0), searches=9, steps=300, confidence=confidence
         )
-        state = jax.jit(lambda s=solver: s.advance(judged(plane), s.init(KEY, ORIGIN), s.length))()
+        state = jax.jit(lambda s=solver: s.advance(own_merit(plane), s.init(KEY, ORIGIN), s.length))()
         best = (0.5 + confidence) / np.linalg.norm(W)
         assert best < state.kept.distance < 1.05 * best
         assert (plane(state.kept.nearest.x) > confidence).all()
@@ -37,7 +37,7 @@ def test_confidence_moves_the_boundary():
 def test_a_large_constant_settles_where_the_confidence_is_reached(confidence):
     settings = {"steps": 700, "step_size": 0.002, "initial_const": 10.0, "confidence": confidence}
     solver = carlini_wagner(Threat("l2", jnp.inf, -1.0, 2.0), searches=1, **settings)
-    state = jax.jit(lambda: solver.advance(judged(plane), solver.init(KEY, ORIGIN), 699))()
+    state = jax.jit(lambda: solver.advance(own_merit(plane), solver.init(KEY, ORIGIN), 699))()
     np.testing.assert_allclose(plane(state.x), confidence, atol=0.1)
 
 
@@ -45,7 +45,7 @@ def test_constants_grow_by_ten_until_one_is_enough_and_then_halve_the_interval()
     """Below c = 2 gap / |w|^2 the minimum of d^2 + c max(gap - <w, d>, 0) lies before the plane."""
     searches = 8
     solver = carlini_wagner(Threat("l2", jnp.inf, -1.0, 2.0), searches=searches, steps=500, step_size=0.001)
-    advance = jax.jit(lambda state: solver.advance(judged(plane), state, 500))
+    advance = jax.jit(lambda state: solver.advance(own_merit(plane), state, 500))
     state, enough = solver.init(KEY, ORIGIN), 2 * 0.5 / float(W @ W)
     # Small steps, so that Adam's momentum does not carry it beyond the minimum and over the plane.
     const, low, high = 1e-3, 0.0, np.inf

@@ -8,7 +8,7 @@ from twin import X, Y, foolbox_distances, net
 
 from robustjax import logit
 from robustjax.attacks.ddn import ddn
-from robustjax.attacks.solver import as_attack, classified, judged
+from robustjax.attacks.solver import as_attack, classified, own_merit
 from robustjax.numerics import norm
 from robustjax.threats import Threat
 
@@ -33,7 +33,7 @@ def test_points_are_those_of_the_recursion():
     nearest = min(adversarial, key=lambda p: np.linalg.norm(p - x0))
 
     solver = ddn(Threat("l2", jnp.inf, 0.0, high), steps=steps, gamma=gamma)
-    objective = judged(lambda x: x @ jnp.asarray(w, jnp.float32) - beyond)
+    objective = own_merit(lambda x: x @ jnp.asarray(w, jnp.float32) - beyond)
     advance = jax.jit(lambda state: solver.advance(objective, state, 1))
     state = solver.init(KEY, jnp.asarray(x0, jnp.float32)[None])
     for point in points:

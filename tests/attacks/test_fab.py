@@ -12,7 +12,7 @@ from robustjax import logit
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.fab import boundary, fab, fab_targeted
 from robustjax.attacks.hyperplane import onto_hyperplane
-from robustjax.attacks.solver import classified, judged
+from robustjax.attacks.solver import classified, own_merit
 from robustjax.attacks.starts import halfway
 from robustjax.numerics import norm
 from robustjax.threats import Threat
@@ -243,7 +243,7 @@ def test_judged_values_and_merits_may_differ():
     both = lambda x: (x[:, 0] - 1.0, x[:, 0] - 1.03)
     state = solver.advance(both, solver.init(KEY, origin), 10)
     assert 1.03 < state.kept.distance[0] < 1.06
-    alone = solver.advance(judged(lambda x: x[:, 0] - 1.0), solver.init(KEY, origin), 10)
+    alone = solver.advance(own_merit(lambda x: x[:, 0] - 1.0), solver.init(KEY, origin), 10)
     assert 1.0 < alone.kept.distance[0] < 1.01
 
 

@@ -9,7 +9,7 @@ from twin import X, Y, foolbox_distances, net
 from robustjax import logit
 from robustjax.attacks.fab import fab
 from robustjax.attacks.fmn import fmn
-from robustjax.attacks.solver import as_attack, judged
+from robustjax.attacks.solver import as_attack, own_merit
 from robustjax.numerics import norm
 from robustjax.threats import Threat
 
@@ -21,14 +21,14 @@ DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 def test_the_first_radius_is_a_little_more_than_the_way_to_the_boundary(kind):
     w, origin = np.array([3.0, -1.0, 2.0], np.float32), jnp.zeros((1, 3))
     solver = fmn(Threat(kind, jnp.inf, -9.0, 9.0), steps=10)
-    objective = judged(lambda x: x @ w - 0.5)
+    objective = own_merit(lambda x: x @ w - 0.5)
     state = solver.advance(objective, solver.init(KEY, origin), 1)
     np.testing.assert_allclose(state.memory, 1.05 * 0.5 / np.linalg.norm(w, DUAL[kind]), rtol=1e-5)
 
 
 def test_the_radius_follows_the_verdict_and_never_exceeds_the_nearest():
     solver = fmn(Threat("l2", jnp.inf, -9.0, 9.0), steps=30)
-    objective = judged(lambda x: jnp.sqrt(jnp.square(x).sum(axis=1)) - 1.0)
+    objective = own_merit(lambda x: jnp.sqrt(jnp.square(x).sum(axis=1)) - 1.0)
     state, advance = solver.init(KEY, jnp.full((1, 3), 0.1)), jax.jit(solver.advance, static_argnums=0)
     changes = []
     for step in range(30):
@@ -50,7 +50,7 @@ def test_the_radius_falls_back_to_the_nearest_from_any_height():
     solver = fmn(Threat("l2", jnp.inf, -9.0, 9.0), steps=30)
     origin = jnp.zeros((1, 3))
     state = solver.init(KEY, origin)._replace(x=jnp.full((1, 3), 2.0), memory=jnp.asarray([100.0]))
-    state = solver.advance(judged(lambda x: x.sum(axis=1) - 1.0), state, 1)
+    state = solver.advance(own_merit(lambda x: x.sum(axis=1) - 1.0), state, 1)
     np.testing.assert_allclose(state.memory, 2.0 * np.sqrt(3), rtol=1e-6)
     assert norm(state.x, "l2")[0] <= 2.0 * np.sqrt(3) + 1e-5
 

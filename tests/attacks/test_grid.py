@@ -9,7 +9,7 @@ from robustjax import logit
 from robustjax.attacks.compose import against
 from robustjax.attacks.grid import grid, refined
 from robustjax.attacks.pgd import at_origin, pgd
-from robustjax.attacks.solver import as_attack, classified, judged
+from robustjax.attacks.solver import as_attack, classified, own_merit
 from robustjax.threats import Threat
 
 B = 5
@@ -85,8 +85,8 @@ def test_segments_rows_and_order_do_not_change_the_result():
     def part(u):
         return jnp.sin(jnp.einsum("bd,bdk->bk", u, WAVES[order])).sum(axis=1)
 
-    state = solver.advance(judged(bumpy), solver.init(KEY, X), 5)
-    state = solver.advance(judged(part), jax.tree.map(lambda a: a[order], state), solver.length)
+    state = solver.advance(own_merit(bumpy), solver.init(KEY, X), 5)
+    state = solver.advance(own_merit(part), jax.tree.map(lambda a: a[order], state), solver.length)
     np.testing.assert_allclose(solver.finish(state).x, whole.x[order], atol=1e-6)
 
 

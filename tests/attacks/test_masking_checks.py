@@ -196,7 +196,7 @@ def test_what_gradients_break_on_a_linear_network_is_known_in_closed_form():
     assert named(found, "more steps").evidence["broken after 30"] == 20
     assert named(found, "noise").evidence["broken by gradient"] == 20
     radius = pytest.approx(18 * 30**0.5)
-    assert named(found, "unlimited radius").evidence == {"resist": 0, "images": 40, "radius": radius}
+    assert named(found, "unlimited radius").evidence == {"robust": 0, "images": 40, "radius": radius}
 
 
 @pytest.mark.parametrize(
@@ -247,24 +247,24 @@ def test_probabilities_are_told_in_bfloat16_and_logits_are_not():
 def test_more_steps_must_not_break_fewer_nor_leave_the_loss_low():
     few, many = np.arange(100) < 40, np.arange(100) < 60
     rise, nobody = np.ones(100), np.zeros(100, bool)
-    judge = lambda *last, rise=rise, resists=nobody: attack_comparison.more_steps(
-        (1, 5), np.stack(last), rise, resists
+    check = lambda *last, rise=rise, robust=nobody: attack_comparison.more_steps(
+        (1, 5), np.stack(last), rise, robust
     )
-    assert not judge(few, many).raised and judge(many, few).raised
+    assert not check(few, many).raised and check(many, few).raised
     assert (
-        not judge(few, np.arange(100) < 35).raised and judge(few, np.arange(100) < 34).raised
+        not check(few, np.arange(100) < 35).raised and check(few, np.arange(100) < 34).raised
     )  # 5 % is luck
     flat = np.where(np.arange(100) < 6, 0.0, 1.0)
-    assert judge(few, few, rise=flat, resists=~few).raised is False  # the flat ones are broken
-    assert judge(few, few, rise=flat[::-1], resists=~few).raised
-    assert judge(few, few, rise=np.full(100, np.nan), resists=~few).evidence["without rise"] == 60
+    assert check(few, few, rise=flat, robust=~few).raised is False  # the flat ones are broken
+    assert check(few, few, rise=flat[::-1], robust=~few).raised
+    assert check(few, few, rise=np.full(100, np.nan), robust=~few).evidence["without rise"] == 60
 
 
 OUTCOME = np.zeros((3, 1000), np.int8)  # apgd, fab, square
 MARGIN = np.full((3, 1000), -1.0)
 
 
-def judged(outcome=OUTCOME, margin=MARGIN, names=("apgd-ce", "fab-t", "square"), **settings):
+def outcomes_checked(outcome=OUTCOME, margin=MARGIN, names=("apgd-ce", "fab-t", "square"), **settings):
     return {flag.name: flag for flag in masking_checks.from_outcomes(names, outcome, margin, **settings)}
 
 
@@ -274,7 +274,7 @@ def test_square_may_break_one_image_in_five_hundred_alone(alone, sign):
     outcome[0, 500:700] = 1
     outcome[2, :alone] = 1
     outcome[2, 500:650] = 1  # with `every`, it is run on what others broke
-    flag = judged(outcome)["black box alone"]
+    flag = outcomes_checked(outcome)["black box alone"]
     assert flag.raised == sign and flag.evidence == {"share": alone / 1000, "tried by both": 1000}
 
 
@@ -282,45 +282,45 @@ def test_images_that_gradients_never_tried_are_no_evidence():
     outcome = OUTCOME.copy()
     outcome[2, :300] = 1
     outcome[:2, :300] = -1  # Square ran first
-    flag = judged(outcome)["black box alone"]
+    flag = outcomes_checked(outcome)["black box alone"]
     assert not flag.raised and flag.evidence["tried by both"] == 700
     outcome[1, :300] = 0
-    assert judged(outcome)["black box alone"].evidence["share"] == 0.3
+    assert outcomes_checked(outcome)["black box alone"].evidence["share"] == 0.3
 
 
 def test_attacks_without_gradients_must_not_come_nearer():
     margin, outcome = MARGIN.copy(), OUTCOME.copy()
     margin[2] = -2.0
-    assert not judged(margin=margin)["black box ahead"].raised
+    assert not outcomes_checked(margin=margin)["black box ahead"].raised
     margin[2, :101] = -0.5
-    flag = judged(margin=margin)["black box ahead"]
+    flag = outcomes_checked(margin=margin)["black box ahead"]
     assert flag.raised and flag.evidence == {"share": 0.101, "images": 1000}
     margin[1, :50] = -0.4  # one attack with gradients suffices
-    assert judged(margin=margin)["black box ahead"].evidence["share"] == 0.051
+    assert outcomes_checked(margin=margin)["black box ahead"].evidence["share"] == 0.051
     outcome[2, 50:101] = 1
-    assert judged(outcome, margin)["black box ahead"].evidence == {"share": 0, "images": 949}
+    assert outcomes_checked(outcome, margin)["black box ahead"].evidence == {"share": 0, "images": 949}
     margin[:2, 101:] = np.nan
-    assert judged(outcome, margin)["black box ahead"].evidence["images"] == 50
+    assert outcomes_checked(outcome, margin)["black box ahead"].evidence["images"] == 50
 
 
 def test_margins_near_zero_are_counted_at_the_strongest_attack():
     margin = MARGIN.copy()
     margin[0, :3], margin[1, :2] = [9e-5, -9e-5, 2e-4], np.nan
-    flag = judged(margin=margin)["near ties"]
+    flag = outcomes_checked(margin=margin)["near ties"]
     assert flag.evidence["images"] == 2 and not flag.raised
     margin[0, 2] = 0.0
-    assert judged(margin=margin)["near ties"].raised
+    assert outcomes_checked(margin=margin)["near ties"].raised
     margin[1, 2] = 1.0
-    assert not judged(margin=margin)["near ties"].raised
-    assert not judged(np.full((3, 4), -1, np.int8), np.full((3, 4), np.nan))["near ties"].raised
+    assert not outcomes_checked(margin=margin)["near ties"].raised
+    assert not outcomes_checked(np.full((3, 4), -1, np.int8), np.full((3, 4), np.nan))["near ties"].raised
 
 
 def test_suites_of_one_kind_are_not_compared():
     for names in (("a", "b", "c"), ("square", "square", "square")):
-        found = judged(names=names)
+        found = outcomes_checked(names=names)
         assert found["black box alone"].says == found["black box ahead"].says != ""
         assert not found["black box alone"].raised and not found["black box alone"].evidence
-    assert judged(names=("a", "b", "c"), black_box={"c"})["black box alone"].evidence
+    assert outcomes_checked(names=("a", "b", "c"), black_box={"c"})["black box alone"].evidence
 
 
 def test_rows_are_plain_and_begin_with_what_is_raised():
@@ -375,4 +375,4 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_outcomes_need_a_row_per_name():
     with pytest.raises(ValueError, match="2 names, 3 rows of outcomes"):
-        judged(names=("a", "square"))
+        outcomes_checked(names=("a", "square"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from robustjax import logit
 from robustjax.attacks import objectives, square_windows
-from robustjax.attacks.solver import classified, judged
+from robustjax.attacks.solver import classified, own_merit
 from robustjax.attacks.square import Draw, _draw, edge, moved_bumps, square
 from robustjax.numerics import norm
 from robustjax.threats import Threat
@@ -136,9 +136,9 @@ def test_queries_that_change_nothing_are_passed_over_and_nothing_else_changes():
         ahead = value(proposal) > least
         best = jnp.where(ahead[:, None, None, None], proposal, best)
         least = jnp.maximum(least, value(proposal))
-    half = jax.jit(lambda s: solver.advance(judged(value), s, 31))(state)
+    half = jax.jit(lambda s: solver.advance(own_merit(value), s, 31))(state)
     assert (idle > 3).all() and half.step.max() > 31 and (half.step <= 31 + idle).all()
-    state = jax.jit(lambda s: solver.advance(judged(value), s, queries))(half)
+    state = jax.jit(lambda s: solver.advance(own_merit(value), s, queries))(half)
     assert (state.step == queries + 1).all()
     np.testing.assert_array_equal(solver.finish(state).x, best)
 
@@ -254,7 +254,7 @@ def test_a_sweep_over_radii_and_segments_compiles_once():
     @jax.jit
     def advance(threat, state, count):
         traces.append(1)
-        return square(threat, queries=30).advance(judged(linear), state, count)
+        return square(threat, queries=30).advance(own_merit(linear), state, count)
 
     for eps in (0.01, 0.1, 0.3):
         threat = Threat("linf", jnp.float32(eps))

@@ -1,4 +1,4 @@
-"""A suite gives the same verdicts however it is cut, stopped and resumed, and the right ones where that is known."""
+"""A suite gives the same results however it is cut, stopped and resumed, and the right ones where that is known."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from robustjax.attacks import autoattack
 from robustjax.evaluation import pool, suite
-from robustjax.evaluation.verdicts import BROKEN, NOT_RUN, RESISTED, merge
+from robustjax.evaluation.results import BROKEN, NOT_RUN, RESISTED, merge
 from robustjax.threats import Threat
 
 RNG = np.random.default_rng(0)
@@ -32,7 +32,7 @@ Y = np.array(network(FIRST, SECOND)(X).argmax(axis=1))
 Y[:2] = (Y[:2] + 1) % 5  # wrong from the start
 
 
-def trials(threat):
+def cases(threat):
     """The standard attacks, short."""
     return (
         autoattack.apgd_ce(threat, steps=6),
@@ -43,15 +43,15 @@ def trials(threat):
 
 
 def targeted(threat):
-    return trials(threat)[1:2]
+    return cases(threat)[1:2]
 
 
 @functools.cache
-def evaluator(tasks=trials, **settings):
+def evaluator(tasks=cases, **settings):
     return suite.over(network, tasks, **{"batch_size": 32, "smallest": 16, **settings})
 
 
-def run(*, rows=slice(None), threat=BALL, tasks=trials, call=None, **settings):
+def run(*, rows=slice(None), threat=BALL, tasks=cases, call=None, **settings):
     index = np.arange(len(Y))[rows]
     given = call or {}
     return evaluator(tasks, **settings)(KEY, X[rows], Y[rows], threat, FIRST, SECOND, index=index, **given)
@@ -71,20 +71,20 @@ def whole():
     return run()
 
 
-def test_verdicts_are_sound_and_the_attack_is_of_use(whole):
+def test_results_are_sound_and_the_attack_is_of_use(whole):
     logits = network(FIRST, SECOND)(jnp.asarray(whole.x))
     wrong = np.asarray(logits.argmax(axis=1)) != Y
-    np.testing.assert_array_equal(wrong, ~whole.standing)
+    np.testing.assert_array_equal(wrong, ~whole.robust)
     assert BALL.contains(whole.x, X).all()
     assert (whole.clean[:2] != Y[:2]).all() and (whole.outcome[:, :2] == NOT_RUN).all()
     assert (whole.x[:2] == X[:2]).all()
-    assert 5 <= whole.standing.sum() <= 22
+    assert 5 <= whole.robust.sum() <= 22
     broken = (whole.outcome == BROKEN).any(axis=0)
     assert ((whole.margin > 0).any(axis=0) == broken).all()
     later = np.cumsum(whole.outcome == BROKEN, axis=0) - (whole.outcome == BROKEN) > 0
-    assert (whole.outcome[later] == NOT_RUN).all() and (whole.outcome[:, whole.standing] == RESISTED).all()
+    assert (whole.outcome[later] == NOT_RUN).all() and (whole.outcome[:, whole.robust] == RESISTED).all()
     values = [estimate.value for _, estimate in whole.accuracy()]
-    assert values == sorted(values, reverse=True) and values[-1] == whole.standing.mean()
+    assert values == sorted(values, reverse=True) and values[-1] == whole.robust.mean()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_cutting_it_otherwise_changes_nothing(whole, settings):
 
 
 def test_a_long_search_begins_with_a_batch_cut_to_its_images(monkeypatch):
-    """28 images are classified correctly: seven eighths of a batch of 32, and the verdicts are the same."""
+    """28 images are classified correctly: seven eighths of a batch of 32, and the results are the same."""
     seen = []
 
     def counted(*arguments):
@@ -111,7 +111,7 @@ def test_a_long_search_begins_with_a_batch_cut_to_its_images(monkeypatch):
         return logits
 
     def searched():
-        evaluate = suite.over(counted, lambda threat: trials(threat)[3:], batch_size=32, smallest=16)
+        evaluate = suite.over(counted, lambda threat: cases(threat)[3:], batch_size=32, smallest=16)
         seen.clear()
         return evaluate(KEY, X, Y, BALL, FIRST, SECOND)
 
@@ -145,27 +145,31 @@ def test_devices_change_nothing(whole):
     same(run(sharding=NamedSharding(mesh, PartitionSpec("data"))), whole)
 
 
-@pytest.mark.parametrize("trial", range(4))
-def test_devices_exchange_nothing(trial):
+@pytest.mark.parametrize("place", range(4))
+def test_devices_exchange_nothing(place):
     rows = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
-    turn, x = pool.turns(network, trials, rows), jnp.zeros((16, 6, 6, 1))
-    numbers = jnp.zeros(16, jnp.int32)
-    state = pool.blank(trials(BALL)[trial], x)
-    fresh = pool.Fresh(numbers == 0, x, numbers, numbers, numbers, numbers)
-    inputs = pool.spread((state, fresh), rows)
-    program = turn.lower(*inputs, KEY, jnp.int32(3), BALL, (FIRST, SECOND), trial=trial).compile().as_text()
+    numbers, case = np.zeros(16, np.int32), cases(BALL)[place]
+    clean = {"ranked": np.zeros((16, 3), np.int32)}
+    fresh = pool.Fresh(
+        numbers == 0, np.zeros((16, 6, 6, 1), np.float32), numbers, clean, numbers, numbers,
+        case.parameters_of(numbers),
+    )  # fmt: skip
+    inputs = pool.spread((pool.blank(case, fresh), fresh), rows)
+    rest = KEY, jnp.int32(3), jnp.float32(0), BALL, (FIRST, SECOND)
+    settings = {"system": network, "program": pool.CaseAt(cases, place), "sharding": rows}
+    program = pool.segment.lower(*inputs, *rest, **settings).compile().as_text()
     for exchange in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
         assert f" {exchange}" not in program
 
 
 def test_it_finds_what_the_pure_attack_finds(whole):
     attack = jax.jit(
-        lambda x, y, threat: autoattack.worst_case(trials(threat))(KEY, network(FIRST, SECOND), x, y)
+        lambda x, y, threat: autoattack.worst_case(cases(threat))(KEY, network(FIRST, SECOND), x, y)
     )
     found = attack(X, Y, BALL)
-    np.testing.assert_array_equal(np.asarray(found.value) > 0, ~whole.standing)
+    np.testing.assert_array_equal(np.asarray(found.value) > 0, ~whole.robust)
     # Images that stand were searched to the end by both.
-    np.testing.assert_allclose(found.value[whole.standing], whole.value[whole.standing], atol=2e-5)
+    np.testing.assert_allclose(found.value[whole.robust], whole.value[whole.robust], atol=2e-5)
 
 
 class Diary:
@@ -231,22 +235,22 @@ def test_radii_compile_once_and_a_larger_one_never_helps():
         opened.append(1)
         return network(*arguments)
 
-    evaluate = suite.over(counted, lambda threat: trials(threat)[1:3], batch_size=32, smallest=16)
-    report, standing = None, []
+    evaluate = suite.over(counted, lambda threat: cases(threat)[1:3], batch_size=32, smallest=16)
+    report, robust = None, []
     for eps in (0.0, 0.01, 0.02, 0.04):
         report = evaluate(KEY, X, Y, Threat("linf", eps), FIRST, SECOND, given=report)
-        standing.append(report.standing)
-    assert standing[0].sum() == (report.clean == Y).sum()
+        robust.append(report.robust)
+    assert robust[0].sum() == (report.clean == Y).sum()
     # Two sizes for each of two attacks, and for looking at points.
     assert len(opened) <= (2 + 1) * 2
-    assert all((later <= earlier).all() for earlier, later in itertools.pairwise(standing))
-    assert standing[0].sum() > standing[-1].sum()
+    assert all((later <= earlier).all() for earlier, later in itertools.pairwise(robust))
+    assert robust[0].sum() > robust[-1].sum()
 
 
 def test_every_attack_on_every_image():
     full = run(call={"every": True})
     assert ((full.outcome != NOT_RUN) == (full.clean == Y)).all()
-    np.testing.assert_array_equal(full.standing, run().standing)
+    np.testing.assert_array_equal(full.robust, run().robust)
 
 
 @pytest.mark.parametrize(("kind", "dual"), [("linf", 1), ("l2", 2), ("l1", np.inf)])
@@ -265,10 +269,10 @@ def test_standard_is_exact_on_a_linear_network(kind, dual):
         batch_size=40,
         smallest=40,
     )
-    standing = evaluate(KEY, x, y, Threat(kind, eps, -9.0, 9.0), weight).standing
+    robust = evaluate(KEY, x, y, Threat(kind, eps, -9.0, 9.0), weight).robust
     clear = np.abs(distance / eps - 1) > 0.01
-    np.testing.assert_array_equal(standing[clear], (distance > eps)[clear])
-    assert 0.3 < standing.mean() < 0.7
+    np.testing.assert_array_equal(robust[clear], (distance > eps)[clear])
+    assert 0.3 < robust.mean() < 0.7
 
 
 @settings(max_examples=4, deadline=None)
@@ -307,30 +311,30 @@ def test_soundness_for_any_shape_and_number_of_classes(kind, classes, shape, eps
     logits[np.arange(6), y] = -np.inf
     lead = own - logits.max(axis=1)
     clear = np.abs(lead) > 1e-5  # a saturated tanh ties, and another program may break the tie otherwise
-    np.testing.assert_array_equal(found.standing[clear], lead[clear] > 0)
-    assert (found.standing <= (found.clean == y)).all()
+    np.testing.assert_array_equal(found.robust[clear], lead[clear] > 0)
+    assert (found.robust <= (found.clean == y)).all()
 
 
 def test_networks_that_return_nan_count_as_wrong():
-    evaluate = suite.over(lambda: lambda x: jnp.full((x.shape[0], 3), jnp.nan), trials_of_three, batch_size=4)
+    evaluate = suite.over(lambda: lambda x: jnp.full((x.shape[0], 3), jnp.nan), cases_of_three, batch_size=4)
     found = evaluate(KEY, X[:4], Y[:4] % 3, BALL)
-    assert not found.standing.any() and (found.clean == -1).all()
+    assert not found.robust.any() and (found.clean == -1).all()
 
 
-def trials_of_three(threat):
+def cases_of_three(threat):
     return (autoattack.apgd_ce(threat, steps=2),)
 
 
-def test_a_stricter_verdict_overrules_the_attack():
-    """An attack on a network that is always fooled breaks nothing that the judge still gets right."""
+def test_a_reference_network_overrules_the_attack():
+    """An attack on a network that is always fooled breaks nothing that the reference still gets right."""
     evaluate = suite.over(
         lambda first, second: lambda x: -network(first, second)(x),
-        lambda threat: trials(threat)[:1],
+        lambda threat: cases(threat)[:1],
         batch_size=32,
-        verdict=network,
+        reference=network,
     )
     found = evaluate(KEY, X, Y, Threat("linf", 1e-5), FIRST, SECOND)
-    np.testing.assert_array_equal(found.standing, found.clean == Y)
+    np.testing.assert_array_equal(found.robust, found.clean == Y)
 
 
 @pytest.mark.parametrize(
@@ -343,16 +347,16 @@ def test_a_stricter_verdict_overrules_the_attack():
 def test_arrays_that_do_not_fit_are_refused(change, words):
     arguments = {"images": X, "labels": Y, "index": None, **change}
     with pytest.raises(ValueError, match=words):
-        suite.over(network, trials)(
+        suite.over(network, cases)(
             KEY, arguments["images"], arguments["labels"], BALL, FIRST, SECOND, index=arguments["index"]
         )
 
 
 def test_settings_that_cannot_be_meant_are_refused():
     with pytest.raises(ValueError, match="segment is 0"):
-        suite.over(network, trials, segment=0)
+        suite.over(network, cases, segment=0)
     with pytest.raises(ValueError, match=r"batch_size 0"):
-        suite.over(network, trials, batch_size=0)
+        suite.over(network, cases, batch_size=0)
     with pytest.raises(ValueError, match="norm is 'l1'"):
         autoattack.plus(Threat("l1", 1.0), classes=10)
     with pytest.raises(ValueError, match="classes is 1"):

@@ -54,7 +54,7 @@ CASES = {
     "unknown attack": (
         "classification.attack",
         ["smoke", "--source.run", "x", "--attacks", "pdg"],
-        "--attacks has 'pdg', must be of apgd-ce",
+        "--attacks is 'pdg', must be one of apgd-ce",
     ),
     "not a part": (
         "classification.attack",

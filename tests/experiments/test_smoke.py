@@ -9,7 +9,7 @@ SMOKE = {
     "classification.quickstart": (["smoke"], ["report.html"]),
     "classification.attack": (
         ["smoke"],
-        ["report.html", "verdicts.json", "verdicts.npz", "figures/curve.png"],
+        ["report.html", "results.json", "results.npz", "figures/curve.png"],
     ),
 }
 

@@ -12,7 +12,7 @@ from robustjax.attacks import compose, objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.grid import grid, refined
 from robustjax.attacks.pgd import pgd
-from robustjax.attacks.solver import as_attack, judged
+from robustjax.attacks.solver import as_attack, own_merit
 from robustjax.attacks.square import square
 from robustjax.numerics import keys_for, per_example
 from robustjax.perturbations import sets
@@ -112,9 +112,9 @@ def test_a_lifted_solver_runs_in_segments_over_chosen_rows():
     solver = sets.solver_through(SPACE, square(SPACE.threat, queries=6))
     whole = solver(KEY, objectives.margin(net, Y), X)
     order = jnp.array([2, 0])
-    state = solver.advance(judged(objectives.margin(net, Y)), solver.init(KEY, X), 3)
+    state = solver.advance(own_merit(objectives.margin(net, Y)), solver.init(KEY, X), 3)
     state = jax.tree.map(lambda a: a[order], state)
-    found = solver.finish(solver.advance(judged(objectives.margin(net, Y[order])), state, solver.length))
+    found = solver.finish(solver.advance(own_merit(objectives.margin(net, Y[order])), state, solver.length))
     np.testing.assert_allclose(found.x, whole.x[order], atol=1e-5)
     np.testing.assert_allclose(found.value, whole.value[order], atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Verdicts survive the way through files, and the page of numbers agrees with them."""
+"""Results survive the way through files, and the page of numbers agrees with them."""
 
 import dataclasses
 import io
@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from robustjax.evaluation.suite import Standing
-from robustjax.evaluation.verdicts import Verdicts
+from robustjax.evaluation.results import Results
+from robustjax.evaluation.runner import Progress
 from robustjax.runtime import result_files
-from robustjax.runtime.attack_progress import survivors
+from robustjax.runtime.attack_progress import attack_progress
 
-FOUND = Verdicts(
+FOUND = Results(
     attacks=("a", "b"),
     index=np.array([7, 8, 9]),
     label=np.array([0, 1, 2], np.int32),
@@ -29,40 +29,40 @@ FOUND = Verdicts(
 )
 
 
-def test_verdicts_come_back_with_what_was_said(tmp_path):
-    result_files.write(tmp_path / "new", FOUND, {"subject": {"model": "m"}, "eps": 0.3})
-    for place in (tmp_path / "new", tmp_path / "new" / "verdicts.npz"):
+def test_results_come_back_with_what_was_said(tmp_path):
+    result_files.write(tmp_path / "new", FOUND, {"network": {"model": "m"}, "eps": 0.3})
+    for place in (tmp_path / "new", tmp_path / "new" / "results.npz"):
         found, about = result_files.read(place)
-        assert about == {"subject": {"model": "m"}, "eps": 0.3}
-        for field in dataclasses.fields(Verdicts):
+        assert about == {"network": {"model": "m"}, "eps": 0.3}
+        for field in dataclasses.fields(Results):
             np.testing.assert_array_equal(getattr(found, field.name), getattr(FOUND, field.name))
 
 
 def test_the_page_of_numbers(tmp_path):
     result_files.write(tmp_path, FOUND, {"eps": 0.3})
-    page = json.loads((tmp_path / "verdicts.json").read_text())
+    page = json.loads((tmp_path / "results.json").read_text())
     assert [round(row["accuracy %"], 1) for row in page["accuracy"]] == [66.7, 33.3, 33.3]
     assert [row.get("images") for row in page["accuracy"]] == [None, 2, 1]
     assert [e["broken_by"] for e in page["examples"]] == ["a", None, None]
-    assert [e["standing"] for e in page["examples"]] == [False, True, False]
+    assert [e["robust"] for e in page["examples"]] == [False, True, False]
     assert page["examples"][1]["outcome"] == {"a": 0, "b": 0} and page["eps"] == 0.3
 
 
 def test_other_files_are_refused(tmp_path):
-    np.savez(tmp_path / "verdicts.npz", x=np.zeros(1))
+    np.savez(tmp_path / "results.npz", x=np.zeros(1))
     for place in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match="holds no verdicts"):
+        with pytest.raises(ValueError, match="holds no results"):
             result_files.read(place)
 
 
-def test_the_line_says_who_stands_and_how_long_it_takes():
+def test_the_line_says_how_many_are_robust_and_how_long_it_takes():
     out, now = io.StringIO(), [0.0]
-    watch = survivors(file=out, clock=lambda: now[0])
+    watch = attack_progress(file=out, clock=lambda: now[0])
     for second in range(0, 60, 5):
         now[0] = float(second)
         work = 10.0 * second
-        watch(Standing("apgd-ce", 1, 4, 90 - second, 100, second / 60, work, 1000.0 - work))
+        watch(Progress("apgd-ce", 1, 4, 90 - second, 100, second / 60, work, 1000.0 - work))
     lines = out.getvalue().splitlines()
     assert len(lines) == 6  # every ten seconds
-    assert "1/4 apgd-ce" in lines[-1] and "40 of 100 standing" in lines[-1]
+    assert "1/4 apgd-ce" in lines[-1] and "40 of 100 robust" in lines[-1]
     assert "00:50 gone, at most 00:50 left" in lines[-1]  # (1000 - 500) / 10 per second

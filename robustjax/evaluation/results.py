@@ -1,4 +1,4 @@
-"""What a suite of attacks did to every example."""
+"""What a suite of attacks on a classifier did to every image, and merging of such reports."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from robustjax.analysis.intervals import Estimate, proportion
-
-NOT_RUN, RESISTED, BROKEN = -1, 0, 1
+from robustjax.evaluation.suite_state import BROKEN as BROKEN
+from robustjax.evaluation.suite_state import NOT_RUN as NOT_RUN
+from robustjax.evaluation.suite_state import RESISTED as RESISTED
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdicts:
+class Results:
     """One row per example, one line per attack, on the host.
 
     Attributes:
@@ -45,8 +46,8 @@ class Verdicts:
     seconds: np.ndarray
 
     @property
-    def standing(self) -> np.ndarray:
-        """Say which images are classified correctly and were broken by no attack: (n,) bool."""
+    def robust(self) -> np.ndarray:
+        """Say which images are classified correctly and were misclassified under no attack: (n,) bool."""
         return (self.clean == self.label) & ~self.broken
 
     @property
@@ -56,7 +57,7 @@ class Verdicts:
 
     @property
     def broken_by(self) -> np.ndarray:
-        """Number the attack that broke each image first: (n,), -1 for none and for images wrong from the start."""
+        """Number the attack that first misclassified each image: (n,), -1 for none and if wrong from the start."""
         hit = self.outcome == BROKEN
         return np.where(hit.any(axis=0), hit.argmax(axis=0), -1)
 
@@ -70,13 +71,13 @@ class Verdicts:
         ]
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Verdicts) if field.name != "attacks")
+FIELDS = tuple(field.name for field in dataclasses.fields(Results) if field.name != "attacks")
 
 
-def merge(reports: Sequence[Verdicts]) -> Verdicts:
+def merge(reports: Sequence[Results]) -> Results:
     """Join reports on the same model and radius: other images, or other attacks on the same images.
 
-    With other attacks on the same images an image stands where no report broke it, so that a merge can only
+    With other attacks on the same images an image is robust where it is so in every report, so that a merge can only
     lower the accuracy. Reports on other images must have run the same attacks.
 
     Raises:
@@ -100,7 +101,7 @@ def merge(reports: Sequence[Verdicts]) -> Verdicts:
     return merged
 
 
-def _beside(first: Verdicts, second: Verdicts) -> Verdicts:
+def _beside(first: Results, second: Results) -> Results:
     if first.attacks != second.attacks:
         raise ValueError(
             f"merge: the attacks are {first.attacks} and {second.attacks}, must be the same for other images"
@@ -114,10 +115,10 @@ def _beside(first: Verdicts, second: Verdicts) -> Verdicts:
         else:
             axis = 1 if name in ("outcome", "margin") else 0
             joined[name] = np.take(np.concatenate([one, two], axis=axis), order, axis=axis)
-    return Verdicts(first.attacks, **joined)
+    return Results(first.attacks, **joined)
 
 
-def _above(first: Verdicts, second: Verdicts) -> Verdicts:
+def _above(first: Results, second: Results) -> Results:
     order = np.argsort(second.index, kind="stable")[
         np.argsort(np.argsort(first.index, kind="stable"), kind="stable")
     ]
@@ -127,7 +128,7 @@ def _above(first: Verdicts, second: Verdicts) -> Verdicts:
             raise ValueError(f"merge: the reports differ in {name}, must be about one model and one data set")
     if twice := set(first.attacks) & set(second.attacks):
         raise ValueError(f"merge: both reports ran {', '.join(sorted(twice))} on the same images")
-    # A broken image keeps the point of the report that broke it, the first one's if both did.
+    # A misclassified image keeps the point of the report that found it, the first one's if both did.
     margins = np.where(
         np.isnan([first.value, second.value[order]]), -np.inf, [first.value, second.value[order]]
     )
@@ -147,7 +148,7 @@ def _above(first: Verdicts, second: Verdicts) -> Verdicts:
     spent = {
         name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in ("steps", "seconds")
     }
-    return Verdicts(
+    return Results(
         attacks=first.attacks + second.attacks,
         index=first.index,
         label=first.label,

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from robustjax.evaluation.verdicts import BROKEN, NOT_RUN, RESISTED, Verdicts, merge
+from robustjax.evaluation.results import BROKEN, NOT_RUN, RESISTED, Results, merge
 
 
 def report(attacks, index, outcome, *, seed=0):
@@ -16,7 +16,7 @@ def report(attacks, index, outcome, *, seed=0):
     outcome = np.array(outcome, np.int8).reshape(len(attacks), n)
     outcome[:, wrong] = NOT_RUN
     value = np.where((outcome == BROKEN).any(axis=0) | wrong, 1.0, -1.0) * draw.uniform(0.1, 1, n)
-    return Verdicts(
+    return Results(
         attacks=tuple(attacks),
         index=index,
         label=label,
@@ -37,19 +37,19 @@ FIRST = report(["a", "b"], range(8), [[1, 0, 0, 0, 1, 0, 0, 0], [-1, 1, 0, 0, -1
 SECOND = report(["c"], range(8), [[0, 1, 1, 0, 0, 0, 0, 1]], seed=1)
 
 
-def test_an_image_stands_where_no_report_broke_it():
+def test_an_image_is_robust_where_no_report_broke_it():
     both = merge([FIRST, SECOND])
-    np.testing.assert_array_equal(both.standing, [False, False, False, True, False, True, False, False])
+    np.testing.assert_array_equal(both.robust, [False, False, False, True, False, True, False, False])
     np.testing.assert_array_equal(both.broken_by, [0, 1, 2, -1, 0, -1, -1, 2])
     assert [name for name, _ in both.accuracy()] == ["clean", "a", "b", "c"]
     np.testing.assert_allclose([e.value for _, e in both.accuracy()], [7 / 8, 5 / 8, 4 / 8, 2 / 8])
     np.testing.assert_array_equal(both.x[[0, 2]], [FIRST.x[0], SECOND.x[2]])
-    assert ((both.value > 0) == ~both.standing).all()
+    assert ((both.value > 0) == ~both.robust).all()
 
 
 def test_the_order_of_rows_does_not_matter():
     order = np.random.default_rng(0).permutation(8)
-    names = [f.name for f in dataclasses.fields(Verdicts) if f.name not in ("attacks", "steps", "seconds")]
+    names = [f.name for f in dataclasses.fields(Results) if f.name not in ("attacks", "steps", "seconds")]
     rows = {name: np.take(getattr(SECOND, name), order, int(name in ("outcome", "margin"))) for name in names}
     one, other = merge([FIRST, SECOND]), merge([FIRST, dataclasses.replace(SECOND, **rows)])
     for name in names:
@@ -60,14 +60,14 @@ def test_other_images_come_side_by_side():
     later = report(["a", "b"], range(8, 12), [[0, 1, 0, 0], [0, -1, 0, 1]], seed=2)
     both = merge([later, FIRST])
     np.testing.assert_array_equal(both.index, np.arange(12))
-    np.testing.assert_array_equal(both.standing, [*FIRST.standing, *later.standing])
+    np.testing.assert_array_equal(both.robust, [*FIRST.robust, *later.robust])
     np.testing.assert_array_equal(both.steps, [10, 10])
 
 
 def test_an_earlier_report_that_was_gone_on_from_stays_in_force():
     going_on = dataclasses.replace(SECOND, already=np.arange(8) == 3)
-    assert not going_on.standing[3]
-    assert not merge([FIRST, going_on]).standing[3]
+    assert not going_on.robust[3]
+    assert not merge([FIRST, going_on]).robust[3]
     np.testing.assert_allclose([e.value for _, e in going_on.accuracy()], [7 / 8, 3 / 8])
 
 

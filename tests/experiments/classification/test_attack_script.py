@@ -1,6 +1,7 @@
 """Attack reports: any network, killed and resumed, in parts, continued; the files agree with one another."""
 
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,12 @@ import numpy as np
 import pytest
 import scripts
 
-from experiments.classification import attack as eval_attack
+from experiments.classification import attack as attack_script
 from experiments.classification import merge_reports
+from experiments.classification.config import MergeConfig
+from robustjax.attacks import autoattack
+from robustjax.attacks.steady import steady
+from robustjax.catalog.attacks import ATTACKS
 from robustjax.runtime import result_files
 from robustjax.runtime.snapshot import Snapshot
 
@@ -34,30 +39,30 @@ def same(first, second):
 def test_killed_and_resumed_the_report_is_the_same(attack, tmp_path, monkeypatch):
     assert attack(tmp_path / "whole").returncode == 0
     whole, about = result_files.read(tmp_path / "whole")
-    page = json.loads((tmp_path / "whole" / "verdicts.json").read_text())
+    page = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert page["accuracy"] == result_files.rows(whole) and page["curve"] == about["curve"]
-    assert [e["standing"] for e in page["examples"]] == whole.standing.tolist()
-    assert whole.standing.mean() <= about["curve"][0]["robust"]
+    assert [e["robust"] for e in page["examples"]] == whole.robust.tolist()
+    assert whole.robust.mean() <= about["curve"][0]["robust"]
 
-    monkeypatch.setattr(eval_attack, "Snapshot", lambda path: Snapshot(path, every=0.0))
-    watch = eval_attack.survivors
+    monkeypatch.setattr(attack_script, "Snapshot", lambda path: Snapshot(path, every=0.0))
+    shown = attack_script.attack_progress
     for turns in (1, 4):  # killed after so many segments, and once more in the same place
 
         def mortal(turns=turns):
             left = [turns]
 
-            def look(standing):
+            def show(now):
                 left[0] -= 1
                 if left[0] < 0:
                     raise KeyboardInterrupt
-                watch()(standing)
+                shown()(now)
 
-            return look
+            return show
 
-        monkeypatch.setattr(eval_attack, "survivors", mortal)
+        monkeypatch.setattr(attack_script, "attack_progress", mortal)
         assert attack(tmp_path / "killed").returncode == 130
     assert list((tmp_path / "killed").glob("progress_*.npz"))
-    monkeypatch.setattr(eval_attack, "survivors", watch)
+    monkeypatch.setattr(attack_script, "attack_progress", shown)
     assert attack(tmp_path / "killed").returncode == 0
     same(result_files.read(tmp_path / "killed")[0], whole)
     assert not list((tmp_path / "killed").glob("progress_*.npz"))
@@ -68,9 +73,7 @@ def test_parts_and_more_attacks_are_joined(attack, tmp_path, capsys, monkeypatch
     assert attack(tmp_path / "all", *one_radius).returncode == 0
     for number in (1, 2):
         assert attack(tmp_path / str(number), *one_radius, "--share", f"{number}/2").returncode == 0
-    merge_reports.main(
-        merge_reports.Config((str(tmp_path / "2"), str(tmp_path / "1")), str(tmp_path / "joined"))
-    )
+    merge_reports.main(MergeConfig((str(tmp_path / "2"), str(tmp_path / "1")), str(tmp_path / "joined")))
     joined, whole = result_files.read(tmp_path / "joined")[0], result_files.read(tmp_path / "all")[0]
     np.testing.assert_array_equal(joined.index, whole.index)
     np.testing.assert_array_equal(joined.outcome, whole.outcome)
@@ -78,12 +81,12 @@ def test_parts_and_more_attacks_are_joined(attack, tmp_path, capsys, monkeypatch
     more = ("--attacks", "apgd-ce", "fab-t", "--given", tmp_path / "all")
     assert attack(tmp_path / "more", *one_radius, *more).returncode == 0
     further = result_files.read(tmp_path / "more")[0]
-    assert (further.standing <= whole.standing).all() and (further.already == whole.broken).all()
+    assert (further.robust <= whole.robust).all() and (further.already == whole.broken).all()
     done = attack(tmp_path / "less", *one_radius, "--eps", 0.05, *more)
     assert done.returncode == 2 and "is at radius 0.1, must be at most 0.05" in done.stderr
     with pytest.raises(ValueError, match=r"has eps 0\.2"):
         attack(tmp_path / "far", *one_radius, "--eps", 0.2, "--share", "2/2")
-        merge_reports.main(merge_reports.Config((str(tmp_path / "1"), str(tmp_path / "far"))))
+        merge_reports.main(MergeConfig((str(tmp_path / "1"), str(tmp_path / "far"))))
 
 
 WEIGHT = jax.random.normal(jax.random.key(0), (64, 10)) / 8
@@ -105,25 +108,47 @@ def wrong_shape(x):
 
 
 def test_any_function(attack, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(scripts.ROOT / "tests" / "experiments"))
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
 
     def source(name, *more):
-        return "--source.function", f"test_eval_attack:{name}", "--source.dataset", "digits", *more
+        return "--source.function", f"test_attack_script:{name}", "--source.dataset", "digits", *more
 
-    assert attack(tmp_path / "a", "--every", "--health", source=source("logits")).returncode == 0
+    assert attack(tmp_path / "a", "--every", "--masking-checks", source=source("logits")).returncode == 0
     page = (tmp_path / "a" / "report.html").read_text()
-    assert "Signs that the attacks cannot be believed" in page
+    assert "Gradient-masking checks" in page
     random = attack(
         tmp_path / "b", "--radii", 1, source=source("noisy", "--source.stochastic", "--source.passes", 2)
     )
     assert random.returncode == 0, random.stderr
-    assert result_files.read(tmp_path / "b")[1]["subject"]["passes of the verdict"] == 10
+    assert result_files.read(tmp_path / "b")[1]["network"]["passes of the verdict"] == 10
     done = attack(tmp_path / "c", source=source("wrong_shape"))
     assert done.returncode == 2 and "must give logits of shape (2, 10)" in done.stderr
 
 
+def ascent_of_ones_own(threat):
+    """A solver that a user names: PGD from a random start."""
+    return steady(threat, steps=3, step_size=threat.eps / 2)
+
+
+def case_of_ones_own(threat, classes):
+    """A case that a user names."""
+    return autoattack.apgd_targeted(threat, classes=classes, targets=2, steps=2)._replace(name="mine")
+
+
+def test_attacks_of_ones_own(attack, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
+    mine = [f"test_attack_script:{name}" for name in ("ascent_of_ones_own", "case_of_ones_own")]
+    words = ("--radii", 1, "--images", 8, "--restarts", 2)
+    assert attack(tmp_path, *words, "--attacks", *mine, "square").returncode == 0
+    found, about = result_files.read(tmp_path)
+    assert found.attacks == ("ascent_of_ones_own", "mine", "square")
+    assert [case["runs"] for case in about["cases"]] == [2, 2, 1]
+    done = attack(tmp_path, *words, "--attacks", "apgd-tt")
+    assert done.returncode == 2 and "did you mean apgd-t?" in done.stderr
+
+
 def test_every_attack_by_name_runs(attack, tmp_path):
     words = ("--radii", 1, "--images", 8, "--norm", "l2", "--eps", 0.5, "--steps", 2)
-    assert attack(tmp_path, *words, "--attacks", *eval_attack.ATTACKS).returncode == 0
+    assert attack(tmp_path, *words, "--attacks", *ATTACKS).returncode == 0
     found = result_files.read(tmp_path)[0]
-    assert found.attacks == tuple(eval_attack.ATTACKS) and (found.distance <= 0.5 + 1e-6).all()
+    assert found.attacks == tuple(ATTACKS) and (found.distance <= 0.5 + 1e-6).all()

@@ -1,0 +1,106 @@
+"""One line of an evaluation: what is run, on which objective, how often and at what cost."""
+
+import zlib
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from robustjax.attacks.solver import Solver, ValueAndMerit
+from robustjax.numerics import constant, fold
+
+
+class Rows(NamedTuple):
+    """What a case knows of the examples of a batch; every array leads with the batch.
+
+    Attributes:
+      key: one per example; its random numbers hang on this alone.
+      data: what is known of the example, such as its label.
+      clean: what the system under attack answers for the example itself, by name.
+      run: which run of the case this is, from 0.
+      step: iterations made so far.
+      parameters: those of this run.
+    """
+
+    key: PRNGKeyArray
+    data: Any
+    clean: dict[str, Array]
+    run: Int[Array, "b"]
+    step: Int[Array, "b"]
+    parameters: Any
+
+
+class Case(NamedTuple):
+    """One attack of an evaluation: a solver on an objective, in one or several runs.
+
+    The same evaluation code runs cases against classifiers, scores of OOD detectors and purifying defences; what
+    differs is the system, what is known of an example, and the objective.
+
+    Attributes:
+      name: unique within a suite; by default the random numbers hang on it and not on the place in the suite.
+      solver: the search.
+      objective: (system, rows) -> what the solver ascends, and the merit by which points are kept.
+      runs: how often an example is searched that no run decides: restarts, targets, losses.
+      passes: forward and backward passes per iteration, to tell how long the rest takes.
+      parameters: arrays that lead with `runs`; each run sees its own. They are traced, so a sweep compiles nothing.
+      start: (keys, rows, x) -> first state, where it is not `solver.init(keys, x)`; `keys` are those of the run.
+      transfer: whether the objective sees another system than the one under evaluation, such as a copy: then runs
+        go on to their end, and points count by what the system under evaluation makes of them.
+      black_box: whether the solver asks for values only.
+      program: hashable, from a threat to this case inside a compiled function; cases whose programs are equal share
+        what is compiled. By default every place in a suite has its own.
+      note: where it differs from what its name promises.
+    """
+
+    name: str
+    solver: Solver
+    objective: Callable[[Any, Rows], ValueAndMerit]
+    runs: int = 1
+    passes: int = 2
+    parameters: Any = ()
+    start: Callable[[PRNGKeyArray, Rows, Array], Any] | None = None
+    transfer: bool = False
+    black_box: bool = False
+    program: Hashable = None
+    note: str = ""
+
+    def init(self, rows: Rows, x: Array) -> Any:
+        """Draw the start of a run for each example."""
+        keys = jax.vmap(jax.random.fold_in)(fold(rows.key, zlib.crc32(self.name.encode())), rows.run)
+        return self.solver.init(keys, x) if self.start is None else self.start(keys, rows, x)
+
+    def parameters_of(self, run: np.ndarray) -> Any:
+        """Pick the parameters of some runs, on the host."""
+        return jax.tree.map(lambda values: np.asarray(values)[run], self.parameters)
+
+    def run_whole(self, system: Any, rows: Rows, x: Array) -> Any:
+        """Make all iterations of one run per example: Found(x, merit). For use inside other programs."""
+        state = self.solver.advance(self.objective(system, rows), self.init(rows, x), self.solver.length)
+        return self.solver.finish(state)
+
+
+def rows_of(
+    case: Case, keys: PRNGKeyArray, data: Any, clean: dict[str, Array], run: Int[Array, ""], x: Array
+) -> Rows:
+    """Describe the same run of a case for all examples of a batch, inside a compiled function."""
+    parameters = jax.tree.map(
+        lambda values: jnp.broadcast_to(
+            jnp.asarray(values)[run], (x.shape[0], *jnp.asarray(values).shape[1:])
+        ),
+        case.parameters,
+    )
+    return Rows(keys, data, clean, constant(x, run, jnp.int32), constant(x, 0, jnp.int32), parameters)
+
+
+def check_cases(cases: Sequence[Case]) -> None:
+    """Check that a suite has cases, with names of their own.
+
+    Raises:
+      ValueError: if not.
+    """
+    names = [case.name for case in cases]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"suite: the cases are {names}, must be at least one, with names of their own")

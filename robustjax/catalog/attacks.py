@@ -1,0 +1,121 @@
+"""Attacks on classifiers by name, and suites of them.
+
+A user's attack is one function, named as `module:name`: `(threat, classes) -> Case`, or `(threat) -> Solver`, which is
+run on the margin with `AttackSettings.restarts`.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from robustjax import logit
+from robustjax.attacks import autoattack
+from robustjax.attacks.autoattack import Compat, untargeted
+from robustjax.attacks.carlini_wagner import carlini_wagner
+from robustjax.attacks.case import Case
+from robustjax.attacks.ddn import ddn
+from robustjax.attacks.deepfool import deepfool
+from robustjax.attacks.fab import leads
+from robustjax.attacks.fmn import fmn
+from robustjax.attacks.solver import OfLogits, Solver
+from robustjax.attacks.spsa import spsa
+from robustjax.attacks.steady import steady
+from robustjax.catalog.names import named
+from robustjax.threats import Threat
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackSettings:
+    """Settings of attacks by name; each takes what it has a use for.
+
+    Attributes:
+      steps: iterations of a run.
+      step: length of a step of PGD and SPSA, as a share of the radius.
+      restarts: runs, at each target where there are targets.
+      queries: of Square.
+      compat: "official" as the authors' code does it, bug-compatible.
+    """
+
+    steps: int = 100
+    step: float = 0.1
+    restarts: int = 1
+    queries: int = 5000
+    compat: Compat = None
+
+
+Build = Callable[[Threat, int, AttackSettings], Case]  # (threat, classes, settings)
+
+
+def _pgd(name: str, loss: OfLogits) -> Build:
+    def build(threat: Threat, classes: int, its: AttackSettings) -> Case:
+        del classes
+        solver = steady(threat, steps=its.steps, step_size=its.step * threat.eps)
+        return untargeted(name, solver, loss, restarts=its.restarts)
+
+    return build
+
+
+ATTACKS: dict[str, Build] = {
+    "apgd-ce": lambda t, k, s: autoattack.apgd_ce(t, steps=s.steps, restarts=s.restarts, compat=s.compat),
+    "apgd-dlr": lambda t, k, s: autoattack.apgd_dlr(
+        t, classes=k, steps=s.steps, restarts=s.restarts, compat=s.compat
+    ),
+    "apgd-t": lambda t, k, s: autoattack.apgd_targeted(
+        t, classes=k, steps=s.steps, restarts=s.restarts, compat=s.compat
+    ),
+    "fab": lambda t, k, s: autoattack.fab_untargeted(t, classes=k, steps=s.steps, restarts=s.restarts),
+    "fab-t": lambda t, k, s: autoattack.fab_targeted(t, classes=k, steps=s.steps, restarts=s.restarts),
+    "square": lambda t, k, s: autoattack.random_search(t, queries=s.queries, compat=s.compat),
+    "pgd-ce": _pgd("pgd-ce", logit.cross_entropy),
+    "pgd-margin": _pgd("pgd-margin", logit.margin),
+    "pgd-dlr": _pgd("pgd-dlr", logit.dlr),
+    "deepfool": lambda t, k, s: untargeted("deepfool", deepfool(t, steps=s.steps), leads, passes=k + 1),
+    "ddn": lambda t, k, s: untargeted("ddn", ddn(t, steps=s.steps), logit.cross_entropy),
+    "fmn": lambda t, k, s: untargeted("fmn", fmn(t, steps=s.steps), logit.margin),
+    "cw": lambda t, k, s: untargeted("cw", carlini_wagner(t, searches=5, steps=s.steps), logit.margin),
+    "spsa": lambda t, k, s: untargeted(
+        "spsa", spsa(t, steps=s.steps, step_size=s.step * t.eps), logit.margin, passes=257, black_box=True
+    ),
+}
+Suite = Literal["standard", "plus", "rand", "custom"]
+SUITES: dict[str, Callable[..., tuple[Case, ...]]] = {
+    "standard": autoattack.standard,
+    "plus": autoattack.plus,
+    "rand": autoattack.rand,
+}
+
+
+def attack(
+    name: str, threat: Threat, classes: int, settings: AttackSettings, *, flag: str = "--attacks"
+) -> Case:
+    """Build an attack by name, or the user's as `module:name`.
+
+    Args:
+      name: of `ATTACKS`, or `package.module:name` of a function (threat, classes) -> Case or (threat) -> Solver. A
+        case is run as it is; a solver ascends the margin, in `settings.restarts` runs.
+      threat: where adversarial points may lie.
+      classes: how many logits there are.
+      settings: of attacks in the table.
+      flag: what the name was given to, for the error.
+    Raises:
+      ValueError: for an unknown name, or a function that returns neither.
+    """
+    build: Any = named(ATTACKS, name, flag=flag)
+    if name in ATTACKS:
+        return build(threat, classes, settings)
+    found = build(threat) if len(inspect.signature(build).parameters) == 1 else build(threat, classes)
+    if isinstance(found, Case):
+        return found
+    if isinstance(found, Solver):
+        return untargeted(name.rpartition(":")[2], found, logit.margin, restarts=settings.restarts)
+    raise ValueError(f"{flag}: {name} gives {type(found).__name__}, must give a Case or a Solver")
+
+
+def suite(
+    name: str, threat: Threat, classes: int, *, attacks: Sequence[str] = (), settings: AttackSettings
+) -> tuple[Case, ...]:
+    """Build a version of AutoAttack by name, or for "custom" the `attacks` in this order."""
+    if name == "custom":
+        return tuple(attack(one, threat, classes, settings) for one in attacks)
+    return SUITES[name](threat, classes=classes, compat=settings.compat)
