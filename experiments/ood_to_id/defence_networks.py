@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +18,11 @@ from robustjax import optimizers, runtime, training
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
-from robustjax.evaluation import attempts, headline
+from robustjax.evaluation import gated_cases, headline
 from robustjax.losses.adversarial import adversarial
 from robustjax.ood.gates import Gate, never
 from robustjax.ood.translate import Defence, identity
+from robustjax.runtime.attack_progress import attack_progress
 from robustjax.staged_training import Stage
 from robustjax.threats import Threat
 from robustjax.types import Batch
@@ -142,16 +142,16 @@ class Lab:
         rows = measure.natural(parts, self.defence(seed).gate, choices, self.sets(seed).test)
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
-    def plan(self, **more: Any) -> tuple[attempts.GatedCase, ...]:
+    def plan(self, **more: Any) -> tuple[gated_cases.GatedCase, ...]:
         """List the attacks of TM1 to TM3."""
         cfg = self.cfg
         settings: dict[str, Any] = {
             "steps": cfg.steps, "restarts": cfg.restarts, "targets": cfg.targets, "queries": cfg.queries,
             "estimates": cfg.estimates,
         }  # fmt: skip
-        return attempts.adaptive(10, **(settings | more))
+        return gated_cases.adaptive(10, **(settings | more))
 
-    def chosen(self, plan: Sequence[attempts.GatedCase]) -> tuple[attempts.GatedCase, ...]:
+    def chosen(self, plan: Sequence[gated_cases.GatedCase]) -> tuple[gated_cases.GatedCase, ...]:
         """Keep the attacks that were asked for."""
         return tuple(one for one in plan if not self.cfg.only or one.attack.startswith(self.cfg.only))
 
@@ -159,7 +159,7 @@ class Lab:
         """Attack the defence with all there is, and check what the headline asks for."""
         cfg, sets, defence = self.cfg, self.sets(seed), self.defence(seed)
         copy = self.defence((seed + 1) % cfg.seeds)
-        plan = (*attempts.static(), *self.plan(), *attempts.transferred(cfg.steps))
+        plan = (*gated_cases.static(), *self.plan(), *gated_cases.transferred(cfg.steps))
         pool = sets.valid.image, np.asarray(sets.valid.label)
         found = self._attacked(defence, sets.test, cfg.recipe.eps, plan, seed, copy=copy, pool=pool)
         flags = headline.masking(found, measure.probes(defence, sets.test, cfg.recipe.eps))
@@ -193,7 +193,7 @@ class Lab:
             for one in plan
         ]
         found = self._attacked(
-            defence, self.sets(seed).test, self.cfg.recipe.eps, (*attempts.static(), *plan), seed
+            defence, self.sets(seed).test, self.cfg.recipe.eps, (*gated_cases.static(), *plan), seed
         )
         return measure.in_arrays(found)
 
@@ -203,7 +203,7 @@ class Lab:
         for eps in self.cfg.radii:
             plan = measure.sweep(self.cfg.steps)
             one = self._attacked(defence, self.first(seed), eps, plan, seed, every=False)
-            found[f"{eps:g}"] = ~one.standing()
+            found[f"{eps:g}"] = ~one.robust()
             found[f"{eps:g}/unseen"] = one.in_distribution()
         return found
 
@@ -219,13 +219,6 @@ class Lab:
         return measure.told(found, sets.test, sets.valid.image, cell["single"], at_one)
 
     def _attacked(self, defence: Defence, test: Batch, eps: float, plan: Any, seed: int, **more: Any) -> Any:
-        began = time.monotonic()
-
-        def watch(attack: str, number: int, of: int, left: float) -> None:
-            runtime.say(
-                f"  {attack}: {number} of at most {of}, accuracy {100 * left:.1f} %, {time.monotonic() - began:.0f} s"
-            )
-
         return measure.attacked(
             defence,
             test,
@@ -233,7 +226,7 @@ class Lab:
             self.chosen(plan),
             seed=seed,
             batch_size=self.cfg.batch_size,
-            watch=watch,
+            progress=attack_progress(),
             **more,
         )
 

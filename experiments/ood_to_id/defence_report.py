@@ -112,12 +112,12 @@ def _bars(it: Results) -> Drawn:
             {
                 f: [bar(it.right("clean", 0)), bar(it.right("PGD 1 eps", 0)), nothing, nothing],
                 defence: [
-                    bar(it.right("clean", 1)), bar(it.standing("adaptive", "TM0")), bar(it.standing("adaptive", "TM1")),
-                    bar(it.standing("adaptive")),
+                    bar(it.right("clean", 1)), bar(it.robust("adaptive", "TM0")), bar(it.robust("adaptive", "TM1")),
+                    bar(it.robust("adaptive")),
                 ],
                 robust: [
-                    bar(clean_robust), bar(it.standing("baseline", "TM0")), bar(it.standing("baseline", "TM1")),
-                    bar(it.standing("baseline")),
+                    bar(clean_robust), bar(it.robust("baseline", "TM0")), bar(it.robust("baseline", "TM1")),
+                    bar(it.robust("baseline")),
                 ],
             },
             ylabel="accuracy %",

@@ -48,14 +48,14 @@ class Results:
         """Say where an answer is right, (s, n): 0 for f, 1 for the defence, 2 for f after T, 3 for the robust f."""
         return ~self.of("detection", f"{family}/wrong")[:, who]
 
-    def standing(self, part: str, *names: str) -> np.ndarray:
+    def robust(self, part: str, *names: str) -> np.ndarray:
         """Say which images resist the attacks of these names or threat models, (s, n)."""
-        return np.stack([one.standing(*names) for one in self.found[part]])
+        return np.stack([one.robust(*names) for one in self.found[part]])
 
     def leading(self, part: str) -> np.ndarray:
         """Say which images resist A1 to A4, (s, n)."""
         return np.stack(
-            [one.standing(*(a for a in one.attacks if a[:2] in LEADING)) for one in self.found[part]]
+            [one.robust(*(a for a in one.attacks if a[:2] in LEADING)) for one in self.found[part]]
         )
 
     def idar(self) -> np.ndarray:
@@ -82,14 +82,14 @@ class Results:
             "clean accuracy, defence": self.right("clean", 1),
             "clean images routed (false alarms)": self.of("detection", "clean/routed"),
             "f alone, PGD-40": self.right("PGD 1 eps", 0),
-            "TM0 static: attacks on f, replayed": self.standing("adaptive", "TM0"),
-            "TM1 queries: Square, SPSA": self.standing("adaptive", "TM1"),
-            "TM2 white-box f and T, gate unknown": self.standing("adaptive", "TM2"),
-            "TM4 transfer from an independent copy": self.standing("adaptive", "TM4"),
-            "TM3 ADAPTIVE, worst case of everything": self.standing("adaptive"),
+            "TM0 static: attacks on f, replayed": self.robust("adaptive", "TM0"),
+            "TM1 queries: Square, SPSA": self.robust("adaptive", "TM1"),
+            "TM2 white-box f and T, gate unknown": self.robust("adaptive", "TM2"),
+            "TM4 transfer from an independent copy": self.robust("adaptive", "TM4"),
+            "TM3 ADAPTIVE, worst case of everything": self.robust("adaptive"),
             "IDAR: fooled with the gate passing": self.idar(),
             "baseline: PGD-trained f, clean": np.stack([~one.clean_wrong for one in self.found["baseline"]]),
-            "baseline: PGD-trained f, worst case": self.standing("baseline"),
+            "baseline: PGD-trained f, worst case": self.robust("baseline"),
         }
         return [
             {"quantity": name, "found %": percent(proportion(hits.ravel()))}

@@ -39,7 +39,7 @@ from experiments.ood_to_id.networks import picked
 from experiments.shared import command_line
 from experiments.shared.fields import Fraction
 from robustjax import runtime
-from robustjax.evaluation import attempts, defences, headline
+from robustjax.evaluation import defences, gated_cases, headline
 from robustjax.evaluation.assessments import Assessment, joined
 from robustjax.ood.gates import Gate, always
 from robustjax.ood.translate import Defence
@@ -136,10 +136,10 @@ def main(cfg: Config) -> int:
                     given, test, parts, found[mode], times=cfg.resubmissions, batch_size=cfg.batch_size
                 )
     aside = extra_measurements.beside(run.folder, defence, test, eps)
-    mode, worst = min(found.items(), key=lambda item: item[1].standing().mean())
+    mode, worst = min(found.items(), key=lambda item: item[1].robust().mean())
     sweep = [one for one in measure.sweep(cfg.steps) if not one.attack.startswith(exempt or ("-",))]
     at_one = measure.attacked(defence, test, 1.0, sweep, seed=cfg.seed, batch_size=cfg.batch_size)
-    left = float(at_one.standing().mean())
+    left = float(at_one.robust().mean())
     calibration = None if cfg.function else sets.valid.image
     single = measure.alone(given, test.image[:16], key=jax.random.key(cfg.seed), passes=modes[mode])
     head = measure.told(worst, test, calibration, single, left, exempt)
@@ -233,11 +233,11 @@ def attacked(
     """Run the attacks that have left no file yet; None if asked to stop before the end."""
     matches = 3 if defence.features else 0
     steps = (cfg.averaged_steps if passes else None) or cfg.steps
-    plan = attempts.static() + attempts.adaptive(
+    plan = gated_cases.static() + gated_cases.adaptive(
         int(test.label.max()) + 1, steps=steps, restarts=cfg.restarts, penalties=cfg.penalties, targets=cfg.targets,
         queries=cfg.queries, estimates=cfg.estimates, matches=matches,
     )  # fmt: skip
-    plan += attempts.transferred(steps) if copy is not None else ()
+    plan += gated_cases.transferred(steps) if copy is not None else ()
     plan = chosen(cfg, plan, cfg.averaged_only if passes else ())
     names, done, began = list(dict.fromkeys(one.attack for one in plan)), [], time.monotonic()
     for name in names:
@@ -251,7 +251,7 @@ def attacked(
             runtime.write_whole(
                 path, in_bytes(measure.in_arrays(found) | {"points": found.x[0]}, compressed=True)
             )
-            left = 100 * found.standing().mean()
+            left = 100 * found.robust().mean()
             runtime.say(f"{mode}: {name}: accuracy {left:.1f} %, {time.monotonic() - began:.0f} s")
             if stop.requested:
                 return None
@@ -261,8 +261,8 @@ def attacked(
 
 
 def chosen(
-    cfg: Config, plan: Sequence[attempts.GatedCase], averaged: tuple[str, ...]
-) -> tuple[attempts.GatedCase, ...]:
+    cfg: Config, plan: Sequence[gated_cases.GatedCase], averaged: tuple[str, ...]
+) -> tuple[gated_cases.GatedCase, ...]:
     """Keep the attacks that were asked for, and of those the ones that the gate gives a meaning."""
     exempt = ON_GATES if cfg.gate == "always" else ()
     only = averaged or cfg.only

@@ -100,7 +100,7 @@ def page(
             caption=f"By what the adversary knows; translator: {mode}; linf {told['eps']:.4g}.",
         )
         names = [a for a, m in zip(one.attacks, one.models, strict=True) if m in ("TM0", "TM3")]
-        left = [proportion(one.standing(name)) for name in names]
+        left = [proportion(one.robust(name)) for name in names]
         series = {"accuracy left": [(100 * e.value, 100 * e.low, 100 * e.high) for e in left]}
         short = [" ".join(name.split()[:2]) for name in names]
         caption = "What single attacks left: on f alone first, then those that know the defence."

@@ -17,8 +17,8 @@ from robustjax import logit
 from robustjax.attacks import gated_objectives, masking_checks, objectives
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
-from robustjax.evaluation import attempts, defences, headline, purifier
-from robustjax.evaluation.attempts import GatedCase
+from robustjax.evaluation import defences, gated_cases, headline, purifier
+from robustjax.evaluation.gated_cases import GatedCase
 from robustjax.evaluation.purifier import Assessment
 from robustjax.numerics import keys_for
 from robustjax.ood import controls, feature_scores, gaussian_scores, logit_scores
@@ -204,27 +204,27 @@ def attacked(
     *,
     seed: int,
     batch_size: int = 128,
-    watch: Any = None,
+    progress: Any = None,
     **more: Any,
 ) -> Assessment:
     """Run a plan in linf; the radius is an argument of its programs."""
     threat = Threat("linf", jnp.float32(eps), jnp.float32(0), jnp.float32(1))
     x, y = test.image, test.label
     key = jax.random.key(seed)
-    return purifier.assess(key, defence, x, y, threat, plan, batch_size=batch_size, watch=watch, **more)
+    return purifier.assess(key, defence, x, y, threat, plan, batch_size=batch_size, progress=progress, **more)
 
 
 def sweep(steps: int) -> tuple[GatedCase, ...]:
-    """List what is enough to break a defence where everything is allowed, of the programs of `attempts.adaptive`.
+    """List what is enough to break a defence where everything is allowed, of the programs of `gated_cases.adaptive`.
 
     A3 comes first, so that it tries all images also where the others are tried on what is left.
     """
     long = steps + steps // 2
     return (
-        GatedCase("A3 gate bypass", "TM3", gated_objectives.selective, attempts.even, long, goal="unseen"),
+        GatedCase("A3 gate bypass", "TM3", gated_objectives.selective, gated_cases.even, long, goal="unseen"),
         GatedCase("A3 gate bypass", "TM3", gated_objectives.unseen, steps=steps, penalty=15.0, goal="unseen"),
         GatedCase("A1 through translator", "TM3", gated_objectives.through, steps=steps),
-        GatedCase("A4 soft gate", "TM3", gated_objectives.softened, attempts.even, steps, anneal=10.0),
+        GatedCase("A4 soft gate", "TM3", gated_objectives.softened, gated_cases.even, steps, anneal=10.0),
     )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from robustjax import logit
 from robustjax.attacks.solver import ValueAndMerit
 from robustjax.numerics import divide, per_example
-from robustjax.types import Labels, Logits, LogitsFn, Number, Objective, PerExample
+from robustjax.types import Labels, Logits, LogitsFn, Objective, PerExample
 
 UNSEEN = 1e4  # added to the merit of a point that fools f and passes the gate; far above any margin
 LOSSES = ("cross-entropy", "margin", "dlr", "targeted dlr")
@@ -39,21 +39,21 @@ class View(NamedTuple):
 
 
 class AttackParameters(NamedTuple):
-    """Settings of a surrogate, all traced.
+    """Settings of a surrogate, all traced: one for all examples, or one per example.
 
     Attributes:
-      losses: weights of `LOSSES`, usually one of them 1.
+      losses: weights of `LOSSES`, (4,) or (4, b), usually one of them 1.
       penalty: of the gate, per unit of gap.
       slack: how far beyond the threshold a penalty still pushes, in units of gap.
       warmth: the width of the soft gate, in units of gap.
       mix: of the soft gate, 1 for a mean of logits, 0 for a mean of losses.
     """
 
-    losses: Float[Array, "4"]
-    penalty: Number = 0.0
-    slack: Number = 0.02
-    warmth: Number = 0.05
-    mix: Number = 0.0
+    losses: Any
+    penalty: Any = 0.0
+    slack: Any = 0.02
+    warmth: Any = 0.05
+    mix: Any = 0.0
 
 
 class Target(NamedTuple):
@@ -77,7 +77,7 @@ def only(name: str) -> Float[Array, "4"]:
     return jnp.asarray([float(name == one) for one in LOSSES])
 
 
-def mixed_loss(logits: Logits, y: Labels, target: Labels, weights: Float[Array, "4"]) -> PerExample:
+def mixed_loss(logits: Logits, y: Labels, target: Labels, weights: Float[Array, "4 ..."]) -> PerExample:
     """Add up the losses by weight; with fewer classes than a ratio needs, margins stand in for it."""
     classes, gap = logits.shape[-1], logit.margin(logits, y)
     aimed = logit.targeted_margin(logits, y, target)

@@ -5,11 +5,12 @@ runner       cases over examples, each on what is not decided yet: the one runne
 suite        that on a classifier
 suite_state  how far a suite is, and how that is kept
 pool         the rows of one case on the device, kept full
+score_suite  the runner on the score of an OOD detector, both sides
 results      what a suite did to every image; merging
 purifier     attacks on a classifier behind a gate and a translator, evaluated by the defence itself
 assessments  what that did to every example
-defences     such a classifier as compiled programs
-attempts     what to try there, by what the adversary knows
+defences     such a classifier as a system under attack
+gated_cases  cases against it, by what the adversary knows
 inside_sets  accuracy on real perturbations, and under attack inside a learned perturbation set
 headline     when a robust accuracy may be printed
 """

@@ -16,7 +16,7 @@ class Assessment:
       label: (n,).
       plain, through: (n, k) logits of f(x) and f(T(x)) at the images themselves; routed: (n,) what the gate said.
       wrong: (a, n) whether the defence errs at the point each attack kept.
-      unseen: (a, n) whether it errs there untranslated: the gate took the point for data.
+      unseen: (a, n) whether it errs there untranslated: the gate took the point for in-distribution.
       tried: (a, n) whether the attack ran, or had no need to since the image itself is misclassified.
       margin: (a, n) of the defence at the point; score: (a, n) how far above its threshold the gate scored it.
       x: (a, n, ...) the points.
@@ -47,8 +47,8 @@ class Assessment:
         logits = np.where(self.routed[:, None], self.through, self.plain)
         return logits.argmax(axis=1) != self.label
 
-    def standing(self, *names: str) -> np.ndarray:
-        """Say which examples are right, and resist all attacks whose name or threat model is given, or all: (n,)."""
+    def robust(self, *names: str) -> np.ndarray:
+        """Say which examples are right under all attacks whose name or threat model is given, or all: (n,)."""
         pick = [not names or a in names or m in names for a, m in zip(self.attacks, self.models, strict=True)]
         return ~(self.clean_wrong | self.wrong[np.array(pick, bool)].any(axis=0))
 

@@ -1,32 +1,56 @@
-"""A defence behind a gate and a translator as compiled programs: one search, and the verdict on points."""
+"""A defence behind a gate and a translator as a system under attack: its searches, and what it answers."""
 
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from robustjax import logit
 from robustjax.attacks import gated_objectives
 from robustjax.attacks.adaptive import averaged, substituted
+from robustjax.attacks.case import Case, Rows
 from robustjax.attacks.gated_objectives import AttackParameters, Target, View
+from robustjax.attacks.solver import Solver, ValueAndMerit
 from robustjax.ood.translate import Defence
 from robustjax.threats import Threat
 from robustjax.types import Images, Labels
 
-SEGMENT = 10  # iterations between two looks at whether all rows are done
+SEGMENT = 10  # iterations between two widths of the soft gate
 
 
-class Look(NamedTuple):
-    """What the hard defence says of points, one row each."""
+class Systems(NamedTuple):
+    """The defence under evaluation, and another that attacks of kind TM4 see instead."""
 
-    plain: Any
-    through: Any
-    gap: Any
-    margin: Any
-    merit: Any
-    inside: Any
+    victim: Defence
+    copy: Defence
+
+
+class Known(NamedTuple):
+    """What is known of an example.
+
+    Attributes:
+      label: its class.
+      likeliest: (b, k - 1) wrong classes by falling logit of f.
+      matched: (b, m) classes of the benign images with the nearest features; m is 0 where none are matched.
+      features: (b, m, d) their features.
+    """
+
+    label: Labels
+    likeliest: Int[Array, "b c"]
+    matched: Int[Array, "b m"]
+    features: tuple[Float[Array, "b m d"], ...] = ()
+
+
+class GatedParameters(NamedTuple):
+    """Parameters of a run: settings of the surrogate, the rank of its target, its place in the attack."""
+
+    settings: AttackParameters
+    rank: Any
+    place: Any
 
 
 def seen_by(defence: Defence, keys: PRNGKeyArray, *, slope: str, passes: int | None) -> View:
@@ -61,53 +85,75 @@ def as_argument(defence: Defence) -> Defence:
     return Defence(*parts, tuple(passable(one) for one in defence.features))
 
 
-@partial(jax.jit, static_argnames=("surrogate", "search", "steps", "slope", "anneal", "passes"))
-def attempted(
-    defence: Defence, keys: PRNGKeyArray, x: Array, y: Labels, target: Target, *,
-    threat: Threat, parameters: AttackParameters, number: Any,
-    surrogate: Any, search: Any, steps: int, slope: str, anneal: float, until: Any, passes: int | None,
-) -> tuple[Array, Array]:  # fmt: skip
-    """Run one search on all rows until every merit is above `until`: the points, and the iterations made.
+@dataclasses.dataclass(frozen=True)
+class GatedProgram:
+    """What decides which program a search is; equal ones share what is compiled.
 
-    See `attempts.GatedCase` for what is static; everything else may change without compiling anew. Rows that are
-    done go on with the others, and keep their best point.
+    See `gated_cases.GatedCase` for the fields; everything else may change without compiling anew.
     """
-    view = seen_by(defence, keys, slope=slope, passes=passes)
-    solver = search(threat, steps)
-    draws = jax.vmap(jax.random.fold_in, (0, None))(keys, number + 1)
 
-    def going(carry: tuple[Any, Array]) -> Array:
-        state, made = carry
-        return (made < solver.length) & ~(solver.finish(state).value > until).all()
+    surrogate: gated_objectives.Surrogate
+    search: Callable[[Threat, int], Solver]
+    steps: int
+    slope: str
+    anneal: float
+    passes: int | None
+    copied: bool
+    transfer: bool
+    black_box: bool
 
-    def segment(carry: tuple[Any, Array]) -> tuple[Any, Array]:
-        state, made = carry
-        # From soft to hard: the last segment has the width that was asked for.
-        late = jnp.minimum((made + SEGMENT) / solver.length, 1.0)
-        now = parameters._replace(warmth=parameters.warmth * anneal ** (1.0 - late))
-        return solver.advance(surrogate(view, y, target, now), state, SEGMENT), made + SEGMENT
+    def __call__(self, threat: Threat) -> Case:
+        """Build the case, without its parameters."""
+        solver = self.search(threat, self.steps)
 
-    state, made = jax.lax.while_loop(going, segment, (solver.init(draws, x), jnp.int32(0)))
-    return solver.finish(state).x, jnp.full(len(x), jnp.minimum(made, solver.length))
+        def objective(systems: Systems, rows: Rows) -> ValueAndMerit:
+            defence = systems.copy if self.copied else systems.victim
+            view = seen_by(defence, rows.key, slope=self.slope, passes=self.passes)
+            # From soft to hard: the last segment has the width that was asked for.
+            late = jnp.minimum((rows.step // SEGMENT + 1) * SEGMENT / solver.length, 1.0)
+            its = rows.parameters.settings
+            its = its._replace(losses=its.losses.T, warmth=its.warmth * self.anneal ** (1.0 - late))
+            return self.surrogate(view, rows.data.label, self._target(rows), its)
+
+        def start(keys: PRNGKeyArray, rows: Rows, x: Array) -> Any:
+            del keys
+            return solver.init(jax.vmap(jax.random.fold_in)(rows.key, rows.parameters.place + 1), x)
+
+        return Case(
+            self.surrogate.__name__,
+            solver,
+            objective,
+            start=start,
+            passes=1 if self.black_box else 2,
+            transfer=self.transfer,
+            black_box=self.black_box,
+        )
+
+    def _target(self, rows: Rows) -> Target:
+        """Pick the class of the run's rank, and for matching the benign image of that rank."""
+        matching = self.surrogate is gated_objectives.matched
+        classes = rows.data.matched if matching else rows.data.likeliest
+        rank = jnp.minimum(rows.parameters.rank, classes.shape[1] - 1)
+        target = jnp.take_along_axis(classes, rank[:, None], axis=1)[:, 0]
+        if not matching:
+            return Target(target)
+        nearest = (jnp.take_along_axis(a, rank[:, None, None], axis=1)[:, 0] for a in rows.data.features)
+        return Target(target, tuple(nearest))
 
 
-@partial(jax.jit, static_argnames=("passes",))
-def looked(
-    defence: Defence,
-    keys: PRNGKeyArray,
-    x: Array,
-    origin: Array,
-    y: Labels,
-    threat: Threat,
-    *,
-    passes: int | None,
-) -> Look:
-    """Judge points by the hard defence."""
-    view = seen_by(defence, keys, slope="exact", passes=passes)
-    plain, through, gap = view.plain(x), view.through(x), view.gap(x)
-    hard = jnp.where((gap <= 0)[:, None], plain, through)
-    wrong = hard.argmax(axis=1) != y
-    # The verdict is the class itself: a tie that argmax decides for the label is no success.
-    value = gated_objectives.merit(plain, through, gap, y)
-    value = jnp.where(wrong, jnp.maximum(value, 1e-30), jnp.minimum(value, 0.0))
-    return Look(plain, through, gap, logit.margin(hard, y), value, threat.contains(x, origin))
+class GatedAnswers(NamedTuple):
+    """What the hard defence says of points: both logits, the gap of the gate, margin and merit."""
+
+    passes: int | None  # draws of a random translator to average
+
+    def __call__(self, systems: Systems, keys: PRNGKeyArray, known: Known, x: Array) -> dict[str, Array]:
+        """Run the defence on a batch."""
+        view = seen_by(systems.victim, keys, slope="exact", passes=self.passes)
+        plain, through, gap = view.plain(x), view.through(x), view.gap(x)
+        hard = jnp.where((gap <= 0)[:, None], plain, through)
+        wrong = hard.argmax(axis=1) != known.label
+        # The class itself decides: a tie that argmax decides for the label is no success.
+        value = gated_objectives.merit(plain, through, gap, known.label)
+        merit = jnp.where(wrong, jnp.maximum(value, 1e-30), jnp.minimum(value, 0.0))
+        margin = logit.margin(hard, known.label)
+        return {"plain": plain, "through": through, "gap": gap, "margin": margin, "merit": merit}

@@ -25,7 +25,7 @@ class Headline:
       estimate: accuracy under everything that was tried, with its Clopper-Pearson interval; None if refused.
       static: accuracy under attacks that know f alone (TM0), None if there were none.
       refusals: why there is no number; empty if there is one.
-      says: one line for a page.
+      says: one line for a report.
     """
 
     estimate: Estimate | None
@@ -69,10 +69,10 @@ def headline(
         *_alone(found, single),
         *_unlimited(at_one),
     ]  # fmt: skip
-    static = proportion(found.standing("TM0")) if "TM0" in found.models else None
+    static = proportion(found.robust("TM0")) if "TM0" in found.models else None
     if refusals:
         return Headline(None, static, tuple(refusals), "no robust accuracy: " + "; ".join(refusals))
-    worst = proportion(found.standing())
+    worst = proportion(found.robust())
     says = f"robust accuracy {percent(worst)} under the worst of {len(found.attacks)} attacks"
     if static is not None:
         gap = static.value - worst.value
@@ -84,7 +84,7 @@ def headline(
 def by_threat_model(found: Assessment) -> dict[str, Estimate]:
     """Estimate the accuracy under each threat model; TM3 knows everything, so it counts all attacks."""
     models = sorted(set(found.models) | {"TM3"})
-    return {m: proportion(found.standing() if m == "TM3" else found.standing(m)) for m in models}
+    return {m: proportion(found.robust() if m == "TM3" else found.robust(m)) for m in models}
 
 
 def by_attack(found: Assessment) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def by_attack(found: Assessment) -> list[dict[str, Any]]:
         {
             "attack": name,
             "threat model": model,
-            "accuracy %": percent(proportion(found.standing(name))),
+            "accuracy %": percent(proportion(found.robust(name))),
             "fooled f unseen %": f"{100 * found.unseen[i].mean():.1f}",
             "runs": int(found.runs[i]),
             "iterations x images": int(found.gradients[i]),
@@ -103,12 +103,12 @@ def by_attack(found: Assessment) -> list[dict[str, Any]]:
     ]
 
 
-def masking(found: Assessment, probes: Sequence[Flag] = ()) -> tuple[Flag, ...]:
+def masking(found: Assessment, checks: Sequence[Flag] = ()) -> tuple[Flag, ...]:
     """Look for signs of masked gradients: searches without gradients that find more than those with.
 
     Args:
       found: what attacks did.
-      probes: flags of `masking_checks.checks` on f after T, whose gradients the attacks on the translator use.
+      checks: flags of `masking_checks.checks` on f after T, whose gradients the attacks on the translator use.
     """
     own = [i for i, m in enumerate(found.models) if m in ("TM1", "TM3")]
     outcome = np.where(found.tried[own], found.wrong[own].astype(np.int8), -1).astype(np.int8)
@@ -116,7 +116,7 @@ def masking(found: Assessment, probes: Sequence[Flag] = ()) -> tuple[Flag, ...]:
     names = [found.attacks[i] for i in own]
     black = [name for i, name in zip(own, names, strict=True) if found.models[i] == "TM1"]
     margin = np.where(outcome >= 0, found.margin[own], np.nan)
-    return (*probes, *masking_checks.from_outcomes(names, outcome, margin, black_box=black))
+    return (*checks, *masking_checks.from_outcomes(names, outcome, margin, black_box=black))
 
 
 def percent(found: Estimate) -> str:

@@ -1,25 +1,22 @@
-"""Attack a classifier behind a gate and a translator, any of them, and judge every point by the defence itself."""
+"""Attack a classifier behind a gate and a translator, any of them; the hard defence decides about every point."""
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jax.sharding import NamedSharding
+from jaxtyping import PRNGKeyArray
 
 from robustjax.attacks import gated_objectives
-from robustjax.attacks.gated_objectives import Target
 from robustjax.evaluation.assessments import Assessment as Assessment
-from robustjax.evaluation.attempts import GatedCase
-from robustjax.evaluation.defences import Look, as_argument, attempted, looked
-from robustjax.numerics import keys_for
+from robustjax.evaluation.defences import GatedAnswers, Known, Systems, as_argument
+from robustjax.evaluation.gated_cases import GatedCase, cases_of, goal_of
+from robustjax.evaluation.runner import Attacked, Examples, Memory, Progress, ask, runner
+from robustjax.evaluation.suite import as_floats
 from robustjax.ood.translate import Defence
 from robustjax.threats import Threat
-
-Watch = Callable[[str, int, int, float], None]  # attack, attempt, attempts, accuracy left
 
 
 def assess(
@@ -35,144 +32,142 @@ def assess(
     copy: Defence | None = None,
     pool: tuple[Any, Any] | None = None,
     every: bool = True,
-    watch: Watch | None = None,
+    sharding: NamedSharding | None = None,
+    memory: Callable[[str], Memory] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Assessment:
-    """Run attacks one after the other; whoever judges is the hard defence.
+    """Run attacks one after the other on the runner of all evaluations.
 
-    An attempt works on the examples that those before it, of the same attack, did not bring where they should go, in
-    full batches of one size, so that every kind of attempt compiles once; losses, penalties, radii and, for defences
-    made of `jax.tree_util.Partial`s, parameters are arguments.
+    A search works on the examples that those before it, of the same attack, did not bring where they should go, in full
+    batches of one size, so that every kind of search compiles once; losses, penalties, radii and, for defences made of
+    `jax.tree_util.Partial`s, parameters are arguments.
 
     Args:
       key: one key; example i uses `fold_in(key, i)`, a random translator fixed draws from it, unless `passes`.
       defence: f, T and gate; T may be random.
       x, y: images and labels.
       threat: where points may lie.
-      plan: what to try, of `attempts`.
+      plan: what to try, of `gated_cases`.
       batch_size: rows on the device.
-      passes: for a random T, draws to average in every value, gradient and verdict (EOT); None to fix the draw.
-      copy: another defence, for attempts of kind TM4, which see nothing else.
+      passes: for a random T, draws to average in every value, gradient and answer (EOT); None to fix the draw.
+      copy: another defence, for searches of kind TM4, which see nothing else.
       pool: images and labels of benign examples, whose features are matched.
-      every: run every attack on all examples, not only on those that resist the ones before it.
-      watch: told after every attempt.
+      every: run every attack on all examples, not only on those that are robust to the ones before it.
+      sharding: of the rows, such as `runtime.over_data(mesh)`.
+      memory: gives each attack, by name, where to keep its progress and take it up again.
+      progress: called with `Progress` after every segment.
     Raises:
-      ValueError: if an attempt needs a copy, a pool or features that are not given, or nothing is to be attacked.
+      ValueError: if a search needs a copy, a pool or features that are not given, or nothing is to be attacked.
     """
-    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)
-    if not len(x) or not plan:
+    images, labels = as_floats(np.asarray(x)), np.asarray(y, np.int32)
+    if not len(images) or not plan:
         raise ValueError(
-            f"assess: {len(x)} images and {len(plan)} attempts given, must be at least one of each"
+            f"assess: {len(images)} images and {len(plan)} cases given, must be at least one of each"
         )
     check(plan, defence, copy, pool)
-    keys, size = keys_for(key, len(x)), min(batch_size, len(x))
     victim = as_argument(defence)
-    source = victim if copy is None else as_argument(copy)
+    systems = victim, victim if copy is None else as_argument(copy)
+    size = min(batch_size, len(images))
+    settings: dict[str, Any] = {"batch_size": size, "smallest": size, "sharding": sharding}
+    answers = GatedAnswers(passes)
 
-    def in_batches(program: Callable[..., Any], rows: np.ndarray, *arrays: Any) -> Any:
-        parts = []
-        for start in range(0, len(rows), size):
-            some = rows[start : start + size]
-            full = np.concatenate([some, np.full(size - len(some), some[0])])
-            out = program(
-                keys[full], *(jax.tree.map(lambda a, full=full: a[full], array) for array in arrays)
-            )
-            parts.append(jax.tree.map(lambda a, some=some: np.asarray(a)[: len(some)], out))
-        return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
+    nothing = np.zeros((len(labels), 0), np.int32)
+    examples = Examples(images, Known(labels, nothing, nothing), np.arange(len(labels)))
+    clean = ask(answers, Systems, [size], sharding, key, examples, np.arange(len(labels)), images, systems)
+    classes = clean["plain"].shape[1]
+    others = np.where(np.arange(classes) == labels[:, None], np.inf, -clean["plain"])
+    likeliest = np.argsort(others, axis=1)[:, : classes - 1].astype(np.int32)
 
-    def judged(rows: np.ndarray, points: Any) -> Look:
-        return in_batches(
-            lambda k, z, o, t: looked(victim, k, z, o, t, threat, passes=passes), rows, points, x, y
-        )
-
-    everything = np.arange(len(x))
-    clean = judged(everything, x)
-    order = np.argsort(-np.where(np.eye(clean.plain.shape[1])[y] > 0, -np.inf, clean.plain), axis=1)
-    names = list(dict.fromkeys(attempt.attack for attempt in plan))
-    lines, broken = [], clean.merit > 0
+    found: list[Attacked] = []
+    names = list(dict.fromkeys(one.attack for one in plan))
+    broken = clean["merit"] > 0
     for name in names:
-        began, made, runs = time.monotonic(), 0, 0
-        best, tried = clean, clean.merit > 0
-        points, todo = np.array(x), [a for a in plan if a.attack == name]
-        for number, attempt in enumerate(todo):
-            left = ~attempt.reached(best.merit) & (every | ~broken)
-            rows = np.flatnonzero(left)
-            if not rows.size:
-                break
-            seen = source if attempt.copied else victim
-            target = _aim(attempt, seen, order, x, y, pool)
-            run = partial(
-                attempted,
-                seen,
-                threat=threat,
-                parameters=attempt.parameters(),
-                passes=passes,
-                **attempt.program(),
-            )
-            at, made_now = in_batches(
-                lambda k, z, t, a, run=run, number=number: run(k, z, t, a, number=jnp.int32(number)),
-                rows,
-                x,
-                y,
-                target,
-            )
-            found = judged_rows(judged, rows, at, len(x))
-            # Of an example that resists, the strongest point is kept, never the image itself.
-            wins = (found.merit[rows] > best.merit[rows]) | ((number == 0) & (best.merit[rows] <= 0))
-            best = jax.tree.map(lambda old, new, r=rows[wins]: _put(old, r, new[r]), best, found)
-            points[rows[wins]], tried = at[wins], tried | left
-            made, runs = made + int(made_now.sum()), runs + 1
-            if watch:
-                watch(name, number + 1, len(todo), float(1 - (broken | (best.merit > 0)).mean()))
-        broken = broken | (best.merit > 0)
-        lines.append((best, tried, points, made, time.monotonic() - began, runs))
-    models = {attempt.attack: attempt.model for attempt in plan}
-    bests, tried, points, made, seconds, runs = zip(*lines, strict=True)
-    stacked: Look = jax.tree.map(lambda *parts: np.stack(parts), *bests)
+        searches = [one for one in plan if one.attack == name]
+        goal = goal_of(searches)
+        known = Known(labels, likeliest, nothing)
+        if any(one.surrogate is gated_objectives.matched for one in searches):
+            ranks = 1 + max(one.rank for one in searches)
+            known = _matched(known, victim, images, pool, ranks)
+        run = runner(
+            Systems, partial(cases_of, searches, passes=passes), answers, partial(_reached, goal),
+            until=goal, **settings,
+        )  # fmt: skip
+        one = run(
+            key,
+            examples._replace(data=known),
+            threat,
+            *systems,
+            clean=clean,
+            already=None if every else broken,
+            memory=memory(name) if memory else None,
+            progress=progress,
+        )
+        broken = broken | (one.final["merit"] > 0)
+        found.append(one)
+    return _assessment(plan, labels, clean, names, found)
+
+
+def _assessment(
+    plan: Sequence[GatedCase],
+    labels: np.ndarray,
+    clean: dict[str, np.ndarray],
+    names: Sequence[str],
+    found: Sequence[Attacked],
+) -> Assessment:
+    models = {one.attack: one.model for one in plan}
+    final = {name: np.stack([one.final[name] for one in found]) for name in ("merit", "margin", "gap")}
+    ran = np.stack([(one.outcome >= 0).any(axis=0) for one in found])
     return Assessment(
-        tuple(names), tuple(models[name] for name in names), np.asarray(y), clean.plain, clean.through,
-        ~(clean.gap <= 0), stacked.merit > 0,
-        stacked.merit > 0.5 * gated_objectives.UNSEEN, np.stack(tried), stacked.margin,
-        -stacked.gap, np.stack(points), stacked.inside.all(axis=1), np.array(made), np.array(seconds), np.array(runs),
-    )  # fmt: skip
+        attacks=tuple(names),
+        models=tuple(models[name] for name in names),
+        label=labels,
+        plain=clean["plain"],
+        through=clean["through"],
+        routed=~(clean["gap"] <= 0),
+        wrong=final["merit"] > 0,
+        unseen=final["merit"] > 0.5 * gated_objectives.UNSEEN,
+        tried=ran | (clean["merit"] > 0),
+        margin=final["margin"],
+        score=-final["gap"],
+        x=np.stack([one.x for one in found]),
+        feasible=np.array([one.feasible.all() for one in found]),
+        gradients=np.array([one.steps.sum() for one in found]),
+        seconds=np.array([one.seconds.sum() for one in found]),
+        runs=np.array([one.runs.sum() for one in found]),
+    )
+
+
+def _reached(goal: float, answers: dict[str, np.ndarray], known: Known) -> np.ndarray:
+    del known
+    return answers["merit"] > goal
 
 
 def check(plan: Sequence[GatedCase], defence: Defence, copy: Any, pool: Any) -> None:
-    """Refuse a plan that asks for what is not there."""
-    if copy is None and any(a.copied for a in plan):
+    """Check that what a plan needs is there.
+
+    Raises:
+      ValueError: if not.
+    """
+    if copy is None and any(one.copied for one in plan):
         raise ValueError("assess: the plan attacks a copy, give one")
-    if any(a.surrogate is gated_objectives.matched for a in plan) and (pool is None or not defence.features):
+    if any(one.surrogate is gated_objectives.matched for one in plan) and (
+        pool is None or not defence.features
+    ):
         raise ValueError(
             "assess: the plan matches features, give features in the defence and a pool of images"
         )
 
 
-def judged_rows(judged: Callable[..., Look], rows: np.ndarray, at: np.ndarray, n: int) -> Look:
-    """Judge points of some rows and spread the answers over all n, zeros elsewhere."""
-    whole = np.zeros((n, *at.shape[1:]), at.dtype)
-    whole[rows] = at
-    found = judged(rows, whole)
-    return jax.tree.map(lambda a: _put(np.zeros((n, *a.shape[1:]), a.dtype), rows, a), found)
-
-
-def _put(old: np.ndarray, rows: np.ndarray, new: np.ndarray) -> np.ndarray:
-    out = np.array(old)
-    out[rows] = new
-    return out
-
-
-def _aim(attempt: GatedCase, defence: Defence, order: np.ndarray, x: Array, y: Array, pool: Any) -> Target:
-    """Choose the class of this rank, and for matching the benign image of another class that is the rank-th nearest."""
-    target = jnp.asarray(order[:, min(attempt.rank, order.shape[1] - 2)], jnp.int32)
-    if attempt.surrogate is not gated_objectives.matched:
-        return Target(target)
-    images, labels = jnp.asarray(pool[0], jnp.float32), np.asarray(pool[1])
-    ours, theirs = (tuple(np.asarray(one(z)) for one in defence.features) for z in (x, images))
-    away = np.zeros((len(x), len(images)))
+def _matched(known: Known, victim: Defence, images: np.ndarray, pool: Any, ranks: int) -> Known:
+    """Find the benign images of other classes whose features are nearest."""
+    benign, labels = jnp.asarray(pool[0], jnp.float32), np.asarray(pool[1])
+    ours, theirs = (tuple(np.asarray(one(z)) for one in victim.features) for z in (images, benign))
+    away = np.zeros((len(images), len(benign)))
     for a, b in zip(ours, theirs, strict=True):
         lengths = np.square(b).sum(axis=1)
         away += (np.square(a).sum(axis=1)[:, None] + lengths - 2 * a @ b.T) / max(
             float(lengths.mean()), 1e-30
         )
-    away = np.where(labels[None] == np.asarray(y)[:, None], np.inf, away)
-    chosen = np.argsort(away, axis=1)[:, min(attempt.rank, len(labels) - 1)]
-    return Target(jnp.asarray(labels[chosen], jnp.int32), tuple(jnp.asarray(b[chosen]) for b in theirs))
+    away = np.where(labels[None] == np.asarray(known.label)[:, None], np.inf, away)
+    chosen = np.argsort(away, axis=1)[:, :ranks]
+    return known._replace(matched=labels[chosen].astype(np.int32), features=tuple(b[chosen] for b in theirs))

@@ -58,12 +58,12 @@ class Examples(NamedTuple):
     Attributes:
       x: (n, ...) float32.
       data: pytree of what is known of each example, such as its label.
-      index: (n,) number of each in its data set; with the key it decides its random numbers.
+      number: (n,) of each in its data set; with the key it decides its random numbers.
     """
 
     x: np.ndarray
     data: Any
-    index: np.ndarray
+    number: np.ndarray
 
 
 class Attacked(NamedTuple):
@@ -78,6 +78,7 @@ class Attacked(NamedTuple):
       distance: (n,) from the example, in the norm of the threat, in float64.
       feasible: (n,) whether the point lies in the threat.
       steps, seconds: (a,) iterations made for all examples together, and time spent.
+      runs: (a,) runs that were begun for some example.
     """
 
     attacks: tuple[str, ...]
@@ -90,6 +91,7 @@ class Attacked(NamedTuple):
     feasible: np.ndarray
     steps: np.ndarray
     seconds: np.ndarray
+    runs: np.ndarray
 
 
 def runner(
@@ -132,11 +134,13 @@ def runner(
       clock: seconds, increasing.
 
     Returns:
-      run(key, examples, threat, *arguments, already=None, begin=None, every=False, memory=None, progress=None) ->
-      Attacked. already: (n,) bool, decided before; begin: points and merits to go on from; every: run every case on
-      all examples that are not decided from the start, also on those decided by other cases. memory: keeps progress
-      and takes it up again; progress: called with `Progress` after every segment. It raises ValueError for progress
-      kept by another evaluation.
+      run(key, examples, threat, *arguments, clean=None, already=None, begin=None, every=False, memory=None,
+      progress=None) -> Attacked.
+      clean: what `answer` says of the examples, where that is known; already: (n,) bool, decided before; begin:
+      points and merits to go on from.
+      every: run every case on all examples that are not decided from the start, also on those that others decided.
+      memory: keeps progress and takes it up again; progress: called with `Progress` after every segment.
+      It raises ValueError for progress kept by another evaluation.
     """
     if segment is not None and segment < 1:
         raise ValueError(f"suite: segment is {segment}, must be at least 1")
@@ -148,6 +152,7 @@ def runner(
         examples: Examples,
         threat: Threat,
         *arguments: Any,
+        clean: dict[str, np.ndarray] | None = None,
         already: np.ndarray | None = None,
         begin: tuple[np.ndarray, np.ndarray] | None = None,
         every: bool = False,
@@ -156,12 +161,12 @@ def runner(
     ) -> Attacked:
         listed = tuple(cases(threat))
         check_cases(listed)
-        n = len(examples.index)
+        n = len(examples.number)
         before = np.zeros(n, bool) if already is None else already
         fingerprint = _fingerprint(key, examples, threat, listed, every, already)
 
-        def ask(rows: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
-            return _asked(answer, reference or system, sizes, sharding, key, examples, rows, x, arguments)
+        def asked(rows: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
+            return ask(answer, reference or system, sizes, sharding, key, examples, rows, x, arguments)
 
         def rows_of(suite: SuiteState, load: np.ndarray | None = None, count: int = 0) -> Fresh:
             return _fresh(suite, listed[suite.case], examples, load, count)
@@ -173,7 +178,7 @@ def runner(
         if kept:
             suite = suite_state.unpacked(kept, fingerprint, empty, sharding)
         else:
-            suite = suite_state.begin(examples.x, ask(np.arange(n), examples.x), listed)
+            suite = suite_state.begin(examples.x, clean or asked(np.arange(n), examples.x), listed)
             if begin is not None:
                 suite.x[:], suite.value[:] = begin
         open_ = ~decided(suite.clean, examples.data)
@@ -199,6 +204,7 @@ def runner(
             entered = rows.enter(waiting % n, waiting // n)
             if len(waiting):
                 suite.next = int(waiting[-1]) + 1
+                suite.runs[suite.case] = waiting[-1] // n + 1
             count = rows.iterations(case.solver.length) if segment is None else segment
             made = pool.segment(
                 rows.state,
@@ -234,7 +240,7 @@ def runner(
             if case.transfer:
                 tried = np.flatnonzero((suite.outcome[here] != NOT_RUN) & counted)
                 if len(tried):
-                    said = ask(tried, suite.candidate[tried])
+                    said = asked(tried, suite.candidate[tried])
                     merit = np.where(np.isnan(said["merit"]), -np.inf, said["merit"])
                     suite.merit[here, tried] = merit
                     suite.outcome[here, tried] = np.where(_decided(tried, said), BROKEN, RESISTED)
@@ -244,7 +250,7 @@ def runner(
                 return
             claimed = np.flatnonzero((suite.decided_by != NONE) & counted)
             if len(claimed):
-                said = ask(claimed, suite.x[claimed])
+                said = asked(claimed, suite.x[claimed])
                 suite.value[claimed] = said["merit"]
                 suite.outcome[here, claimed[~_decided(claimed, said)]] = RESISTED
 
@@ -267,7 +273,7 @@ def runner(
         return Attacked(
             attacks=tuple(case.name for case in listed),
             clean=suite.clean,
-            final=ask(np.arange(n), suite.x),
+            final=asked(np.arange(n), suite.x),
             outcome=suite.outcome,
             merit=suite.merit,
             x=suite.x,
@@ -275,6 +281,7 @@ def runner(
             feasible=feasible,
             steps=suite.steps,
             seconds=suite.seconds,
+            runs=suite.runs,
         )
 
     return run
@@ -318,7 +325,7 @@ def answered(
     return answer(system(*arguments), keys, data, x)
 
 
-def _asked(
+def ask(
     answer: Answer,
     system: System,
     sizes: list[int],
@@ -335,7 +342,7 @@ def _asked(
         some = np.minimum(np.arange(first, first + size), len(rows) - 1)
         of = rows[some]
         data = jax.tree.map(lambda values, of=of: values[of], examples.data)
-        index, data, points = pool.spread((examples.index[of].astype(np.int32), data, x[some]), sharding)
+        index, data, points = pool.spread((examples.number[of].astype(np.int32), data, x[some]), sharding)
         said = answered(answer, system, key, index, data, points, arguments)
         parts.append(jax.tree.map(np.asarray, said))
     return {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
@@ -350,7 +357,7 @@ def _fresh(
     load, x = np.zeros(len(example), bool), np.zeros((len(example), *examples.x.shape[1:]), np.float32)
     if entered is not None:
         load[entered], x[entered] = True, examples.x[example[entered]]
-    number, turn = examples.index[example].astype(np.int32), run.astype(np.int32)
+    number, turn = examples.number[example].astype(np.int32), run.astype(np.int32)
     data, clean = jax.tree.map(lambda values: values[example], (examples.data, suite.clean))
     fields: tuple[Any, ...] = (load, x, data, clean, number, turn, case.parameters_of(run))
     return Fresh(*fields)

@@ -16,7 +16,7 @@ from robustjax.evaluation.pool import Pool
 NOT_RUN, RESISTED, BROKEN = -1, 0, 1
 NONE = np.iinfo(np.int64).max
 PER_EXAMPLE = ("x", "value", "candidate", "candidate_merit", "source", "decided_by")
-PER_CASE = ("outcome", "merit", "steps", "seconds")
+PER_CASE = ("outcome", "merit", "steps", "seconds", "runs")
 
 
 @dataclasses.dataclass
@@ -32,7 +32,7 @@ class SuiteState:
       decided_by: (n,) the lowest run of this case that decided the example, NONE if none did.
       outcome: (a, n) int8: BROKEN, RESISTED, or NOT_RUN.
       merit: (a, n) the largest merit that each case reached; NaN where it was not run.
-      steps, seconds: (a,) iterations and time spent.
+      steps, seconds, runs: (a,) iterations, time spent, and runs begun.
     """
 
     case: int
@@ -48,6 +48,7 @@ class SuiteState:
     merit: np.ndarray
     steps: np.ndarray
     seconds: np.ndarray
+    runs: np.ndarray
     rows: Pool
 
     def waiting(self, able: np.ndarray, runs: int, most: int) -> np.ndarray:
@@ -116,6 +117,7 @@ def begin(x: np.ndarray, clean: dict[str, np.ndarray], cases: tuple[Case, ...]) 
         merit=np.full(table, np.nan, np.float32),
         steps=np.zeros(len(cases), np.int64),
         seconds=np.zeros(len(cases)),
+        runs=np.zeros(len(cases), np.int64),
         rows=Pool.empty(),
     )
 

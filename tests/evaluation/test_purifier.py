@@ -10,8 +10,8 @@ import pytest
 from robustjax.attacks import flags, gated_objectives, masking_measurements
 from robustjax.attacks.adaptive import substituted
 from robustjax.attacks.gated_objectives import AttackParameters, Target, View
-from robustjax.evaluation import attempts, defences, headline, purifier
-from robustjax.evaluation.attempts import GatedCase
+from robustjax.evaluation import gated_cases, headline, pool, purifier
+from robustjax.evaluation.gated_cases import GatedCase
 from robustjax.ood.gates import Gate, always
 from robustjax.ood.translate import Defence
 from robustjax.threats import Threat
@@ -135,9 +135,9 @@ SHORT = {"steps": 12, "restarts": 1, "queries": 60, "estimates": 0, "penalties":
 def test_a_masked_translator_is_flagged_and_broken_all_the_same(by_rounding):
     translate = jax.tree_util.Partial(masked, jnp.asarray(by_rounding))
     defence = Defence(f, translate, ALWAYS)
-    plan = [a for a in attempts.adaptive(4, **SHORT) if a.attack[:2] in ("A1", "A5", "A7")]
+    plan = [a for a in gated_cases.adaptive(4, **SHORT) if a.attack[:2] in ("A1", "A5", "A7")]
     found = run(defence, plan)
-    left = {name[:2]: found.standing(name).mean() for name in found.attacks}
+    left = {name[:2]: found.robust(name).mean() for name in found.attacks}
     assert left["A5"] <= 0.1 and left["A5"] < left["A1"] and left["A7"] < left["A1"]
     slopes, losses = masking_measurements.slope(
         jax.tree_util.Partial(through, translate), X, Y, jnp.asarray(False)
@@ -157,15 +157,15 @@ def test_a_masked_translator_is_flagged_and_broken_all_the_same(by_rounding):
 def test_the_gate_is_bypassed_where_f_and_score_look_at_different_things():
     """Everything routed is lost or saved by T; A3 finds points that the gate passes and f gets wrong."""
     defence = Defence(f, to_grey, Gate(lean, jnp.float32(-0.5), jnp.float32(0.5)), (lean_features,))
-    plan = [a for a in attempts.adaptive(4, **SHORT) if a.attack[:2] in ("A3", "A6")]
+    plan = [a for a in gated_cases.adaptive(4, **SHORT) if a.attack[:2] in ("A3", "A6")]
     plan = [a for a in plan if a.surrogate in (gated_objectives.selective, gated_objectives.matched)]
-    plan = [*attempts.static(8)[1:2], *plan]
+    plan = [*gated_cases.static(8)[1:2], *plan]
     ticks = []
-    found = run(defence, plan, pool=(X, Y), watch=lambda *tick: ticks.append(tick))
+    found = run(defence, plan, pool=(X, Y), progress=ticks.append)
     assert found.feasible.all() and len(ticks) >= 3
     bypass = found.attacks.index("A3 gate bypass")
     assert found.unseen[bypass].mean() >= 0.9 and found.in_distribution().mean() >= 0.9
-    for i in range(len(found.attacks)):  # verdicts are those of the defence, recomputed here
+    for i in range(len(found.attacks)):  # outcomes are those of the defence, recomputed here
         z = found.x[i]
         routed = np.asarray(lean(z)) < -0.5
         said = np.where(routed, f(to_grey(None, z)).argmax(1), f(z).argmax(1))
@@ -173,7 +173,7 @@ def test_the_gate_is_bypassed_where_f_and_score_look_at_different_things():
         assert (answers_wrong == found.wrong[i]).all()
         assert (found.unseen[i] == (~routed & answers_wrong)).all()
         assert np.abs(z - np.asarray(X)).max() <= 0.15 + 1e-6 and z.min() >= 0 and z.max() <= 1
-    assert (found.standing() <= found.standing("TM0")).all()
+    assert (found.robust() <= found.robust("TM0")).all()
 
 
 def lean_features(x):
@@ -191,11 +191,11 @@ def test_sweeps_of_radius_penalty_and_parameters_compile_nothing():
 
     one = GatedCase("A3", "TM3", gated_objectives.unseen, steps=11, penalty=1.0)
     run(defence(1.0), [one])
-    before = defences.attempted._cache_size()  # pyright: ignore
+    before = pool.segment._cache_size()  # pyright: ignore
     for eps, penalty, scale in ((0.1, 1.0, 1.0), (0.2, 9.0, 2.0), (1.0, 0.1, 3.0)):
         swept = dataclasses.replace(one, penalty=penalty, loss="dlr", rank=1)
         run(defence(scale), [swept], threat=Threat("linf", jnp.float32(eps)))
-    assert defences.attempted._cache_size() == before  # pyright: ignore
+    assert pool.segment._cache_size() == before  # pyright: ignore
 
 
 # --- when a number is printed ---------------------------------------------------------------------------
@@ -255,10 +255,13 @@ def test_no_number_without_the_evidence(why, change):
 def test_plans_that_ask_for_what_is_not_there():
     defence = Defence(f, rounding, ALWAYS)
     with pytest.raises(ValueError, match="attacks a copy"):
-        run(defence, attempts.transferred(3))
+        run(defence, gated_cases.transferred(3))
     with pytest.raises(ValueError, match="matches features"):
         run(defence, [GatedCase("A6", "TM3", gated_objectives.matched)])
-    with pytest.raises(ValueError, match="0 attempts"):
+    with pytest.raises(ValueError, match="0 cases"):
         run(defence, [])
+    with pytest.raises(ValueError, match="several goals"):
+        unseen = GatedCase("A3", "TM3", gated_objectives.unseen, goal="unseen")
+        run(defence, [unseen, dataclasses.replace(unseen, goal="wrong")])
     with pytest.raises(ValueError, match="loss is 'hinge'"):
         gated_objectives.only("hinge")

@@ -10,7 +10,7 @@ import scripts
 
 from experiments.ood_to_id import evaluate, extra_measurements, run_folders
 from experiments.ood_to_id import networks as translators
-from robustjax.evaluation import attempts
+from robustjax.evaluation import gated_cases
 from robustjax.models import small
 from robustjax.ood.gates import Gate
 from robustjax.ood.translate import Defence
@@ -41,8 +41,8 @@ def folders(monkeypatch):
 def test_a_random_translator_is_attacked_by_draw_by_mean_and_through_a_copy(
     folders, tmp_path, capsys, monkeypatch
 ):
-    one = attempts.transferred(2)[:1]  # of the same program as A1
-    monkeypatch.setattr(attempts, "transferred", lambda steps: one)
+    one = gated_cases.transferred(2)[:1]  # of the same program as A1
+    monkeypatch.setattr(gated_cases, "transferred", lambda steps: one)
     words = ["smoke", "--run", "a", "--copy", "ab", "--gate", "always", "--only", "PGD", "transfer", "A1"]
     words += ["--averaged-only", "A1"]
     done = scripts.call(capsys, monkeypatch, "ood_to_id.evaluate", *words, "--out", tmp_path)

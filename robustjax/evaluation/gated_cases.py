@@ -1,23 +1,25 @@
-"""What to try against a defence, as data: the attacks of a strict evaluation, by what the adversary knows.
+"""Cases against a defence behind a gate: the attacks of a strict evaluation, by what the adversary knows.
 
 TM0 knows f alone. TM1 asks the defence for values. TM2 knows f and T. TM3 knows everything. TM4 knows a copy that was
 trained independently. TM3 includes what all others find.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import jax.numpy as jnp
+import numpy as np
 
 from robustjax.attacks import gated_objectives
 from robustjax.attacks.apgd import apgd
+from robustjax.attacks.case import Case
 from robustjax.attacks.gated_objectives import AttackParameters, Surrogate
 from robustjax.attacks.pgd import at_origin
 from robustjax.attacks.solver import Solver
 from robustjax.attacks.spsa import spsa
 from robustjax.attacks.square import square
 from robustjax.attacks.steady import steady
+from robustjax.evaluation.defences import GatedParameters, GatedProgram
 from robustjax.threats import Threat
 
 Search = Callable[[Threat, int], Solver]
@@ -51,18 +53,18 @@ def estimating(threat: Threat, steps: int) -> Solver:
 
 @dataclasses.dataclass(frozen=True)
 class GatedCase:
-    """One search with one setting.
+    """One search with one setting; `cases_of` turns those of one attack into cases of the runner.
 
     Attributes:
-      attack: the name it is reported under; attempts of one name add up.
+      attack: the name it is reported under; searches of one name add up.
       model: TM0 to TM4.
-      surrogate, search, steps: what is climbed, how, and how long.
+      surrogate, search, steps: what is ascended, how, and how long.
       loss: of `gated_objectives.LOSSES`.
       penalty, warmth, mix: of `gated_objectives.AttackParameters`.
       rank: which of the likeliest wrong classes is the target, or which nearest image is matched.
       slope: of the translator: its own, or that of the identity (BPDA).
       anneal: how many times wider the soft gate begins.
-      goal: where an example rests: once the defence errs, once it errs unseen by the gate, or never.
+      goal: where a search stops: once the defence errs, once it errs unseen by the gate, or at its end.
       copied: whether the attack sees the copy.
     """
 
@@ -81,20 +83,68 @@ class GatedCase:
     goal: Literal["wrong", "unseen", "end"] = "wrong"
     copied: bool = False
 
-    def parameters(self) -> AttackParameters:
-        """Collect the settings that are arguments of a program."""
-        numbers = (jnp.float32(v) for v in (self.penalty, 0.02, self.warmth, self.mix))
-        return AttackParameters(gated_objectives.only(self.loss), *numbers)
+    def program(self, passes: int | None) -> GatedProgram:
+        """Collect what decides which program runs; `passes` are the draws of a random translator to average."""
+        return GatedProgram(
+            self.surrogate,
+            self.search,
+            self.steps,
+            self.slope,
+            self.anneal,
+            passes,
+            self.copied,
+            self.goal == "end",
+            self.model == "TM1",
+        )
 
-    def program(self) -> dict[str, Any]:
-        """Collect what decides which program runs."""
-        until = {"wrong": 0.0, "unseen": 0.5 * gated_objectives.UNSEEN, "end": jnp.inf}[self.goal]
-        names = ("surrogate", "search", "steps", "slope", "anneal")
-        return {name: getattr(self, name) for name in names} | {"until": jnp.float32(until)}
 
-    def reached(self, merit: Any) -> Any:
-        """Say which examples need no further attempt, from the best merit so far."""
-        return merit > (0.5 * gated_objectives.UNSEEN if self.goal == "unseen" else 0.0)
+def cases_of(plan: Sequence[GatedCase], threat: Threat, *, passes: int | None = None) -> tuple[Case, ...]:
+    """Turn the searches of one attack into cases, in this order; neighbours of one program are runs of one case.
+
+    Their random numbers hang on their place in the attack.
+
+    Args:
+      plan: searches of one name and one goal.
+      threat: where points may lie.
+      passes: draws of a random translator to average; None to fix the draw.
+    """
+    groups: list[list[int]] = []
+    for place, one in enumerate(plan):
+        same = place > 0 and one.program(passes) == plan[place - 1].program(passes) and one.goal != "end"
+        if same:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return tuple(_case([plan[i] for i in places], places, threat, passes) for places in groups)
+
+
+def _case(some: Sequence[GatedCase], places: Sequence[int], threat: Threat, passes: int | None) -> Case:
+    program = some[0].program(passes)
+    numbers = {
+        name: np.array([getattr(one, name) for one in some], np.float32)
+        for name in ("penalty", "warmth", "mix")
+    }
+    losses = np.stack([np.asarray(gated_objectives.only(one.loss)) for one in some])
+    settings = AttackParameters(losses, slack=np.full(len(some), 0.02, np.float32), **numbers)
+    ranks = np.array([one.rank for one in some], np.int32)
+    return program(threat)._replace(
+        name=f"{some[0].attack} {places[0]}: {some[0].surrogate.__name__}",
+        runs=len(some),
+        parameters=GatedParameters(settings, ranks, np.array(places, np.int32)),
+        program=program,
+    )
+
+
+def goal_of(plan: Sequence[GatedCase]) -> float:
+    """Give the merit beyond which an example needs no further search of an attack.
+
+    Raises:
+      ValueError: if its searches differ in this.
+    """
+    goals = {0.5 * gated_objectives.UNSEEN if one.goal == "unseen" else 0.0 for one in plan}
+    if len(goals) > 1:
+        raise ValueError(f"assess: the searches of {plan[0].attack} have several goals, must have one")
+    return goals.pop()
 
 
 def static(steps: int = 40) -> tuple[GatedCase, ...]:
@@ -200,7 +250,7 @@ def adaptive(
 
 
 def transferred(steps: int = 100) -> tuple[GatedCase, ...]:
-    """TM4: A1, selective A3 and A4 on a copy, run to their ends, judged on the victim."""
+    """TM4: A1, selective A3 and A4 on a copy, run to their ends, evaluated on the victim."""
     long = steps + steps // 2  # as in `adaptive`, so that its programs serve here too
     kinds = (
         (gated_objectives.through, auto, steps, 1.0),
