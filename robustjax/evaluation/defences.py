@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from robustjax import logit
 from robustjax.attacks import gated_objectives
@@ -17,7 +17,7 @@ from robustjax.attacks.gated_objectives import AttackParameters, Target, View
 from robustjax.attacks.solver import Solver, ValueAndMerit
 from robustjax.ood.translate import Defence
 from robustjax.threats import Threat
-from robustjax.types import Images, Labels
+from robustjax.types import Images
 
 SEGMENT = 10  # iterations between two widths of the soft gate
 
@@ -30,19 +30,19 @@ class Systems(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known of an example.
+    """What is known of an example; on the host for all of them, on the device for a batch.
 
     Attributes:
-      label: its class.
+      label: (b,) its class.
       likeliest: (b, k - 1) wrong classes by falling logit of f.
       matched: (b, m) classes of the benign images with the nearest features; m is 0 where none are matched.
       features: (b, m, d) their features.
     """
 
-    label: Labels
-    likeliest: Int[Array, "b c"]
-    matched: Int[Array, "b m"]
-    features: tuple[Float[Array, "b m d"], ...] = ()
+    label: Any
+    likeliest: Any
+    matched: Any
+    features: tuple[Any, ...] = ()
 
 
 class GatedParameters(NamedTuple):

@@ -161,7 +161,9 @@ def check(plan: Sequence[GatedCase], defence: Defence, copy: Any, pool: Any) -> 
 def _matched(known: Known, victim: Defence, images: np.ndarray, pool: Any, ranks: int) -> Known:
     """Find the benign images of other classes whose features are nearest."""
     benign, labels = jnp.asarray(pool[0], jnp.float32), np.asarray(pool[1])
-    ours, theirs = (tuple(np.asarray(one(z)) for one in victim.features) for z in (images, benign))
+    ours, theirs = (
+        tuple(np.asarray(one(z)) for one in victim.features) for z in (jnp.asarray(images), benign)
+    )
     away = np.zeros((len(images), len(benign)))
     for a, b in zip(ours, theirs, strict=True):
         lengths = np.square(b).sum(axis=1)
