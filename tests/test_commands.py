@@ -1,0 +1,66 @@
+"""Every command that a README prints is one that runs: its script exists, and its preset and flags parse and validate.
+
+(What the scripts then do is tested by their smoke presets.)
+"""
+
+import importlib
+import pathlib
+import re
+import shlex
+
+import pytest
+import tyro
+
+from experiments.shared import command_line
+
+ROOT = pathlib.Path(__file__).parent.parent
+READMES = sorted([ROOT / "README.md", *(ROOT / "experiments").rglob("*.md")])
+
+
+def commands(text):
+    """List the command lines of the experiments in the fenced blocks of a page, loops unrolled to their first value."""
+    for block in re.findall(r"^```(?:\w*)\n(.*?)^```", text, re.M | re.S):
+        block = re.sub(r"\\\n\s*", " ", block)
+        values = {
+            name: words.split()[0] for name, words in re.findall(r"for (\w+) in ([^;\n]+);? *(?:do)?", block)
+        }
+        for line in block.splitlines():
+            for found in re.findall(r"python -m (experiments\.[^;#`\"]*)", line):
+                words = re.sub(r"<[^>]*>", "PLACE", found)
+                words = re.sub(r"\$\{?(\w+)\}?", lambda m: values.get(m.group(1), m.group(0)), words)
+                yield words.strip()
+    for words in re.findall(r"^\| *`(?:python -m )?(experiments\.[\w.]+ [^`]*)` *\|", text, re.M):
+        yield words.strip()
+
+
+COMMANDS = {
+    f"{path.relative_to(ROOT)}: {words}": words
+    for path in READMES
+    for words in commands(path.read_text())
+    if "experiments.<topic>" not in words and "PLACE.PLACE" not in words
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_printed_commands_parse(name):
+    module, *words = shlex.split(COMMANDS[name].replace("[preset]", "").replace("[--flag value]", ""))
+    script = importlib.import_module(module)
+    if not hasattr(script, "PRESETS"):
+        tyro.cli(script.Config, args=words, console_outputs=False)
+        return
+    presets = script.PRESETS
+    chosen = (
+        words.pop(0)
+        if words and not words[0].startswith("-") and words[0] in presets
+        else next(iter(presets))
+    )
+    preset = presets[chosen]
+    try:
+        config = tyro.cli(type(preset), default=preset, args=words, console_outputs=False)
+    except SystemExit:
+        raise AssertionError(f"{name} does not parse") from None
+    command_line.validate(config)
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 40
