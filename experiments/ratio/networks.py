@@ -1,20 +1,19 @@
-"""How ratio.compare trains a network: a method's name as a loss, and the loop."""
+"""How ratio.compare trains a network: the images, the loss of a method, and the loop."""
 
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jaxtyping import Array
 
+from experiments.ratio.config import Config, Method
 from robustjax import data, runtime, training
-from robustjax.attacks import objectives
-from robustjax.attacks.apgd import apgd
-from robustjax.attacks.momentum_pgd import momentum_pgd
-from robustjax.attacks.pgd import at_origin, gaussian, pgd
+from robustjax.attacks import apgd, momentum_pgd, objectives, pgd
+from robustjax.attacks.pgd import at_origin, gaussian
 from robustjax.attacks.step_schedule import first_steps, rising
-from robustjax.catalog import augmentations, ood_losses
-from robustjax.catalog import models as model_names
-from robustjax.data import order
+from robustjax.catalog import augmentations, models, ood_losses, outlier_sets
+from robustjax.data import order, subsets
 from robustjax.data.extra import enriched
 from robustjax.data.sources import Split
 from robustjax.losses import confidences
@@ -22,116 +21,159 @@ from robustjax.losses.sam import asam, sam
 from robustjax.models.tiny import tiny
 from robustjax.runtime.stopping import Stop
 from robustjax.threats import Threat
-from robustjax.types import Ascent, Loss, Model, Number, Pair
+from robustjax.types import Ascent, Loss, Model, Pair
 
-NAMES = {"plain": "standard", "at": "adversarial", "ceda": "oe"}  # here -> in outlier_methods
-HALVED = ("oe", "ceda", "acet")
+LOSSES = {
+    "plain": "standard",
+    "at": "adversarial",
+    "ceda": "oe",
+}  # methods that catalog.ood_losses calls otherwise
+HALF_WEIGHTS = ("oe", "ceda", "acet")  # methods that may weigh their terms by 1/2
 
 
-class Data(NamedTuple):
-    """What all networks see: data, outliers to train on, and sets of outliers to judge on."""
+class Sets(NamedTuple):
+    """The images that all networks are trained and evaluated on.
+
+    Attributes:
+      train, valid, test: in distribution; `valid` is held out and chooses temperatures.
+      outliers: OOD images to train on.
+      test_outliers: OOD images to evaluate on, by name of the set.
+      extra: pseudo-labelled images to train on beside the labelled ones.
+    """
 
     train: Split
     valid: Split
     test: Split
     outliers: Split
-    tested: dict[str, Split]
-    more: Split | None = None  # pseudo-labelled images to train on beside the labelled
+    test_outliers: dict[str, Split]
+    extra: Split | None = None
 
 
-def network(name: str, like: Split, dataset: str) -> Model:
+def load_sets(cfg: Config) -> Sets:
+    """Load the images."""
+    place = cfg.data_dir
+    train, valid, test = (
+        data.load(cfg.dataset, split, data_dir=place) for split in ("train", "validation", "test")
+    )
+    return Sets(
+        train,
+        subsets.first(valid, cfg.images),
+        subsets.first(test, cfg.images),
+        outlier_sets.counted_mixture(cfg.outlier_counts, train, data_dir=place),
+        {
+            name: outlier_sets.load(name, test, split="test", count=cfg.outlier_images, data_dir=place)
+            for name in cfg.test_outliers
+        },
+        data.load(cfg.extra, "train", data_dir=place) if cfg.extra else None,
+    )
+
+
+def classifier(name: str, like: Split, dataset: str) -> Model:
     """Build a network by name for the images of a split."""
     classes, shape = len(like.info.classes), like.image.shape[1:]
     if name == "tiny":
         return tiny(classes=classes, shape=shape)
-    return model_names.classifier(name, dataset=dataset, classes=classes, shape=shape)
+    return models.classifier(name, dataset=dataset, classes=classes, shape=shape)
 
 
-def loss_at(cfg: Any, model: Model, method: str, classes: int) -> Callable[[Any], Loss]:
-    """Build the loss of a method from the number of updates done, which counts where attacks grow."""
-    name = NAMES.get(method, method)
+def training_loss(
+    method: Method, model: Model, cfg: Config, *, classes: int, threat: Threat, outlier_threat: Threat
+) -> Callable[[Array], Loss]:
+    """Build the loss of a method, as a function of the number of updates done: attacks may take ever more steps.
 
-    def ascent(eps: Number, steps: int, first: int, t: Any) -> Ascent:
-        threat = Threat("l2", eps)
-        # Where the divergence from the clean prediction is outlier_surrogate, its slope at the image itself is zero.
+    Args:
+      method: its name.
+      model: the network.
+      cfg: steps, surrogates and weights.
+      classes: of the ID images.
+      threat: of the attack on ID images.
+      outlier_threat: of the attack on OOD images.
+    """
+    name = LOSSES.get(method, method)
+
+    def ascent(threat: Threat, steps: int, first: int, update: Array) -> Ascent:
+        # TRADES climbs the divergence from the clean prediction, whose slope at the image itself is zero.
         start = gaussian(1e-3) if name.startswith("trades") else at_origin
-        settings: Any = {"steps": steps, "step_size": cfg.step, "momentum": 0.9, "start": start}
-        if cfg.growing:
-            solver = apgd(threat, steps=steps) if cfg.ascent == "apgd" else momentum_pgd(threat, **settings)
-            return first_steps(solver, rising(t, first=first, last=steps, over=max(cfg.updates // 2, 1)))
-        return apgd(threat, steps=steps) if cfg.ascent == "apgd" else pgd(threat, **settings)
+        momentum: dict[str, Any] = {"step_size": cfg.step_size, "momentum": 0.9, "start": start}
+        if cfg.step_schedule == "constant":
+            return apgd(threat, steps=steps) if cfg.ascent == "apgd" else pgd(threat, steps=steps, **momentum)
+        solver = (
+            apgd(threat, steps=steps)
+            if cfg.ascent == "apgd"
+            else momentum_pgd(threat, steps=steps, **momentum)
+        )
+        over = max(cfg.updates // 2, 1)
+        return first_steps(solver, rising(update, first=min(first, steps), last=steps, over=over))
 
-    def at(t: Any) -> Loss:
-        inner = ood_losses.loss(
+    def loss_at(update: Array) -> Loss:
+        sees_outliers = name not in ood_losses.PLAIN
+        loss = ood_losses.loss(
             name,
             model,
             classes=classes,
-            around_data=ascent(cfg.eps, cfg.steps, min(1, cfg.steps), t),
-            around_outliers=ascent(cfg.outlier_eps, cfg.outlier_steps, min(2, cfg.outlier_steps), t),
-            weight=None if name in ood_losses.PLAIN else 1.0,
-            penalty=None if name in ood_losses.PLAIN else confidences.kl_from_uniform,
+            around_data=ascent(threat, cfg.steps, 1, update),
+            around_outliers=ascent(outlier_threat, cfg.outlier_steps, 2, update),
+            weight=1.0 if sees_outliers else None,
+            penalty=confidences.kl_from_uniform if sees_outliers else None,
             outlier_surrogate=getattr(confidences, cfg.outlier_surrogate),
             surrogate=getattr(objectives, cfg.surrogate),
             beta=cfg.beta,
         )
-        if cfg.flat is not None:
-            inner = {"sam": sam, "asam": asam}[cfg.flat](inner, rho=cfg.rho)
-        if not (cfg.halved and method in HALVED):
-            return inner
+        if cfg.sharpness is not None:
+            loss = {"sam": sam, "asam": asam}[cfg.sharpness](loss, rho=cfg.rho)
+        return _halved(loss) if cfg.half_weights and method in HALF_WEIGHTS else loss
 
-        def half(params, state, batch, key):
-            value, aside = inner(params, state, batch, key)
-            return 0.5 * value, aside
-
-        return half
-
-    return at
+    return loss_at
 
 
-class Trainer:
-    """Trains networks; one compiled step serves all seeds of a method."""
+def _halved(loss: Loss) -> Loss:
+    def half(params, state, batch, key):
+        value, aside = loss(params, state, batch, key)
+        return 0.5 * value, aside
 
-    def __init__(self, cfg: Any, sets: Data, model: Model, folder: pathlib.Path) -> None:
-        self.cfg, self.sets, self.model, self.folder = cfg, sets, model, folder
-        self.tx = cfg.optimizer.over(cfg.updates)
-        self._updates: dict[str, training.Step] = {}
+    return half
 
-    def fit(self, method: str, seed: int, stop: Stop) -> training.TrainState | None:
-        """Train, going on from a checkpoint if there is one; None if asked to stop before the end."""
-        cfg = self.cfg
-        if method not in self._updates:
-            at = loss_at(cfg, self.model, method, len(self.sets.train.info.classes))
-            self._updates[method] = training.scheduled(at, self.tx)
-        update, augment = self._updates[method], augmentations.augmentation(cfg.augment, cfg.dataset)
-        state = training.start(jax.random.key(seed), self.model, self.tx, ema=cfg.ema)
-        with runtime.Checkpoints(self.folder / "training" / f"{method}_{seed}", keep=1) as saved:
-            state, begin = saved.restore(state) or (state, 0)
-            batches = self._batches(seed, begin, augment)
-            bar = runtime.progress(
-                batches, start=begin, total=cfg.updates, label=f"{method} {seed}", batch_size=cfg.batch_size
-            )
-            for i, batch in bar:
-                state, metrics = update(state, batch)
-                if i % 20 == 0:
-                    bar.show(metrics)
-                asked = stop.requested and i + 1 < cfg.updates
-                if asked or ((i + 1) % cfg.save_every == 0 and i + 1 < cfg.updates):
-                    saved.save(i + 1, state)
-                if asked:
-                    return None
-        return state
 
-    def _batches(self, seed: int, start: int, augment: Any) -> Iterator[Pair]:
-        cfg, sets = self.cfg, self.sets
-        both: dict[str, Any] = {
-            "batch_size": cfg.batch_size,
-            "seed": seed,
-            "start": start,
-            "augment": augment,
-        }
-        if sets.more is None:
-            return data.pairs(sets.train, sets.outliers, outlier_augment=augment, **both)
-        beside = enriched(sets.train, sets.more, share=cfg.extra_share, **both)
-        both["seed"] = order.folded(seed, 1)
-        strange = data.stream(sets.outliers, **both)
-        return (Pair(batch, other.image) for batch, other in zip(beside, strange, strict=True))
+def train(
+    update: training.Step,
+    model: Model,
+    cfg: Config,
+    sets: Sets,
+    *,
+    seed: int,
+    folder: pathlib.Path,
+    stop: Stop,
+    label: str,
+) -> runtime.Fitted:
+    """Train a network, from its newest checkpoint on if there is one."""
+    state = training.start(jax.random.key(seed), model, cfg.optimizer.over(cfg.updates), ema=cfg.ema)
+    with runtime.Checkpoints(folder, keep=1) as saved:
+        return runtime.fit(
+            update,
+            state,
+            lambda start, _: batches(cfg, sets, seed=seed, start=start),
+            total=cfg.updates,
+            saved=saved,
+            stop=stop,
+            save_every=cfg.save_every,
+            label=label,
+            batch_size=cfg.batch_size,
+        )
+
+
+def batches(cfg: Config, sets: Sets, *, seed: int, start: int = 0) -> Iterator[Pair]:
+    """Yield ID batches beside OOD batches, from an update on."""
+    augment = augmentations.augmentation(cfg.augment, cfg.dataset)
+    if sets.extra is None:
+        return data.pairs(
+            sets.train, sets.outliers, batch_size=cfg.batch_size, seed=seed, start=start,
+            augment=augment, outlier_augment=augment,
+        )  # fmt: skip
+    labelled = enriched(
+        sets.train, sets.extra, share=cfg.extra_share, batch_size=cfg.batch_size, seed=seed, start=start,
+        augment=augment,
+    )  # fmt: skip
+    outliers = data.stream(
+        sets.outliers, batch_size=cfg.batch_size, seed=order.folded(seed, 1), start=start, augment=augment
+    )
+    return (Pair(batch, outlier.image) for batch, outlier in zip(labelled, outliers, strict=True))

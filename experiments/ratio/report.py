@@ -1,177 +1,278 @@
-"""What the page of ratio.compare says: one table, what was expected of it, and pictures."""
+"""The report of ratio.compare: the main table, the criteria, and figures of curves, counterfactuals and calibration."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.special
 
-from experiments.ratio import pictures
-from experiments.ratio.results import TITLES
-from experiments.ratio.results import Results as Results
+from experiments.ratio.config import Config
+from experiments.ratio.networks import Sets
+from experiments.ratio.results import TITLES, Criterion, Results, correct, criteria, orderings
 from robustjax import runtime
-from robustjax.runtime.report import Report
+from robustjax.analysis import calibration
+from robustjax.ood.metrics import auroc
+from robustjax.runtime import Report
+from robustjax.runtime.image_grids import grid
+from robustjax.runtime.subplots import Line, Panel, panels
+
+IMAGES_SHOWN = 3  # per method and start
+METHODS_SHOWN = ("plain", "at", "ratio")  # where only some methods fit
 
 
-class Claim(NamedTuple):
-    """What is expected of a number on every seed: to lie above or below a bound."""
+class Figure(NamedTuple):
+    """A figure, the name of its file and its caption."""
 
-    text: str
-    found: np.ndarray  # (seeds,)
-    bound: float
-    above: bool = True
-
-    def row(self) -> dict[str, Any]:
-        """Judge it: one row of a table."""
-        right = self.found >= self.bound if self.above else self.found <= self.bound
-        return {
-            "claim": self.text,
-            "expected": f"at {'least' if self.above else 'most'} {self.bound:g}",
-            "found, by seed": ", ".join(f"{v:.3f}" for v in self.found),
-            "verdict": "holds" if right.all() else f"fails on {int((~right).sum())} of {len(right)}",
-        }
+    picture: bytes
+    name: str
+    caption: str
 
 
-def claims(it: Results) -> tuple[list[Claim], list[Claim]]:
-    """State the criteria for RATIO, and the orderings that were seen before in a small experiment of this kind."""
-    worst, clean, robust = it.by_seed("wc_auc"), it.by_seed("auc"), it.by_seed("robust")
-    accuracy, sure = it.by_seed("accuracy"), it.by_seed("mmc_in")
-    at_outliers = {m: it.reached(it.outlier_starts, m, it.cfg.outlier_eps) for m in it.cells}
-    at_data = {m: it.reached(["test"], m, 2 * it.cfg.outlier_eps) for m in it.cells}
-    criteria: list[Claim] = []
-    orderings: list[Claim] = []
-
-    def alone(to: list[Claim], text: str, of: dict, method: str, bound: float, above: bool = True) -> None:
-        if method in of and of[method] is not None:
-            to.append(Claim(text, of[method], bound, above))
-
-    def between(to: list[Claim], text: str, of: dict, one: str, other: str, bound: float) -> None:
-        if one in of and other in of:
-            sign = "+" if bound >= 0 else "-"
-            to.append(
-                Claim(
-                    f"{text}: {TITLES[one]} at least {TITLES[other]} {sign} {abs(bound):g}",
-                    of[one] - of[other],
-                    bound,
-                )
-            )
-
-    alone(criteria, "worst-case AUC of RATIO", worst, "ratio", 0.80)
-    for other in ("plain", "oe", "at"):
-        between(criteria, "worst-case AUC", worst, "ratio", other, 0.05)
-    between(criteria, "robust accuracy", robust, "ratio", "at", -0.05)
-    near = f"confidence of counterfactuals from outliers at l2 {it.cfg.outlier_eps:g}"
-    alone(criteria, f"{near}: RATIO", at_outliers, "ratio", 0.4, False)
-    alone(criteria, f"{near}: AT", at_outliers, "at", 0.8)
-    for other, bound in (("oe", 0.04), ("at", 0.25), ("acet", -0.01)):
-        between(orderings, "worst-case AUC", worst, "ratio", other, bound)
-    between(orderings, "worst-case AUC", worst, "at", "plain", 0.08)
-    for one in ("oe", "acet", "ratio"):
-        between(orderings, "clean AUC", clean, one, "at", 0.01)
-    for other, bound in (("oe", 0.10), ("acet", 0.04), ("at", -0.06)):
-        between(orderings, "robust accuracy", robust, "ratio", other, bound)
-    between(orderings, "accuracy", accuracy, "ratio", "at", -0.03)
-    between(orderings, "mean confidence on data", sure, "at", "oe", 0.05)
-    between(orderings, "mean confidence on data", sure, "oe", "ratio", 0.05)
-    alone(orderings, f"{near}: RATIO", at_outliers, "ratio", 0.35, False)
-    alone(orderings, f"{near}: AT", at_outliers, "at", 0.9)
-    far = f"confidence of counterfactuals from data at l2 {2 * it.cfg.outlier_eps:g}"
-    alone(orderings, f"{far}: RATIO", at_data, "ratio", 0.65)
-    alone(orderings, f"{far}: AT", at_data, "at", 0.9)
-    return criteria, orderings
-
-
-def page(it: Results, sets: Any) -> Report:
-    """Write the page a person reads."""
+def page(it: Results, sets: Sets) -> Report:
+    """Write the report."""
     cfg = it.cfg
-    sheet = Report("Unsure far from the data: RATIO beside its baselines", cfg)
+    attack, ood_ball = f"{_suite_in_words(cfg)}, l2 {it.eps:g}", f"l2 {it.outlier_eps:g}"
+    sheet = Report("RATIO and its baselines", cfg)
     sheet.text(
-        "A network should be right near its data, also under attack, and unsure far from them, also under attack. "
-        "Plain training, outlier exposure (OE), ACET, adversarial training (AT), TRADES and RATIO were trained on the "
-        f"same {sets.train.info.count:,} images of {cfg.dataset} and the same {sets.outliers.info.count:,} outliers "
-        f"({sets.outliers.info.name}), {cfg.seeds} network{'s' if cfg.seeds > 1 else ''} each, and judged on outliers "
-        f"of other sets: {', '.join(sets.tested)}."
+        "A network should classify in-distribution (ID) images correctly and have low confidence on "
+        "out-of-distribution (OOD) images, both also under attack. Plain training, outlier exposure (OE), ACET, "
+        "adversarial training (AT), TRADES and RATIO were trained on the "
+        f"same {sets.train.info.count:,} images of {cfg.dataset} and the same {sets.outliers.info.count:,} OOD images "
+        f"({sets.outliers.info.name}), {cfg.seeds} network{'s' if cfg.seeds > 1 else ''} each, and evaluated on other "
+        f"OOD sets: {', '.join(sets.test_outliers)}."
     )
-    sheet.section("The table")
-    rows = it.table()
+    sheet.section("Main results")
+    rows = it.summary_table()
     _say(rows)
     sheet.table(
         rows,
-        caption=f"Accuracy on {sets.test.info.count} test images. Robust: the worst of {_suite(cfg)}, "
-        f"l2 {cfg.eps:g}. AUC by the largest probability, averaged over the sets; at worst within "
-        f"l2 {cfg.outlier_eps:g} of every outlier, the largest of four searches: an upper bound. In brackets 95 % "
+        caption=f"Accuracy on {sets.test.info.count} test images. Robust: accuracy under the worst of {attack}. "
+        f"AUROC by the largest probability, averaged over the OOD sets; at worst within {ood_ball} of every OOD image, "
+        "the largest of four searches: an upper bound. MMC: mean of the largest probability. In brackets 95 % "
         "bootstrap intervals over networks and images; for ECE, least and largest of the networks.",
     )
-    sheet.section("What was expected, and what was found")
-    for caption, group in zip(
+    sheet.section("Criteria")
+    for caption, group in (
+        ("Criteria for RATIO, on every seed.", criteria(it)),
         (
-            "The criteria, on every seed.",
             "Orderings seen on every seed of an earlier experiment of this kind, with weaker attacks.",
+            orderings(it),
         ),
-        claims(it),
-        strict=True,
     ):
-        judged = [claim.row() for claim in group]
-        for row in judged:
-            runtime.say(f"{row['verdict']:>14}: {row['claim']}: {row['found, by seed']}, {row['expected']}")
-        if judged:
-            sheet.table(judged, caption=caption)
-    sheet.section("Every set of outliers")
+        _criteria_table(sheet, group, caption)
+    sheet.section("Every OOD set")
     sheet.table(
-        it.per_set(),
-        caption="Between certificate and attack: what interval bounds guarantee for the ball, the true worst case lies "
-        "in between, what the attacks reach. Mean over networks.",
+        it.ood_set_table(),
+        caption="The true worst case lies between what interval bounds guarantee for the ball and what the attacks "
+        "reach. Mean over networks.",
     )
-    for picture, name, caption in pictures.curves(it):
-        sheet.picture(picture, name=name, caption=caption)
+    for figure in curves(it):
+        sheet.picture(figure.picture, name=figure.name, caption=figure.caption)
     sheet.section("Counterfactuals")
     sheet.text(
-        "From each start the probability of the target class is made as large as possible within l2 balls of rising "
-        "radius. Test images aim at the class after their own, outliers at the class that each network sees in them "
-        "at the start. Shown are the first images of each set, of the first network: nothing was chosen. Under each "
-        "image is the probability of the target."
+        "From each start the probability of the target class is maximised within l2 balls of rising radius. The target "
+        "of a test image is the class after its own, that of an OOD image the class that each network predicts at the "
+        "start. The first images of each set and the first network are shown. Under each image is the probability of "
+        "the target."
     )
-    for picture, name, caption in pictures.strips(it):
-        sheet.picture(picture, name=name, caption=caption)
+    for figure in (*counterfactuals(it), all_classes(it), other_norms(it)):
+        sheet.picture(figure.picture, name=figure.name, caption=figure.caption)
     sheet.table(
-        it.counterfactuals(),
-        caption="Valid: the target class with more than 0.9. Judged: the share that an adversarially trained "
-        f"{cfg.judge_model} of another seed puts into the target class; features of that network also give the Frechet "
-        f"distance to {min(sets.train.info.count, 5000):,} training images. With {it.starting} images it is too large "
-        "by far and compares only within this table. At radius 0 are the starts themselves. Moved: mean realised "
-        "l2 distance.",
+        it.counterfactual_table(),
+        caption="Valid: the target class with more than 0.9. Agreement: the share that an adversarially trained "
+        f"{cfg.evaluation_model} of another seed puts into the target class; features of that network also give the "
+        f"Frechet distance to {min(sets.train.info.count, 5000):,} training images. With "
+        f"{it.counterfactuals_per_start} images it is biased upwards and only compares within this table. At radius 0 "
+        "are the starts themselves. Distance: mean l2 distance from the start.",
     )
     sheet.section("Calibration")
-    picture, caption = pictures.reliability(it)
-    sheet.picture(picture, name="reliability", caption=caption)
+    figure = reliability(it)
+    sheet.picture(figure.picture, name=figure.name, caption=figure.caption)
     sheet.scope(
-        attacked=[f"{cfg.model}, {', '.join(TITLES[m] for m in it.cells)}, {cfg.seeds} seeds"],
+        attacked=[f"{cfg.model}, {', '.join(TITLES[m] for m in it.measured)}, {cfg.seeds} seeds"],
         attacks=[
-            f"accuracy: {_suite(cfg)}, l2 {cfg.eps:g}",
-            f"confidence: APGD from {cfg.sure_starts} starts ({cfg.sure_steps} steps), at every class "
-            f"({cfg.class_steps} steps), from flat grey, and on the divergence from uniform, l2 {cfg.outlier_eps:g}",
+            f"accuracy: {attack}",
+            f"confidence: APGD from {cfg.confidence_restarts} random starts ({cfg.confidence_steps} steps), at every "
+            f"class ({cfg.class_steps} steps), from flat grey, and on the divergence from uniform, {ood_ball}",
         ],
         not_attacked=[
             "other norms",
             *(["FAB, Square"] if cfg.suite == "short" else []),
-            "data, to lower their score, beside outliers",
+            "ID images, to lower their score, beside OOD images",
         ],
     )
     return sheet
 
 
-def _suite(cfg: Any) -> str:
+def curves(it: Results) -> Iterator[Figure]:
+    """Draw worst-case AUROC and confidences over radii."""
+    count, radii = it.cfg.curve_images, it.cfg.radii
+    by_set: dict[str, dict[str, Line]] = {"mean over OOD sets": {}} | {name: {} for name in it.ood_sets}
+    ood_confidence: dict[str, Line] = {}
+    for method, found in it.measured.items():
+        inside, _, _ = it.scores(method)
+        areas = {
+            name: np.array(
+                [
+                    [auroc(scores, at_radius) for at_radius in curve.T]
+                    for scores, curve in zip(inside, found[f"confidence_curve/{name}"], strict=True)
+                ]
+            )
+            for name in it.ood_sets
+        }
+        for name, values in ({"mean over OOD sets": np.mean(list(areas.values()), axis=0)} | areas).items():
+            by_set[name][TITLES[method]] = _line(radii, values)
+        p = [scipy.special.expit(found[f"confidence_curve/{n}"]).mean(axis=1) for n in it.ood_sets]
+        ood_confidence[TITLES[method]] = _line(radii, np.mean(p, axis=0))
+    yield Figure(
+        panels(
+            [Panel(name, lines, "l2 radius", "worst-case AUROC", (0, 1)) for name, lines in by_set.items()]
+        ),
+        "auroc_over_radii",
+        f"AUROC against the points of highest confidence found around {count} images of each OOD set, over the radius. "
+        "Every radius starts from the last one's result, so that no curve can rise. Shades: least and largest of the "
+        "networks.",
+    )
+    true, other = (
+        {
+            TITLES[m]: _line(radii, found[f"class_curve/{which}"].mean(axis=1))
+            for m, found in it.measured.items()
+        }
+        for which in ("true", "other")
+    )
+    yield Figure(
+        panels(
+            [
+                Panel("OOD images", ood_confidence, "l2 radius", "mean confidence", (0, 1)),
+                Panel("ID images, true class", true, "l2 radius", "mean probability", (0, 1)),
+                Panel("ID images, other class", other, "l2 radius", "mean probability", (0, 1)),
+            ]
+        ),
+        "confidence_over_radii",
+        f"Confidence over the radius: maximised around OOD images; around {count} test images at the points where the "
+        "lead of another class is largest.",
+    )
+
+
+def counterfactuals(it: Results) -> Iterator[Figure]:
+    """Draw counterfactuals of all methods side by side, a figure per start."""
+    radii = it.cfg.counterfactual_radii
+    shown = [0, *range(max(1, len(radii) - 3), len(radii))]
+    count = min(IMAGES_SHOWN, it.counterfactuals_per_start)
+    for start in it.starts:
+        rows, captions = [], []
+        for method, found in it.measured.items():
+            images = found[f"counterfactual/{start}"][0, :count].astype(np.float32)
+            p = it.target_probability(method, start)[0, :count]
+            target = [it.classes[int(k)] for k in found[f"target/{start}"][0, :count]]
+            rows.append([image for one in images for image in one[shown]])
+            captions.append([f"{k}: {v:.2f}" for k, one in zip(target, p, strict=True) for v in one[shown]])
+        columns = [f"l2 {radii[i]:g}" if radii[i] else "start" for i in shown] * count
+        yield Figure(
+            grid(rows, rows=[TITLES[m] for m in it.measured], columns=columns, captions=captions),
+            f"counterfactuals_{start.replace('/', '_')}",
+            f"Counterfactuals from the first {count} images of {start}, method by method, over the radius; below each, "
+            "the target class and its probability.",
+        )
+
+
+def all_classes(it: Results) -> Figure:
+    """Draw the first two OOD images turned into every class."""
+    radii, classes = it.cfg.counterfactual_radii, len(it.classes)
+    at = len(radii) - (2 if len(radii) > 2 else 1)
+    rows, names, captions = [], [], []
+    for i in range(2):
+        for method in _methods_shown(it):
+            here = slice(i * classes, (i + 1) * classes)
+            images = it.measured[method]["counterfactual/all"][0, here].astype(np.float32)
+            rows.append([images[0, 0], *images[:, at]])
+            names.append(TITLES[method])
+            captions.append(["", *(f"{v:.2f}" for v in it.target_probability(method, "all")[0, here, at])])
+    return Figure(
+        grid(rows, rows=names, columns=["start", *it.classes], captions=captions),
+        "all_classes",
+        f"The first two images of {it.ood_sets[0]} turned into every class, at l2 {radii[at]:g}.",
+    )
+
+
+def other_norms(it: Results) -> Figure:
+    """Draw counterfactuals of the first two test images in balls of other norms."""
+    rows, names, captions = [], [], []
+    for i in range(2):
+        for method in _methods_shown(it):
+            found = it.measured[method]
+            target = int(found["target/test"][0, i])
+            images = [found["counterfactual/test"][0, i, 0], found["counterfactual/test"][0, i, -1]]
+            p = [*it.target_probability(method, "test")[0, i, [0, -1]]]
+            for norm in ("l1.5", "linf"):
+                images.append(found[f"counterfactual/{norm}"][0, i, 1])
+                logits = found[f"counterfactual_logits/{norm}"][0, i, 1].astype(np.float64)
+                p.append(scipy.special.softmax(logits)[target])
+            rows.append([image.astype(np.float32) for image in images])
+            names.append(f"{TITLES[method]} → {it.classes[target]}")
+            captions.append([f"{v:.2f}" for v in p])
+    return Figure(
+        grid(rows, rows=names, columns=["start", "l2", "l1.5", "linf"], captions=captions),
+        "norms",
+        "The first two test images in balls of other norms, as large as the l2 ball of the largest radius in its "
+        "diagonal direction.",
+    )
+
+
+def reliability(it: Results) -> Figure:
+    """Draw accuracy over confidence, before and after the temperature."""
+    before: dict[str, Line] = {"calibrated": Line([0, 1], [0, 1])}
+    after = dict(before)
+    for method, found in it.measured.items():
+        best = it.temperatures(method)
+        for lines, temperatures in ((before, [1.0] * len(best)), (after, best)):
+            pairs = zip(found["logits/test"], temperatures, strict=True)
+            p = [calibration.confidence(z, temperature=t) for z, t in pairs]
+            bins = calibration.reliability(np.concatenate(p), correct(found).ravel(), bins=10)
+            filled = bins.share > 0.01
+            lines[TITLES[method]] = Line(bins.confidence[filled], bins.accuracy[filled])
+    return Figure(
+        panels(
+            [
+                Panel("as trained", before, "confidence", "accuracy", (0, 1.02)),
+                Panel("after temperature", after, "confidence", "accuracy", (0, 1.02)),
+            ],
+            across=2,
+        ),
+        "reliability",
+        "Accuracy over confidence on test images, all networks of a method together; bins with less than 1 % of the "
+        "images are left out. Temperatures were found on held-out images.",
+    )
+
+
+def _methods_shown(it: Results) -> list[str]:
+    return [m for m in METHODS_SHOWN if m in it.measured] or list(it.measured)[:3]
+
+
+def _line(x: tuple[float, ...], values: np.ndarray) -> Line:
+    return Line(x, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+
+
+def _criteria_table(sheet: Report, group: list[Criterion], caption: str) -> None:
+    rows = [criterion.row() for criterion in group]
+    for row in rows:
+        runtime.say(f"{row['result']:>14}: {row['criterion']}: {row['found, by seed']}, {row['expected']}")
+    if rows:
+        sheet.table(rows, caption=caption)
+
+
+def _suite_in_words(cfg: Config) -> str:
     if cfg.suite == "standard":
-        return "AutoAttack's standard suite (APGD on cross-entropy, APGD and FAB at 9 targets, Square)"
+        return "AutoAttack"
     return (
-        f"APGD on cross-entropy ({cfg.judge_steps} steps) and at 9 targets ({cfg.target_steps} each), a strong part of "
-        "AutoAttack without FAB and Square"
+        f"APGD on cross-entropy ({cfg.apgd_steps} steps) and at 9 targets ({cfg.targeted_steps} each), a strong part "
+        "of AutoAttack without FAB and Square"
     )
 
 
 def _say(rows: list[dict[str, Any]]) -> None:
     names = list(rows[0])
-    wide = [max(len(str(row[n])) for row in [*rows, {n: n for n in names}]) for n in names]
-    line: Callable = lambda cells: "  ".join(str(c).ljust(w) for c, w in zip(cells, wide, strict=True))  # noqa: E731
-    runtime.say(line(names))
-    for row in rows:
-        runtime.say(line([row[n] for n in names]))
+    lines = [names, *([str(row[name]) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        runtime.say("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)))

@@ -1,13 +1,15 @@
-"""The numbers of ratio.compare's page, from the arrays kept for every network."""
+"""The numbers in the report of ratio.compare, from the arrays measured of every network."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
+from experiments.ratio.config import Config
 from robustjax.analysis import calibration
-from robustjax.analysis.detection import worst_case
+from robustjax.analysis.detection import clean_and_worst_case
 from robustjax.analysis.intervals import Estimate, bootstrap
 from robustjax.bounds.confidence import guaranteed_auroc
 from robustjax.ood.logit_scores import msp_margin
@@ -21,135 +23,153 @@ Arrays = dict[str, np.ndarray]
 
 
 class Results(NamedTuple):
-    """What was measured of every method, stacked over seeds."""
+    """What was measured of all networks.
 
-    cfg: Any
-    cells: dict[str, Arrays]
+    Attributes:
+      cfg: what was asked for.
+      measured: of every method, the arrays of `measure.Evaluation`, stacked over seeds.
+      classes: names of the ID classes.
+      eps, outlier_eps: the l2 radii around ID and OOD images.
+    """
+
+    cfg: Config
+    measured: Mapping[str, Arrays]
     classes: tuple[str, ...]
+    eps: float
+    outlier_eps: float
 
     @property
-    def tested(self) -> list[str]:
-        """Name the sets of outliers."""
+    def ood_sets(self) -> list[str]:
+        """Name the OOD sets."""
         return list(self.cfg.test_outliers)
 
     @property
     def starts(self) -> list[str]:
-        """Name the starts of counterfactuals."""
-        found = next(iter(self.cells.values()))
+        """Name the sets of images that counterfactuals start from."""
+        found = next(iter(self.measured.values()))
         return [k.removeprefix("target/") for k in found if k.startswith("target/") and k != "target/all"]
 
     @property
-    def outlier_starts(self) -> list[str]:
-        """Name those that are outliers."""
+    def ood_starts(self) -> list[str]:
+        """Name those of them that are OOD."""
         return [name for name in self.starts if name != "test"]
 
     @property
-    def starting(self) -> int:
-        """Count the counterfactuals of one start."""
-        return next(iter(self.cells.values()))["target/test"].shape[1]
+    def counterfactuals_per_start(self) -> int:
+        """Count the counterfactuals from one set."""
+        return next(iter(self.measured.values()))["target/test"].shape[1]
 
     def scores(self, method: str) -> tuple[np.ndarray, Arrays, Arrays]:
-        """Give log odds of the largest probability: of test images, of outliers, and at worst around them."""
-        cell = self.cells[method]
-        clean = {name: margin(cell[f"logits/{name}"]) for name in self.tested}
-        worst = {name: np.maximum(cell[f"worst/{name}"], clean[name]) for name in self.tested}
-        return margin(cell["logits/test"]), clean, worst
+        """Compute log odds of the largest probability: of ID images, of OOD sets, and at worst around OOD images."""
+        found = self.measured[method]
+        clean = {name: log_odds(found[f"logits/{name}"]) for name in self.ood_sets}
+        worst = {name: np.maximum(found[f"worst_case/{name}"], clean[name]) for name in self.ood_sets}
+        return log_odds(found["logits/test"]), clean, worst
 
-    def by_seed(self, what: str) -> dict[str, np.ndarray]:
-        """Give one number for every network: accuracy, robust, auc, wc_auc or mmc_in, as (seeds,) by method."""
+    def accuracy(self) -> Arrays:
+        """Compute the clean accuracy of every network, (seeds,) by method."""
+        return {m: correct(found).mean(axis=1) for m, found in self.measured.items()}
+
+    def robust_accuracy(self) -> Arrays:
+        """Compute the robust accuracy of every network, (seeds,) by method."""
+        return {m: found["robust"].mean(axis=1) for m, found in self.measured.items()}
+
+    def id_confidence(self) -> Arrays:
+        """Compute the mean confidence on ID images of every network, (seeds,) by method."""
+        return {m: scipy.special.expit(self.scores(m)[0]).mean(axis=1) for m in self.measured}
+
+    def auroc(self, *, worst_case: bool) -> Arrays:
+        """Compute the AUROC of every network, mean over OOD sets, clean or at worst, (seeds,) by method."""
         out = {}
-        for method, cell in self.cells.items():
+        for method in self.measured:
             inside, clean, worst = self.scores(method)
-            if what == "accuracy":
-                out[method] = right(cell).mean(axis=1)
-            elif what == "robust":
-                out[method] = cell["robust"].mean(axis=1)
-            elif what == "mmc_in":
-                out[method] = scipy.special.expit(inside).mean(axis=1)
-            else:
-                sets = worst if what == "wc_auc" else clean
-                out[method] = np.array(
-                    [np.mean([auroc(inside[s], sets[n][s]) for n in sets]) for s in range(len(inside))]
-                )
+            sets = worst if worst_case else clean
+            out[method] = np.array(
+                [np.mean([auroc(inside[s], sets[n][s]) for n in sets]) for s in range(len(inside))]
+            )
         return out
 
-    def probabilities(self, method: str, start: str) -> np.ndarray:
-        """Give the target's probability in every counterfactual, (seeds, n, radii)."""
-        cell = self.cells[method]
-        p = scipy.special.softmax(cell[f"toward/{start}"].astype(np.float64), axis=-1)
-        return np.take_along_axis(p, cell[f"target/{start}"][:, :, None, None], axis=-1)[..., 0]
+    def target_probability(self, method: str, start: str) -> np.ndarray:
+        """Compute the target's probability in every counterfactual, (seeds, n, radii)."""
+        found = self.measured[method]
+        p = scipy.special.softmax(found[f"counterfactual_logits/{start}"].astype(np.float64), axis=-1)
+        return np.take_along_axis(p, found[f"target/{start}"][:, :, None, None], axis=-1)[..., 0]
 
-    def reached(self, starts: list[str], method: str, radius: float) -> np.ndarray | None:
-        """Give the mean probability over some starts at a radius, (seeds,); None if that was not searched."""
-        if radius not in self.cfg.feature_radii or not starts:
-            return None
-        at = self.cfg.feature_radii.index(radius)
-        return np.mean([self.probabilities(method, s)[..., at].mean(axis=1) for s in starts], axis=0)
+    def mean_target_probability(self, starts: list[str], radius: float) -> Arrays:
+        """Average it over some starts at a radius, (seeds,) by method; empty if that radius was not searched."""
+        if radius not in self.cfg.counterfactual_radii or not starts:
+            return {}
+        at = self.cfg.counterfactual_radii.index(radius)
+        return {
+            m: np.mean([self.target_probability(m, s)[..., at].mean(axis=1) for s in starts], axis=0)
+            for m in self.measured
+        }
 
     def temperatures(self, method: str) -> list[float]:
         """Find the temperature of every network on held-out images."""
-        cell = self.cells[method]
+        found = self.measured[method]
         return [
             calibration.temperature(z, y)
-            for z, y in zip(cell["logits/valid"], cell["label/valid"], strict=True)
+            for z, y in zip(found["logits/valid"], found["label/valid"], strict=True)
         ]
 
-    def errors(self, method: str, temperatures: list[float], bins: int) -> list[float]:
-        """Compute the calibration error of every network on test images."""
-        cell = self.cells[method]
+    def ece(self, method: str, temperatures: Sequence[float], bins: int) -> list[float]:
+        """Compute the expected calibration error of every network on test images."""
+        found = self.measured[method]
         return [
-            calibration.ece(calibration.confidence(z, temperature=t), hit, bins=bins)
-            for z, hit, t in zip(cell["logits/test"], right(cell), temperatures, strict=True)
+            calibration.ece(calibration.confidence(z, temperature=t), right, bins=bins)
+            for z, right, t in zip(found["logits/test"], correct(found), temperatures, strict=True)
         ]
 
-    def table(self) -> list[dict[str, Any]]:
-        """Make the table: one row per method."""
+    def summary_table(self) -> list[dict[str, Any]]:
+        """Tabulate the main results: one row per method."""
         rows = []
-        for method, cell in self.cells.items():
+        near = self.mean_target_probability(self.ood_starts, self.outlier_eps)
+        for method, found in self.measured.items():
             inside, clean, worst = self.scores(method)
             # Probabilities tie where they round to 1, log odds do not: the order is theirs.
-            order = worst_case(inside, clean, worst, resamples=self.cfg.resamples)
-            sure, sure_clean, sure_worst = (
+            detection = clean_and_worst_case(inside, clean, worst, resamples=self.cfg.resamples)
+            confidence, ood_confidence, worst_confidence = (
                 np.mean([scipy.special.expit(a).mean() for a in sets.values()])
                 for sets in ({"test": inside}, clean, worst)
             )
-            heat = self.temperatures(method)
+            temperatures = self.temperatures(method)
+            uncalibrated = [1.0] * len(temperatures)
             row = {
                 "method": TITLES[method],
-                "accuracy": written(mean(right(cell), self.cfg.resamples)),
-                "robust": written(mean(cell["robust"], self.cfg.resamples)),
-                "AUC": written(order["auc"]),
-                "WC-AUC": written(order["wc_auc"]),
-                "WC-FPR95": written(order["wc_fpr95"]),
-                "MMC data": f"{sure:.3f}",
-                "MMC outliers": f"{sure_clean:.3f}",
-                "WC-MMC": f"{sure_worst:.3f}",
-                "ECE 15": spread(self.errors(method, [1.0] * len(heat), 15)),
-                "ECE 20": spread(self.errors(method, [1.0] * len(heat), 20)),
-                "T": spread(heat),
-                "ECE 20 at T": spread(self.errors(method, heat, 20)),
+                "accuracy": with_interval(mean(correct(found), self.cfg.resamples)),
+                "robust": with_interval(mean(found["robust"], self.cfg.resamples)),
+                "AUROC": with_interval(detection["auroc"]),
+                "worst-case AUROC": with_interval(detection["worst_case_auroc"]),
+                "worst-case FPR95": with_interval(detection["worst_case_fpr95"]),
+                "MMC ID": f"{confidence:.3f}",
+                "MMC OOD": f"{ood_confidence:.3f}",
+                "worst-case MMC": f"{worst_confidence:.3f}",
+                "ECE 15": with_range(self.ece(method, uncalibrated, 15)),
+                "ECE 20": with_range(self.ece(method, uncalibrated, 20)),
+                "T": with_range(temperatures),
+                "ECE 20 at T": with_range(self.ece(method, temperatures, 20)),
             }
-            near = self.reached(self.outlier_starts, method, self.cfg.outlier_eps)
-            if near is not None:
-                row[f"features at {self.cfg.outlier_eps:g}"] = spread(near)
+            if method in near:
+                row[f"counterfactuals at {self.outlier_eps:g}"] = with_range(near[method])
             rows.append(row)
         return rows
 
-    def per_set(self) -> list[dict[str, Any]]:
-        """Make the table of sets: guaranteed, attacked and clean AUC, and confidences alike."""
+    def ood_set_table(self) -> list[dict[str, Any]]:
+        """Tabulate every OOD set: clean, attacked and guaranteed AUROC, and mean confidences alike."""
         rows = []
-        for method, cell in self.cells.items():
+        for method, found in self.measured.items():
             inside, clean, worst = self.scores(method)
-            for name in self.tested:
+            for name in self.ood_sets:
                 pairs = list(zip(inside, clean[name], worst[name], strict=True))
-                row: dict[str, Any] = {"method": TITLES[method], "outliers": name}
-                row["AUC"] = f"{np.mean([auroc(a, b) for a, b, _ in pairs]):.3f}"
-                row["attacked AUC"] = f"{np.mean([auroc(a, c) for a, _, c in pairs]):.3f}"
-                bound = cell.get(f"certified/{name}")
+                row: dict[str, Any] = {"method": TITLES[method], "OOD set": name}
+                row["AUROC"] = f"{np.mean([auroc(a, b) for a, b, _ in pairs]):.3f}"
+                row["attacked AUROC"] = f"{np.mean([auroc(a, c) for a, _, c in pairs]):.3f}"
+                bound = found.get(f"certified/{name}")
                 if bound is not None:
-                    surely = np.log(scipy.special.expit(inside.astype(np.float64)))
-                    row["guaranteed AUC"] = (
-                        f"{np.mean([guaranteed_auroc(a, b) for a, b in zip(surely, bound, strict=True)]):.3f}"
+                    log_p = np.log(scipy.special.expit(inside.astype(np.float64)))
+                    row["guaranteed AUROC"] = (
+                        f"{np.mean([guaranteed_auroc(a, b) for a, b in zip(log_p, bound, strict=True)]):.3f}"
                     )
                 row["MMC"] = f"{scipy.special.expit(clean[name]).mean():.3f}"
                 row["attacked MMC"] = f"{scipy.special.expit(worst[name]).mean():.3f}"
@@ -158,40 +178,123 @@ class Results(NamedTuple):
                 rows.append(row)
         return rows
 
-    def counterfactuals(self) -> list[dict[str, Any]]:
-        """Make the table of counterfactuals: one row per start, method and radius."""
+    def counterfactual_table(self) -> list[dict[str, Any]]:
+        """Tabulate the counterfactuals: one row per start, method and radius."""
         rows = []
         for start in self.starts:
-            for method, cell in self.cells.items():
-                p, logits = self.probabilities(method, start), cell[f"toward/{start}"]
-                hit = logits.argmax(axis=-1) == cell[f"target/{start}"][:, :, None]
-                image = cell[f"features/{start}"].astype(np.float32)
-                moved = np.sqrt(np.square(image - image[:, :, :1]).sum(axis=(-3, -2, -1)))
-                for i, eps in enumerate(self.cfg.feature_radii):
+            for method, found in self.measured.items():
+                p, logits = (
+                    self.target_probability(method, start),
+                    found[f"counterfactual_logits/{start}"],
+                )
+                predicted = logits.argmax(axis=-1) == found[f"target/{start}"][:, :, None]
+                image = found[f"counterfactual/{start}"].astype(np.float32)
+                distance = np.sqrt(np.square(image - image[:, :, :1]).sum(axis=(-3, -2, -1)))
+                for i, radius in enumerate(self.cfg.counterfactual_radii):
                     rows.append(
                         {
                             "start": start,
                             "method": TITLES[method],
-                            "radius": f"{eps:g}",
-                            "probability": spread(p[..., i].mean(axis=1)),
-                            "valid": f"{(hit & (p > 0.9))[..., i].mean():.2f}",
-                            "moved": f"{moved[..., i].mean():.2f}",
-                            "judged": f"{cell[f'judged/{start}'][..., i].mean():.2f}",
-                            "Frechet": spread(cell[f"frechet/{start}"][:, i], ".1f"),
+                            "radius": f"{radius:g}",
+                            "probability": with_range(p[..., i].mean(axis=1)),
+                            "valid": f"{(predicted & (p > 0.9))[..., i].mean():.2f}",
+                            "distance": f"{distance[..., i].mean():.2f}",
+                            "agreement": f"{found[f'agreement/{start}'][..., i].mean():.2f}",
+                            "Frechet": with_range(found[f"frechet/{start}"][:, i], ".1f"),
                         }
                     )
         return rows
 
 
-def margin(logits: np.ndarray) -> np.ndarray:
+class Criterion(NamedTuple):
+    """What a number is expected to be on every seed: at least or at most a bound."""
+
+    text: str
+    found: np.ndarray  # (seeds,)
+    bound: float
+    at_least: bool = True
+
+    def row(self) -> dict[str, Any]:
+        """Compare it with the bound: one row of a table."""
+        holds = self.found >= self.bound if self.at_least else self.found <= self.bound
+        return {
+            "criterion": self.text,
+            "expected": f"at {'least' if self.at_least else 'most'} {self.bound:g}",
+            "found, by seed": ", ".join(f"{v:.3f}" for v in self.found),
+            "result": "holds" if holds.all() else f"fails on {int((~holds).sum())} of {len(holds)}",
+        }
+
+
+def at_bound(
+    text: str, values: Arrays, method: str, bound: float, *, at_least: bool = True
+) -> list[Criterion]:
+    """Expect a number of a method to be at least or at most a bound; nothing where it was not measured."""
+    return [Criterion(text, values[method], bound, at_least)] if method in values else []
+
+
+def above(text: str, values: Arrays, one: str, other: str, bound: float) -> list[Criterion]:
+    """Expect a number of one method to be above another's by a bound; nothing where one was not measured."""
+    if one not in values or other not in values:
+        return []
+    sign = "+" if bound >= 0 else "-"
+    text = f"{text}: {TITLES[one]} at least {TITLES[other]} {sign} {abs(bound):g}"
+    return [Criterion(text, values[one] - values[other], bound)]
+
+
+def criteria(it: Results) -> list[Criterion]:
+    """State the criteria for RATIO, which were fixed beforehand."""
+    worst, robust = it.auroc(worst_case=True), it.robust_accuracy()
+    near = it.mean_target_probability(it.ood_starts, it.outlier_eps)
+    text = f"probability of counterfactuals from OOD images at l2 {it.outlier_eps:g}"
+    return [
+        *at_bound("worst-case AUROC of RATIO", worst, "ratio", 0.80),
+        *above("worst-case AUROC", worst, "ratio", "plain", 0.05),
+        *above("worst-case AUROC", worst, "ratio", "oe", 0.05),
+        *above("worst-case AUROC", worst, "ratio", "at", 0.05),
+        *above("robust accuracy", robust, "ratio", "at", -0.05),
+        *at_bound(f"{text}: RATIO", near, "ratio", 0.4, at_least=False),
+        *at_bound(f"{text}: AT", near, "at", 0.8),
+    ]
+
+
+def orderings(it: Results) -> list[Criterion]:
+    """State the orderings of methods that were seen in an earlier, smaller experiment."""
+    worst, clean = it.auroc(worst_case=True), it.auroc(worst_case=False)
+    robust, confidence = it.robust_accuracy(), it.id_confidence()
+    near = it.mean_target_probability(it.ood_starts, it.outlier_eps)
+    far = it.mean_target_probability(["test"], 2 * it.outlier_eps)
+    near_text = f"probability of counterfactuals from OOD images at l2 {it.outlier_eps:g}"
+    far_text = f"probability of counterfactuals from ID images at l2 {2 * it.outlier_eps:g}"
+    return [
+        *above("worst-case AUROC", worst, "ratio", "oe", 0.04),
+        *above("worst-case AUROC", worst, "ratio", "at", 0.25),
+        *above("worst-case AUROC", worst, "ratio", "acet", -0.01),
+        *above("worst-case AUROC", worst, "at", "plain", 0.08),
+        *above("clean AUROC", clean, "oe", "at", 0.01),
+        *above("clean AUROC", clean, "acet", "at", 0.01),
+        *above("clean AUROC", clean, "ratio", "at", 0.01),
+        *above("robust accuracy", robust, "ratio", "oe", 0.10),
+        *above("robust accuracy", robust, "ratio", "acet", 0.04),
+        *above("robust accuracy", robust, "ratio", "at", -0.06),
+        *above("accuracy", it.accuracy(), "ratio", "at", -0.03),
+        *above("mean confidence on ID images", confidence, "at", "oe", 0.05),
+        *above("mean confidence on ID images", confidence, "oe", "ratio", 0.05),
+        *at_bound(f"{near_text}: RATIO", near, "ratio", 0.35, at_least=False),
+        *at_bound(f"{near_text}: AT", near, "at", 0.9),
+        *at_bound(f"{far_text}: RATIO", far, "ratio", 0.65),
+        *at_bound(f"{far_text}: AT", far, "at", 0.9),
+    ]
+
+
+def log_odds(logits: np.ndarray) -> np.ndarray:
     """Compute the log odds of the largest probability, (..., k) -> (...)."""
     flat = msp_margin(jnp.asarray(logits.reshape(-1, logits.shape[-1])))
     return np.asarray(flat, np.float64).reshape(logits.shape[:-1])
 
 
-def right(cell: Arrays) -> np.ndarray:
-    """Say where the prediction on test images is right, (seeds, n)."""
-    return cell["logits/test"].argmax(axis=-1) == cell["label/test"]
+def correct(found: Arrays) -> np.ndarray:
+    """Find the test images that are classified correctly, (seeds, n)."""
+    return found["logits/test"].argmax(axis=-1) == found["label/test"]
 
 
 def mean(values: np.ndarray, resamples: int) -> Estimate:
@@ -199,12 +302,12 @@ def mean(values: np.ndarray, resamples: int) -> Estimate:
     return bootstrap(lambda v: float(v.mean()), values, nested=True, resamples=resamples)
 
 
-def written(found: Estimate) -> str:
+def with_interval(found: Estimate) -> str:
     """Write an estimate with its interval."""
     return f"{found.value:.3f} ({found.low:.3f}-{found.high:.3f})"
 
 
-def spread(values: Any, form: str = ".3f") -> str:
+def with_range(values: Any, form: str = ".3f") -> str:
     """Write the mean of a few networks with the least and the largest."""
     values = np.asarray(values, np.float64)
     if len(values) == 1:

@@ -1,11 +1,11 @@
 """What to make of the numbers.
 
 curves             robust accuracy over radii
-detection          how well confidence tells data from outliers, clean and at worst
-confidence_curves  the true class and its best rival over radii around data
+detection          OOD detection over networks and OOD sets, clean and at worst
+confidence_curves  the probabilities of the true and the likeliest other class under attack, over radii
 calibration        calibration error, reliability diagrams, temperature
-counterfactual     what an image would be as another class, over radii, and how good that is
-frechet            the distance of two sets of images by their features
+counterfactual     visual counterfactuals over radii, and their quality
+frechet            the Frechet distance of two sets of images by their features
 intervals          confidence intervals: exact binomial, bootstrap
 noise              on the object or on the rest of an image
 sensitivity        relative foreground sensitivity: which noise hurts more

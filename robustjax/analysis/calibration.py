@@ -1,4 +1,4 @@
-"""Whether a network is as often right as it says: calibration error, and the temperature that makes it small."""
+"""Calibration: the expected calibration error (ECE), reliability diagrams, and the temperature of least ECE."""
 
 from typing import NamedTuple
 
@@ -89,7 +89,7 @@ def temperature(
       bins: of the calibration error.
       points: how many s to try.
       low, high: the first and the last s. The defaults are those of the authors, who calibrate networks that are
-        less sure than right: T from 0.05 to 2.7.
+        underconfident: T from 0.05 to 2.7.
     Raises:
       ValueError: if points is below 1 or the arrays do not fit.
 

@@ -1,4 +1,4 @@
-"""How the confidence in the true class and in the best other one moves over radii around data."""
+"""Probabilities of the true class and of the likeliest other class under attack, over radii."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,19 +16,19 @@ from robustjax.threats import Threat
 from robustjax.types import Images, Labels, LogitsFn
 
 
-class Rivals(NamedTuple):
+class ClassProbabilities(NamedTuple):
     """Probabilities at the worst point found in each ball; means over examples make the two curves.
 
     Attributes:
-      own: (r, n) of the true class.
+      true: (r, n) of the true class.
       other: (r, n) of the likeliest other class.
     """
 
-    own: Float[Array, "r n"]
+    true: Float[Array, "r n"]
     other: Float[Array, "r n"]
 
 
-def rivals_over_radii(
+def class_probabilities_over_radii(
     logits_fn: LogitsFn,
     y: Labels,
     radii: Sequence[float],
@@ -37,8 +37,8 @@ def rivals_over_radii(
     steps: int = 100,
     restarts: int = 1,
     surrogate: Surrogate = objectives.margin,
-) -> Callable[[PRNGKeyArray, Images], Rivals]:
-    """Attack data at rising radii, each from the last one's worst point and afresh, and read both probabilities.
+) -> Callable[[PRNGKeyArray, Images], ClassProbabilities]:
+    """Attack ID images at rising radii, from the worst point of the last radius and from random ones.
 
     Args:
       logits_fn: the network.
@@ -46,11 +46,12 @@ def rivals_over_radii(
       radii: rising, in the units of x; 0 is the image itself.
       norm: of the balls.
       steps: of each APGD run.
-      restarts: fresh random starts at each radius.
-      surrogate: what is climbed: the margin, which is largest where another class leads by most, or
+      restarts: random starts at each radius.
+      surrogate: what the attack maximises: the margin, which is largest where another class leads by most, or
         `objectives.cross_entropy`, for the lowest confidence in the true class.
     Returns:
-      (key, images) -> Rivals. What was climbed never falls with the radius; with the margin, a probability may.
+      (key, images) -> ClassProbabilities. The surrogate never falls with the radius; with the margin, the
+      probability of the likeliest other class may.
 
     Reference: the radius-confidence plots of Augustin, Meinke and Hein 2020, arXiv:2003.09461, with warm starts.
     """
@@ -63,14 +64,14 @@ def rivals_over_radii(
 
     search = over_radii(search_at, radii, side="up")
 
-    def curves(key: PRNGKeyArray, x: Images) -> Rivals:
+    def curves(key: PRNGKeyArray, x: Images) -> ClassProbabilities:
         worst = search(key, x).x
-        return jax.lax.map(lambda z: _rivals(logits_fn(z), y), worst)
+        return jax.lax.map(lambda z: _probabilities(logits_fn(z), y), worst)
 
     return curves
 
 
-def _rivals(logits: Array, y: Labels) -> Rivals:
+def _probabilities(logits: Array, y: Labels) -> ClassProbabilities:
     p = jax.nn.softmax(logits)
-    own = jax.nn.one_hot(y, p.shape[-1], dtype=p.dtype)
-    return Rivals((p * own).sum(axis=-1), (p * (1.0 - own)).max(axis=-1))
+    true = jax.nn.one_hot(y, p.shape[-1], dtype=p.dtype)
+    return ClassProbabilities((p * true).sum(axis=-1), (p * (1.0 - true)).max(axis=-1))

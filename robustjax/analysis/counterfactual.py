@@ -1,4 +1,4 @@
-"""Visual counterfactuals: the image near this one that a class would have, over growing balls."""
+"""Visual counterfactuals: the most probable image of a target class near an image, over balls of rising radius."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -17,7 +17,7 @@ from robustjax.ood.score_attacks import Search, highest, over_radii, up
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Images, Labels, LogitsFn
 
-Ball = Literal["l2", "l1.5", "linf", "l1"]
+BallNorm = Literal["l2", "l1.5", "linf", "l1"]
 
 
 def toward(
@@ -25,30 +25,30 @@ def toward(
     target: Labels,
     radii: Sequence[float],
     *,
-    norm: Ball = "l2",
+    norm: BallNorm = "l2",
     steps: int = 100,
     restarts: int = 1,
 ) -> Search:
-    """Make a class as likely as possible: maximise log p_t(x') over each ball around x, and the box.
+    """Maximise log p_t(x') of a target class t over each ball around x, and the box.
 
-    Every radius starts from the best point of the last one and, anew, from random points, and keeps the better:
-    the probability never falls as the radius grows. Its logarithm is outlier_surrogate, since p_t itself has no slope
-    where it is small. A single descent from an outlier often ends on the plateau that training made there, and
-    what is a failed search then looks like a modest network: hence restarts and APGD's long first steps.
+    Every radius starts from the best point of the last one and also from random points, and keeps the better: the
+    probability never falls as the radius grows. Its logarithm is maximised, since p_t itself has no slope where it is
+    small. A single ascent from an OOD image often ends on the plateau that training made there, and a failed search
+    then looks like low confidence: hence restarts and APGD's long first steps.
 
     Args:
       logits_fn: the network.
       target: the class to reach, one per example.
       radii: rising, in the units of x; at 0 the image stays as it is.
-      norm: of the balls; l1.5 by Frank-Wolfe, which has no random starts: it begins anew at the image.
+      norm: of the balls; l1.5 by Frank-Wolfe, which has no random starts and starts again at the image.
       steps: of each run.
-      restarts: fresh starts at each radius.
+      restarts: random starts at each radius.
     Returns:
       A search (key, x) -> Found that leads with the radii: images (r, b, h, w, c) and log p_t (r, b).
     Raises:
       ValueError: for an unknown norm or radii that do not rise.
 
-    Reference: Augustin, Meinke and Hein 2020, arXiv:2003.09461, where radii are independent and p_t is climbed;
+    Reference: Augustin, Meinke and Hein 2020, arXiv:2003.09461, where radii are independent and p_t is maximised;
       l1.5: Boreiko et al. 2022, arXiv:2205.07972.
     """
     if norm not in ("l2", "l1.5", "linf", "l1"):
@@ -74,19 +74,19 @@ def to_all_classes(x: Images, classes: int) -> tuple[Images, Labels]:
 
 
 class Quality(NamedTuple):
-    """What became of some images at one radius.
+    """How good counterfactuals are at one radius.
 
     Attributes:
-      valid: share whose class is the target with more than the asked probability.
+      valid: share whose predicted class is the target, with more than the asked probability.
       probability: mean p_t.
       distance: mean realised distance from the start, in l2.
-      judged: share that another network puts into the target class; NaN without one.
+      agreement: share that an evaluation network puts into the target class; NaN without one.
     """
 
     valid: float
     probability: float
     distance: float
-    judged: float
+    agreement: float
 
 
 def quality(
@@ -94,26 +94,28 @@ def quality(
     found: Array,
     logits: Array,
     target: Array,
-    judge: Array | None = None,
+    evaluation_logits: Array | None = None,
     *,
-    sure: float = 0.9,
+    probability: float = 0.9,
 ) -> Quality:
     """Measure counterfactuals at one radius.
 
-    A judge must be trained otherwise or be of another architecture, best robust: a second plain network is fooled
-    by what fools the first, and agreement with it says nothing.
+    The evaluation network must be trained in another way or have another architecture, and is best robust: a second
+    plain network is fooled by what fools the first, and agreement with it says nothing.
 
     Args:
       start: (n, h, w, c).
       found: counterfactuals, likewise.
       logits: (n, k) of the network they were made with.
       target: (n,).
-      judge: (n, k) logits of another network.
-      sure: the probability that a valid one exceeds.
+      evaluation_logits: (n, k) of the evaluation network.
+      probability: what a valid one exceeds.
     """
-    wanted = np.asarray(target)
-    p = np.asarray(jax.nn.softmax(jnp.asarray(logits)))[np.arange(len(wanted)), wanted]
-    hit = np.asarray(logits).argmax(axis=1) == wanted
+    target_class = np.asarray(target)
+    p = np.asarray(jax.nn.softmax(jnp.asarray(logits)))[np.arange(len(target_class)), target_class]
+    hit = np.asarray(logits).argmax(axis=1) == target_class
     moved = np.asarray(length(jnp.asarray(found) - jnp.asarray(start), "l2"))
-    agrees = np.nan if judge is None else float((np.asarray(judge).argmax(axis=1) == wanted).mean())
-    return Quality(float((hit & (p > sure)).mean()), float(p.mean()), float(moved.mean()), agrees)
+    agreement = np.nan
+    if evaluation_logits is not None:
+        agreement = float((np.asarray(evaluation_logits).argmax(axis=1) == target_class).mean())
+    return Quality(float((hit & (p > probability)).mean()), float(p.mean()), float(moved.mean()), agreement)

@@ -1,4 +1,4 @@
-"""How well confidence tells data from outliers, clean and at worst, with intervals over seeds and images."""
+"""OOD detection over several networks and OOD sets, clean and at worst, with intervals over seeds and images."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,20 +7,20 @@ import numpy as np
 from robustjax.analysis.intervals import Estimate, bootstrap
 from robustjax.ood.metrics import auroc, fpr_id95
 
-Metric = Callable[[np.ndarray, np.ndarray], float]  # (scores of data, scores of outliers) -> a number
+Metric = Callable[[np.ndarray, np.ndarray], float]  # (scores of ID images, scores of OOD images) -> a number
 
 
-def averaged(
+def mean_over_sets(
     metric: Metric, inside: np.ndarray, outside: Mapping[str, np.ndarray], *, resamples: int = 500
 ) -> Estimate:
-    """Average a metric over sets of outliers, each with the same weight, and over networks.
+    """Average a metric over OOD sets, each with the same weight, and over networks.
 
     Seeds are resampled, then images within each seed and set.
 
     Args:
       metric: such as `auroc`.
-      inside: scores of data (s, n), of s networks.
-      outside: scores of outliers (s, m) of each set; m may differ between sets.
+      inside: scores of ID images (s, n), of s networks.
+      outside: scores of OOD images (s, m) by set; m may differ between sets.
       resamples: of the bootstrap.
     Raises:
       ValueError: if there is no set, or the seeds of the arrays differ in number.
@@ -28,8 +28,8 @@ def averaged(
     sets = [np.asarray(a, np.float64) for a in (inside, *outside.values())]
     if len(sets) < 2 or any(a.ndim != 2 or len(a) != len(sets[0]) for a in sets):
         raise ValueError(
-            f"averaged: scores have shapes {[a.shape for a in sets]}, must be one (seeds, images) for data and at "
-            "least one for outliers, of equal seeds"
+            f"mean_over_sets: scores have shapes {[a.shape for a in sets]}, must be (seeds, images), one for ID images "
+            "and at least one for OOD images, of equal seeds"
         )
     # One array to resample, each value with the number of its set.
     values = np.concatenate(sets, axis=1)
@@ -49,35 +49,34 @@ def averaged(
     return bootstrap(statistic, values, member, nested=True, resamples=resamples)
 
 
-def worst_case(
+def clean_and_worst_case(
     inside: np.ndarray,
     clean: Mapping[str, np.ndarray],
     worst: Mapping[str, np.ndarray],
     *,
     resamples: int = 500,
 ) -> dict[str, Estimate]:
-    """Compute AUC, FPR95 and mean score, of clean outliers and of the surest points found around them.
+    """Compute AUROC, FPR95 and mean score, of clean OOD images and of the highest scores found around them.
 
-    Data stay clean. Whatever the searches found is a lower bound of what there is, so the worst-case AUC is an upper
-    bound of the true one.
+    ID images stay clean. The scores found by attacks are lower bounds of the highest ones, so the worst-case AUROC is
+    an upper bound of the true one.
 
     Args:
-      inside: scores of data (s, n), larger on data.
-      clean: scores of outliers (s, m), by set.
-      worst: largest scores found around the same, by set; never below `clean`, by competition.
+      inside: scores of ID images (s, n), larger on ID images.
+      clean: scores of OOD images (s, m), by set.
+      worst: highest scores found around the same images, by set; where one is below `clean`, that counts.
       resamples: of the bootstrap.
     Returns:
-      auc, fpr95, mmc and wc_auc, wc_fpr95, wc_mmc. Scores should be probabilities for mmc to be the mean maximum
-      confidence; the others need only their order.
+      auroc, fpr95 and mean_score of clean images, and worst_case_auroc, worst_case_fpr95, worst_case_mean_score.
     """
     raised = {name: np.maximum(worst[name], clean[name]) for name in clean}
     metrics: dict[str, Metric] = {
-        "auc": auroc,
+        "auroc": auroc,
         "fpr95": fpr_id95,
-        "mmc": lambda data, outliers: float(outliers.mean()),
+        "mean_score": lambda inside, outside: float(outside.mean()),
     }
     return {
-        prefix + name: averaged(metric, inside, sets, resamples=resamples)
-        for prefix, sets in (("", clean), ("wc_", raised))
+        prefix + name: mean_over_sets(metric, inside, sets, resamples=resamples)
+        for prefix, sets in (("", clean), ("worst_case_", raised))
         for name, metric in metrics.items()
     }

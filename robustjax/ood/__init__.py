@@ -10,7 +10,7 @@ shaping             ReAct, ASH and SCALE in front of the last layer
 odin                ODIN, and the step of its kind in front of any score
 blend               one score of several
 score_attacks       attacks on a score: data down, outliers up, the worst of several, over radii
-worst_confidence    how sure a network can be made around outliers: four searches, and over radii
+worst_confidence    the highest confidence around OOD images: the best of four searches, and over radii
 surrogates          what published attacks climb instead
 corruption_attacks  the worst of all corruptions, and a search around what they leave
 uint8_grid          ascent in whole levels of 8-bit images

@@ -1,4 +1,4 @@
-"""How sure a network can be made around outliers: several searches, each for what the others miss."""
+"""The highest confidence around OOD images: several searches, each for what the others miss."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,8 @@ from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.momentum_pgd import momentum_pgd
 from robustjax.attacks.pgd import Start
-from robustjax.numerics import Norm, norm, per_example
+from robustjax.numerics import Norm, per_example
+from robustjax.numerics import norm as norm_of
 from robustjax.ood.logit_scores import msp_margin
 from robustjax.ood.score_attacks import Search, highest, over_classes, over_radii, up
 from robustjax.ood.scores import Score, through
@@ -26,15 +27,15 @@ def worst_confidence(
     restarts: int = 5,
     class_steps: int | None = None,
 ) -> Search:
-    """Look for the largest max_k p_k around each outlier; the image itself competes.
+    """Search for the largest max_k p_k around each OOD image; the image itself is a candidate.
 
     1. APGD on the log odds of the likeliest class, from `restarts` random starts;
-    2. APGD on the log odds of every class: the likeliest at the start need not be the one that can become surest;
-    3. momentum ascent from where the image is pulled towards flat grey: noise of high contrast masks gradients;
-    4. APGD on the divergence from uniform, which training climbs: a check that training fooled itself.
+    2. APGD on the log odds of every class: the likeliest at the start need not be the one that can become likeliest;
+    3. momentum PGD from the image moved towards flat grey: noise of high contrast masks gradients;
+    4. APGD on the divergence from uniform, the surrogate of training: it shows whether training only masked gradients.
 
     Args:
-      threat: around the outliers.
+      threat: around the OOD images.
       logits_fn: the network.
       steps: of each run.
       restarts: random starts of the first search.
@@ -45,7 +46,7 @@ def worst_confidence(
     Reference: the evaluation of Augustin, Meinke and Hein 2020, arXiv:2003.09461, which is the first search with
       one start; grey starts as in Bitterwolf, Meinke and Hein 2020, arXiv:2007.08473.
     """
-    score = sureness(logits_fn)
+    score = confidence_score(logits_fn)
     ascent = apgd(threat, steps=steps)
     grey = momentum_pgd(
         threat, steps=steps, step_size=2.5 * threat.eps / max(steps, 1), start=toward_grey(threat)
@@ -66,18 +67,18 @@ def confidence_over_radii(
     steps: int = 100,
     restarts: int = 1,
 ) -> Search:
-    """Look for the largest confidence at rising radii, by APGD from the last radius' best point and afresh.
+    """Search for the highest confidence at rising radii, from the best point of the last radius and from random ones.
 
     Args:
       logits_fn: the network.
       radii: rising, in the units of x; 0 is the image itself.
       norm: of the balls.
-      steps: of each run.
-      restarts: fresh random starts at each radius.
+      steps: of each APGD run.
+      restarts: random starts at each radius.
     Returns:
-      A search whose results lead with the radii and never fall; values as of `worst_confidence`.
+      A search (key, x) -> Found that leads with the radii, with values that never fall; see `worst_confidence`.
     """
-    score = sureness(logits_fn)
+    score = confidence_score(logits_fn)
 
     def search_at(eps: Scalar, warm: Start) -> Search:
         threat = Threat(norm, eps)
@@ -87,14 +88,14 @@ def confidence_over_radii(
     return over_radii(search_at, radii, side="up")
 
 
-def sureness(logits_fn: LogitsFn) -> Score:
-    """Score by the log odds of the largest probability: the order of max_k p_k, without saturation."""
+def confidence_score(logits_fn: LogitsFn) -> Score:
+    """Build the score log(p / (1 - p)) of the largest probability p: its order, without saturation."""
     return through(logits_fn, msp_margin)
 
 
-def probability(margin: PerExample) -> PerExample:
-    """Turn the log odds of a probability into the probability."""
-    return jax.nn.sigmoid(jnp.asarray(margin))
+def probability(log_odds: PerExample) -> PerExample:
+    """Compute a probability from its log odds."""
+    return jax.nn.sigmoid(jnp.asarray(log_odds))
 
 
 def toward_grey(threat: Threat) -> Start:
@@ -109,7 +110,7 @@ def toward_grey(threat: Threat) -> Start:
         if threat.norm == "linf":
             return threat.project(flat, x)
         # Pixels keep their proportions; a projection in l1 would change a few of them only.
-        length = norm(flat - x, threat.norm)
+        length = norm_of(flat - x, threat.norm)
         share = jnp.where(length > threat.eps, threat.eps / jnp.maximum(length, 1e-12), 1.0)
         return x + per_example(share, x) * (flat - x)
 

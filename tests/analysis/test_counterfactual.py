@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustjax import data, logit, optimizers, training
-from robustjax.analysis.confidence_curves import rivals_over_radii
+from robustjax.analysis.confidence_curves import class_probabilities_over_radii
 from robustjax.analysis.counterfactual import quality, to_all_classes, toward
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
@@ -18,7 +18,7 @@ from robustjax.models import small
 from robustjax.numerics import keys_for
 from robustjax.ood.metrics import auroc
 from robustjax.ood.score_attacks import over_classes, up
-from robustjax.ood.worst_confidence import sureness
+from robustjax.ood.worst_confidence import confidence_score
 from robustjax.threats import Threat
 from robustjax.types import frozen
 
@@ -68,29 +68,31 @@ def test_all_classes_from_every_image():
 
 
 def test_quality_by_hand():
-    """Three images, two valid by class, one of them not sure enough; a judge that agrees with one."""
+    """Three images, two with the target class, one of them not confident enough; another network agrees with one."""
     logits = jnp.array([[5.0, 0.0], [0.2, 0.0], [0.0, 3.0]])
     start, found = jnp.zeros((3, 1, 1, 1)), jnp.array([3.0, 0.0, -6.0]).reshape(3, 1, 1, 1)
-    judge = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    it = quality(start, found, logits, jnp.zeros(3, jnp.int32), judge)
+    evaluation = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    it = quality(start, found, logits, jnp.zeros(3, jnp.int32), evaluation)
     p = 1 / (1 + np.exp(-np.array([5.0, 0.2, -3.0])))
-    assert it.valid == pytest.approx(1 / 3) and it.judged == pytest.approx(1 / 3)
+    assert it.valid == pytest.approx(1 / 3) and it.agreement == pytest.approx(1 / 3)
     assert it.probability == pytest.approx(p.mean(), rel=1e-5) and it.distance == pytest.approx(3.0)
-    assert np.isnan(quality(start, found, logits, jnp.zeros(3, jnp.int32)).judged)
+    assert np.isnan(quality(start, found, logits, jnp.zeros(3, jnp.int32)).agreement)
 
 
-def test_rivals_around_data(net):
+def test_class_probabilities_around_id_images(net):
     """The margin never falls; a large radius leaves nothing of the true class; radius 0 is the prediction."""
     logits_fn, x, y = net
-    curves = jax.jit(lambda: rivals_over_radii(logits_fn, y, (0.0, 1.0, 3.0), steps=15)(KEY, x))()
+    curves = jax.jit(
+        lambda: class_probabilities_over_radii(logits_fn, y, (0.0, 1.0, 3.0), steps=15)(KEY, x)
+    )()
     p = np.array(jax.nn.softmax(logits_fn(x)))
     own = p[np.arange(64), np.asarray(y)]
-    np.testing.assert_allclose(curves.own[0], own, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(curves.true[0], own, rtol=1e-4, atol=1e-6)
     p[np.arange(64), np.asarray(y)] = 0
     np.testing.assert_allclose(curves.other[0], p.max(1), rtol=1e-4, atol=1e-6)
-    gap = np.log(np.maximum(curves.other, 1e-30)) - np.log(np.maximum(curves.own, 1e-30))
+    gap = np.log(np.maximum(curves.other, 1e-30)) - np.log(np.maximum(curves.true, 1e-30))
     assert (np.diff(gap, axis=0) >= -1e-3).all()
-    assert curves.own[2].mean() < 0.05 < 0.9 < own.mean()
+    assert curves.true[2].mean() < 0.05 < 0.9 < own.mean()
 
 
 def test_stronger_attacks_find_more(net):
@@ -110,9 +112,9 @@ def test_stronger_attacks_find_more(net):
 
 
 def test_outliers_at_worst(net):
-    """Every class beats the likeliest one; more starts and larger radii lower the AUC; clean is the best case."""
+    """Every class beats the likeliest one; more restarts and larger radii lower the AUROC; clean is the best case."""
     logits_fn, x, _ = net
-    score, outliers = sureness(logits_fn), 1.0 - x[:24]
+    score, outliers = confidence_score(logits_fn), 1.0 - x[:24]
     inside, clean = score(x), score(outliers)
     ascent = apgd(Threat("l2", 0.5), steps=8)
 

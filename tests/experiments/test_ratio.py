@@ -1,4 +1,4 @@
-"""The RATIO script: what it leaves, how it resumes, its criteria, its presets, and what it refuses."""
+"""The RATIO script: what it measures and keeps, how it resumes, its criteria, its presets, and what it refuses."""
 
 import dataclasses
 
@@ -9,42 +9,59 @@ import pytest
 import scripts
 
 from experiments.ratio import compare, networks
-from experiments.ratio import report as pages
-from experiments.ratio.results import Results
+from experiments.ratio.config import Method
+from experiments.ratio.results import Results, criteria
+from experiments.shared import command_line
 from robustjax import data
 from robustjax.models import small
+from robustjax.threats import Threat
 from robustjax.types import Batch, Pair
 
-TINY = ["smoke", "--out"]
 SMOKE = compare.PRESETS["smoke"]
 
 
-def test_it_trains_measures_tells_and_resumes(tmp_path):
-    done = scripts.run("ratio.compare", *TINY, tmp_path)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One finished run of the smoke preset, and what it wrote to stderr."""
+    out = tmp_path_factory.mktemp("runs") / "ratio"
+    done = scripts.run("ratio.compare", "smoke", "--out", out)
     assert done.returncode == 0, done.stderr
-    cells = sorted((tmp_path / "cells").iterdir())
-    assert [c.stem for c in cells] == ["at_0", "ratio_0"] and done.stderr.count("network ") == 2
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png") == 7 and "guaranteed AUC" in page and "fails on" in page
-    with np.load(cells[1]) as file:
-        assert (file["curve/data/inverted"][:, 1] >= file["curve/data/inverted"][:, 0]).all()
-        clean = file["logits/data/inverted"].max(axis=1)
-        sure = 1 / (1 + np.exp(-file["worst/data/inverted"]))
-        assert sure.shape == clean.shape and (np.exp(file["certified/data/inverted"]) >= sure - 1e-5).all()
-    before = {c: c.read_bytes() for c in cells}
-    again = scripts.run("ratio.compare", *TINY, tmp_path)
-    assert again.returncode == 0 and "network " not in again.stderr
-    assert all(c.read_bytes() == content for c, content in before.items())
+    return out, done.stderr
+
+
+def test_a_run_keeps_what_it_measured_and_writes_a_report(finished):
+    out, said = finished
+    kept = sorted((out / "measured").iterdir())
+    assert [path.stem for path in kept] == ["at_0", "ratio_0"] and said.count("training ") == 2
+    page = (out / "report.html").read_text()
+    assert "guaranteed AUROC" in page and "fails on" in page
+    figures = {path.stem for path in (out / "figures").iterdir()}
+    assert figures >= {"auroc_over_radii", "confidence_over_radii", "all_classes", "norms", "reliability"}
+    assert figures >= {"counterfactuals_test", "counterfactuals_noise_uniform"}
+    with np.load(kept[1]) as file:
+        curve = file["confidence_curve/data/inverted"]
+        assert (curve[:, 1] >= curve[:, 0]).all()
+        clean = jax.nn.softmax(file["logits/data/inverted"]).max(axis=1)
+        worst = 1 / (1 + np.exp(-file["worst_case/data/inverted"]))
+        assert worst.shape == clean.shape and (worst >= clean - 1e-5).all()
+        assert (np.exp(file["certified/data/inverted"]) >= worst - 1e-5).all()
+
+
+def test_a_finished_run_trains_nothing_again(finished, capsys, monkeypatch):
+    out, _ = finished
+    before = {path: path.read_bytes() for path in (out / "measured").iterdir()}
+    again = scripts.call(capsys, monkeypatch, "ratio.compare", "smoke", "--out", out)
+    assert again.returncode == 0 and "training " not in again.stderr
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def made_up(p, count=40, classes=10):
-    """One network's arrays: how sure it is of data, and of outliers clean and at worst."""
+    """One method's arrays, of two networks: the log odds on ID images, on OOD images and at worst."""
     rng = np.random.default_rng(0)
 
-    def logits(sure, shape):
+    def logits(log_odds, shape):
         z = np.zeros((*shape, classes))
-        odds = sure + 0.05 * rng.normal(size=shape)
-        z[..., 0] = odds + np.log(classes - 1)
+        z[..., 0] = log_odds + 0.05 * rng.normal(size=shape) + np.log(classes - 1)
         return z
 
     shape = (2, count)
@@ -53,10 +70,10 @@ def made_up(p, count=40, classes=10):
     out["robust"] = np.arange(count) < p["robust"] * count * np.ones((2, 1))
     for name in SMOKE.test_outliers:
         out[f"logits/{name}"] = logits(p["clean"], shape)
-        out[f"worst/{name}"] = p["worst"] + 0.05 * rng.normal(size=shape)
+        out[f"worst_case/{name}"] = p["worst"] + 0.05 * rng.normal(size=shape)
     for name in ("test", SMOKE.test_outliers[0]):
         out[f"target/{name}"] = np.zeros(shape, int)
-        out[f"toward/{name}"] = np.stack([logits(p["near"], shape)] * 2, axis=2)
+        out[f"counterfactual_logits/{name}"] = np.stack([logits(p["near"], shape)] * 2, axis=2)
     return out
 
 
@@ -64,25 +81,26 @@ def test_criteria_hold_where_they_do_and_fail_where_they_do_not():
     good = made_up({"data": 3.0, "clean": -3.0, "worst": -2.0, "robust": 0.8, "near": -1.0})
     bad = made_up({"data": 3.0, "clean": -3.0, "worst": 5.0, "robust": 0.8, "near": 3.0})
     cfg = dataclasses.replace(SMOKE, seeds=2)
-    for first, second, verdict in ((good, bad, "holds"), (bad, good, "fails on 2 of 2")):
-        criteria, _ = pages.claims(Results(cfg, {"at": second, "ratio": first}, tuple("0123456789")))
-        rows = {c.text: c.row()["verdict"] for c in criteria}
+    for first, second, result in ((good, bad, "holds"), (bad, good, "fails on 2 of 2")):
+        found = Results(cfg, {"at": second, "ratio": first}, tuple("0123456789"), eps=0.5, outlier_eps=1.0)
+        rows = {c.text: c.row()["result"] for c in criteria(found)}
         assert len(rows) == 5
         assert rows.pop("robust accuracy: RATIO at least AT - 0.05") == "holds"
-        assert set(rows.values()) == {verdict}
+        assert set(rows.values()) == {result}
 
 
 @pytest.mark.parametrize("name", compare.PRESETS)
 def test_every_preset_names_losses_that_can_be_built(name):
     """Shapes only: the losses of all methods, on the classes and images of the digits."""
     cfg = compare.PRESETS[name]
-    cfg.check()
+    command_line.validate(cfg)
     model = small.linear(shape=(8, 8, 1))
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((4, 8, 8, 1), jnp.float32)
     pair = Pair(Batch(image, jax.ShapeDtypeStruct((4,), jnp.int32)), image)
-    for method in cfg.methods if name != "digits" else compare.Method.__args__:  # pyright: ignore
-        loss = networks.loss_at(cfg, model, method, 10)
+    threat = Threat("l2", cfg.eps)
+    for method in cfg.methods if name != "digits" else Method.__args__:  # pyright: ignore
+        loss = networks.training_loss(method, model, cfg, classes=10, threat=threat, outlier_threat=threat)
         value, _ = jax.eval_shape(
             lambda t, p, s, b: loss(t)(p, s, b, jax.random.key(0)),
             jax.ShapeDtypeStruct((), jnp.int32), params, state, pair,
@@ -90,7 +108,7 @@ def test_every_preset_names_losses_that_can_be_built(name):
         assert value.shape == ()
 
 
-def test_pseudo_labelled_images_fill_their_share_of_every_batch_and_a_resumed_run_sees_the_same(tmp_path):
+def test_pseudo_labelled_images_fill_their_share_of_every_batch_and_a_resumed_run_sees_the_same():
     rng = np.random.default_rng(0)
     made = lambda count, low, name: data.of_arrays(
         rng.integers(low, low + 100, (count, 8, 8, 1), np.uint8),
@@ -98,21 +116,22 @@ def test_pseudo_labelled_images_fill_their_share_of_every_batch_and_a_resumed_ru
         name=name,
         classes=tuple("01"),
     )
-    own, more, strange = made(20, 0, "own"), made(30, 120, "more"), made(10, 0, "strange")
-    cfg = dataclasses.replace(SMOKE, extra="more", extra_share=0.7, batch_size=10)
-    sets = networks.Data(own, own, own, strange, {}, more)
-    trainer = networks.Trainer(cfg, sets, small.linear(shape=(8, 8, 1)), tmp_path)
-    batches = [b for b, _ in zip(trainer._batches(3, 0, None), range(4), strict=False)]
+    own, extra, outliers = made(20, 0, "own"), made(30, 120, "extra"), made(10, 0, "outliers")
+    cfg = dataclasses.replace(SMOKE, extra="extra", extra_share=0.7, batch_size=10)
+    sets = networks.Sets(own, own, own, outliers, {}, extra)
+    batches = [b for b, _ in zip(networks.batches(cfg, sets, seed=3), range(4), strict=False)]
     assert all((np.asarray(b.data.image).max(axis=(1, 2, 3)) > 110 / 255).sum() == 7 for b in batches)
-    resumed = next(iter(trainer._batches(3, 3, None)))
+    resumed = next(networks.batches(cfg, sets, seed=3, start=3))
     for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(batches[3]), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_cannot_be_meant_is_refused(tmp_path, capsys, monkeypatch):
-    for words, message in (
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         (["--eps", "0"], "--eps is 0, must be above 0"),
         (["--outliers", "kmnist"], "must be name=count"),
+        (["--outliers", "kmnist=1", "kmnist=2"], "--outliers has 'kmnist' twice"),
         (["--test-outliers", "noise/acet"], "must not be trained on"),
         (
             ["--outliers", "kmnist:test=9", "--test-outliers", "kmnist"],
@@ -120,9 +139,11 @@ def test_what_cannot_be_meant_is_refused(tmp_path, capsys, monkeypatch):
         ),
         (["--radii", "0.5", "1"], "must rise from 0"),
         (["--seeds", "0"], "--seeds is 0"),
-        (["--methods", "at", "at"], "must name each thing once"),
+        (["--methods", "at", "at"], "must name at least one, and none twice"),
         (["--augment", "autoaugment"], "--augment has 'autoaugment', must be of crop, flip"),
-        (["--flat", "sam", "--rho", "0"], "--rho is 0, must be above 0"),
-    ):
-        done = scripts.call(capsys, monkeypatch, "ratio.compare", *TINY, tmp_path / "no", *words)
-        assert done.returncode == 2 and message in done.stderr and not (tmp_path / "no").exists()
+        (["--sharpness", "sam", "--rho", "0"], "--rho is 0, must be above 0"),
+    ],
+)
+def test_settings_are_validated_before_any_work(tmp_path, capsys, monkeypatch, words, message):
+    done = scripts.call(capsys, monkeypatch, "ratio.compare", "smoke", "--out", tmp_path / "no", *words)
+    assert done.returncode == 2 and message in done.stderr and not (tmp_path / "no").exists()

@@ -15,7 +15,7 @@ from robustjax.losses.standard import standard
 from robustjax.models import small
 from robustjax.ood.metrics import auroc
 from robustjax.ood.score_attacks import up
-from robustjax.ood.worst_confidence import confidence_over_radii, sureness
+from robustjax.ood.worst_confidence import confidence_over_radii, confidence_score
 from robustjax.threats import Threat
 from robustjax.types import frozen
 
@@ -74,14 +74,16 @@ def test_worst_confidence_grows_with_the_radius_and_with_restarts(net, images):
     radii = (0.0, 0.25, 0.5, 1.0)
     sure = jax.jit(lambda x: confidence_over_radii(net, radii, steps=10)(KEY, x).value)(outliers)
     assert (np.diff(sure, axis=0) >= 0).all()
-    np.testing.assert_array_equal(sure[0], sureness(net)(outliers))
-    inside = np.asarray(sureness(net)(images[0]))
+    np.testing.assert_array_equal(sure[0], confidence_score(net)(outliers))
+    inside = np.asarray(confidence_score(net)(images[0]))
     areas = [auroc(inside, np.asarray(row)) for row in sure]
     assert all(np.diff(areas) <= 0) and areas[-1] < areas[0] - 0.05
     few, more = (
-        jax.jit(lambda x, n=n: up(apgd(Threat("l2", EPS), steps=5), sureness(net), restarts=n)(KEY, x).value)(
-            outliers
-        )
+        jax.jit(
+            lambda x, n=n: (
+                up(apgd(Threat("l2", EPS), steps=5), confidence_score(net), restarts=n)(KEY, x).value
+            )
+        )(outliers)
         for n in (1, 5)
     )
     assert (more >= few).all() and (more > few).any()

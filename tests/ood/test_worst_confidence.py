@@ -13,8 +13,8 @@ from robustjax.numerics import fold, keys_for
 from robustjax.ood.score_attacks import up
 from robustjax.ood.worst_confidence import (
     confidence_over_radii,
+    confidence_score,
     probability,
-    sureness,
     toward_grey,
     worst_confidence,
 )
@@ -58,13 +58,13 @@ def test_where_all_classes_are_equal_only_a_random_start_moves():
 def test_the_image_competes_and_every_search_adds():
     threat = Threat("l2", 0.5)
     alone = jax.jit(lambda: worst_confidence(threat, NET, steps=5, restarts=1)(KEY, X))()
-    clean = sureness(NET)(X)
+    clean = confidence_score(NET)(X)
     assert (alone.value >= clean).all() and (alone.value > clean).any()
-    part = jax.jit(lambda: up(apgd(threat, steps=5), sureness(NET))(fold(keys_for(KEY, 12), 0), X))()
+    part = jax.jit(lambda: up(apgd(threat, steps=5), confidence_score(NET))(fold(keys_for(KEY, 12), 0), X))()
     assert (alone.value >= part.value - 1e-5).all()  # it is the first of the four
     assert (alone.value > part.value + 1e-3).any()
     assert threat.contains(alone.x, X).all()
-    np.testing.assert_allclose(sureness(NET)(alone.x), alone.value, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(confidence_score(NET)(alone.x), alone.value, rtol=1e-4, atol=1e-5)
     p = np.asarray(jax.nn.softmax(NET(alone.x))).max(1)
     np.testing.assert_allclose(probability(alone.value), p, rtol=1e-4)
 
