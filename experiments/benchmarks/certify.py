@@ -4,12 +4,12 @@
     python -m experiments.benchmarks.certify mnist --run runs/mnist --out certify.jsonl
     python -m experiments.benchmarks.certify cifar10 --dtype bfloat16
 
-Every image gets n0 noisy copies to choose a class and n others to bound its probability, with noise on the pixels.
-Both sides have the same weights, images, n0, n and copies per forward pass, and take turns, a few images at a time,
-so that a noisy machine disturbs both. Ours runs one image on each device, and on a CPU has one device on each core:
-a small network does not keep several busy. PyTorch certifies --peer-images of the images only, which its seconds per
+Every image gets --selection-samples samples of noise on its pixels to choose a class, and --samples others to bound its
+probability. Both sides have the same weights, images, samples and batches, and take turns, a few images at a time, so
+that a noisy machine disturbs both. Ours runs one image on each device, and on a CPU has one device on each core: a
+small network does not keep several busy. PyTorch certifies --peer-images of the images only, which its seconds per
 image are of; its loop is the published one, with the votes counted by one call instead of one by one. Weights come
-from a run folder of classification.train, or are drawn: a certificate takes as long whatever it says.
+from a run folder of classification.train, or are random: a certificate takes as long whatever its result.
 """
 
 import dataclasses
@@ -49,10 +49,10 @@ class Config:
     images: int = 100
     peer_images: int = 10  # of them, how many PyTorch certifies too; 0 for none
     sigma: float = 0.25
-    n0: int = 100
-    n: int = 100_000
+    selection_samples: int = 100
+    samples: int = 100_000
     alpha: float = 0.001
-    batch_size: int = 100  # noisy copies per forward pass
+    batch_size: int = 100  # samples per forward pass
     dtype: str = "float32"  # what the networks compute in; AMP on the other side
     compiled: bool = False  # also measure torch.compile
     radii: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)  # for the accuracy of a trained network
@@ -62,8 +62,8 @@ class Config:
 
     def check(self) -> None:
         """Refuse what cannot be meant."""
-        if min(self.images, self.n0, self.n, self.batch_size) < 1:
-            raise ValueError("--images --n0 --n --batch-size: must be at least 1")
+        if min(self.images, self.selection_samples, self.samples, self.batch_size) < 1:
+            raise ValueError("--images --selection-samples --samples --batch-size: must be at least 1")
         if not 0 <= self.peer_images <= self.images:
             raise ValueError(f"--peer-images is {self.peer_images}, must be in [0, {self.images}]")
         if self.run is None and (unknown := set(self.networks) - set(SHAPES)):
@@ -73,9 +73,9 @@ class Config:
 _CIFAR = ("resnet18",)
 PRESETS = {
     "mnist": Config(),
-    "cifar10": Config(networks=_CIFAR, images=4, peer_images=2, n=2000, batch_size=100),
+    "cifar10": Config(networks=_CIFAR, images=4, peer_images=2, samples=2000, batch_size=100),
     "full": Config(networks=("convnet_small", *_CIFAR), batch_size=2000, dtype="bfloat16", compiled=True),
-    "smoke": Config(images=2, peer_images=1, n0=8, n=16, batch_size=8),
+    "smoke": Config(images=2, peer_images=1, selection_samples=8, samples=16, batch_size=8),
 }
 SHAPES = {"convnet_small": (28, 28, 1), "convnet": (28, 28, 1), "resnet18": (32, 32, 3)}
 
@@ -133,13 +133,17 @@ def ours(it: Subject, cfg: Config) -> tuple[Callable[[int, int], Certificate], f
         return Certificate(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     began = time.perf_counter()
-    some(0, 1, certify(over, n0=1, n=1, **settings))  # compiles what every n runs
+    some(
+        0, 1, certify(over, selection_samples=1, samples=1, **settings)
+    )  # compiles what every number of samples runs
     compiling = time.perf_counter() - began
-    return partial(some, run=certify(over, n0=cfg.n0, n=cfg.n, **settings)), compiling
+    return partial(
+        some, run=certify(over, selection_samples=cfg.selection_samples, samples=cfg.samples, **settings)
+    ), compiling
 
 
 def theirs(it: Subject, cfg: Config, form: peers.Form) -> Callable[[int, int], Certificate]:
-    """Build the same of PyTorch: one image after the other, a batch of copies at a time."""
+    """Build the same of PyTorch: one image after the other, a batch of samples at a time."""
     import torch
 
     x = torch.from_numpy(np.ascontiguousarray(it.images.transpose(0, 3, 1, 2))).to(form.place)
@@ -148,16 +152,18 @@ def theirs(it: Subject, cfg: Config, form: peers.Form) -> Callable[[int, int], C
         total = np.zeros(1000, np.int64)
         while n > 0:
             size, n = min(n, cfg.batch_size), n - cfg.batch_size
-            copies = image.expand(size, *image.shape)
-            won = form.logits(copies + cfg.sigma * torch.randn(copies.shape, device=form.place)).argmax(1)
+            images = image.expand(size, *image.shape)
+            won = form.logits(images + cfg.sigma * torch.randn(images.shape, device=form.place)).argmax(1)
             total += torch.bincount(won, minlength=len(total)).cpu().numpy()
         return total
 
     def some(first: int, last: int) -> Certificate:
         with torch.no_grad():
-            chosen = [int(counts(x[i], cfg.n0).argmax()) for i in range(first, last)]
-            wins = [counts(x[i], cfg.n)[c] for i, c in zip(range(first, last), chosen, strict=True)]
-        return certificate(np.asarray(chosen), np.asarray(wins), cfg.n, sigma=cfg.sigma, alpha=cfg.alpha)
+            chosen = [int(counts(x[i], cfg.selection_samples).argmax()) for i in range(first, last)]
+            wins = [counts(x[i], cfg.samples)[c] for i, c in zip(range(first, last), chosen, strict=True)]
+        return certificate(
+            np.asarray(chosen), np.asarray(wins), cfg.samples, sigma=cfg.sigma, alpha=cfg.alpha
+        )
 
     return some
 
@@ -198,7 +204,7 @@ def measure(it: Subject, cfg: Config) -> list[dict[str, Any]]:
             "seconds_per_image": per_image,
             "spread": [min(seconds[name]), max(seconds[name])],
             "per_minute": 60 / per_image,
-            "copies_per_s": (cfg.n + cfg.n0) / per_image,
+            "samples_per_s": (cfg.samples + cfg.selection_samples) / per_image,
             "compiling": compiling if name == "ours" else None,
             "same_label": float(same.mean()),
             "abstained": float((certificates.label < 0).mean()),
@@ -215,11 +221,14 @@ def main(cfg: Config) -> int:
     """Measure, print a table, append a line."""
     runtime.one_device_per_core()
     versions = {p: version(p) for p in ("jax", "flax", "torch") if find_spec(p)}
-    print(f"n = {cfg.n} after {cfg.n0}, sigma {cfg.sigma:g}, {cfg.batch_size} copies at once, {cfg.dtype}")
+    print(
+        f"{cfg.samples} samples after {cfg.selection_samples}, sigma {cfg.sigma:g}, "
+        f"{cfg.batch_size} at once, {cfg.dtype}"
+    )
     print(f"{chip()}, {versions}")
     print(
         f"{'network':14s} {'contender':10s} {'images':>6s} {'s/image':>9s} {'min':>9s} {'max':>9s} "
-        f"{'per min':>9s} {'copies/s':>9s} {'x ours':>7s}  labels as ours, certified at radii"
+        f"{'per min':>9s} {'samples/s':>9s} {'x ours':>7s}  labels as ours, certified at radii"
     )
     results = []
     for it in subjects(cfg):
@@ -232,7 +241,7 @@ def main(cfg: Config) -> int:
             )
             print(
                 f"{row['network']:14s} {row['contender']:10s} {row['images']:6d} {row['seconds_per_image']:9.3f} "
-                f"{low:9.3f} {high:9.3f} {row['per_minute']:9.2f} {row['copies_per_s']:9.0f} "
+                f"{low:9.3f} {high:9.3f} {row['per_minute']:9.2f} {row['samples_per_s']:9.0f} "
                 f"{row['seconds_per_image'] / rows[0]['seconds_per_image']:7.2f}  "
                 f"{100 * row['same_label']:.0f} %  {radii}"
             )

@@ -125,10 +125,10 @@ class CertifyConfig:
     images: Count = 100
     peer_images: CountOrNone = 10  # of them, how many PyTorch certifies too; 0 for none
     sigma: Positive = 0.25  # standard deviation of the noise, in units of images in [0, 1]
-    n0: Count = 100  # noisy copies to choose the class by
-    n: Count = 100_000  # noisy copies to bound its probability by
+    selection_samples: Count = 100  # of noise, to choose the class
+    samples: Count = 100_000  # of noise, to bound its probability
     alpha: OpenShare = 0.001  # chance that a certificate is wrong
-    batch_size: Count = 100  # noisy copies per forward pass
+    batch_size: Count = 100  # samples per forward pass
     dtype: Dtype = "float32"  # what the networks compute in; AMP on the other side
     compiled: bool = False  # also measure torch.compile
     radii: tuple[NonNegative, ...] = (0.0, 0.25, 0.5, 0.75)  # l2, for the accuracy of a trained network
@@ -144,9 +144,9 @@ class CertifyConfig:
 
 CERTIFY_PRESETS = {
     "mnist": CertifyConfig(),
-    "cifar10": CertifyConfig(networks=("resnet18",), images=4, peer_images=2, n=2000, batch_size=100),
+    "cifar10": CertifyConfig(networks=("resnet18",), images=4, peer_images=2, samples=2000, batch_size=100),
     "full": CertifyConfig(
         networks=("convnet_small", "resnet18"), batch_size=2000, dtype="bfloat16", compiled=True
     ),
-    "smoke": CertifyConfig(images=2, peer_images=1, n0=8, n=16, batch_size=8),
+    "smoke": CertifyConfig(images=2, peer_images=1, selection_samples=8, samples=16, batch_size=8),
 }

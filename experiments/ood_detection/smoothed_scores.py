@@ -12,7 +12,7 @@ from robustjax.attacks.apgd import apgd
 from robustjax.bounds.confidence import guaranteed_auroc
 from robustjax.ood import metrics, score_attacks
 from robustjax.ood.scores import Score
-from robustjax.smoothing.median import certified, draw
+from robustjax.smoothing.median import certified, noisy_scores
 from robustjax.smoothing.noise import in_pixels
 from robustjax.threats import Threat
 from robustjax.types import Images, Number
@@ -24,7 +24,7 @@ CLIMBED = 16  # copies whose mean score an attack climbs
 
 def draws(score: Score, sigma: float, copies: int) -> Callable[[PRNGKeyArray, Images], Array]:
     """Score noisy copies: (one key per example, x) -> (b, copies)."""
-    return draw(score, in_pixels(sigma), n=copies, chunk_size=CHUNK)
+    return noisy_scores(score, in_pixels(sigma), samples=copies, chunk_size=CHUNK)
 
 
 def moved(
@@ -33,7 +33,7 @@ def moved(
     """Build an attack on the smoothed score within l2 eps: climb the mean over copies whose noise stays the same."""
 
     def attack(keys: PRNGKeyArray, x: Images) -> Images:
-        noise = jax.vmap(lambda k: in_pixels(sigma).copies(k, jnp.zeros(x.shape[1:], x.dtype), CLIMBED))(keys)
+        noise = jax.vmap(lambda k: in_pixels(sigma).sample(k, jnp.zeros(x.shape[1:], x.dtype), CLIMBED))(keys)
 
         def smooth(x: Images) -> Array:
             return jax.lax.map(lambda n: score(x + n), noise.swapaxes(0, 1)).mean(axis=0)

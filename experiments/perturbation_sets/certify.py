@@ -27,13 +27,13 @@ from experiments.perturbation_sets.config import CertifyConfig
 from experiments.perturbation_sets.losses import reference_images
 from experiments.perturbation_sets.networks import open_classifier, radius_of, sigma_of
 from experiments.shared import classifiers, command_line
-from robustjax import runtime
+from robustjax import binomial, runtime
 from robustjax.perturbations.learned import learned
 from robustjax.perturbations.sets import PerturbationSet
 from robustjax.runtime.snapshot import in_bytes
-from robustjax.smoothing import binomial, curves
+from robustjax.smoothing import curves
 from robustjax.smoothing.certify import Certificate, certify
-from robustjax.smoothing.ensembles import averaged
+from robustjax.smoothing.ensembles import ensemble
 from robustjax.smoothing.latent_attack import attack_smoothed
 from robustjax.smoothing.noise import Noise, in_parameters, in_pixels
 from robustjax.smoothing.segmenters import certify_pixels
@@ -199,7 +199,7 @@ def _in_latents(cfg: CertifyConfig, mesh: Mesh) -> Smoothed:
 
 
 def _ensemble(mesh: Mesh, nets: Sequence[tuple[Model, Params, State]]) -> LogitsFn:
-    return averaged(*(frozen(model, *runtime.place((params, state), mesh)) for model, params, state in nets))
+    return ensemble(*(frozen(model, *runtime.place((params, state), mesh)) for model, params, state in nets))
 
 
 def _rows(cfg: CertifyConfig, count: int) -> np.ndarray:
@@ -215,20 +215,20 @@ def certifier(cfg: CertifyConfig, smoothed: Smoothed, mesh: Mesh) -> Callable[[j
         chunk_size=min(cfg.chunk_size, cfg.samples),
     )
     count = over_devices(count, mesh)
-    shared: Any = {"sigma": smoothed.sigma, "n0": cfg.selection_samples, "alpha": cfg.alpha}
+    shared: Any = {"sigma": smoothed.sigma, "selection_samples": cfg.selection_samples, "alpha": cfg.alpha}
     if smoothed.pixelwise:
-        per_pixel = certify_pixels(count, n=cfg.samples, **shared)
+        per_pixel = certify_pixels(count, samples=cfg.samples, **shared)
         return lambda keys, x: per_pixel(keys, x)._asdict()
     if cfg.up_to is not None:
-        looks = sorted({min(cfg.samples, most) for most in (100, 1000, 10_000, 100_000, cfg.samples)})
-        sequential = certify_up_to(count, radius=cfg.up_to, looks=looks, **shared)
+        phases = sorted({min(cfg.samples, most) for most in (100, 1000, 10_000, 100_000, cfg.samples)})
+        sequential = certify_up_to(count, radius=cfg.up_to, phases=phases, **shared)
 
         def stepwise(keys: jax.Array, x: jax.Array) -> Arrays:
             found = sequential(keys, x)
-            return {**found.certificate._asdict(), "samples": found.copies}
+            return {**found.certificate._asdict(), "samples": found.samples}
 
         return stepwise
-    per_image = certify(count, n=cfg.samples, **shared)
+    per_image = certify(count, samples=cfg.samples, **shared)
     return lambda keys, x: per_image(keys, x)._asdict()
 
 

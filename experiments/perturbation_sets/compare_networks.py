@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from experiments.perturbation_sets.config import FAMILIES, RADII, CompareConfig
-from robustjax import optimizers, runtime, training
+from robustjax import binomial, optimizers, runtime, training
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.solver import as_attack
@@ -26,7 +26,6 @@ from robustjax.perturbations.latent_attacks import worst_case
 from robustjax.perturbations.learned import encoder, learned, noisy, perturbed
 from robustjax.perturbations.pairs import Pairs, Views
 from robustjax.perturbations.quality import Quality, quality
-from robustjax.smoothing import binomial
 from robustjax.smoothing.certify import certify
 from robustjax.smoothing.latent_attack import attack_smoothed
 from robustjax.smoothing.noise import in_parameters
@@ -136,7 +135,9 @@ def study(family: str, digits: Digits, cfg: CompareConfig, seed: int) -> Arrays:
         )
         logits_fn = frozen(network, fitted.params, fitted.state)
         count = votes(logits_fn, in_parameters(space, sigma), classes=10, chunk_size=500)
-        certified = certify(count, sigma=sigma, n=cfg.samples, alpha=ALPHA)(jax.random.key(seed), test.image)
+        certified = certify(count, sigma=sigma, samples=cfg.samples, alpha=ALPHA)(
+            jax.random.key(seed), test.image
+        )
         name = f"smoothed {target}"
         out[f"{name}/sigma"] = np.asarray(sigma)
         out[f"{name}/label"], out[f"{name}/radius"] = certified.label, certified.radius

@@ -96,7 +96,7 @@ def main(cfg: EvaluateConfig) -> int:
             "run": cfg.run,
             "updates": learned_set.step,
             "latents": learned_set.model.dimension,
-            "conformal radius, 1 miss in 100": conformal_radius(jnp.asarray(norms), miss=0.01),
+            "conformal radius, alpha 0.01": conformal_radius(jnp.asarray(norms), alpha=0.01),
             "radii": [means(cell, r, cfg.tolerance) for cell, r in zip(cells, radii, strict=True)],
         }
         runtime.write_whole(run.folder / "quality.json", json.dumps(numbers, indent=2) + "\n")
@@ -127,8 +127,8 @@ def quality_at(
             radius=radius,
             likelihood=made.likelihood,
             steps=cfg.steps,
-            starts=cfg.restarts,
-            draws=cfg.ball_samples,
+            restarts=cfg.restarts,
+            samples=cfg.ball_samples,
         )
         return run(for_searches, *pairs(for_pairs, batch.image))
 

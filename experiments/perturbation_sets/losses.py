@@ -114,10 +114,10 @@ def latent_smoothadv(cfg: TrainClassifierConfig, net: Model, radius: float) -> L
     eps = cfg.attack_radius * radius
     ball = Threat("l2", eps, -jnp.inf, jnp.inf)
     ascent = pgd(ball, steps=cfg.attack_steps, step_size=2 * eps / cfg.attack_steps, start=at_origin)
-    return smoothadv(net, ascent, sigma=sigma_of(cfg, radius), copies=cfg.samples or 2)
+    return smoothadv(net, ascent, sigma=sigma_of(cfg, radius), samples=cfg.samples or 2)
 
 
 def latent_macer(cfg: TrainClassifierConfig, net: Model, radius: float) -> Loss:
     """Build MACER on a network of latents, with the published weight in units of the noise: 12 at 0.25."""
     sigma = sigma_of(cfg, radius)
-    return macer(net, sigma=sigma, copies=cfg.samples or 16, weight=cfg.weight or 3.0 / sigma)
+    return macer(net, sigma=sigma, samples=cfg.samples or 16, weight=cfg.weight or 3.0 / sigma)

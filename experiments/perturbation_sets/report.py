@@ -67,7 +67,7 @@ def evaluation(
     report.text(
         f"{numbers['latents']} latents, trained for {numbers['updates']:,} updates. The norm of the encodings of "
         f"validation pairs is {np.median(norms):.2f} in the median and {norms.max():.2f} at most. A ball of radius "
-        f"{numbers['conformal radius, 1 miss in 100']:.2f} holds the encoding of a new pair with probability 0.99 at "
+        f"{numbers['conformal radius, alpha 0.01']:.2f} holds the encoding of a new pair with probability 0.99 at "
         "least (conformal)."
     )
     report.section("Quality over the radius")

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+
+from robustjax import binomial
 
 
 class Estimate(NamedTuple):
@@ -33,8 +34,9 @@ def proportion(hits: np.ndarray, *, level: float = 0.95) -> Estimate:
     if not 0 < level < 1:
         raise ValueError(f"proportion: level is {level}, must be inside (0, 1)")
     count = int(hits.astype(bool).sum())
-    ends = scipy.stats.binomtest(count, hits.size).proportion_ci(level, method="exact")
-    return Estimate(count / hits.size, float(ends.low), float(ends.high))
+    tail = (1 - level) / 2
+    low, high = (float(bound(count, hits.size, tail)) for bound in (binomial.lower, binomial.upper))
+    return Estimate(count / hits.size, low, high)
 
 
 def bootstrap(

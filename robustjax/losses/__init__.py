@@ -15,7 +15,7 @@ max_clean_adversarial  the harder of an image and what an attack made of it
 stability              random perturbations: trained on alone (augmented), or steady under them
 smoothadv              adversarial training of the smoothed classifier
 macer                  a large certified radius, without attacks
-noise_augmentation     several noisy copies of every image in one batch
+noise_augmentation     several samples of noise for every image in one batch
 segmentation           a class for every pixel: plain, perturbed, the harder of two
 elbo                   conditional autoencoders of perturbations, over pairs of views
 contrastive            features without labels: NT-Xent, SupCon

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax.losses.noise_augmentation import noisy_copies
+from robustjax.losses.noise_augmentation import noise_augmented
 from robustjax.types import Batch, Labels, Loss, Model, Number, Params, PerExample, State
 
 
@@ -12,12 +12,12 @@ def macer(
     model: Model,
     *,
     sigma: Number,
-    copies: int = 16,
+    samples: int = 16,
     weight: Number = 12.0,
     gamma: Number = 8.0,
     inverse_temperature: Number = 16.0,
 ) -> Loss:
-    """Minimise -log mean_j p_y(x + noise_j) + weight sigma / 2 max(gamma - xi, 0), the second where y is on top.
+    """Minimise -log mean_j p_y(x + noise_j) + weight sigma / 2 max(gamma - xi, 0), the second where y wins.
 
     xi = Phi^-1(p_1) - Phi^-1(p_2), of the two largest mean probabilities at a low temperature, is twice the certified
     radius in units of sigma.
@@ -25,27 +25,27 @@ def macer(
     Args:
       model: the classifier underneath.
       sigma: standard deviation of the noise, in the units of x.
-      copies: noisy copies of every image.
+      samples: of noise for every image.
       weight: of the radius.
-      gamma: xi beyond which an image counts as safe.
+      gamma: xi beyond which a larger radius is not rewarded.
       inverse_temperature: of the probabilities that make xi.
     Returns:
       A loss over a `Batch`; metrics `risk` (nats), `radius` (mean soft radius, in the units of x, of images that
       are right) and `accuracy` of the smoothed classifier.
     Raises:
-      ValueError: if copies is less than 1.
+      ValueError: if samples is less than 1.
 
     Reference: Zhai et al. 2020, arXiv:2001.02378; the defaults are theirs for sigma = 0.25 on CIFAR-10.
     """
-    if copies < 1:
-        raise ValueError(f"macer: copies is {copies}, must be at least 1")
+    if samples < 1:
+        raise ValueError(f"macer: samples is {samples}, must be at least 1")
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
         draw, inner = jax.random.split(key)
-        seen = noisy_copies(draw, batch.image, sigma, copies)
-        logits, state = model.apply(params, state, seen, train=True, key=inner)
-        each = logits.reshape(-1, copies, logits.shape[-1])
-        log_p = jax.nn.logsumexp(jax.nn.log_softmax(each), axis=1) - jnp.log(float(copies))
+        noisy = noise_augmented(draw, batch.image, sigma=sigma, samples=samples)
+        logits, state = model.apply(params, state, noisy, train=True, key=inner)
+        each = logits.reshape(-1, samples, logits.shape[-1])
+        log_p = jax.nn.logsumexp(jax.nn.log_softmax(each), axis=1) - jnp.log(float(samples))
         risk = -jnp.take_along_axis(log_p, batch.label[:, None], axis=1).mean()
         xi, known, right = gap(jax.nn.softmax(inverse_temperature * each).mean(axis=1), batch.label)
         short = jnp.where(known & right & (xi <= gamma), 0.5 * sigma * (gamma - xi), 0.0)

@@ -5,46 +5,46 @@ import jax.numpy as jnp
 
 from robustjax import logit
 from robustjax.losses.adversarial_loss import AdversarialLoss
-from robustjax.losses.noise_augmentation import noisy_copies
+from robustjax.losses.noise_augmentation import noise_augmented
 from robustjax.types import Ascent, Batch, Images, Model, Number, PerExample, frozen
 
 
-def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, copies: int = 2) -> AdversarialLoss:
-    """Attack the mean probability over noisy copies, then minimise the cross-entropy of the attacked copies.
+def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, samples: int = 2) -> AdversarialLoss:
+    """Attack the mean probability over samples of noise, then minimise the cross-entropy of the attacked samples.
 
-    The attack climbs -log mean_j p_y(x' + noise_j); the noise is drawn once and stays for the risk. With one copy it
-    is adversarial training on noisy images.
+    The attack maximises -log mean_j p_y(x' + noise_j); the noise is drawn once and stays for the risk. With one sample
+    it is adversarial training on noisy images.
 
     Args:
       model: the classifier underneath; the attack sees it frozen, in evaluation mode.
       ascent: such as `pgd(Threat("l2", eps), steps=10, step_size=2 * eps / 10, start=at_origin)`.
       sigma: standard deviation of the noise, in the units of x.
-      copies: per image; memory grows with it.
+      samples: of noise per image; memory grows with it.
     Returns:
-      A loss over a `Batch`; metrics `risk` (nats) and `robust_accuracy`, of the attacked noisy copies.
+      A loss over a `Batch`; metrics `risk` (nats) and `robust_accuracy`, of the attacked noisy images.
     Raises:
-      ValueError: if copies is less than 1.
+      ValueError: if samples is less than 1.
 
     Reference: Salman et al. 2019, arXiv:1906.04584. Deviation: where the gradient is zero the published code steps at
       random, here the point stays.
     """
-    if copies < 1:
-        raise ValueError(f"smoothadv: copies is {copies}, must be at least 1")
+    if samples < 1:
+        raise ValueError(f"smoothadv: samples is {samples}, must be at least 1")
 
     def find(params, state, batch: Batch, key) -> Images:
-        climb, draw = jax.random.split(key)
-        noise = noisy_copies(draw, jnp.zeros_like(batch.image), sigma, copies)
-        logits_fn, label = frozen(model, params, state), jnp.repeat(batch.label, copies)
+        search, draw = jax.random.split(key)
+        noise = noise_augmented(draw, jnp.zeros_like(batch.image), sigma=sigma, samples=samples)
+        logits_fn, label = frozen(model, params, state), jnp.repeat(batch.label, samples)
 
-        def miss(x: Images) -> PerExample:
-            logits = logits_fn(jnp.repeat(x, copies, axis=0) + noise)
-            log_p = -logit.cross_entropy(logits, label).reshape(-1, copies)
-            return jnp.log(float(copies)) - jax.nn.logsumexp(log_p, axis=1)
+        def risk_of(x: Images) -> PerExample:
+            logits = logits_fn(jnp.repeat(x, samples, axis=0) + noise)
+            log_p = -logit.cross_entropy(logits, label).reshape(-1, samples)
+            return jnp.log(float(samples)) - jax.nn.logsumexp(log_p, axis=1)
 
-        return jnp.repeat(ascent(climb, miss, batch.image).x, copies, axis=0) + noise
+        return jnp.repeat(ascent(search, risk_of, batch.image).x, samples, axis=0) + noise
 
     def risk(params, state, batch: Batch, attacked, key):
-        label = jnp.repeat(batch.label, copies)
+        label = jnp.repeat(batch.label, samples)
         logits, state = model.apply(params, state, attacked, train=True, key=key)
         value = logit.cross_entropy(logits, label).mean()
         return value, (state, {"risk": value, "robust_accuracy": logit.correct(logits, label).mean()})

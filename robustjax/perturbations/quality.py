@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax.attacks import compose
 from robustjax.attacks.apgd import apgd
-from robustjax.attacks.compose import restarts
 from robustjax.attacks.pgd import better, pgd
 from robustjax.models.cvae import CVAE, Likelihood, error
 from robustjax.numerics import constant, fold, keys_for
@@ -26,9 +26,10 @@ class Quality(NamedTuple):
       encoded: error at the encoding, projected to the ball.
       nearest: smallest error that a search finds in the ball, from the encoding: the approximation error. Small if
         the set holds the perturbation.
-      expected: average error over the ball, by normal draws cut off at the radius: small if there is little else.
+      expected: average error over the ball, by samples of a normal cut off at the radius: small if there is little
+        else.
       farthest: largest error that a search finds: how far the set reaches.
-      reconstruction: error at one draw from the posterior.
+      reconstruction: error at one sample of the posterior.
       kl: of the posterior from the prior, in nats.
       norm: of the encoding; the pair is inside where it is at most the radius.
     """
@@ -53,8 +54,8 @@ def quality(
     radius: Radius,
     likelihood: Likelihood = "gaussian",
     steps: int = 50,
-    starts: int = 5,
-    draws: int = 5,
+    restarts: int = 5,
+    samples: int = 5,
 ) -> Measure:
     """Measure how well the ball of a radius covers pairs; every pair on its own, whatever the batch.
 
@@ -63,8 +64,8 @@ def quality(
       radius: of the ball; may be traced.
       likelihood: "gaussian" for squares, "bernoulli" for cross-entropies.
       steps: of each search: for the nearest by falling steps, for the farthest by `apgd`.
-      starts: of the search for the largest error, which has many local maxima even for linear decoders.
-      draws: for the average.
+      restarts: of the search for the largest error, which has many local maxima even for linear decoders.
+      samples: of the ball, for the average.
     Returns:
       (key, x, perturbed) -> Quality.
 
@@ -78,27 +79,30 @@ def quality(
     def measure(key: PRNGKeyArray, x: Images, perturbed: Images) -> Quality:
         keys, ready, found = keys_for(key, x.shape[0]), space.prepare(x), encode(x, perturbed)
 
-        def miss(u: Array) -> PerExample:
+        def reconstruction_error(u: Array) -> PerExample:
             raw, _ = model.decode(params, state, x, ready.mean + u * ready.std)
             return error(raw, perturbed, likelihood, model.link) / x[0].size
 
         origin = space.origin(x)
         inside = space.threat.project(found.mean, origin)
-        nearest = nearest_from(space.threat, miss, origin, inside, steps=steps)
-        up = restarts(apgd(space.threat, steps=steps, start=space.threat.sample), starts, chunk_size=1)
-        farthest = up(fold(keys, 1), miss, origin).value
+        nearest = nearest_from(space.threat, reconstruction_error, origin, inside, steps=steps)
+        ascent = apgd(space.threat, steps=steps, start=space.threat.sample)
+        repeated = compose.restarts(ascent, restarts, chunk_size=1)
+        farthest = repeated(fold(keys, 1), reconstruction_error, origin).value
 
-        def drawn(i: Array) -> PerExample:
-            return miss(truncated_normal(fold(fold(keys, 2), i), x.shape[0], space.dimension, radius))
+        def sampled(i: Array) -> PerExample:
+            return reconstruction_error(
+                truncated_normal(fold(fold(keys, 2), i), x.shape[0], space.dimension, radius)
+            )
 
         own = fold(keys, 3)
         noise = jax.vmap(lambda k: jax.random.normal(k, (space.dimension,)))(own)
         return Quality(
-            encoded=miss(inside),
+            encoded=reconstruction_error(inside),
             nearest=nearest,
-            expected=jax.lax.map(drawn, jnp.arange(draws)).mean(axis=0),
+            expected=jax.lax.map(sampled, jnp.arange(samples)).mean(axis=0),
             farthest=farthest,
-            reconstruction=miss(found.mean + found.std * noise),
+            reconstruction=reconstruction_error(found.mean + found.std * noise),
             kl=found.kl().sum(axis=1),
             norm=found.norm,
         )
@@ -106,21 +110,23 @@ def quality(
     return measure
 
 
-def nearest_from(threat: Threat, miss: Objective, origin: Array, start: Array, *, steps: int) -> PerExample:
+def nearest_from(
+    threat: Threat, error_of: Objective, origin: Array, start: Array, *, steps: int
+) -> PerExample:
     """Find the smallest error in a ball by PGD whose steps fall along a cosine from a fifth of the radius to 0.
 
     Around the encoding the valley is long and narrow, where steps that fall do better than momentum.
 
     Args:
       threat: the ball.
-      miss: latents -> error.
-      origin: the middle of the ball.
+      error_of: latents -> error.
+      origin: the centre of the ball.
       start: where the search starts, such as the encoding.
       steps: gradients.
     """
 
     def objective(u: Array) -> PerExample:
-        return -miss(u)
+        return -error_of(u)
 
     share = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.arange(steps, dtype=jnp.float32) / steps))
     unused = jax.random.key(0)
@@ -141,41 +147,41 @@ def coverage(values: PerExample | np.ndarray, tolerance: float) -> Array | np.fl
     return (values <= tolerance).mean()
 
 
-def conformal_radius(norms: Array, *, miss: float) -> float:
-    """Choose the radius that holds the encoding of a new pair with probability at least 1 - miss.
+def conformal_radius(norms: Array, *, alpha: float) -> float:
+    """Choose the radius that holds the encoding of a new pair with probability at least 1 - alpha.
 
-    It is the ceil((n + 1)(1 - miss))-th smallest of n held-out norms, infinite where n is too small for it, unlike
+    It is the ceil((n + 1)(1 - alpha))-th smallest of n held-out norms, infinite where n is too small for it, unlike
     the largest of them, which promises nothing. New pairs must come from the same source as the held-out ones.
 
     Raises:
-      ValueError: if miss is outside (0, 1).
+      ValueError: if alpha is outside (0, 1).
     """
-    if not 0 < miss < 1:
-        raise ValueError(f"conformal_radius: miss is {miss}, must be in (0, 1)")
-    rank = -int(-(len(norms) + 1) * (1 - miss) // 1)
+    if not 0 < alpha < 1:
+        raise ValueError(f"conformal_radius: alpha is {alpha}, must be in (0, 1)")
+    rank = -int(-(len(norms) + 1) * (1 - alpha) // 1)
     return float(jnp.sort(norms)[rank - 1]) if rank <= len(norms) else float("inf")
 
 
 class Norms(NamedTuple):
-    """How long encodings of held-out pairs are; radii are chosen from these."""
+    """Statistics of the norms of encodings of held-out pairs; radii are chosen from these."""
 
     quartile: float
     median: float
     upper: float
-    most: float
+    percentile_99_9: float
     largest: float
     mean: float
     deviation: float
 
 
 def norms(values: Array) -> Norms:
-    """Summarise lengths: quartiles, 99.9th percentile, largest, mean and standard deviation.
+    """Summarise norms: quartiles, 99.9th percentile, largest, mean and standard deviation.
 
     The published radii are the largest, rounded up, for training; the three quartiles and the largest for attacks.
     """
-    quartile, median, upper, most = (
+    quartile, median, upper, percentile = (
         float(q) for q in jnp.quantile(values, jnp.asarray([0.25, 0.5, 0.75, 0.999]))
     )
     return Norms(
-        quartile, median, upper, most, float(values.max()), float(values.mean()), float(values.std())
+        quartile, median, upper, percentile, float(values.max()), float(values.mean()), float(values.std())
     )

@@ -1,18 +1,18 @@
 """Randomised smoothing: what a classifier says under Gaussian noise, in pixels or in latents, with a certificate.
 
-noise       noisy copies of an image: in its pixels, or in the parameters of a perturbation set
-draws       many normal numbers at once, cheaply on a CPU too
-votes       how often each class wins among noisy copies, counted on the device, or shared among several
-binomial    Clopper-Pearson bounds and the test between two classes, in float64
-certify     certify: a label with a radius that holds with probability 1 - alpha; predict: a label
-sequential  certify up to a wanted radius, with as few copies as it takes
-segmenters  certificates for every pixel, jointly
-ensembles   several networks as one classifier
-latent_attack  an attack on a classifier smoothed in the parameters of a set
-median      a score smoothed by the median, with bounds on it in an l2 ball
-curves      certified accuracy over radii, average certified radius
+noise           samples of an image under noise: in its pixels, or in the parameters of a perturbation set
+normal_samples  many normal numbers at once, cheaply on a CPU too
+votes           how often each class wins among samples, counted on the device, or shared among several
+certify         certify: a label with a radius that holds with probability 1 - alpha; predict: a label
+sequential      certify up to a wanted radius, with as few samples as it takes
+segmenters      certificates for every pixel, jointly
+ensembles       several networks as one classifier
+latent_attack   an attack on a classifier smoothed in the parameters of a set
+median          a score smoothed by the median, with bounds on it in an l2 ball
+curves          certified accuracy over radii, average certified radius
 
-Bounds are computed on the host: in float32 they would promise radii that do not hold.
+Bounds are computed on the host, in float64 (`robustjax.binomial`): in float32 they would promise radii that do
+not hold.
 """
 
 from robustjax.smoothing.certify import Certificate as Certificate

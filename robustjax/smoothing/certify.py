@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import binomial
 from robustjax.numerics import fold, keys_for
-from robustjax.smoothing import binomial
 from robustjax.smoothing.votes import Count
 
 ABSTAIN = -1  # the label of no decision
@@ -21,7 +21,7 @@ class Certificate(NamedTuple):
       label: class of the smoothed classifier, -1 if it abstains.
       radius: float64; within this l2 distance the class does not change. In the units of the noise; 0 if it
         abstains.
-      lower_bound: float64; of the probability that the class wins a noisy copy.
+      lower_bound: float64; of the probability that the class wins a sample of the noise.
     """
 
     label: np.ndarray
@@ -30,47 +30,47 @@ class Certificate(NamedTuple):
 
 
 def certificate(
-    chosen: np.ndarray, wins: np.ndarray, n: np.ndarray | int, *, sigma: float, alpha: float
+    chosen: np.ndarray, wins: np.ndarray, samples: np.ndarray | int, *, sigma: float, alpha: float
 ) -> Certificate:
     """Turn counts into certificates, all other classes together being bounded by 1 - p.
 
     Args:
-      chosen: classes, (b,), from other copies than these.
-      wins: how many of n fresh copies each of them won.
-      n: copies.
+      chosen: classes, (b,), from other samples than these.
+      wins: how many of the samples each of them won.
+      samples: of the noise.
       sigma: standard deviation of the noise.
       alpha: probability of being wrong.
     """
-    bound = binomial.lower(wins, n, alpha)
+    bound = binomial.lower(wins, samples, alpha)
     return _decided(np.asarray(chosen), bound, sigma)
 
 
 def certify(
-    count: Count, *, sigma: float, n0: int = 100, n: int = 100_000, alpha: float = 0.001
+    count: Count, *, sigma: float, selection_samples: int = 100, samples: int = 100_000, alpha: float = 0.001
 ) -> Callable[[PRNGKeyArray, Array], Certificate]:
-    """Choose a class by n0 noisy copies, bound its probability by n others.
+    """Choose a class by some samples of the noise, bound its probability by others.
 
     Args:
-      count: such as `votes(logits_fn, in_pixels(sigma), classes=10)`; compiled here once, for all n.
+      count: such as `votes(logits_fn, in_pixels(sigma), classes=10)`; compiled here once.
       sigma: standard deviation of the noise that `count` draws.
-      n0: copies for the choice.
-      n: copies for the bound; with n below log2(1 / alpha) everything abstains.
+      selection_samples: for the choice (n0 in the paper).
+      samples: for the bound (n in the paper); below log2(1 / alpha) everything abstains.
       alpha: probability with which a certificate may be wrong.
     Returns:
       (key, x) -> Certificate; one key, or one per example.
     Raises:
-      ValueError: if sigma is not positive, n0 or n less than 1, or alpha outside (0, 1).
+      ValueError: if sigma is not positive, a number of samples less than 1, or alpha outside (0, 1).
 
     Reference: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918, CERTIFY.
     """
-    check("certify", sigma, alpha, n0, n)
+    check("certify", sigma, alpha, selection_samples, samples)
     compiled = jax.jit(count)
 
     def run(key: PRNGKeyArray, x: Array) -> Certificate:
         keys = keys_for(key, x.shape[0])
-        chosen = np.asarray(compiled(fold(keys, 0), x, n0)).argmax(axis=1)
-        wins = np.asarray(compiled(fold(keys, 1), x, n))[np.arange(len(chosen)), chosen]
-        return certificate(chosen, wins, n, sigma=sigma, alpha=alpha)
+        chosen = np.asarray(compiled(fold(keys, 0), x, selection_samples)).argmax(axis=1)
+        wins = np.asarray(compiled(fold(keys, 1), x, samples))[np.arange(len(chosen)), chosen]
+        return certificate(chosen, wins, samples, sigma=sigma, alpha=alpha)
 
     return run
 
@@ -85,38 +85,38 @@ def prediction(counts: np.ndarray, alpha: float = 0.001) -> np.ndarray:
 
 
 def predict(
-    count: Count, *, n: int = 1000, alpha: float = 0.001
+    count: Count, *, samples: int = 1000, alpha: float = 0.001
 ) -> Callable[[PRNGKeyArray, Array], np.ndarray]:
     """Predict with the smoothed classifier: the class differs from its own with probability at most alpha.
 
     Args:
       count: as in `certify`.
-      n: noisy copies.
-      alpha: probability of a wrong class; -1 is said otherwise.
+      samples: of the noise.
+      alpha: probability of a wrong class; -1 otherwise.
     Returns:
       (key, x) -> (b,) int32.
     Raises:
-      ValueError: if n is less than 1 or alpha outside (0, 1).
+      ValueError: if samples is less than 1 or alpha outside (0, 1).
 
     Reference: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918, PREDICT.
     """
-    check("predict", 1.0, alpha, n)
+    check("predict", 1.0, alpha, samples)
     compiled = jax.jit(count)
 
     def run(key: PRNGKeyArray, x: Array) -> np.ndarray:
-        return prediction(np.asarray(compiled(key, x, n)), alpha)
+        return prediction(np.asarray(compiled(key, x, samples)), alpha)
 
     return run
 
 
 def check(name: str, sigma: float, alpha: float, *numbers: int) -> None:
-    """Refuse settings that mean nothing."""
+    """Validate the settings of a certificate."""
     if not sigma > 0:
         raise ValueError(f"{name}: sigma is {sigma}, must be above 0")
     if not 0 < alpha < 1:
         raise ValueError(f"{name}: alpha is {alpha}, must be in (0, 1)")
     if min(numbers) < 1:
-        raise ValueError(f"{name}: the numbers of copies are {numbers}, must be at least 1")
+        raise ValueError(f"{name}: the numbers of samples are {numbers}, must be at least 1")
 
 
 def _decided(chosen: np.ndarray, bound: np.ndarray, sigma: float) -> Certificate:

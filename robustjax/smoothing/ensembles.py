@@ -5,7 +5,7 @@ import jax
 from robustjax.types import Images, Logits, LogitsFn, Model, Params, State, frozen
 
 
-def averaged(*logits_fns: LogitsFn) -> LogitsFn:
+def ensemble(*logits_fns: LogitsFn) -> LogitsFn:
     """Average the logits of several classifiers.
 
     Raises:
@@ -14,7 +14,7 @@ def averaged(*logits_fns: LogitsFn) -> LogitsFn:
     Reference: Horvath et al. 2022, arXiv:2106.06946: the logits' variance falls, and with it that of the margin.
     """
     if not logits_fns:
-        raise ValueError("averaged: no classifier given, must be at least 1")
+        raise ValueError("ensemble: no classifier given, must be at least 1")
 
     def logits_fn(x: Images) -> Logits:
         total = logits_fns[0](x)

@@ -68,9 +68,9 @@ def attack_smoothed(
 
     flat = test.image.reshape(len(test.label), -1)
 
-    def around(key: PRNGKeyArray, row: Array, count: int) -> Images:
+    def around(key: PRNGKeyArray, row: Array, samples: int) -> Images:
         x, u = row[: flat.shape[1]].reshape(test.image.shape[1:]), row[flat.shape[1] :]
-        return in_parameters(space, sigma, centre=lambda _: u).copies(key, x, count)
+        return in_parameters(space, sigma, centre=lambda _: u).sample(key, x, samples)
 
     count = jax.jit(votes(logits_fn, Noise(around, sigma), classes=classes, chunk_size=chunk_size))
     right = []

@@ -1,4 +1,4 @@
-"""Noisy copies of one image: Gaussian noise on its pixels, or on the parameters of a perturbation set."""
+"""Samples of an image under Gaussian noise, on its pixels or on the parameters of a perturbation set."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,16 +9,16 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.numerics import keys_for
 from robustjax.perturbations.sets import PerturbationSet
-from robustjax.smoothing.draws import noisy
+from robustjax.smoothing.normal_samples import noisy
 from robustjax.types import Images, Number
 
-Copies = Callable[[PRNGKeyArray, Array, int], Images]  # (key, one image, how many) -> noisy images
+Sampler = Callable[[PRNGKeyArray, Array, int], Images]  # (key, one image, samples) -> noisy images
 
 
 class Noise(NamedTuple):
-    """How to make noisy copies, and the standard deviation, which sets the unit of the certified radius."""
+    """How to sample noisy images, and the standard deviation, which sets the unit of the certified radius."""
 
-    copies: Copies
+    sample: Sampler
     sigma: Number
 
 
@@ -34,14 +34,14 @@ def in_pixels(sigma: Number) -> Noise:
     """
     check_sigma("in_pixels", sigma)
 
-    def copies(key: PRNGKeyArray, x: Array, count: int) -> Images:
-        return noisy(key, x, count, sigma)
+    def sample(key: PRNGKeyArray, x: Array, samples: int) -> Images:
+        return noisy(key, x, samples, sigma)
 
-    return Noise(copies, sigma)
+    return Noise(sample, sigma)
 
 
 def white(sigma: Number) -> Callable[[PRNGKeyArray, Images], Images]:
-    """Build `perturb(key, x)`: one noisy copy of each image, for training (`losses.stability`)."""
+    """Build `perturb(key, x)`: one sample of noise for each image, for training (`losses.stability`)."""
     check_sigma("white", sigma)
 
     def perturb(key: PRNGKeyArray, x: Images) -> Images:
@@ -60,7 +60,7 @@ def in_parameters(
     classifier that receives a perturbed image only. The ball and box of `space.threat` play no part.
 
     Args:
-      space: how parameters become images; decoders with a random part draw it anew for every copy.
+      space: how parameters become images; decoders with a random part draw it anew for every sample.
       sigma: standard deviation in the units of u.
       centre: one image -> the u to be certified around, (d,); the origin by default.
     Raises:
@@ -70,15 +70,15 @@ def in_parameters(
     """
     check_sigma("in_parameters", sigma)
 
-    def copies(key: PRNGKeyArray, x: Array, count: int) -> Images:
+    def sample(key: PRNGKeyArray, x: Array, samples: int) -> Images:
         own, inner = jax.random.split(key)
-        middle = space.origin(x[None])[0] if centre is None else centre(x)
-        u = middle + sigma * jax.random.normal(inner, (count, space.dimension), middle.dtype)
+        origin = space.origin(x[None])[0] if centre is None else centre(x)
+        u = origin + sigma * jax.random.normal(inner, (samples, space.dimension), origin.dtype)
         # Prepared once: for learned sets that is a pass through the encoder of x.
-        ready = jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), space.prepare(x[None]))
-        return space.decode(keys_for(own, count), ready, u)
+        ready = jax.tree.map(lambda a: jnp.broadcast_to(a, (samples, *a.shape[1:])), space.prepare(x[None]))
+        return space.decode(keys_for(own, samples), ready, u)
 
-    return Noise(copies, sigma)
+    return Noise(sample, sigma)
 
 
 def check_sigma(name: str, sigma: Number) -> None:

@@ -12,15 +12,21 @@ from robustjax.smoothing.votes import Count
 
 
 def certify_pixels(
-    count: Count, *, sigma: float, n0: int = 100, n: int = 1000, alpha: float = 0.001, joint: bool = True
+    count: Count,
+    *,
+    sigma: float,
+    selection_samples: int = 100,
+    samples: int = 1000,
+    alpha: float = 0.001,
+    joint: bool = True,
 ) -> Callable[[PRNGKeyArray, Array], Certificate]:
     """Certify the class of each pixel as `certify` does that of an image.
 
     Args:
       count: such as `votes` of a segmenter, whose logits are (chunk_size, h, w, k).
       sigma: standard deviation of the noise that `count` draws.
-      n0: copies for the choice of classes.
-      n: copies for the bounds.
+      selection_samples: for the choice of classes.
+      samples: for the bounds.
       alpha: probability of a mistake: anywhere in an image, or of each single pixel.
       joint: which of the two is meant; the first divides alpha by the number of pixels.
     Returns:
@@ -31,15 +37,15 @@ def certify_pixels(
     Reference: Wong and Kolter 2020, arXiv:2007.08450, without `joint`: Fischer et al. 2021, arXiv:2107.00228, on
       the correction.
     """
-    check("certify_pixels", sigma, alpha, n0, n)
+    check("certify_pixels", sigma, alpha, selection_samples, samples)
     compiled = jax.jit(count)
 
     def run(key: PRNGKeyArray, x: Array) -> Certificate:
         keys = keys_for(key, x.shape[0])
-        chosen = np.asarray(compiled(fold(keys, 0), x, n0)).argmax(axis=-1)
-        counts = np.asarray(compiled(fold(keys, 1), x, n))
+        chosen = np.asarray(compiled(fold(keys, 0), x, selection_samples)).argmax(axis=-1)
+        counts = np.asarray(compiled(fold(keys, 1), x, samples))
         wins = np.take_along_axis(counts, chosen[..., None], axis=-1)[..., 0]
         pixels = chosen[0].size if joint else 1
-        return certificate(chosen, wins, n, sigma=sigma, alpha=alpha / pixels)
+        return certificate(chosen, wins, samples, sigma=sigma, alpha=alpha / pixels)
 
     return run

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import binomial
 from robustjax.numerics import fold, keys_for
-from robustjax.smoothing import binomial
 from robustjax.smoothing.certify import ABSTAIN, Certificate, check
 from robustjax.smoothing.votes import Count
 
 
 class Sequential(NamedTuple):
-    """Certificates, and how many copies each example took for its bound, (b,)."""
+    """Certificates, and how many samples each example took for its bound, (b,)."""
 
     certificate: Certificate
-    copies: np.ndarray
+    samples: np.ndarray
 
 
 def certify_up_to(
@@ -26,54 +26,54 @@ def certify_up_to(
     *,
     sigma: float,
     radius: float,
-    n0: int = 100,
-    looks: Sequence[int] = (100, 1000, 10_000, 100_000),
+    selection_samples: int = 100,
+    phases: Sequence[int] = (100, 1000, 10_000, 100_000),
     alpha: float = 0.001,
 ) -> Callable[[PRNGKeyArray, Array], Sequential]:
     """Certify as `certify` does, but stop an example once its radius is reached, or is out of reach.
 
-    At each look, alpha / len(looks) is spent on the bound over all copies so far. With probability 1 - alpha all
-    bounds hold at once, whenever an example stops, so the largest is taken. An example also stops where an upper
-    bound of the same level says that the radius will not be reached; this costs power, never soundness.
+    At the end of each phase, alpha / len(phases) is spent on the bound over all samples so far. With probability
+    1 - alpha all bounds hold at once, whenever an example stops, so the largest is taken. An example also stops where
+    an upper bound of the same level says that the radius will not be reached; this costs power, never soundness.
 
     Args:
       count: as in `certify`.
       sigma: standard deviation of the noise that `count` draws.
       radius: wanted, in the units of the noise; 0 asks for the label alone.
-      n0: copies for the choice of the class.
-      looks: total numbers of copies after which to look, growing.
+      selection_samples: for the choice of the class.
+      phases: total numbers of samples at the end of each phase, growing.
       alpha: probability with which a certificate may be wrong.
     Returns:
-      (key, x) -> Sequential. Examples that have stopped cost nothing in later looks.
+      (key, x) -> Sequential. Examples that have stopped cost nothing in later phases.
     Raises:
-      ValueError: if sigma is not positive, alpha outside (0, 1), the radius negative, n0 less than 1, or the looks
-        do not grow.
+      ValueError: if sigma is not positive, alpha outside (0, 1), the radius negative, selection_samples less than
+        1, or the phases do not grow.
 
     Reference: Horvath et al. 2022, arXiv:2106.06946, who split alpha over phases. Deviation: all phases share
-      their copies, and a bound of an earlier phase is kept.
+      their samples, and a bound of an earlier phase is kept.
     """
-    check("certify_up_to", sigma, alpha, n0, *looks)
+    check("certify_up_to", sigma, alpha, selection_samples, *phases)
     if not radius >= 0:
         raise ValueError(f"certify_up_to: radius is {radius}, must be at least 0")
-    if list(looks) != sorted(set(looks)):
-        raise ValueError(f"certify_up_to: looks is {tuple(looks)}, must grow")
-    compiled, spent, needed = jax.jit(count), alpha / len(looks), binomial.chance(radius, sigma)
+    if list(phases) != sorted(set(phases)):
+        raise ValueError(f"certify_up_to: phases is {tuple(phases)}, must grow")
+    compiled, spent, needed = jax.jit(count), alpha / len(phases), binomial.chance(radius, sigma)
 
     def run(key: PRNGKeyArray, x: Array) -> Sequential:
         keys = keys_for(key, x.shape[0])
         rows = np.arange(x.shape[0])
-        chosen = np.asarray(compiled(fold(keys, 0), x, jnp.full(len(rows), n0))).argmax(axis=1)
-        wins, copies = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+        chosen = np.asarray(compiled(fold(keys, 0), x, jnp.full(len(rows), selection_samples))).argmax(axis=1)
+        wins, drawn = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
         bound, going = np.zeros(len(rows)), np.ones(len(rows), bool)
-        for i, total in enumerate(looks):
-            more = np.where(going, total - copies, 0).astype(np.int32)
+        for i, total in enumerate(phases):
+            more = np.where(going, total - drawn, 0).astype(np.int32)
             wins += np.asarray(compiled(fold(keys, i + 1), x, jnp.asarray(more)))[rows, chosen]
-            copies += more
-            bound = np.maximum(bound, np.where(going, binomial.lower(wins, copies, spent), 0.0))
-            going &= (bound < needed) & (binomial.upper(wins, copies, spent) >= needed)
+            drawn += more
+            bound = np.maximum(bound, np.where(going, binomial.lower(wins, drawn, spent), 0.0))
+            going &= (bound < needed) & (binomial.upper(wins, drawn, spent) >= needed)
             if not going.any():
                 break
         label = np.where(bound >= 0.5, chosen, ABSTAIN).astype(np.int32)
-        return Sequential(Certificate(label, binomial.radius(bound, sigma), bound), copies)
+        return Sequential(Certificate(label, binomial.radius(bound, sigma), bound), drawn)
 
     return run

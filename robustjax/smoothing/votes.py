@@ -1,4 +1,4 @@
-"""How often each class wins among noisy copies of an image."""
+"""How often each class wins among samples of an image under noise."""
 
 from typing import Protocol, runtime_checkable
 
@@ -14,44 +14,49 @@ from robustjax.types import LogitsFn
 
 @runtime_checkable
 class Count(Protocol):
-    """Count the classes of noisy copies; n may be traced, and differ between examples."""
+    """Count the classes over samples of the noise; their number may be traced, and differ between examples."""
 
-    def __call__(self, key: PRNGKeyArray, x: Array, n: int | Int[Array, "..."]) -> Int[Array, "b k"]: ...
+    def __call__(
+        self, key: PRNGKeyArray, x: Array, samples: int | Int[Array, "..."]
+    ) -> Int[Array, "b k"]: ...
 
 
 def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 1000) -> Count:
-    """Count the most likely class over n noisy copies of each image.
+    """Count the most likely class over samples of each image under noise.
 
-    Images take turns, each with `chunk_size` copies at a time, so memory does not depend on n and one compiled program
-    serves all n. A copy with a NaN among its logits counts for no class, which lowers every bound.
+    Images take turns, each with `chunk_size` samples at a time, so memory does not depend on their number and one
+    compiled program serves every number. A sample with a NaN among its logits counts for no class, which lowers every
+    bound.
 
     Args:
       logits_fn: the classifier underneath, (c, ...) -> (c, classes); or a segmenter, to (c, h, w, classes).
-      noise: how copies are made.
+      noise: how samples are drawn.
       classes: number of logits.
-      chunk_size: copies per forward pass. It changes which noise is drawn, not its distribution.
+      chunk_size: samples per forward pass. It changes which noise is drawn, not its distribution.
     Returns:
-      count(key, x, n) -> (b, classes) int32, rows adding up to n; of a segmenter (b, h, w, classes). `key` is one key,
-      or one per example; an example's count does not depend on its batch.
+      count(key, x, samples) -> (b, classes) int32, rows adding up to samples; of a segmenter (b, h, w, classes). `key`
+      is one key, or one per example; an example's count does not depend on its batch.
     Raises:
       ValueError: if classes or chunk_size is less than 1.
     """
     if classes < 1 or chunk_size < 1:
         raise ValueError(f"votes: classes is {classes} and chunk_size {chunk_size}, must be at least 1")
 
-    def count(key: PRNGKeyArray, x: Array, n: int | Int[Array, "..."]) -> Int[Array, "b k"]:
-        amount = jnp.broadcast_to(jnp.asarray(n, jnp.int32), (x.shape[0],))
+    def count(key: PRNGKeyArray, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+        amount = jnp.broadcast_to(jnp.asarray(samples, jnp.int32), (x.shape[0],))
 
         def one(row: tuple[PRNGKeyArray, Array, Array]) -> Array:
-            key, image, n = row
+            key, image, samples = row
 
             def draw(i: Array | int) -> Array:
-                return noise.copies(jax.random.fold_in(key, i), image, chunk_size)
+                return noise.sample(jax.random.fold_in(key, i), image, chunk_size)
 
             def more(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-                total, copies = carry
-                logits = logits_fn(copies)
-                within = (i * chunk_size + jnp.arange(chunk_size) < n).reshape(-1, *[1] * (logits.ndim - 2))
+                total, noisy = carry
+                logits = logits_fn(noisy)
+                within = (i * chunk_size + jnp.arange(chunk_size) < samples).reshape(
+                    -1, *[1] * (logits.ndim - 2)
+                )
                 counted = within & ~jnp.isnan(logits).any(axis=-1)
                 won = jax.nn.one_hot(logits.argmax(axis=-1), classes, dtype=jnp.int32)
                 # Drawn a turn ahead: otherwise XLA:CPU fuses the draw into the network's first layer, which then
@@ -62,7 +67,7 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 
             like = jax.eval_shape(logits_fn, first).shape[1:-1]
             # Built from the image, so that under shard_map it varies over the same devices.
             none = jnp.broadcast_to(jnp.full_like(image.reshape(-1)[:1], 0, jnp.int32), (*like, classes))
-            return jax.lax.fori_loop(0, (n + chunk_size - 1) // chunk_size, more, (none, first))[0]
+            return jax.lax.fori_loop(0, (samples + chunk_size - 1) // chunk_size, more, (none, first))[0]
 
         return jax.lax.map(one, (keys_for(key, x.shape[0]), x, amount))
 
@@ -77,11 +82,11 @@ def over_devices(count: Count, mesh: Mesh) -> Count:
     cut = PartitionSpec(mesh.axis_names[0])
     shared = jax.shard_map(count, mesh=mesh, in_specs=cut, out_specs=cut)
 
-    def every(key: PRNGKeyArray, x: Array, n: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+    def every(key: PRNGKeyArray, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
         rows = x.shape[0]
         place = jnp.arange(rows + -rows % mesh.shape[mesh.axis_names[0]])
-        row = jnp.minimum(place, rows - 1)  # what fills up the last device draws no copies
-        amount = jnp.broadcast_to(jnp.asarray(n, jnp.int32), (rows,))[row]
+        row = jnp.minimum(place, rows - 1)  # what fills up the last device draws no samples
+        amount = jnp.broadcast_to(jnp.asarray(samples, jnp.int32), (rows,))[row]
         return shared(keys_for(key, rows)[row], x[row], jnp.where(place < rows, amount, 0))[:rows]
 
     return every

@@ -18,9 +18,9 @@ def test_smoke(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.oracle
 def test_both_sides_certify_the_same(capsys, monkeypatch, tmp_path):
-    """With hardly any noise every copy says what the network says: labels agree and radii are as large as can be."""
+    """With hardly any noise every sample has the class of the image: labels agree and radii are as large as can be."""
     pytest.importorskip("torch")
-    words = ("smoke", "--images", 3, "--peer-images", 3, "--sigma", 1e-4, "--n", 40, "--batch-size", 16)
+    words = ("smoke", "--images", 3, "--peer-images", 3, "--sigma", 1e-4, "--samples", 40, "--batch-size", 16)
     done = scripts.call(capsys, monkeypatch, "benchmarks.certify", *words, "--out", tmp_path / "lines.jsonl")
     assert done.returncode == 0, done.stderr
     mine, other = json.loads((tmp_path / "lines.jsonl").read_text())["results"]

@@ -10,7 +10,7 @@ from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import at_origin, pgd
 from robustjax.losses.macer import gap, macer
 from robustjax.losses.max_clean_adversarial import max_clean_adversarial
-from robustjax.losses.noise_augmentation import noisy_copies
+from robustjax.losses.noise_augmentation import noise_augmented
 from robustjax.losses.smoothadv import smoothadv
 from robustjax.losses.stability import augmented, stability
 from robustjax.numerics import keys_for
@@ -37,22 +37,24 @@ def log_p(x):
     return special.log_softmax(np.asarray(x, np.float64).reshape(len(x), -1) @ np.asarray(PARAMS), axis=1)
 
 
-def test_copies_lie_next_to_one_another_and_depend_on_their_image_only():
-    out = noisy_copies(KEY, X, 0.1, 50)
+def test_samples_lie_next_to_one_another_and_depend_on_their_image_only():
+    out = noise_augmented(KEY, X, sigma=0.1, samples=50)
     assert out.shape == (300, 2, 2, 1)
     spread = np.asarray(out).reshape(6, 50, 4) - np.asarray(X).reshape(6, 1, 4)
     assert abs(spread.std() - 0.1) < 0.01 and np.abs(spread.mean(axis=1)).max() < 0.07
-    np.testing.assert_array_equal(noisy_copies(keys_for(KEY, 6)[2:4], X[2:4], 0.1, 50), out[100:200])
+    np.testing.assert_array_equal(
+        noise_augmented(keys_for(KEY, 6)[2:4], X[2:4], sigma=0.1, samples=50), out[100:200]
+    )
 
 
 def test_macer_is_its_formula():
-    sigma, copies, weight, gamma, beta = 0.5, 4, 3.0, 2.0, 16.0
-    loss = macer(MODEL, sigma=sigma, copies=copies, weight=weight, gamma=gamma)
+    sigma, samples, weight, gamma, beta = 0.5, 4, 3.0, 2.0, 16.0
+    loss = macer(MODEL, sigma=sigma, samples=samples, weight=weight, gamma=gamma)
     (value, (_, metrics)), slope = jax.value_and_grad(loss, has_aux=True)(PARAMS, {}, BATCH, KEY)
-    seen = noisy_copies(jax.random.split(KEY)[0], X, sigma, copies)
+    seen = noise_augmented(jax.random.split(KEY)[0], X, sigma=sigma, samples=samples)
     z = np.asarray(seen, np.float64).reshape(24, 4) @ np.asarray(PARAMS)
-    p = special.softmax(z, axis=1).reshape(6, copies, 3).mean(axis=1)
-    soft = special.softmax(beta * z, axis=1).reshape(6, copies, 3).mean(axis=1)
+    p = special.softmax(z, axis=1).reshape(6, samples, 3).mean(axis=1)
+    soft = special.softmax(beta * z, axis=1).reshape(6, samples, 3).mean(axis=1)
     total = -np.log(p[np.arange(6), Y]).sum()
     for i in range(6):
         second, first = np.sort(soft[i])[-2:]
@@ -73,18 +75,22 @@ def test_gaps_that_are_infinite_do_no_harm():
 
 
 def test_smoothadv_climbs_the_mean_probability_of_copies_that_stay():
-    eps, sigma, copies = 0.2, 0.3, 3
+    eps, sigma, samples = 0.2, 0.3, 3
     ascent = pgd(Threat("l2", eps), steps=10, step_size=0.05, start=at_origin)
-    loss = smoothadv(MODEL, ascent, sigma=sigma, copies=copies)
+    loss = smoothadv(MODEL, ascent, sigma=sigma, samples=samples)
     attacked = jax.jit(lambda k: loss.attack(PARAMS, {}, BATCH, k))(KEY)
-    noise = np.asarray(noisy_copies(jax.random.split(KEY)[1], jnp.zeros_like(X), sigma, copies))
-    moved = (np.asarray(attacked) - noise).reshape(6, copies, 4)
+    noise = np.asarray(
+        noise_augmented(jax.random.split(KEY)[1], jnp.zeros_like(X), sigma=sigma, samples=samples)
+    )
+    moved = (np.asarray(attacked) - noise).reshape(6, samples, 4)
     np.testing.assert_allclose(moved, np.broadcast_to(moved[:, :1], moved.shape), atol=1e-6)
     assert (np.linalg.norm(moved[:, 0] - np.asarray(X).reshape(6, 4), axis=1) <= eps + 1e-5).all()
 
     def miss(x):
-        copied = np.repeat(x.reshape(6, 4), copies, axis=0) + noise.reshape(-1, 4)
-        return -np.log(np.exp(log_p(copied)[np.arange(18), Y.repeat(copies)]).reshape(6, copies).mean(axis=1))
+        copied = np.repeat(x.reshape(6, 4), samples, axis=0) + noise.reshape(-1, 4)
+        return -np.log(
+            np.exp(log_p(copied)[np.arange(18), Y.repeat(samples)]).reshape(6, samples).mean(axis=1)
+        )
 
     found = miss(moved[:, 0])
     # No point of the ball's surface among many beats it by more than the search's precision.
@@ -123,10 +129,10 @@ def test_the_harder_of_two_counts_per_image():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: macer(MODEL, sigma=1.0, copies=0), "copies is 0"),
+        (lambda: macer(MODEL, sigma=1.0, samples=0), "samples is 0"),
         (
-            lambda: smoothadv(MODEL, pgd(Threat("l2", 1.0), steps=1, step_size=1.0), sigma=1.0, copies=0),
-            "copies is 0",
+            lambda: smoothadv(MODEL, pgd(Threat("l2", 1.0), steps=1, step_size=1.0), sigma=1.0, samples=0),
+            "samples is 0",
         ),
         (lambda: stability(MODEL, white(1.0), weight=-1.0), "weight is -1.0"),
     ],

@@ -45,8 +45,8 @@ def outcome(loss):
 def test_where_the_set_is_all_of_pixel_space_it_is_the_loss_of_pixels(name):
     ascent = pgd(WHOLE.threat, steps=3, step_size=0.1, start=at_origin)
     build = {
-        "smoothadv": lambda net: smoothadv(net, ascent, sigma=0.3, copies=3),
-        "macer": lambda net: macer(net, sigma=0.3, copies=4),
+        "smoothadv": lambda net: smoothadv(net, ascent, sigma=0.3, samples=3),
+        "macer": lambda net: macer(net, sigma=0.3, samples=4),
         "stability": lambda net: stability(net, white(0.3)),
     }[name]
     own, lifted = outcome(build(MODEL)), outcome(sets.loss_through(WHOLE, MODEL, build))
@@ -69,7 +69,7 @@ def test_smoothadv_in_latents_ends_at_the_edge_of_the_ball(linear):
     # Of two classes, with next to no noise, the worst u is known: against the difference of the classes.
     ascent = pgd(space.threat, steps=20, step_size=0.3, start=at_origin)
     net = MODEL._replace(apply=lambda *a, **k: (apply(*a, **k)[0][:, :2], STATE))
-    loss = sets.loss_through(space, net, lambda net: smoothadv(net, ascent, sigma=1e-4, copies=2))
+    loss = sets.loss_through(space, net, lambda net: smoothadv(net, ascent, sigma=1e-4, samples=2))
     value, _ = jax.jit(loss)(WEIGHT, STATE, two, KEY)
     side = np.where(Y % 2 == 0, 1, -1)
     margin = side * (logits[:, 0] - logits[:, 1]) - 1.5 * np.linalg.norm(slope[:, 0] - slope[:, 1])
@@ -78,14 +78,14 @@ def test_smoothadv_in_latents_ends_at_the_edge_of_the_ball(linear):
 
 def test_macer_in_latents_is_its_formula_with_the_noise_that_logits_have(linear):
     space, logits, slope = linear
-    sigma, copies, weight, gamma, beta = 1.0, 20_000, 3.0, 8.0, 1.0
+    sigma, samples, weight, gamma, beta = 1.0, 20_000, 3.0, 8.0, 1.0
     loss = sets.loss_through(
         space, MODEL, lambda net: macer(
-            net, sigma=sigma, copies=copies, weight=weight, gamma=gamma, inverse_temperature=beta)
+            net, sigma=sigma, samples=samples, weight=weight, gamma=gamma, inverse_temperature=beta)
     )  # fmt: skip
     value, (_, metrics) = jax.jit(loss)(WEIGHT, STATE, BATCH, KEY)
     # Noise of our own: what is compared are averages over it.
-    noise = RNG.normal(size=(copies, K)) * sigma
+    noise = RNG.normal(size=(samples, K)) * sigma
     each = logits[:, None] + (noise @ slope)[None]
     p = special.softmax(each, axis=2).mean(axis=1)
     risk, total = -np.log(p[np.arange(6), Y]).mean(), 0.0

@@ -56,7 +56,7 @@ def test_the_loss_at_the_optimum_and_its_divergences_are_those_of_probabilistic_
 def measured(toy):
     found = encoder(toy.model(), toy.params, {})(toy.image, toy.perturbed)
     radius = float(found.norm.max())
-    measure = quality(toy.model(), toy.params, {}, radius=radius, draws=400)
+    measure = quality(toy.model(), toy.params, {}, radius=radius, samples=400)
     return radius, jax.jit(measure)(KEY, toy.image[:16], toy.perturbed[:16])
 
 
@@ -185,11 +185,11 @@ def test_a_conformal_radius_covers_new_pairs():
     rng, covered = np.random.default_rng(0), []
     for _ in range(200):
         values = rng.gamma(3.0, size=200)
-        radius = conformal_radius(jnp.asarray(values[:99], jnp.float32), miss=0.1)
+        radius = conformal_radius(jnp.asarray(values[:99], jnp.float32), alpha=0.1)
         covered.append((values[99:] <= radius).mean())
     assert abs(np.mean(covered) - 0.9) < 0.01
-    assert conformal_radius(jnp.ones(5), miss=0.1) == np.inf
-    assert conformal_radius(jnp.arange(9.0), miss=0.1) == 8.0
+    assert conformal_radius(jnp.ones(5), alpha=0.1) == np.inf
+    assert conformal_radius(jnp.arange(9.0), alpha=0.1) == 8.0
 
 
 # --- a random network: what holds for every set -------------------------------------------------------
@@ -208,7 +208,7 @@ def net(x):
 
 
 def test_nothing_depends_on_the_rest_of_the_batch():
-    measure = jax.jit(quality(MODEL, PARAMS, STATE, radius=2.0, steps=5, starts=2, draws=2))
+    measure = jax.jit(quality(MODEL, PARAMS, STATE, radius=2.0, steps=5, restarts=2, samples=2))
     keys, order = keys_for(KEY, 6), jnp.asarray([4, 0, 3, 5, 5, 5])
     # Other neighbours, in other places; the size stays, so that nothing is compiled twice.
     whole, part = measure(keys, X, XT), measure(keys[order], X[order], XT[order])
@@ -267,7 +267,7 @@ def test_augmentation_is_per_image_and_inside_the_ball():
 
 def test_latents_are_certified_by_the_same_function_as_pixels():
     count = votes(net, in_parameters(SPACE, 0.3), classes=3, chunk_size=100)
-    found = certify(count, sigma=0.3, n=500)(KEY, X[:2])
+    found = certify(count, sigma=0.3, samples=500)(KEY, X[:2])
     ceiling = 0.3 * stats.norm.ppf(0.001 ** (1 / 500))
     assert (found.radius <= ceiling + 1e-9).all() and (found.label >= -1).all()
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from robustjax import binomial
 from robustjax.numerics import keys_for
 from robustjax.perturbations.sets import PerturbationSet
-from robustjax.smoothing import binomial, curves, ensembles, noise
+from robustjax.smoothing import curves, ensembles, noise
 from robustjax.smoothing.certify import Certificate, certificate, certify, predict, prediction
 from robustjax.smoothing.sequential import certify_up_to
 from robustjax.smoothing.votes import over_devices, votes
@@ -101,7 +102,7 @@ def test_a_linear_classifier_is_certified_up_to_its_true_distance():
     distance = np.abs(margin) / np.linalg.norm(difference)
     sigma = 0.5
     count = votes(linear, noise.in_pixels(sigma), classes=2, chunk_size=2000)
-    found = certify(count, sigma=sigma, n=10_000)(KEY, X)
+    found = certify(count, sigma=sigma, samples=10_000)(KEY, X)
     decided = found.label >= 0
     np.testing.assert_array_equal(found.label[decided], (margin < 0)[decided])
     assert (found.radius <= distance).all() and decided.sum() >= 4
@@ -119,12 +120,12 @@ def test_latents_of_a_linear_decoder_have_the_distance_in_latents():
     space = PerturbationSet(lambda key, ready, u: ready + u @ basis, Threat("l2", 1.0), 2, lambda x: 2.0 * x)
     sigma, difference = 1.5, np.asarray(WEIGHT[0] - WEIGHT[1], np.float64)
     count = votes(linear, noise.in_parameters(space, sigma), classes=2)
-    found = certify(count, sigma=sigma, n=10_000)(KEY, X)
+    found = certify(count, sigma=sigma, samples=10_000)(KEY, X)
     distance = np.abs(2 * np.asarray(X) @ difference) / np.linalg.norm(np.asarray(basis) @ difference)
     assert (found.radius <= distance).all() and (distance - found.radius < 0.2)[distance < 2].all()
 
 
-def test_counts_are_of_n_copies_whatever_the_batch_and_one_program_serves_every_n():
+def test_counts_are_of_all_samples_whatever_the_batch_and_one_program_serves_every_number():
     traces = []
 
     def net(x):
@@ -142,7 +143,7 @@ def test_counts_are_of_n_copies_whatever_the_batch_and_one_program_serves_every_
     np.testing.assert_array_equal(whole[2:4], part(keys[2:4], X[2:4], 100))
 
 
-def test_copies_with_nan_count_for_no_class():
+def test_samples_with_nan_count_for_no_class():
     def net(x):
         return jnp.where(x[:, :1] > 0, linear(x), jnp.nan)
 
@@ -167,8 +168,10 @@ def test_wrong_certificates_are_as_rare_as_promised():
         lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1), noise.in_pixels(sigma), classes=2, chunk_size=200
     )
     x = jnp.full((trials, 1), distance, jnp.float32)
-    simple = certify(count, sigma=sigma, n0=20, n=200, alpha=alpha)(KEY, x)
-    staged = certify_up_to(count, sigma=sigma, radius=10.0, n0=20, looks=(50, 100, 200), alpha=alpha)(KEY, x)
+    simple = certify(count, sigma=sigma, selection_samples=20, samples=200, alpha=alpha)(KEY, x)
+    staged = certify_up_to(
+        count, sigma=sigma, radius=10.0, selection_samples=20, phases=(50, 100, 200), alpha=alpha
+    )(KEY, x)
     most = stats.binom.ppf(0.9999, trials, alpha) / trials
     for found in (simple, staged.certificate):
         wrong = (found.radius > distance) | (found.label == 1)
@@ -180,9 +183,9 @@ def test_wrong_certificates_are_as_rare_as_promised():
 def test_sequential_stops_early_where_it_may():
     x = jnp.asarray([[5.0], [0.27], [0.05]], jnp.float32)
     count = votes(lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1), noise.in_pixels(1.0), classes=2)
-    run = certify_up_to(count, sigma=1.0, radius=0.2, looks=(100, 1000, 10_000), alpha=0.001)
+    run = certify_up_to(count, sigma=1.0, radius=0.2, phases=(100, 1000, 10_000), alpha=0.001)
     found = run(KEY, x)
-    np.testing.assert_array_equal(found.copies < 10_000, [True, False, True])
+    np.testing.assert_array_equal(found.samples < 10_000, [True, False, True])
     assert found.certificate.radius[0] >= 0.2 and 0.2 <= found.certificate.radius[1] <= 0.27
     assert found.certificate.radius[2] <= 0.05
 
@@ -190,7 +193,7 @@ def test_sequential_stops_early_where_it_may():
 def test_predict_names_the_class_or_abstains():
     x = jnp.asarray([[3.0], [-3.0], [0.0]], jnp.float32)
     count = votes(lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1), noise.in_pixels(1.0), classes=2)
-    assert predict(count, n=1000)(KEY, x).tolist() == [0, 1, -1]
+    assert predict(count, samples=1000)(KEY, x).tolist() == [0, 1, -1]
 
 
 def test_curves_of_known_certificates():
@@ -208,19 +211,19 @@ def test_curves_of_known_certificates():
 
 
 def test_ensembles_average_logits():
-    both = ensembles.averaged(linear, lambda x: 2.0 * linear(x) + 1.0)
+    both = ensembles.ensemble(linear, lambda x: 2.0 * linear(x) + 1.0)
     np.testing.assert_allclose(both(X), 1.5 * linear(X) + 0.5, rtol=1e-6)
     with pytest.raises(ValueError, match="at least 1"):
-        ensembles.averaged()
+        ensembles.ensemble()
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: noise.in_pixels(0.0), "sigma is 0.0"),
-        (lambda: votes(linear, noise.in_pixels(1.0), classes=2, chunk_size=0), "chunk 0"),
+        (lambda: votes(linear, noise.in_pixels(1.0), classes=2, chunk_size=0), "chunk_size 0"),
         (lambda: certify(None, sigma=1.0, alpha=1.0), "alpha is 1.0"),  # pyright: ignore[reportArgumentType]
-        (lambda: certify_up_to(None, sigma=1.0, radius=1.0, looks=(5, 5)), "must grow"),  # pyright: ignore[reportArgumentType]
+        (lambda: certify_up_to(None, sigma=1.0, radius=1.0, phases=(5, 5)), "must grow"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_settings_are_checked(make, words):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from robustjax.smoothing import binomial
+from robustjax import binomial
 from robustjax.smoothing.noise import in_pixels
 from robustjax.smoothing.segmenters import certify_pixels
 from robustjax.smoothing.votes import votes
@@ -15,7 +15,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 1)), jnp.float32)
 
 
 def signs(x):
-    """Say of each pixel whether it is positive."""
+    """Classify each pixel by its sign."""
     return jnp.concatenate([-x, x], axis=-1)
 
 
@@ -26,8 +26,8 @@ def test_votes_and_radii_of_pixels_are_those_of_the_normal_distribution():
     assert found.shape == (2, 3, 4, 2) and (found.sum(axis=-1) == n).all()
     share = stats.norm.cdf(np.asarray(X)[..., 0] / sigma)
     assert np.abs(found[..., 1] / n - share).max() < 5 * np.sqrt(0.25 / n)
-    joint = certify_pixels(count, sigma=sigma, n0=100, n=n)(KEY, X)
-    single = certify_pixels(count, sigma=sigma, n0=100, n=n, joint=False)(KEY, X)
+    joint = certify_pixels(count, sigma=sigma, selection_samples=100, samples=n)(KEY, X)
+    single = certify_pixels(count, sigma=sigma, selection_samples=100, samples=n, joint=False)(KEY, X)
     sure = joint.label >= 0
     assert (joint.label[sure] == (np.asarray(X)[..., 0] > 0)[sure]).all() and sure.mean() > 0.7
     # The class of a pixel changes at a distance of its own value, so no radius may be larger.

@@ -16,17 +16,17 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
 
 
-def noisy(key: PRNGKeyArray, x: Array, count: int, sigma: Array | float) -> Array:
-    """Make `count` copies of x with N(0, sigma^2) added to every entry: (count, *x.shape).
+def noisy(key: PRNGKeyArray, x: Array, samples: int, sigma: Array | float) -> Array:
+    """Draw `samples` of x + N(0, sigma^2), independent in every entry: (samples, *x.shape).
 
     The same for every device; keys of other generators than threefry use `jax.random.normal`.
     """
     if x.dtype != jnp.float32 or jax.random.key_impl(key) != "threefry2x32":
-        return x + sigma * jax.random.normal(key, (count, *x.shape), x.dtype)
-    half = -(-count // 2)
+        return x + sigma * jax.random.normal(key, (samples, *x.shape), x.dtype)
+    half = -(-samples // 2)
     # Each half is finished before they are joined: XLA:CPU vectorises a join only where nothing follows it.
     parts = [x + sigma * normal(word).reshape(half, *x.shape) for word in words(key, half * x.size)]
-    return jnp.concatenate(parts)[:count]
+    return jnp.concatenate(parts)[:samples]
 
 
 def words(key: PRNGKeyArray, count: int) -> tuple[Array, Array]:

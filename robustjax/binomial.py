@@ -1,0 +1,60 @@
+"""Exact statistics of counts, in float64 on the host: Clopper-Pearson bounds, tests, order statistics."""
+
+import numpy as np
+from scipy.stats import beta, binom, norm
+
+Counts = np.ndarray | int  # integers of any shape
+Chances = np.ndarray  # float64 of the same shape
+
+
+def lower(wins: Counts, samples: Counts, alpha: float) -> Chances:
+    """Bound a probability from below: it is less with probability at most alpha. 0 without wins.
+
+    Reference: Clopper and Pearson 1934, Biometrika 26, one-sided: the alpha quantile of Beta(wins, samples - wins + 1).
+    """
+    wins, samples = np.broadcast_arrays(np.asarray(wins, np.int64), np.asarray(samples, np.int64))
+    # Not defined without wins; the arguments are moved off the edge before the answer is replaced.
+    bound = beta.ppf(alpha, np.maximum(wins, 1), samples - np.maximum(wins, 1) + 1)
+    return np.where(wins > 0, bound, 0.0)
+
+
+def upper(wins: Counts, samples: Counts, alpha: float) -> Chances:
+    """Bound a probability from above: it is more with probability at most alpha. 1 without losses."""
+    return 1.0 - lower(np.asarray(samples) - np.asarray(wins), samples, alpha)
+
+
+def radius(chance: Chances, sigma: float) -> Chances:
+    """Turn the probability of the top class into an l2 radius: sigma Phi^-1(p), 0 below one half."""
+    return np.where(chance >= 0.5, sigma * norm.ppf(np.maximum(chance, 0.5)), 0.0)
+
+
+def chance(radius: float, sigma: float) -> float:
+    """Say what probability of the top class a radius needs: Phi(radius / sigma)."""
+    return float(norm.cdf(radius / sigma))
+
+
+def tie(first: Counts, second: Counts) -> Chances:
+    """Give the p-value that two classes are equally likely, from their counts: the exact two-sided test."""
+    first, second = np.asarray(first, np.int64), np.asarray(second, np.int64)
+    total = first + second
+    return np.where(
+        first == second, 1.0, np.minimum(1.0, 2.0 * binom.cdf(np.minimum(first, second), total, 0.5))
+    )
+
+
+def order_statistics(samples: int, alpha: float, *, quantile: float, shift: float) -> tuple[int, int]:
+    """Name the order statistics that bound two quantiles: the `first` smallest and the `last` smallest of the samples.
+
+    The quantiles are Phi(Phi^-1(quantile) -+ shift). The `first` smallest exceeds the lower one with probability at
+    most alpha / 2: fewer than `first` samples, a binomial number, must lie below it. 0 and samples + 1 stand for no
+    bound.
+    """
+    below, above = norm.cdf(norm.ppf(quantile) - shift), norm.cdf(norm.ppf(quantile) + shift)
+    first = int(binom.ppf(alpha / 2, samples, below))
+    # ppf may be off by one where the tail is alpha / 2 to the last digit.
+    while first > 0 and binom.cdf(first - 1, samples, below) > alpha / 2:
+        first -= 1
+    last = int(binom.ppf(1 - alpha / 2, samples, above)) + 1
+    while last <= samples and binom.sf(last - 1, samples, above) > alpha / 2:
+        last += 1
+    return first, last
