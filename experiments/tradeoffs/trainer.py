@@ -64,7 +64,7 @@ class Trainer:
         batch = GroupBatch(jnp.asarray(_images(sets)), label, group)
         rows = [np.arange(count)] * cfg.seeds
         if setting.method == "group_dro":
-            rows = [rebalance.evened(s.group, seed=i) for i, s in enumerate(sets)]
+            rows = [rebalance.oversampled(s.group, seed=i) for i, s in enumerate(sets)]
         if setting.method == "jtt":
             first = self._fit(setting._replace(method="erm"), batch, rows, 2, stop)
             if first is None:

@@ -11,8 +11,8 @@ def gap(same: Any, random: Any) -> float:
     It cannot exceed the first: give gap / accuracy beside it.
 
     Args:
-      same: verdicts on `mixed_same` images, (n,).
-      random: verdicts on `mixed_rand` images.
+      same: 1 where the prediction on `mixed_same` images is right, (n,).
+      random: the same on `mixed_rand` images.
 
     Reference: Xiao et al. 2020, arXiv:2006.09994.
     """
@@ -32,7 +32,7 @@ def coarse(logits: Any, to_coarse: Any, *, restricted: bool = False) -> np.ndarr
     """Turn logits over fine classes into predictions of coarse classes, -1 for none: (n,).
 
     The published evaluation on ImageNet-9 counts a class that maps nowhere as an error, which punishes networks
-    whose errors leave the nine; `restricted` chooses among mapped classes alone. ObjectNet is judged alike.
+    whose errors leave the nine; `restricted` chooses among mapped classes alone. ObjectNet is evaluated alike.
 
     Args:
       logits: (n, k).

@@ -55,17 +55,17 @@ def over_radii(model: Model, attack_at: Callable[[Array], Attack]) -> Callable[.
 
     def one(keys: PRNGKeyArray, batch: Batch, params: Params, state: State, eps: Array):
         logits_fn = frozen(model, params, state)
-        judge = objectives.margin(logits_fn, batch.label)
+        margin = objectives.margin(logits_fn, batch.label)
 
         def widen(worst: Found, step: tuple[Array, Array]):
             i, radius = step
             point = attack_at(radius)(fold(keys, i), logits_fn, batch.image, batch.label).x
             point = jnp.where(radius > 0, point, batch.image)
-            worst = better(worst, Found(point, judge(point)))
+            worst = better(worst, Found(point, margin(point)))
             logits = logits_fn(worst.x)
             return worst, (logit.correct(logits, batch.label) > 0, worst.value, worst.x, logits)
 
-        start = Found(batch.image, judge(batch.image))
+        start = Found(batch.image, margin(batch.image))
         _, outcome = jax.lax.scan(widen, start, (jnp.arange(eps.shape[0]), eps))
         return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), outcome)
 

@@ -1,4 +1,4 @@
-"""Accuracy by class and by group, from one verdict per example. Numpy on the host."""
+"""Accuracy by class and by group, from one value per example. Numpy on the host."""
 
 from typing import Any
 

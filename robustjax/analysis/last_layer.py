@@ -48,7 +48,7 @@ def dfr(
     """Fit sparse logistic regressions to group-balanced subsets of held-out features, and average them.
 
     Features are standardised by their statistics on the training set. The strength with the highest worst-group
-    accuracy is chosen by a fit to one half of the held-out images, judged on the other.
+    accuracy is chosen by a fit to one half of the held-out images, evaluated on the other.
 
     Args:
       train: features of the training set (m, d), for their scale alone.
@@ -84,10 +84,8 @@ def dfr(
 
     one = np.broadcast_to(_balanced(rng, group, half), (len(strengths), len(label)))
     tuning = _fits(scaled, target, one, jnp.asarray(strengths, jnp.float32), classes)
-    verdicts = [
-        np.asarray(Linear(w, b)(scaled).argmax(axis=-1)) == label for w, b in zip(*tuning, strict=True)
-    ]
-    tuned = {c: float(worst_group(v[~half], group[~half])) for c, v in zip(strengths, verdicts, strict=True)}
+    hits = [np.asarray(Linear(w, b)(scaled).argmax(axis=-1)) == label for w, b in zip(*tuning, strict=True)]
+    tuned = {c: float(worst_group(v[~half], group[~half])) for c, v in zip(strengths, hits, strict=True)}
     best = max(tuned, key=lambda c: tuned[c])
     subsets = np.stack([_balanced(rng, group, np.ones_like(half)) for _ in range(refits)])
     layers = _fits(scaled, target, subsets, jnp.full(refits, best, jnp.float32), classes)

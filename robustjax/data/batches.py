@@ -120,8 +120,8 @@ def pairs(
             f"{outliers.info.name} {list(outliers.image.shape[1:])}, must be equal; load with `size`"
         )
     data = _stream(split, batch_size, seed, start, augment, sharding, resident, lane=0)
-    strange = _stream(outliers, second, seed, start, outlier_augment, sharding, resident, lane=1)
-    return (Pair(a, b.image) for a, b in zip(data, strange, strict=True))
+    ood = _stream(outliers, second, seed, start, outlier_augment, sharding, resident, lane=1)
+    return (Pair(a, b.image) for a, b in zip(data, ood, strict=True))
 
 
 def evaluation(

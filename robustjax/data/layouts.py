@@ -116,7 +116,7 @@ def _why_not(array: np.ndarray) -> str:
 
 
 def split_of(name: str) -> str:
-    """Tell the split from the name of a file or a folder; "test" if it does not say."""
+    """Read the split off the name of a file or a folder; "test" if it does not say."""
     words = name.lower()
     return "train" if "train" in words else "validation" if "val" in words else "test"
 

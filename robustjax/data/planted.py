@@ -29,7 +29,7 @@ class Recipe:
     Args:
       size: pixels a side of the image.
       digit: pixels a side of the planted digit.
-      task: tell the ten digits apart ("multi"), or those from 5 up from the others ("binary").
+      task: ten classes, the digits ("multi"), or two, digits below 5 and from 5 on ("binary").
       correlation: share of each class that is shown on its own texture.
       core_scale: how far the digit's grey lies from 1/2.
       spurious_scale: amplitude of the texture, around 1/2.

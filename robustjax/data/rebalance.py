@@ -39,7 +39,7 @@ def balanced(group: np.ndarray, *, seed: int) -> Int64[np.ndarray, "m"]:
     return np.sort(np.concatenate([m[:least] for m in members])) if members else np.zeros(0, np.int64)
 
 
-def evened(group: np.ndarray, *, seed: int) -> Int64[np.ndarray, "m"]:
+def oversampled(group: np.ndarray, *, seed: int) -> Int64[np.ndarray, "m"]:
     """Repeat the rows of every group until it has as many as the largest one.
 
     Args:

@@ -50,9 +50,9 @@ def rival10(root: str | Path, split: str, *, size: int = 224) -> Scenes:
         raise ValueError(f"rival10: split is {split!r}, must be one of train, test")
     folder = trees.needed("rival10", Path(root) / split / "ordinary", "RIVAL10")
     files = sorted(p for p in folder.glob("*.JPEG") if not p.stem.endswith("_merged_mask"))
-    strange = [p for p in files if p.stem.split("_")[0] not in _LABEL]
-    if strange:
-        raise ValueError(f"rival10: {strange[0]} is named after no class of RIVAL10")
+    unknown = [p for p in files if p.stem.split("_")[0] not in _LABEL]
+    if unknown:
+        raise ValueError(f"rival10: {unknown[0]} is named after no class of RIVAL10")
     dictionaries = [p.with_name(f"{p.stem}_attr_dict.pkl") for p in files]
     for path in dictionaries:
         trees.needed("rival10", path, "RIVAL10 with its masks")

@@ -1,4 +1,4 @@
-"""Salient ImageNet: soft masks of what a robust network looks at, each judged core or spurious by people."""
+"""Salient ImageNet: soft masks of what a robust network looks at, each labelled core or spurious by people."""
 
 import ast
 from collections import Counter
@@ -16,7 +16,7 @@ SPURIOUS = ("separate_object", "background")  # answers of workers
 ENOUGH = 3  # of five answers make a feature spurious
 
 
-def judged(answers: str | Path) -> dict[int, dict[int, str]]:
+def annotations(answers: str | Path) -> dict[int, dict[int, str]]:
     """Read the workers' answers, discover_spurious_features.csv: class -> feature -> "core" or "spurious".
 
     Raises:
@@ -44,7 +44,7 @@ def salient_imagenet(
 
     Args:
       root: salient_imagenet_dataset.
-      answers: see `judged`.
+      answers: see `annotations`.
       kind: which features.
       size: pixels a side.
     Returns:
@@ -61,7 +61,7 @@ def salient_imagenet(
     files: list[Path] = []
     label: list[int] = []
     cams: list[list[Path]] = []
-    for k, features in sorted(judged(answers).items()):
+    for k, features in sorted(annotations(answers).items()):
         shown: dict[str, list[Path]] = {}
         for feature in (f for f, what in features.items() if what == kind):
             folder = root / wnids.get(k, f"class {k}, which wordnet_dict.py does not name,")

@@ -55,12 +55,12 @@ def tiny_imagenet(folder: Path) -> Raw | None:
     if not wnids:
         return None
     number = {wnid: i for i, wnid in enumerate(wnids)}
-    told = _told(folder)
+    labels = _validation_labels(folder)
     splits: dict[str, list[tuple[int, Found, int]]] = {"train": [], "validation": []}
     for item in found:
         path = item[0]
         own = next((p for p in path.parts if p in number), None)
-        wnid = own or told.get(path.name)
+        wnid = own or labels.get(path.name)
         if wnid is None:
             raise ValueError(f"{folder}: {path} has no label")
         items = splits["train" if own else "validation"]
@@ -108,7 +108,7 @@ def _classes(folder: Path) -> tuple[list[str], dict[str, str]]:
     return [], {}
 
 
-def _told(folder: Path) -> dict[str, str]:
+def _validation_labels(folder: Path) -> dict[str, str]:
     """Map names of validation pictures to wnids, from whichever table there is."""
     for path in files(folder, ".tsv", ".txt"):
         if path.name == "val_labels.tsv":

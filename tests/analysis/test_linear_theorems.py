@@ -28,20 +28,20 @@ def test_reliance_is_decided_right_and_shift_and_benefit_hold_on_random_models()
         kind = KINDS[i % 3]
         model = random_model(rng)
         eps = rng.uniform(0.02, 0.98) * thresholds(core_only(model), kind).zero
-        verdict = relies(model, eps, kind)
-        assert verdict.relies == uses_spurious(model, eps, kind), (i, verdict)
+        found = relies(model, eps, kind)
+        assert found.relies == uses_spurious(model, eps, kind), (i, found)
         if kind == "linf":
-            assert verdict.relies == bool((irrepresentable(model, eps) > 1 + 1e-9).any())
+            assert found.relies == bool((irrepresentable(model, eps) > 1 + 1e-9).any())
         moved, gain = shift(model, eps, kind), benefit(model, eps, kind)
         assert moved.gain >= moved.cost - 1e-12 and moved.cost >= 0
-        assert (moved.gain > 1e-15) == verdict.relies
+        assert (moved.gain > 1e-15) == found.relies
         errors = [moved.error(tau) for tau in (1.0, 0.5, 0.0, -0.5, -1.0)]
         assert errors == sorted(errors)
         assert gain.preserved <= gain.core_only + 1e-12 and gain.broken >= gain.core_only - 1e-12
         # Among small gains rounding decides: ask only where the spurious part matters.
         if moved.gain > 1e-6:
             assert gain.preserved < gain.core_only < gain.broken
-        seen.add((kind, verdict.relies))
+        seen.add((kind, found.relies))
     assert {("linf", True), ("linf", False), ("l1", True), ("l2", True)} <= seen
 
 

@@ -24,8 +24,8 @@ def test_balanced_takes_as_many_of_each_group():
     )
 
 
-def test_evened_repeats_up_to_the_largest_group():
-    rows = rebalance.evened(GROUP, seed=0)
+def test_oversampled_repeats_up_to_the_largest_group():
+    rows = rebalance.oversampled(GROUP, seed=0)
     assert np.bincount(GROUP[rows]).tolist() == [50, 50, 0, 50]
     count = np.bincount(rows, minlength=len(GROUP))
     assert set(count[:50]) == {1} and set(count[50:57]) == {7, 8} and set(count[57:77]) == {2, 3}

@@ -14,7 +14,7 @@ from robustjax.data import scenes, trees
 from robustjax.data.imagenet9 import CLASSES, imagenet9, to_imagenet9
 from robustjax.data.objectnet import objectnet
 from robustjax.data.rival10 import rival10
-from robustjax.data.salient_imagenet import judged, salient_imagenet
+from robustjax.data.salient_imagenet import annotations, salient_imagenet
 from robustjax.data.waterbirds import waterbirds
 
 
@@ -193,7 +193,7 @@ def salient(tmp_path):
 
 
 def test_salient_imagenet(salient):
-    assert judged(salient / "answers.csv") == {
+    assert annotations(salient / "answers.csv") == {
         3: {10: "core", 11: "core", 12: "spurious"},
         8: {10: "spurious"},
     }
