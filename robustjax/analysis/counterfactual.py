@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Scalar
+from jaxtyping import Array, Scalar, Shaped
 
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
@@ -15,7 +15,7 @@ from robustjax.attacks.pgd import Start
 from robustjax.numerics import norm as length
 from robustjax.ood.score_attacks import Search, highest, over_radii, up
 from robustjax.threats import Threat
-from robustjax.types import Ascent, Images, Labels, LogitsFn
+from robustjax.types import Ascent, Labels, LogitsFn
 
 BallNorm = Literal["l2", "l1.5", "linf", "l1"]
 
@@ -67,7 +67,7 @@ def toward(
     return over_radii(search_at, radii, side="up")
 
 
-def to_all_classes(x: Images, classes: int) -> tuple[Images, Labels]:
+def to_all_classes(x: Shaped[Array, "n ..."], classes: int) -> tuple[Shaped[Array, "nk ..."], Labels]:
     """Repeat every image for every class: (n k, h, w, c), images first, and the targets 0 .. k - 1 in turn."""
     target = jnp.tile(jnp.arange(classes, dtype=jnp.int32), x.shape[0])
     return jnp.repeat(x, classes, axis=0), target
