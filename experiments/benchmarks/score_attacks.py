@@ -14,7 +14,7 @@ from robustjax import runtime
 from robustjax.attacks.pgd import pgd
 from robustjax.numerics import keys_for
 from robustjax.ood import logit_scores, score_attacks
-from robustjax.ood.scores import through
+from robustjax.ood.scores import scored
 from robustjax.threats import Threat
 
 
@@ -53,12 +53,12 @@ def ours(
 
     def side(push: Any) -> Any:
         def found(arguments, keys, x):
-            return push(ascent, through(network(*arguments), logit_scores.msp_margin))(keys, x).value
+            return push(ascent, scored(network(*arguments), logit_scores.msp_margin))(keys, x).value
 
         specs = {"in_specs": (all_, rows, rows), "out_specs": rows, "check_vma": False}
         return jax.jit(jax.shard_map(found, mesh=mesh, **specs))
 
-    sides = {"down": (side(score_attacks.down), inside), "up": (side(score_attacks.up), outside)}
+    sides = {"down": (side(score_attacks.lowered), inside), "up": (side(score_attacks.raised), outside)}
 
     seeds = itertools.count()
 

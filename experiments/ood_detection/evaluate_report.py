@@ -1,4 +1,4 @@
-"""What `evaluate` tells: metrics of every case in metrics.json, and a page with tables, ROC curves and images."""
+"""The report of ood_detection.evaluate: metrics of every case in metrics.json, tables, ROC curves and images."""
 
 import json
 import pathlib
@@ -7,120 +7,130 @@ from typing import Any
 
 import numpy as np
 
-from experiments.ood_detection import smoothed_scores
-from experiments.ood_detection.evaluate_results import Files, doubts, listed, main_rows, measured
+from experiments.ood_detection.config import EvaluateConfig, file_name
+from experiments.ood_detection.evaluate_results import Files, Sets, main_rows, measured, weak_attacks
 from robustjax import runtime
+from robustjax.catalog.score_attacks import score_attack
+from robustjax.evaluation.scores import ALPHA, ATTACKED_SAMPLES
 from robustjax.ood import metrics
 from robustjax.runtime import figures, image_grids
 from robustjax.runtime.provenance import plain
 from robustjax.runtime.report import Report
+from robustjax.types import Network
 
 
-def tell(cfg: Any, networks: Sequence[Any], sets: Mapping[str, Any], out: pathlib.Path, made: dict[str, Any]):
+def write(
+    cfg: EvaluateConfig, networks: Sequence[Network], sets: Sets, out: pathlib.Path, made: dict[str, Any]
+) -> None:
     """Write metrics.json and report.html, and say the main numbers."""
-    cases = listed(cfg)
     table: dict[str, dict[str, Any]] = {}
     for it in networks:
         for detector in cfg.detectors:
-            files = Files(out / "scores" / it.name / detector)
-            table.setdefault(it.name, {})[detector] = measured(cfg, files, cases, detector)
+            files = Files(out / "scores" / it.title / file_name(detector))
+            table.setdefault(it.title, {})[detector] = measured(cfg, files, detector)
     facts = {
         "made_with": made,
         "config": plain(cfg),
-        "networks": {it.name: it.about for it in networks},
+        "networks": {it.title: it.about for it in networks},
         "sets": {name: plain(split.info) for name, split in sets.items()},
         "metrics": table,
     }
     runtime.write_whole(out / "metrics.json", json.dumps(facts, indent=1) + "\n")
-    rows = main_rows(table, cases)
+    rows = main_rows(table, cfg.cases())
     for row in rows:
         runtime.say("  ".join(f"{name} {value}" for name, value in row.items()))
-    runtime.say(f"report: {page(cfg, networks, sets, table, rows, cases, out).write(out / 'report.html')}")
+    report = build(cfg, networks, sets, table, rows, out)
+    runtime.say(f"report: {report.write(out / 'report.html')}")
 
 
-def page(
-    cfg: Any, networks: Sequence[Any], sets: Mapping[str, Any], table: Mapping[str, Any],
-    rows: Sequence[dict[str, Any]], cases: Sequence[str], out: pathlib.Path,
-) -> Report:  # fmt: skip
-    """Write the page."""
-    test = sets["test"]
-    page = Report(f"Outliers of {test.info.name}: detectors under attack", cfg)
-    page.text(
+def build(
+    cfg: EvaluateConfig,
+    networks: Sequence[Network],
+    sets: Sets,
+    table: Mapping[str, Any],
+    rows: Sequence[dict[str, Any]],
+    out: pathlib.Path,
+) -> Report:
+    """Build the report."""
+    test, cases = sets["test"], cfg.cases()
+    report = Report(f"Detectors of OOD images under attack: {test.info.name}", cfg)
+    report.text(
         f"{len(networks)} networks, {len(cfg.detectors)} detectors, {len(test.label)} test images and "
-        f"{', '.join(f'{len(sets[n].label)} of {n}' for n in cfg.outliers)}. AUROC is the probability that an image of "
-        "the data scores above an outlier: 0.5 for a coin, below it an adversary who controls the order. Attacked "
+        f"{', '.join(f'{len(sets[n].label)} of {n}' for n in cfg.outliers)}. AUROC is the probability that an ID "
+        "image scores above an OOD image: 0.5 for a coin; below that an adversary controls the order. Attacked "
         "numbers are upper bounds, certified ones lower bounds of the truth."
     )
-    page.table(
-        rows, caption="AUROC, mean over the sets of outliers: clean; data, outliers and both attacked."
+    report.table(
+        rows, caption="AUROC, mean over the OOD sets: clean; with ID images, OOD images and both attacked."
     )
-    raised = doubts(cfg, table, cases)
-    page.text(
-        "Signs that an attack is weaker than it should be: " + "; ".join(raised)
-        if raised
+    doubts = weak_attacks(cfg, table)
+    report.text(
+        "Signs that an attack is weaker than it should be: " + "; ".join(doubts)
+        if doubts
         else "No sign that an attack is weaker than it should be: none raises an AUROC, none of the others beats the "
         "adaptive attack by more than 0.01, and no certificate exceeds an attack."
     )
     if cfg.radii and cfg.attacks:
-        draw_curves(cfg, page, table)
-        draw_rocs(cfg, page, networks, out)
-    page.section("Every set")
+        draw_curves(cfg, report, table)
+        draw_rocs(cfg, report, networks, out)
+    report.section("Every set")
     for case in ("clean", *cases):
-        page.table(set_rows(cfg, table, case), caption=f"{case.replace('_', ' ')}.")
-    page.section("Thresholds")
-    page.text(
-        f"The threshold keeps {100 * (1 - cfg.miss):g} % of the clean test images; the conformal one is found on "
-        f"{len(sets['validation'].label)} validation images and rejects at most {100 * cfg.miss:g} % of new data on "
-        "average, whatever the network. 'Right and accepted' counts images that are classified correctly and kept."
+        report.table(set_rows(cfg, table, case), caption=f"{case.replace('_', ' ')}.")
+    report.section("Thresholds")
+    report.text(
+        f"The threshold keeps {100 * (1 - cfg.id_rejected):g} % of the clean test images; the conformal one is found "
+        f"on {len(sets['validation'].label)} validation images and rejects at most {100 * cfg.id_rejected:g} % of new "
+        "ID images on average, whatever the network. 'Right and accepted' counts images that are classified "
+        "correctly and kept."
     )
-    page.table(threshold_rows(table, cases))
+    report.table(threshold_rows(table, cases))
     if cfg.sigma:
-        page.section("Smoothed scores")
-        page.table(
+        report.section("Smoothed scores")
+        report.table(
             smoothed_rows(cfg, table),
-            caption=f"The median of the scores of {cfg.copies} copies with noise of {cfg.sigma:g}. Within an l2 radius "
-            "no attack can bring its AUROC below the certified number (each image's bounds hold with probability "
-            f"{1 - smoothed_scores.ALPHA:g}); the attack, APGD on the mean of {smoothed_scores.CLIMBED} copies, "
+            caption=f"The median of the scores of {cfg.samples} copies with noise of {cfg.sigma:g}. Within an l2 "
+            "radius no attack can bring its AUROC below the certified number (each image's bounds hold with "
+            f"probability {1 - ALPHA:g}); the attack, APGD on the mean of {ATTACKED_SAMPLES} copies, "
             "brings it down to the attacked one: the truth lies between the two.",
         )
     if cases:
-        page.section("Attacked outliers")
-        draw_images(cfg, page, networks, cases, out)
-    page.scope(
-        attacked=[f"{it.name}: {json.dumps(it.about)}" for it in networks]
+        report.section("Attacked OOD images")
+        draw_images(cfg, report, networks, cases, out)
+    report.scope(
+        attacked=[f"{it.title}: {json.dumps(it.about)}" for it in networks]
         + [f"scores: {', '.join(cfg.detectors)}"],
         attacks=[
             f"{kind} in {cfg.norm} at {', '.join(f'{e:.4g}' for e in cfg.radii)}"
             + (
-                f", {cfg.steps} steps, {cfg.restarts} starts"
-                if kind in ("adaptive", "strong")
+                f", {cfg.steps} steps, {cfg.restarts} restarts"
+                if not score_attack(kind).published
                 else ", as published"
             )
             for kind in cfg.attacks
         ]
-        + (["19 corruptions at 5 severities"] if cfg.corruption else [])
+        + ([f"{len(cfg.corruption_names)} corruptions at 5 severities"] if cfg.corruption else [])
         + (["and the first attack around the worst of them"] if cfg.composition else []),
         not_attacked=[
             "other norms and larger radii",
-            "outliers of other kinds",
+            "other OOD sets",
             *(() if "strong" in cfg.attacks else ("black-box attacks on the score",)),
         ],
     )
-    return page
+    return report
 
 
-def set_rows(cfg: Any, table: Mapping[str, Any], case: str) -> list[dict[str, Any]]:
+def set_rows(cfg: EvaluateConfig, table: Mapping[str, Any], case: str) -> list[dict[str, Any]]:
     """Tabulate a case for every set."""
     rows = []
     for network, detectors in table.items():
         for detector, found in detectors.items():
             for name in (*cfg.outliers, "mean"):
-                it, row = found[name][case], {"network": network, "detector": detector, "outliers": name}
+                it, row = found[name][case], {"network": network, "detector": detector, "OOD set": name}
                 if case == "clean":
                     row |= {"AUROC": within(it, "auroc")} | {
                         says: f"{it[m]:.3f}"
                         for m, says in {
-                            "fpr_id95": "FPR at 95 % of data", "fpr_ood95": "data lost at 95 % of outliers",
+                            "fpr_id95": "FPR at 95 % of ID", "fpr_ood95": "ID rejected at 95 % of OOD",
                             "aupr_in": "AUPR in", "aupr_out": "AUPR out", "detection_error": "detection error",
                             "tie_mass": "ties",
                         }.items()
@@ -141,7 +151,7 @@ def within(it: Mapping[str, Any], name: str) -> str:
     return f"{it[name]:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
 
 
-def smoothed_rows(cfg: Any, table: Mapping[str, Any]) -> list[dict[str, Any]]:
+def smoothed_rows(cfg: EvaluateConfig, table: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Tabulate what is certified of smoothed scores, and what an attack leaves of them."""
     rows = []
     for network, detectors in table.items():
@@ -152,7 +162,7 @@ def smoothed_rows(cfg: Any, table: Mapping[str, Any]) -> list[dict[str, Any]]:
                     row = {
                         "network": network,
                         "detector": detector,
-                        "outliers": name,
+                        "OOD set": name,
                         "clean": f"{it['auroc']:.3f}",
                     }
                     row["l2"] = f"{eps:.4g}"
@@ -165,13 +175,13 @@ def smoothed_rows(cfg: Any, table: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def threshold_rows(table: Mapping[str, Any], cases: Sequence[str]) -> list[dict[str, Any]]:
-    """Tabulate what thresholds do to data."""
+    """Tabulate what thresholds do to ID images."""
     rows = []
     for network, detectors in table.items():
         for detector, found in detectors.items():
-            data = found["data"]
+            on_id = found["id"]
             for case in ("clean", *cases):
-                it = data if case == "clean" else data[case]
+                it = on_id if case == "clean" else on_id[case]
                 rows.append(
                     {"network": network, "detector": detector, "case": case.replace("_", " ")}
                     | {
@@ -182,32 +192,35 @@ def threshold_rows(table: Mapping[str, Any], cases: Sequence[str]) -> list[dict[
     return rows
 
 
-def draw_curves(cfg: Any, page: Report, table: Mapping[str, Any]) -> None:
+def draw_curves(cfg: EvaluateConfig, report: Report, table: Mapping[str, Any]) -> None:
     """Draw AUROC over the radius of the first detector and attack."""
     detector, kind, x = cfg.detectors[0], cfg.attacks[0], np.array([0.0, *cfg.radii])
-    for side, says in (("both", "data and outliers"), ("out", "outliers alone")):
+    for side, says in (("both", "ID and OOD images"), ("out", "OOD images alone")):
         lines = {}
         for network, detectors in table.items():
             mean = detectors[detector]["mean"]
-            y = [mean["clean"]["auroc"], *(mean[f"{kind}_{e:.4g}"][f"auroc_{side}"] for e in cfg.radii)]
+            y = [
+                mean["clean"]["auroc"],
+                *(mean[cfg.attack_case(kind, e)][f"auroc_{side}"] for e in cfg.radii),
+            ]
             lines[network] = np.array(y)
-        page.picture(
+        report.picture(
             figures.curves(x, lines, xlabel=f"{cfg.norm} radius", ylabel="AUROC", limits=(-0.02, 1.02)),
             caption=f"AUROC of {detector} over the radius of the {kind} attack on {says}, mean over the sets.",
             name=f"auroc_{side}",
         )
 
 
-def draw_rocs(cfg: Any, page: Report, networks: Sequence[Any], out: pathlib.Path) -> None:
-    """Draw ROC curves of the first detector, clean and with both sides attacked, outliers of all sets together."""
-    detector, case, lines = cfg.detectors[0], f"{cfg.attacks[0]}_{cfg.radii[-1]:.4g}", {}
+def draw_rocs(cfg: EvaluateConfig, report: Report, networks: Sequence[Network], out: pathlib.Path) -> None:
+    """Draw ROC curves of the first detector, clean and with both sides attacked, all OOD sets together."""
+    detector, case, lines = cfg.detectors[0], cfg.attack_case(cfg.attacks[0], cfg.radii[-1]), {}
     for it in networks:
-        files = Files(out / "scores" / it.name / detector)
+        files = Files(out / "scores" / it.title / file_name(detector))
         for says, at in (("clean", "clean"), ("attacked", case)):
             a = files(at, "test")["conf"]
             b = np.concatenate([files(at, n)["conf"] for n in cfg.outliers])
-            lines[f"{it.name}, {says}"] = share(b, a, b), share(a, a, b)
-    page.picture(
+            lines[f"{it.title}, {says}"] = share(b, a, b), share(a, a, b)
+    report.picture(
         figures.roc(lines),
         caption=f"ROC of {detector}: clean, and under {case.replace('_', ' ')} on both sides.", name="roc",
     )  # fmt: skip
@@ -220,13 +233,13 @@ def share(of: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def draw_images(
-    cfg: Any, page: Report, networks: Sequence[Any], cases: Sequence[str], out: pathlib.Path
+    cfg: EvaluateConfig, report: Report, networks: Sequence[Network], cases: Sequence[str], out: pathlib.Path
 ) -> None:
-    """Show the first outliers of every set before and after, for the first detector."""
+    """Show the first images of every OOD set before and after, for the first detector."""
     detector, case = cfg.detectors[0], cases[-1]
     for it in networks:
-        files = Files(out / "scores" / it.name / detector)
-        limit = metrics.threshold_keeping(files("clean", "test")["conf"], 1 - cfg.miss)
+        files = Files(out / "scores" / it.title / file_name(detector))
+        limit = metrics.threshold_keeping(files("clean", "test")["conf"], 1 - cfg.id_rejected)
         for name in cfg.outliers:
             before, after = files("clean", name), files(case, name)
             count = len(before["image"])
@@ -234,9 +247,9 @@ def draw_images(
                 f"{a:.1f} → {b:.1f}"
                 for a, b in zip(before["conf"][:count], after["conf"][:count], strict=True)
             ]
-            page.picture(
+            report.picture(
                 image_grids.attacked(before["image"], after["image"], captions=captions),
-                caption=f"{it.name}: outliers of {name} under {case.replace('_', ' ')}. Below: {detector} before and "
-                f"after; above {limit:.1f} an image is taken for data.",
-                name=f"attacked_{it.name}_{name.replace('/', '_').replace(':', '_')}",
+                caption=f"{it.title}: OOD images of {name} under {case.replace('_', ' ')}. Below: {detector} before "
+                f"and after; above {limit:.1f} an image is taken for ID.",
+                name=f"attacked_{it.title}_{file_name(name)}",
             )

@@ -1,4 +1,4 @@
-"""What ood_detection.evaluate found: every metric of every case, and signs that an attack was too weak."""
+"""Results of ood_detection.evaluate: every metric of every case, and checks that no attack was too weak."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from experiments.ood_detection import smoothed_scores
+from experiments.ood_detection.config import EvaluateConfig, file_name
 from robustjax.analysis.intervals import proportion
 from robustjax.bounds.confidence import guaranteed_auroc
+from robustjax.data.sources import Split
+from robustjax.evaluation.scores import smoothed_auroc
 from robustjax.ood import compat, conformal, metrics, protocols
 from robustjax.runtime.provenance import plain
 
 Scores = Mapping[str, np.ndarray]  # conf, pred, label, image
+Sets = Mapping[str, Split]  # test and validation images, and the OOD sets by name
 
 
 class Files:
@@ -23,32 +26,25 @@ class Files:
 
     def __call__(self, case: str, name: str) -> Scores:
         """Read the scores of a set in a case."""
-        path = self.folder / case / f"{name.replace('/', '_').replace(':', '_')}.npz"
+        path = self.folder / case / f"{file_name(name)}.npz"
         with np.load(path) as file:
             return dict(file)
 
 
-def listed(cfg: Any) -> list[str]:
-    """List the cases in which something is attacked."""
-    cases = [f"{kind}_{eps:.4g}" for kind in cfg.attacks for eps in cfg.radii]
-    cases += ["corruption"] if cfg.corruption else []
-    return cases + ([f"composition_{cfg.radii[-1]:.4g}"] if cfg.composition else [])
-
-
-def measured(cfg: Any, files: Files, cases: Sequence[str], detector: str) -> dict[str, Any]:
-    """Compute every metric of one detector: of the data, of each set, and their mean over the sets."""
+def measured(cfg: EvaluateConfig, files: Files, detector: str) -> dict[str, Any]:
+    """Compute every metric of one detector: on ID images, on each OOD set, and the mean over the sets."""
     inside, held = files("clean", "test"), files("clean", "validation")
-    right = inside["pred"] == inside["label"]
-    exact = metrics.threshold_keeping(inside["conf"], 1 - cfg.miss)
-    safe = conformal.threshold(held["conf"], miss=cfg.miss)
+    right, cases = inside["pred"] == inside["label"], cfg.cases()
+    exact = metrics.threshold_keeping(inside["conf"], 1 - cfg.id_rejected)
+    safe = conformal.threshold(held["conf"], miss=cfg.id_rejected)
     found: dict[str, Any] = {
-        "data": {"accuracy": plain(proportion(right)), "threshold": exact, "conformal": safe}
+        "id": {"accuracy": plain(proportion(right)), "threshold": exact, "conformal": safe}
     }
-    found["data"]["rejected at the conformal threshold"] = metrics.fnr(inside["conf"], safe)
-    found["data"]["right and accepted"] = metrics.end_to_end_accuracy(right, inside["conf"], exact)
+    found["id"]["rejected at the conformal threshold"] = metrics.fnr(inside["conf"], safe)
+    found["id"]["right and accepted"] = metrics.end_to_end_accuracy(right, inside["conf"], exact)
     for case in cases:
         low = files(case, "test")
-        found["data"][case] = {
+        found["id"][case] = {
             "right and accepted": metrics.end_to_end_accuracy(
                 low["pred"] == low["label"], low["conf"], exact
             ),
@@ -68,7 +64,7 @@ def measured(cfg: Any, files: Files, cases: Sequence[str], detector: str) -> dic
         for case in cases:
             low, high = files(case, "test")["conf"], files(case, name)["conf"]
             entry[case] = {
-                **protocols.under_attack(a, outside, low, high, share=1 - cfg.miss),
+                **protocols.under_attack(a, outside, low, high, share=1 - cfg.id_rejected),
                 "auroc_in interval": interval(low, outside, cfg.resamples),
                 "auroc_out interval": interval(a, high, cfg.resamples),
                 "auroc_both interval": interval(low, high, cfg.resamples),
@@ -85,7 +81,7 @@ def measured(cfg: Any, files: Files, cases: Sequence[str], detector: str) -> dic
                     "auroc_both": guaranteed_auroc(low, high),
                 }
         if cfg.sigma:
-            near, far = (files("smoothed", n)["copies"] for n in ("test", name))
+            near, far = (files("smoothed", n)["samples"] for n in ("test", name))
             attacked = {
                 eps: (
                     files(f"smoothed_{eps:.4g}", "test")["conf"],
@@ -93,7 +89,7 @@ def measured(cfg: Any, files: Files, cases: Sequence[str], detector: str) -> dic
                 )
                 for eps in cfg.smooth_radii
             }
-            entry["smoothed"] = smoothed_scores.told(near, far, attacked, cfg.sigma)
+            entry["smoothed"] = smoothed_auroc(near, far, attacked, sigma=cfg.sigma)
         found[name] = entry
     found["mean"] = {
         case: protocols.over_sets({n: numbers(found[n][case]) for n in cfg.outliers})
@@ -109,7 +105,7 @@ def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def interval(inside: np.ndarray, outside: np.ndarray, resamples: int) -> list[float]:
-    """Compute the 95 % bootstrap interval of an AUROC over images, data and outliers drawn apart."""
+    """Compute the 95 % bootstrap interval of an AUROC over images, ID and OOD drawn apart."""
     rng = np.random.default_rng(0)
     drawn = [
         metrics.auroc(rng.choice(inside, inside.size), rng.choice(outside, outside.size))
@@ -119,7 +115,7 @@ def interval(inside: np.ndarray, outside: np.ndarray, resamples: int) -> list[fl
 
 
 def main_rows(table: Mapping[str, Any], cases: Sequence[str]) -> list[dict[str, Any]]:
-    """Tabulate the mean over the sets: clean, and the AUROC with data, outliers and both attacked, in each case."""
+    """Tabulate AUROCs, mean over the OOD sets: clean, and with ID images, OOD images and both attacked."""
     rows = []
     for network, detectors in table.items():
         for detector, found in detectors.items():
@@ -127,7 +123,7 @@ def main_rows(table: Mapping[str, Any], cases: Sequence[str]) -> list[dict[str, 
             row = {
                 "network": network,
                 "detector": detector,
-                "accuracy": f"{found['data']['accuracy']['value']:.3f}",
+                "accuracy": f"{found['id']['accuracy']['value']:.3f}",
                 "clean": f"{mean['clean']['auroc']:.3f}",
             }
             for case in cases:
@@ -142,9 +138,9 @@ def main_rows(table: Mapping[str, Any], cases: Sequence[str]) -> list[dict[str, 
     return rows
 
 
-def doubts(cfg: Any, table: Mapping[str, Any], cases: Sequence[str]) -> list[str]:
-    """List what cannot be if every attack were as strong as it should be."""
-    found = []
+def weak_attacks(cfg: EvaluateConfig, table: Mapping[str, Any]) -> list[str]:
+    """List what could not be if every attack were as strong as it should be."""
+    found, cases = [], cfg.cases()
     for network, detectors in table.items():
         for detector, entry in detectors.items():
             for name in cfg.outliers:
@@ -160,7 +156,7 @@ def doubts(cfg: Any, table: Mapping[str, Any], cases: Sequence[str]) -> list[str
                     for eps in cfg.radii:
                         ours = value.get(f"adaptive_{eps:.4g}")
                         for kind in cfg.attacks:
-                            other = value[f"{kind}_{eps:.4g}"]
+                            other = value[cfg.attack_case(kind, eps)]
                             if ours is not None and other < ours - 0.01:
                                 found.append(
                                     f"{says}: {kind} at {eps:.4g} is stronger than the adaptive attack ({side}): "
@@ -172,7 +168,8 @@ def doubts(cfg: Any, table: Mapping[str, Any], cases: Sequence[str]) -> list[str
                         for side in ("out", "both"):
                             if (
                                 proved
-                                and proved[f"auroc_{side}"] > it[f"{kind}_{eps:.4g}"][f"auroc_{side}"] + 1e-6
+                                and proved[f"auroc_{side}"]
+                                > it[cfg.attack_case(kind, eps)][f"auroc_{side}"] + 1e-6
                             ):
                                 found.append(f"{says}: certified above empirical at {eps:.4g}")
                 for eps in cfg.smooth_radii if cfg.sigma else ():

@@ -1,77 +1,176 @@
-"""The networks whose scores ood_detection.evaluate judges: run folders, a checkpoint or a function."""
+"""Networks of ood_detection: built from settings, and opened from run folders, a checkpoint or a function."""
 
-import dataclasses
 import pathlib
-from functools import partial
 from typing import Any, NamedTuple
 
-from experiments.ood_detection import run_folders
-from experiments.shared import network_source
-from robustjax import data
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.ood_detection.config import EvaluateConfig, TrainConfig
+from experiments.shared import classifiers, network_source
+from robustjax import data, runtime
+from robustjax.catalog import models as model_names
+from robustjax.catalog import ood_losses
 from robustjax.data import subsets
 from robustjax.data.sources import Split
-from robustjax.types import Model, frozen
+from robustjax.losses import gaussian_mixture
+from robustjax.losses.ccu import mixed
+from robustjax.runtime.pytree_files import named
+from robustjax.types import LogitsFn, Model, Network
+
+FITTED = 10_000  # images that a density is fitted to, at most
 
 
-class Judged(NamedTuple):
-    """A network to judge.
+class Densities(NamedTuple):
+    """What CCU knows of images: coordinates, and a mixture of Gaussians for ID and for OOD images."""
+
+    axes: gaussian_mixture.Axes
+    inside: gaussian_mixture.Mixture
+    outside: gaussian_mixture.Mixture
+
+
+def fitted(id_images: Split, ood_images: Split, *, seed: int, components: int = 100) -> Densities:
+    """Fit CCU's densities to images in memory."""
+    ours, theirs = (jnp.asarray(s.image[:FITTED], jnp.float32) / 255 for s in (id_images, ood_images))
+    axes = gaussian_mixture.principal(ours)
+    first, second = jax.random.split(jax.random.key(seed))
+    count = min(components, len(ours), len(theirs))
+    return Densities(
+        axes,
+        gaussian_mixture.fitted(first, axes, ours, components=count),
+        gaussian_mixture.fitted(second, axes, theirs, components=count),
+    )
+
+
+def kept_densities(run: runtime.Run, id_images: Split, ood_images: Split, *, seed: int) -> Densities:
+    """Read the densities of a run folder; fit and keep them first if there are none."""
+
+    def make() -> dict[str, np.ndarray]:
+        densities = fitted(id_images, ood_images, seed=seed)
+        return {name: np.asarray(leaf) for name, leaf in named(densities).items()}
+
+    arrays = run.cached("densities", make)
+    assert arrays is not None
+    return _densities(arrays)
+
+
+def _densities(arrays: dict[str, np.ndarray]) -> Densities:
+    part = {name: jnp.asarray(value) for name, value in arrays.items()}
+    inside, outside = (
+        gaussian_mixture.Mixture(part[f"{side}.mean"], part[f"{side}.log_variance"])
+        for side in ("inside", "outside")
+    )
+    axes = gaussian_mixture.Axes(part["axes.forward"], part["axes.log_volume"])
+    return Densities(axes, inside, outside)
+
+
+def model_of(cfg: TrainConfig, *, classes: int, shape: tuple[int, ...], densities: Densities | None) -> Model:
+    """Build the model of a config, with the outputs and the densities that its method needs."""
+    model = model_names.classifier(
+        cfg.model,
+        dataset=cfg.dataset,
+        classes=ood_losses.outputs(cfg.loss, classes),
+        shape=shape,
+        dtype=cfg.dtype,
+    )
+    return mixed(model, *densities) if densities is not None else model
+
+
+def trained(folder: str, test: Split) -> Network:
+    """Open a run folder of ood_detection.train at its last checkpoint, the one to evaluate.
+
+    Raises:
+      ValueError: if the folder holds no such run, or no whole checkpoint.
+    """
+    opened = runtime.open_run(folder, made_by="ood_detection.train", needed=("loss", "outliers"))
+    cfg, densities = opened.settings(TrainConfig), None
+    if cfg.loss == "ccu":
+        with np.load(opened.folder / "densities.npz") as file:
+            densities = _densities(dict(file))
+    shape = test.image.shape[1:]
+    model = model_of(cfg, classes=len(test.info.classes), shape=shape, densities=densities)
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    like: Any = {"ema": (params, state)} if cfg.ema else {"params": params, "state": state}
+    tree, updates = opened.restore(like, best="valid_robust")
+    params, state = tree["ema"] if cfg.ema else (tree["params"], tree["state"])
+    about = {"run": folder, "model": cfg.model, "loss": cfg.loss, "checkpoint": updates, "method": cfg.loss}
+    return Network(model, params, state, about, opened.folder.name)
+
+
+class Evaluated(NamedTuple):
+    """What ood_detection.evaluate evaluates.
 
     Attributes:
-      name: of its folder of scores.
-      model: None where it is a function, which has no inner activations.
-      arguments: parameters and state, or nothing.
-      logits: (*arguments) -> logits function.
-      method: how it was trained.
-      test: the data set's test images.
-      dataset: where training images come from.
-      about: what identifies it.
+      networks: each with the method that trained it in `about`, and the name of its folder of scores as title.
+      dataset: the ID data that they were trained on.
+      test: its test images.
     """
 
-    name: str
-    model: Model | None
-    arguments: tuple[Any, ...]
-    logits: Any
-    method: str
-    test: Split
+    networks: list[Network]
     dataset: str
-    about: dict[str, Any]
+    test: Split
 
 
-def opened(cfg: Any) -> list[Judged]:
-    """Open the networks to judge, which must share their data."""
-    if not cfg.runs:
-        it = network_source.opened(cfg.source, cfg.images, cfg.seed)
-        model = None
-        if cfg.source.checkpoint:
-            model = network_source.imported(cfg.source, it.test).model
-        elif cfg.source.run:
-            return opened(dataclasses.replace(cfg, runs=(cfg.source.run,), source=network_source.Source()))
-        name = pathlib.Path(cfg.source.checkpoint or cfg.source.function or "").stem.replace(":", ".")
-        set_name = cfg.source.dataset or ""
-        return [Judged(name, model, it.arguments, it.network, "standard", it.test, set_name, it.about)]
-    found: list[Judged] = []
-    for folder in cfg.runs:
-        it = run_folders.opened(folder, data_dir=cfg.data_dir)
-        dataset = it.config["dataset"]
-        if found and dataset != found[0].dataset:
-            raise ValueError(f"--runs {folder} is on {dataset}, must be on {found[0].dataset} as the others")
-        test = found[0].test if found else subsets.first(
-            data.load(dataset, "test", data_dir=cfg.data_dir or it.config["data_dir"]), cfg.images
-        )  # fmt: skip
-        about = {"run": folder, "model": it.config["model"], "loss": it.config["loss"], "checkpoint": it.step}
-        name = pathlib.Path(folder).name
-        if name in [other.name for other in found]:
+def evaluated(cfg: EvaluateConfig) -> Evaluated:
+    """Open the networks to evaluate, which must share their ID data.
+
+    Raises:
+      ValueError: if one is not there, or is on other data.
+    """
+    if cfg.source.checkpoint or cfg.source.function:
+        return _imported(cfg.source, cfg.images, cfg.seed)
+    networks: list[Network] = []
+    dataset, test = "", None
+    for folder in cfg.runs or (cfg.source.run or "",):
+        made = runtime.open_run(
+            folder,
+            made_by="ood_detection.train or classification.train",
+            needed=("loss", "dataset", "data_dir"),
+        ).config
+        if test is not None and made["dataset"] != dataset:
+            raise ValueError(f"--runs {folder} is on {made['dataset']}, must be on {dataset} as the others")
+        if pathlib.Path(folder).name in [other.title for other in networks]:
+            name = pathlib.Path(folder).name
             raise ValueError(f"--runs has two folders named {name}, must differ in their last part")
-        found.append(
-            Judged(
-                name,
-                it.model,
-                (it.params, it.state),
-                partial(frozen, it.model),
-                it.method,
-                test,
-                dataset,
-                about,
-            )
+        if test is None:
+            dataset = made["dataset"]
+            whole = data.load(dataset, "test", data_dir=cfg.data_dir or made["data_dir"])
+            test = subsets.first(whole, cfg.images)
+        networks.append(
+            trained(folder, test) if "outliers" in made else _classifier(folder, data_dir=cfg.data_dir)
         )
-    return found
+    assert test is not None
+    return Evaluated(networks, dataset, test)
+
+
+def _classifier(folder: str, *, data_dir: str | None) -> Network:
+    it = classifiers.trained(folder, data_dir=data_dir)
+    about = {"run": folder, "model": it.config["model"], "loss": it.config["loss"], "checkpoint": it.step}
+    return Network(it.model, it.params, it.state, about | {"method": "standard"}, pathlib.Path(folder).name)
+
+
+def _imported(source: network_source.Source, images: int | None, seed: int) -> Evaluated:
+    it = network_source.opened(source, images, seed)
+    title = pathlib.Path(source.checkpoint or source.function or "").stem.replace(":", ".")
+    about = it.about | {"method": "standard"}
+    if source.checkpoint:
+        params, state = it.arguments
+        network = Network(network_source.imported(source, it.test).model, params, state, about, title)
+    else:
+        network = Network(_of_function(it.network()), {}, {}, about, title)
+    return Evaluated([network], source.dataset or "", it.test)
+
+
+def _of_function(logits_fn: LogitsFn) -> Model:
+    """Wrap a function of images as a model without parameters and without inner activations."""
+
+    def init(key):
+        del key
+        return {}, {}
+
+    def apply(params, state, x, *, train=False, key=None):
+        del params, train, key
+        return logits_fn(x), state
+
+    return Model(init, apply, lambda params, state, x: {})

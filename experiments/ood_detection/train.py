@@ -1,169 +1,46 @@
-"""Train one network on data and outliers, so that it knows one from the other, plainly or under attack.
+"""Train one network on ID and OOD images, so that it detects OOD images, plainly or under attack.
 
     python -m experiments.ood_detection.train digits --out runs/digits_aloe
     python -m experiments.ood_detection.train fashion_mnist --loss oe --out runs/fashion_oe
     python -m experiments.ood_detection.train cifar10_aloe --outliers tiny_imagenet/outliers --out runs/cifar10_aloe
 
-The method is named by --loss: standard, adversarial, trades (which see no outliers), oe, ceda, acet, half_acet,
-aoe, aloe, ratio, half_ratio, trades_acet, trades_ceda, ntom, atom, sofl, rowl, ccu. --outliers names one or more
-sets, with the part to take after a colon, or noise (see catalog.outlier_sets). Weights are those published unless
---weight is given.
+The method is named by --loss: standard, adversarial, trades (which see no OOD images), oe, ceda, acet, half_acet,
+aoe, aloe, ratio, half_ratio, trades_acet, trades_ceda, ntom, atom, sofl, rowl, ccu; or module:name, a function of your
+own (see catalog.ood_losses). --outliers names one or more OOD sets, with the part to take after a colon, or noise (see
+catalog.outlier_sets). Weights are those published unless --weight is given.
 
-Start it again with the same --out and it goes on bit for bit. The last checkpoint is the one to judge, with
-ood_detection.evaluate, as in the papers; report.html says how training went.
+Start it again with the same --out and it goes on bit for bit. Evaluate the last checkpoint, as the papers do, with
+ood_detection.evaluate; report.html says how training went.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
 
-from experiments.ood_detection import batches as outlier_batches
-from experiments.ood_detection import run_folders, train_report, validation
+from experiments.ood_detection import networks, train_report, validation
+from experiments.ood_detection.config import TRAIN_PRESETS as PRESETS
+from experiments.ood_detection.config import TrainConfig
 from experiments.shared import command_line
-from experiments.shared.settings import PGD, Cluster, Optimizer
-from robustjax import data, runtime, training
-from robustjax.catalog import ood_losses, outlier_sets
-from robustjax.losses import batchnorm_modes
+from robustjax import data, evaluation, runtime, training
+from robustjax.catalog import augmentations, ood_losses, outlier_sets
+from robustjax.data import order
+from robustjax.data.batches import Augment
+from robustjax.data.sources import Split
+from robustjax.evaluation.mapped import Evaluate
+from robustjax.losses.atom import informative, rejection
 from robustjax.losses.ccu import optimizer as ccu_optimizer
-from robustjax.runtime.stopping import stopping
-from robustjax.types import Loss, Model
+from robustjax.types import Loss, Model, Pair, frozen
 
-BATCHNORM_MODES = {
-    "running": batchnorm_modes.running,
-    "own_batch": batchnorm_modes.own_batch,
-    "joint_batch": batchnorm_modes.joint_batch,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Train a network on data and outliers."""
-
-    dataset: str = "digits"
-    outliers: tuple[str, ...] = ("letters", "noise/permuted", "noise/uniform")  # to train on
-    model: str = "mlp"  # as in classification.train
-    dtype: str = "float32"
-    loss: ood_losses.Method = "aloe"
-    weight: float | None = None  # of the outliers' term; the published one of the method by default
-    penalty: Literal[
-        "published", "kl_from_uniform", "ce_to_uniform", "log_confidence", "negative_entropy", "logit_spread"
-    ] = "published"  # what must be small on outliers, where the method has a choice
-    beta: float = 6.0  # of trades, trades_acet and trades_ceda
-    begin: float = 0.0  # share of the run before outliers count; SOFL was published with half
-    attack: PGD = PGD()  # around data, in training
-    outlier_attack: PGD = PGD()  # around outliers, in training
-    iterate: Literal["last", "best"] = "last"  # which point of a training attack counts
-    attack_bn: Literal["running", "own_batch", "joint_batch"] = "running"  # statistics that attacks see
-    warmup: float = 0.0  # share of the run over which both radii grow from 0
-    mine_every: int = 400  # updates between two choices of outliers (ntom, atom): the papers take an epoch
-    quantile: float = 0.125  # share of the least rejected outliers that are left out then
-    updates: int = 2000
-    batch_size: int = 64  # data, over all devices
-    outlier_batch_size: int = 128
-    optimizer: Optimizer = Optimizer(schedule="cosine", weight_decay=1e-4)
-    ema: bool = False
-    augment: tuple[str, ...] = ()  # of crop, flip, cutout; outliers too
-    judge: PGD = PGD(steps=20, step=0.125)  # of validation, on both sides
-    validate_every: int = 500
-    images: int | None = 500  # validation images, data and outliers; None for all
-    record_every: int = 10
-    seed: int = 0
-    out: str = "runs/ood"
-    data_dir: str | None = None
-    keep: int = 2
-    tensorboard: bool = False
-    distributed: bool = False
-    cluster: Cluster = Cluster()
-
-    def check(self) -> None:
-        """Refuse what cannot be meant, before any work."""
-        for name in (
-            "updates", "batch_size", "outlier_batch_size", "mine_every", "validate_every", "record_every",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, must be at least 1")
-        for name in ("begin", "warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name} is {getattr(self, name):g}, must be a share of the run in [0, 1]")
-        if not 0 <= self.quantile < 0.75:
-            raise ValueError(f"--quantile is {self.quantile:g}, must be in [0, 0.75): a quarter is chosen")
-        if not self.outliers:
-            raise ValueError("--outliers is empty, must name at least one set of outliers")
-        if self.loss in ood_losses.MINED and len(self.outliers) == 1 and "noise/" in self.outliers[0]:
-            raise ValueError(
-                f"--outliers is noise alone, must be images to choose from with --loss {self.loss}"
-            )
-        if self.loss in ("half_acet", "atom") and self.outlier_batch_size % 2:
-            raise ValueError(
-                f"--outlier-batch-size is {self.outlier_batch_size}, must be even for {self.loss}"
-            )
-        if self.loss == "half_ratio" and self.batch_size % 2:
-            raise ValueError(f"--batch-size is {self.batch_size}, must be even for half_ratio")
-
-
-def _both(eps: float, steps: int, step: float, **settings: Any) -> dict[str, Any]:
-    attack = PGD(eps=eps, steps=steps, step=step, **settings)
-    judge = PGD(eps=eps, steps=40, step=2.5 / 40)
-    return {"attack": attack, "outlier_attack": attack, "judge": judge}
-
-
-_ADAM = Optimizer(name="adam", rate=1e-3, schedule="cosine", weight_decay=0.0)
-_CIFAR: dict[str, Any] = {
-    "dataset": "cifar10",
-    "outliers": ("tiny_imagenet/outliers",),
-    "augment": ("crop", "flip"),
-    "validate_every": 2000,
-    "record_every": 50,
-}
-_GREY: dict[str, Any] = {
-    "outliers": ("letters/28", "noise/acet", "noise/permuted", "noise/uniform"),
-    "model": "convnet_small",
-    "updates": 4000,
-    "optimizer": _ADAM,
-    "warmup": 0.2,
-    "validate_every": 1000,
-    "record_every": 50,
-}
-_SMOKE: dict[str, Any] = _both(0.1, 1, 1.0) | {"judge": PGD(steps=1, step=1.0)}
-# Of the papers: ALOE has 100 epochs of 782 batches of 64 on 50,000 images; here a tenth of them is held out.
-_EPOCHS = 100 * 706
-PRESETS = {
-    "digits": Config(**_both(0.15, 5, 0.5), warmup=0.1),
-    "mnist": Config(dataset="mnist", **_GREY, **_both(0.1, 5, 0.5)),
-    "fashion_mnist": Config(dataset="fashion_mnist", **_GREY, **_both(0.05, 5, 0.5)),
-    "cifar10": Config(
-        **_CIFAR, **_both(8 / 255, 5, 0.25), model="densenet40", updates=8000, iterate="best", warmup=0.1
-    ),
-    "cifar10_aloe": Config(**_CIFAR, **_both(1 / 255, 2, 1.0), model="densenet100", updates=_EPOCHS),
-    "cifar10_atom": Config(
-        **_CIFAR,
-        **_both(8 / 255, 5, 0.25),
-        model="densenet100",
-        loss="atom",
-        iterate="best",
-        mine_every=706,
-        updates=_EPOCHS,
-        optimizer=Optimizer(schedule="piecewise", weight_decay=1e-4),
-    ),
-    "smoke": Config(
-        **_SMOKE,
-        outliers=("letters",),
-        updates=6,
-        batch_size=16,
-        outlier_batch_size=16,
-        validate_every=4,
-        mine_every=3,
-        record_every=2,
-        images=32,
-    ),
-}  # fmt: skip
 MAY_DIFFER = ("out", "keep", "tensorboard", "data_dir", "distributed", "cluster")
 
 
-def main(cfg: Config) -> int:
+def main(cfg: TrainConfig) -> int:
     """Train, validate, report."""
     # --- devices and data ---
     cfg.cluster.join(cfg.distributed)
@@ -171,98 +48,143 @@ def main(cfg: Config) -> int:
     rows = runtime.over_data(mesh)
     train = data.load(cfg.dataset, "train", data_dir=cfg.data_dir)
     outliers, fresh = outlier_sets.balanced_mixture(cfg.outliers, train, data_dir=cfg.data_dir)
-    held_out = validation.Held(cfg)
+    held_out = validation.load(cfg)
     classes = len(train.info.classes)
 
     with (
         runtime.Run(cfg.out, cfg, tensorboard=cfg.tensorboard, may_differ=MAY_DIFFER) as run,
         runtime.Checkpoints(run.folder / "checkpoints", keep=cfg.keep, best="valid_robust") as saved,
-        stopping() as stop,
+        runtime.stopping() as stop,
     ):
         # --- model, loss and optimiser ---
-        densities = None
-        if cfg.loss == "ccu":
-            densities = run_folders.kept(run.folder)
-            if densities is None:
-                densities = run_folders.fitted(train, outliers, seed=cfg.seed)
-                run_folders.keep(run.folder, densities)
-        made, shape = vars(cfg), train.image.shape[1:]
-        model = run_folders.network(made, classes=classes, shape=shape, densities=densities)
+        ccu = cfg.loss == "ccu"
+        densities = networks.kept_densities(run, train, outliers, seed=cfg.seed) if ccu else None
+        model = networks.model_of(cfg, classes=classes, shape=train.image.shape[1:], densities=densities)
         tx = cfg.optimizer.over(cfg.updates)
-        tx = ccu_optimizer(tx) if cfg.loss == "ccu" else tx
+        tx = ccu_optimizer(tx) if ccu else tx
         update = training.scheduled(loss_at(cfg, model, classes, densities), tx)
-        validate = held_out.judges(cfg, model, classes)
 
         # --- the loop ---
-        state = training.start(jax.random.key(cfg.seed), model, tx, mesh, ema=cfg.ema)
-        state, begin = saved.restore(state) or (state, 0)
-        run.resume(begin)
-        batches = outlier_batches.Batches(cfg, run.folder, train, outliers, fresh, model, classes, rows)
-        bar = runtime.progress(
-            batches.stream(begin, lambda: state),
-            total=max(cfg.updates, begin),
-            start=begin,
-            label="train",
-            batch_size=cfg.batch_size + cfg.outlier_batch_size,
+        fitted = runtime.fit(
+            update,
+            training.start(jax.random.key(cfg.seed), model, tx, mesh, ema=cfg.ema),
+            Pairs(cfg, run, train, outliers, fresh, model, rows),
+            total=cfg.updates,
+            saved=saved,
+            stop=stop,
+            run=run,
+            validate=validation.validation(cfg, held_out, model, classes=classes, rows=rows),
+            choose=False,  # only the last checkpoint is evaluated: the papers choose none by validation
+            record_every=cfg.record_every,
+            save_every=cfg.validate_every,
+            batch_size=cfg.batch_size + cfg.ood_batch_size,
         )
-        for i, batch in bar:
-            state, measured = update(state, batch)
-            done = i + 1 == cfg.updates
-            if i % cfg.record_every == 0 or done:
-                run.record(i, measured)
-                bar.show(measured)
-            if (i + 1) % cfg.validate_every == 0 or done:
-                scores = validate(state, rows)
-                run.record(i, scores)
-                # Only the last checkpoint is to be judged: the papers choose none by validation.
-                saved.save(i + 1, state, scores if done else None)
-            if stop.agreed(i + 1) and not done:
-                saved.save(i + 1, state)
-                saved.wait()
-                runtime.say(f"stopped after {i + 1} updates, saved; the same command goes on from there")
-                return stop.exit_code
+        if fitted.exit_code:
+            return fitted.exit_code
 
-    # --- what came of it ---
+    # --- report ---
     if jax.process_index() == 0:
         shown = outlier_sets.load(cfg.outliers[0], train, split="test", data_dir=cfg.data_dir, count=8)
-        images, margins = held_out.pictured(cfg, model, classes, state, shown)
-        path = train_report.write(cfg, train, outliers, images, margins, runtime.read_metrics(cfg.out))
+        images = validation.attacked(cfg, model, fitted.state, shown, classes=classes)
+        path = train_report.write(cfg, train, outliers, images, runtime.read_metrics(cfg.out))
         runtime.say(f"report: {path}")
     return 0
 
 
-# --- losses and batches -------------------------------------------------------------------------------
+# --- the loss and the batches -------------------------------------------------------------------------
 
 
 def loss_at(
-    cfg: Config, model: Model, classes: int, densities: run_folders.Densities | None
+    cfg: TrainConfig, model: Model, classes: int, densities: networks.Densities | None
 ) -> Callable[[jax.Array], Loss]:
-    """Build the loss from the number of updates done: radii may grow, and outliers may count later."""
-    penalty = None if cfg.penalty == "published" else ood_losses.PENALTIES[cfg.penalty]
+    """Build the loss from the number of updates done: radii may grow, and OOD images may count later."""
 
     def at(t: jax.Array) -> Loss:
         done = t.astype(jnp.float32) / cfg.updates
         grown = jnp.minimum(done / cfg.warmup, 1.0) if cfg.warmup else jnp.float32(1.0)
         weight: Any = cfg.weight
-        if cfg.begin:
-            full = cfg.weight if cfg.weight is not None else ood_losses.PUBLISHED.get(cfg.loss, 1.0)
-            weight = jnp.where(done < cfg.begin, 0.0, full)
+        if cfg.ood_start:
+            full = cfg.weight if cfg.weight is not None else ood_losses.method(cfg.loss).weight
+            weight = jnp.where(done < cfg.ood_start, 0.0, full)
         return ood_losses.loss(
             cfg.loss,
             model,
             classes=classes,
-            around_data=validation.climber(cfg.attack, cfg.attack.eps * grown, cfg.iterate),
-            around_outliers=validation.climber(
-                cfg.outlier_attack, cfg.outlier_attack.eps * grown, cfg.iterate
-            ),
+            id_ascent=cfg.id_ascent(grown),
+            ood_ascent=cfg.ood_ascent(grown),
             weight=weight,
-            penalty=penalty,
+            penalty=None if cfg.penalty == "published" else ood_losses.PENALTIES[cfg.penalty],
             beta=cfg.beta,
-            batchnorm=BATCHNORM_MODES[cfg.attack_bn],
+            batchnorm=ood_losses.BATCHNORM_MODES[cfg.attack_bn],
             axes=None if densities is None else densities.axes,
         )
 
     return at
+
+
+@dataclasses.dataclass
+class Pairs:
+    """Pairs of batches, endless and exact to resume, with OOD images chosen anew now and then where a method asks."""
+
+    cfg: TrainConfig
+    run: runtime.Run
+    train: Split
+    outliers: Split
+    fresh: Augment | None  # makes noise anew in every step
+    model: Model
+    rows: NamedSharding
+
+    def __call__(self, start: int, state: Callable[[], training.TrainState]) -> Iterator[Pair]:
+        """Yield the pairs from an update on; `state` is asked for the network when OOD images are chosen."""
+        cfg = self.cfg
+        if not ood_losses.method(cfg.loss).mines:
+            yield from self._pairs(self.outliers, start)
+        rejected, step = evaluation.mapped(self._rejected), start
+        while True:
+            first = step - step % cfg.mine_every
+            mined = self.run.cached(
+                f"mined/{first:08d}", lambda first=first: self._mined(rejected, first, state())
+            )
+            assert mined is not None
+            chosen = _rows(self.outliers, mined["rows"])
+            yield from itertools.islice(self._pairs(chosen, step), first + cfg.mine_every - step)
+            step = first + cfg.mine_every
+
+    def _pairs(self, outliers: Split, start: int) -> Iterator[Pair]:
+        cfg, augment = self.cfg, augmentations.augmentation(self.cfg.augment)
+        return data.pairs(
+            self.train,
+            outliers,
+            batch_size=cfg.batch_size,
+            outlier_batch_size=cfg.ood_batch_size,
+            seed=cfg.seed,
+            start=start,
+            augment=augment,
+            outlier_augment=self.fresh or augment,
+            sharding=self.rows,
+        )
+
+    def _mined(self, rejected: Evaluate, first: int, state: training.TrainState) -> dict[str, np.ndarray]:
+        """Choose from a pool the quarter that is rejected least, but for the very least."""
+        cfg, count = self.cfg, len(self.outliers.label)
+        most = min(count, 4 * cfg.ood_batch_size * cfg.mine_every)
+        pool = np.sort(order.permutation(count, seed=cfg.seed, epoch=first, lane=2)[:most])
+        params, net = training.for_evaluation(state)
+        size = cfg.batch_size + cfg.ood_batch_size
+        batches = data.evaluation(_rows(self.outliers, pool), batch_size=size, sharding=self.rows)
+        scores = rejected(jax.random.key(0), batches, params, net)
+        chosen = informative(jnp.asarray(scores), count=most // 4, quantile=cfg.quantile)
+        return {"rows": pool[np.asarray(chosen)]}
+
+    def _rejected(self, keys, batch, params, state):
+        del keys
+        return rejection(frozen(self.model, params, state)(batch.image))
+
+
+def _rows(split: Split, rows: np.ndarray) -> Split:
+    return dataclasses.replace(
+        split, image=split.image[rows], label=split.label[rows], index=split.index[rows]
+    )
 
 
 if __name__ == "__main__":

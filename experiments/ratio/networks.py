@@ -106,17 +106,17 @@ def training_loss(
         return first_steps(solver, rising(update, first=min(first, steps), last=steps, over=over))
 
     def loss_at(update: Array) -> Loss:
-        sees_outliers = name not in ood_losses.PLAIN
+        sees_ood = ood_losses.method(name).uses_ood
         loss = ood_losses.loss(
             name,
             model,
             classes=classes,
-            around_data=ascent(threat, cfg.steps, 1, update),
-            around_outliers=ascent(outlier_threat, cfg.outlier_steps, 2, update),
-            weight=1.0 if sees_outliers else None,
-            penalty=confidences.kl_from_uniform if sees_outliers else None,
-            outlier_surrogate=getattr(confidences, cfg.outlier_surrogate),
-            surrogate=getattr(objectives, cfg.surrogate),
+            id_ascent=ascent(threat, cfg.steps, 1, update),
+            ood_ascent=ascent(outlier_threat, cfg.outlier_steps, 2, update),
+            weight=1.0 if sees_ood else None,
+            penalty=confidences.kl_from_uniform if sees_ood else None,
+            ood_surrogate=getattr(confidences, cfg.outlier_surrogate),
+            id_surrogate=getattr(objectives, cfg.surrogate),
             beta=cfg.beta,
         )
         if cfg.sharpness is not None:

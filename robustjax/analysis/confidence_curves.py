@@ -11,7 +11,7 @@ from robustjax.attacks.apgd import apgd
 from robustjax.attacks.compose import Surrogate
 from robustjax.attacks.pgd import Start
 from robustjax.numerics import Norm
-from robustjax.ood.score_attacks import Search, highest, over_radii, up
+from robustjax.ood.score_attacks import Search, highest, over_radii, raised
 from robustjax.threats import Threat
 from robustjax.types import Images, Labels, LogitsFn
 
@@ -59,10 +59,10 @@ def class_probabilities_over_radii(
 
     def search_at(eps: Scalar, warm: Start) -> Search:
         threat = Threat(norm, eps)
-        fresh = up(apgd(threat, steps=steps), score, restarts=restarts)
-        return highest(up(apgd(threat, steps=steps, start=warm), score), fresh)
+        fresh = raised(apgd(threat, steps=steps), score, restarts=restarts)
+        return highest(raised(apgd(threat, steps=steps, start=warm), score), fresh)
 
-    search = over_radii(search_at, radii, side="up")
+    search = over_radii(search_at, radii, direction="raise")
 
     def curves(key: PRNGKeyArray, x: Images) -> ClassProbabilities:
         worst = search(key, x).x

@@ -13,7 +13,7 @@ from robustjax.attacks.apgd import apgd
 from robustjax.attacks.frank_wolfe import frank_wolfe
 from robustjax.attacks.pgd import Start
 from robustjax.numerics import norm as length
-from robustjax.ood.score_attacks import Search, highest, over_radii, up
+from robustjax.ood.score_attacks import Search, highest, over_radii, raised
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Labels, LogitsFn
 
@@ -61,10 +61,10 @@ def toward(
         return apgd(Threat(norm, eps), steps=steps, start=start)
 
     def search_at(eps: Scalar, warm: Start) -> Search:
-        fresh = up(ascent(eps, None), score, restarts=1 if norm == "l1.5" else restarts)
-        return highest(up(ascent(eps, warm), score), fresh)
+        fresh = raised(ascent(eps, None), score, restarts=1 if norm == "l1.5" else restarts)
+        return highest(raised(ascent(eps, warm), score), fresh)
 
-    return over_radii(search_at, radii, side="up")
+    return over_radii(search_at, radii, direction="raise")
 
 
 def to_all_classes(x: Shaped[Array, "n ..."], classes: int) -> tuple[Shaped[Array, "nk ..."], Labels]:

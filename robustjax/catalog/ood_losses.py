@@ -1,23 +1,29 @@
-"""The training methods on data and outliers by name: the loss, the outputs it needs, and the score that goes with it.
+"""Training methods on ID and OOD images by name: the loss, the outputs it needs, and the score that goes with it.
 
-A method takes two ascents, around data and around outliers, so that norm, radius, steps and start are the caller's:
+A method takes two ascents, around ID and around OOD images, so that norm, radius, steps and start are the caller's:
 
-    loss = outlier_methods.loss("aloe", model, classes=10, around_data=pgd(...), around_outliers=pgd(...))
-    step = training.step(loss, tx)                                   # over a Pair
-    margin = outlier_methods.form("aloe", classes=10)                # Logits -> scores, larger on data
+    loss = ood_losses.loss("aloe", model, classes=10, id_ascent=pgd(...), ood_ascent=pgd(...))
+    step = training.step(loss, tx)                              # over a Pair
+    form = ood_losses.form("aloe", classes=10)                  # Logits -> scores, larger on ID images
+
+A loss of your own is one function, given by `--loss my_module:my_loss`:
+
+    def my_loss(given):                                         # LossInputs
+        return acet(given.model, given.ood_ascent, weight=2.0)
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.half_batch import half_batch
-from robustjax.losses import confidences, trades_out
+from robustjax.catalog.names import named
+from robustjax.losses import batchnorm_modes, confidences, trades_out
 from robustjax.losses.acet import acet
 from robustjax.losses.adversarial import adversarial
 from robustjax.losses.aloe import aloe, aoe
 from robustjax.losses.atom import atom, ntom
-from robustjax.losses.batchnorm_modes import BatchNormMode, running
+from robustjax.losses.batchnorm_modes import BatchNormMode
 from robustjax.losses.ccu import ccu
 from robustjax.losses.confidences import Confidence
 from robustjax.losses.gaussian_mixture import Axes
@@ -31,15 +37,6 @@ from robustjax.ood import logit_scores, reject_scores
 from robustjax.ood.scores import Form
 from robustjax.types import Ascent, Attack, Loss, Model, Number, Pair
 
-Method = Literal[
-    "standard", "adversarial", "trades", "oe", "ceda", "acet", "half_acet", "aoe", "aloe", "ratio", "half_ratio",
-    "trades_acet", "trades_ceda", "ntom", "atom", "sofl", "rowl", "ccu",
-]  # fmt: skip
-METHODS: tuple[str, ...] = get_args(Method)
-REJECTING = ("ntom", "atom", "sofl", "rowl")  # with outputs for outliers
-MINED = ("ntom", "atom")  # choose their outliers from a pool
-PLAIN = ("standard", "adversarial", "trades")  # see no outliers
-PUBLISHED = {"oe": 0.5, "aoe": 0.5, "aloe": 0.5, "sofl": 5.0}  # weights other than 1
 PENALTIES: dict[str, Confidence] = {
     "kl_from_uniform": confidences.kl_from_uniform,
     "ce_to_uniform": confidences.ce_to_uniform,
@@ -48,77 +45,215 @@ PENALTIES: dict[str, Confidence] = {
     "logit_spread": confidences.logit_spread,
 }
 
+BATCHNORM_MODES: dict[str, BatchNormMode] = {
+    "running": batchnorm_modes.running,
+    "own_batch": batchnorm_modes.own_batch,
+    "joint_batch": batchnorm_modes.joint_batch,
+}
 
-class Asked(NamedTuple):
-    """What a method may use; each takes what it needs."""
+
+class LossInputs(NamedTuple):
+    """What a loss is built of; each method takes what it needs.
+
+    Attributes:
+      model: with the outputs that the method asks for.
+      classes: of the ID data.
+      id_attack: on ID images, for methods that attack them by a surrogate of the labels.
+      id_ascent, ood_ascent: the training attacks around ID and OOD images.
+      weight: of the term on OOD images; None for the published one.
+      penalty: what must be small on OOD images; None for the published one.
+      ood_surrogate: what the attack on OOD images maximises; None for the penalty.
+      batchnorm: what attacks see of BatchNorm.
+      beta: weight of the divergences of TRADES and its variants.
+      axes: of the densities of CCU.
+    """
 
     model: Model
     classes: int
-    attack: Attack
-    around_data: Ascent
-    around_outliers: Ascent
-    weight: dict[str, Any]  # empty for the published weight
-    penalty: dict[str, Any]  # empty for the published one
-    batchnorm: BatchNormMode
-    beta: Number
-    axes: Axes | None
+    id_attack: Attack
+    id_ascent: Ascent
+    ood_ascent: Ascent
+    weight: Number | None = None
+    penalty: Confidence | None = None
+    ood_surrogate: Confidence | None = None
+    batchnorm: BatchNormMode = batchnorm_modes.running
+    beta: Number = 6.0
+    axes: Axes | None = None
+
+    def chosen(self, *names: str) -> dict[str, Any]:
+        """Collect the settings that were given, for keywords whose defaults are the published ones."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
-def _over_data(build: Callable[[Asked], Loss]) -> Callable[[Asked], Loss]:
-    def built(it: Asked) -> Loss:
-        inner = build(it)
+def _no_reject_classes(classes: int) -> int:
+    del classes
+    return 0
+
+
+def _one_reject_class(classes: int) -> int:
+    del classes
+    return 1
+
+
+def _msp_margin(classes: int) -> Form:
+    del classes
+    return logit_scores.msp_margin
+
+
+def _rejection_margin(classes: int) -> Form:
+    return lambda z: reject_scores.rejection_margin(z, classes=classes)
+
+
+def _rowl_margin(classes: int) -> Form:
+    return lambda z: reject_scores.rowl_margin(z, classes=classes)
+
+
+class Method(NamedTuple):
+    """A training method.
+
+    Attributes:
+      loss: inputs -> a loss over a `Pair`.
+      reject_classes: number of ID classes -> outputs for OOD images, after those of the classes.
+      form: number of ID classes -> how its logits are read as a score, in a form that does not saturate.
+      weight: the published one of the term on OOD images.
+      mines: whether it chooses its OOD images from a pool, now and then.
+      uses_ood: whether it sees OOD images at all.
+      attacked: what its training attacks, for reports.
+    """
+
+    loss: Callable[[LossInputs], Loss]
+    reject_classes: Callable[[int], int] = _no_reject_classes
+    form: Callable[[int], Form] = _msp_margin
+    weight: float = 1.0
+    mines: bool = False
+    uses_ood: bool = True
+    attacked: str = "ID and OOD images"
+
+    def __call__(self, given: LossInputs) -> Loss:
+        """Build the loss."""
+        return self.loss(given)
+
+
+def _on_id(build: Callable[[LossInputs], Loss], attacked: str) -> Method:
+    """Train on the ID half of a pair."""
+
+    def built(given: LossInputs) -> Loss:
+        inner = build(given)
 
         def loss(params, state, batch: Pair, key):
             return inner(params, state, batch.data, key)
 
         return loss
 
-    return built
+    return Method(built, uses_ood=False, attacked=attacked)
 
 
-def _mixed_with_densities(it: Asked) -> Loss:
-    if it.axes is None:
+def _ccu(given: LossInputs) -> Loss:
+    if given.axes is None:
         raise ValueError("loss: axes is None, must be given for ccu")
-    return ccu(it.model, it.axes)
+    return ccu(given.model, given.axes)
 
 
-LOSSES: dict[str, Callable[[Asked], Loss]] = {
-    "standard": _over_data(lambda it: standard(it.model)),
-    "adversarial": _over_data(lambda it: adversarial(it.model, it.attack)),
-    "trades": _over_data(lambda it: trades(it.model, it.around_data, beta=it.beta)),
-    "oe": lambda it: oe(it.model, **it.weight, **it.penalty),
-    "ceda": lambda it: oe(
-        it.model, **{"weight": 1.0, "penalty": confidences.log_confidence, **it.weight, **it.penalty}
+def _ceda(given: LossInputs) -> Loss:
+    published = {"weight": 1.0, "penalty": confidences.log_confidence}
+    return oe(given.model, **published | given.chosen("weight", "penalty"))
+
+
+def _half_acet(given: LossInputs) -> Loss:
+    settings: dict[str, Any] = {"penalty": confidences.ce_to_uniform}
+    settings |= given.chosen("weight", "penalty", "ood_surrogate")
+    return acet(given.model, half_batch(given.ood_ascent), batchnorm=given.batchnorm, **settings)
+
+
+def _acet(given: LossInputs) -> Loss:
+    settings = given.chosen("weight", "penalty", "ood_surrogate")
+    return acet(given.model, given.ood_ascent, batchnorm=given.batchnorm, **settings)
+
+
+def _aoe(given: LossInputs) -> Loss:
+    return aoe(given.model, given.id_attack, batchnorm=given.batchnorm, **given.chosen("weight"))
+
+
+def _aloe(given: LossInputs) -> Loss:
+    settings = given.chosen("weight")
+    return aloe(given.model, given.id_attack, given.ood_ascent, batchnorm=given.batchnorm, **settings)
+
+
+def _ratio(given: LossInputs) -> Loss:
+    settings = given.chosen("weight", "penalty", "ood_surrogate")
+    return ratio(given.model, given.id_attack, given.ood_ascent, batchnorm=given.batchnorm, **settings)
+
+
+def _half_ratio(given: LossInputs) -> Loss:
+    settings = given.chosen("weight", "penalty", "ood_surrogate")
+    return half_ratio(given.model, given.id_attack, given.ood_ascent, batchnorm=given.batchnorm, **settings)
+
+
+def _trades_acet(given: LossInputs) -> Loss:
+    settings = given.chosen("weight", "penalty", "ood_surrogate")
+    return trades_out.trades_acet(given.model, given.id_ascent, given.ood_ascent, beta=given.beta, **settings)
+
+
+def _trades_ceda(given: LossInputs) -> Loss:
+    settings: dict[str, Any] = {"beta": given.beta, "ood_beta": given.beta}
+    settings |= given.chosen("weight", "penalty")
+    return trades_out.trades_ceda(given.model, given.id_ascent, given.ood_ascent, **settings)
+
+
+def _ntom(given: LossInputs) -> Loss:
+    return ntom(given.model, **given.chosen("weight"))
+
+
+def _atom(given: LossInputs) -> Loss:
+    settings = given.chosen("weight")
+    return atom(given.model, half_batch(given.ood_ascent), batchnorm=given.batchnorm, **settings)
+
+
+METHODS: dict[str, Method] = {
+    "standard": _on_id(lambda given: standard(given.model), "nothing"),
+    "adversarial": _on_id(lambda given: adversarial(given.model, given.id_attack), "ID images"),
+    "trades": _on_id(lambda given: trades(given.model, given.id_ascent, beta=given.beta), "ID images"),
+    "oe": Method(
+        lambda given: oe(given.model, **given.chosen("weight", "penalty")), weight=0.5, attacked="nothing"
     ),
-    "acet": lambda it: acet(
-        it.model, it.around_outliers, batchnorm=it.batchnorm, **it.weight, **it.penalty
+    "ceda": Method(_ceda, attacked="nothing"),
+    "acet": Method(_acet, attacked="OOD images"),
+    "half_acet": Method(_half_acet, attacked="every other OOD image"),
+    "aoe": Method(_aoe, weight=0.5, attacked="ID images"),
+    "aloe": Method(_aloe, weight=0.5),
+    "ratio": Method(_ratio),
+    "half_ratio": Method(_half_ratio),
+    "trades_acet": Method(_trades_acet),
+    "trades_ceda": Method(_trades_ceda),
+    "ntom": Method(_ntom, _one_reject_class, _rejection_margin, mines=True, attacked="nothing"),
+    "atom": Method(_atom, _one_reject_class, _rejection_margin, mines=True, attacked="every other OOD image"),
+    "sofl": Method(
+        lambda given: sofl(given.model, classes=given.classes, **given.chosen("weight")),
+        lambda classes: 10 if classes >= 100 else 5,
+        _rejection_margin,
+        weight=5.0,
+        attacked="nothing",
     ),
-    "half_acet": lambda it: acet(
-        it.model,
-        half_batch(it.around_outliers),
-        batchnorm=it.batchnorm,
-        **{"penalty": confidences.ce_to_uniform, **it.weight, **it.penalty},
+    "rowl": Method(
+        lambda given: rowl(given.model, given.id_ascent, **given.chosen("weight")),
+        _one_reject_class,
+        _rowl_margin,
     ),
-    "aoe": lambda it: aoe(it.model, it.attack, batchnorm=it.batchnorm, **it.weight),
-    "aloe": lambda it: aloe(it.model, it.attack, it.around_outliers, batchnorm=it.batchnorm, **it.weight),
-    "ratio": lambda it: ratio(
-        it.model, it.attack, it.around_outliers, batchnorm=it.batchnorm, **it.weight, **it.penalty
-    ),
-    "half_ratio": lambda it: half_ratio(
-        it.model, it.attack, it.around_outliers, batchnorm=it.batchnorm, **it.weight, **it.penalty
-    ),
-    "trades_acet": lambda it: trades_out.trades_acet(
-        it.model, it.around_data, it.around_outliers, beta=it.beta, **it.weight, **it.penalty
-    ),
-    "trades_ceda": lambda it: trades_out.trades_ceda(
-        it.model, it.around_data, it.around_outliers, beta=it.beta, outlier_beta=it.beta, **it.weight, **it.penalty
-    ),
-    "ntom": lambda it: ntom(it.model, **it.weight),
-    "atom": lambda it: atom(it.model, half_batch(it.around_outliers), batchnorm=it.batchnorm, **it.weight),
-    "sofl": lambda it: sofl(it.model, classes=it.classes, **it.weight),
-    "rowl": lambda it: rowl(it.model, it.around_data, **it.weight),
-    "ccu": _mixed_with_densities,
-}  # fmt: skip
+    "ccu": Method(_ccu, attacked="nothing"),
+}
+
+
+def method(name: str, *, flag: str = "--loss") -> Method:
+    """Find a method by name.
+
+    Args:
+      name: of the table; or `module:name` of a function from `LossInputs` to a loss, or of a `Method`.
+      flag: what the name was given to, for the error.
+    Raises:
+      ValueError: in one line, if there is no such method, or nothing to import.
+    """
+    found = named(METHODS, name, flag=flag)
+    return found if isinstance(found, Method) else Method(found)
 
 
 def loss(
@@ -126,47 +261,45 @@ def loss(
     model: Model,
     *,
     classes: int,
-    around_data: Ascent,
-    around_outliers: Ascent,
+    id_ascent: Ascent,
+    ood_ascent: Ascent,
     weight: Number | None = None,
     penalty: Confidence | None = None,
-    outlier_surrogate: Confidence | None = None,
-    surrogate: compose.Surrogate = objectives.cross_entropy,
+    ood_surrogate: Confidence | None = None,
+    id_surrogate: compose.Surrogate = objectives.cross_entropy,
     beta: Number = 6.0,
-    batchnorm: BatchNormMode = running,
+    batchnorm: BatchNormMode = batchnorm_modes.running,
     axes: Axes | None = None,
 ) -> Loss:
     """Build the loss of a method over a `Pair`.
 
     Args:
-      name: one of `METHODS`. "half_acet" is ACET as ATOM's comparison has it, with every other outlier attacked.
+      name: as in `method`. "half_acet" is ACET as ATOM's comparison has it, with every other OOD image attacked.
       model: with `outputs(name, classes)` outputs; for "ccu" made by `losses.ccu.mixed`.
-      classes: of the data.
-      around_data: the training attack on data; unused by methods that keep data clean.
-      around_outliers: the one on outliers; unused by methods that keep outliers clean.
-      weight: of the outliers' term; the published one by default.
-      penalty: what must be small on outliers, where the method has a choice; the published one by default.
-      outlier_surrogate: what the attack on outliers maximises, where the method has a choice; the penalty by default.
-      surrogate: what the attack on data maximises, such as `attacks.objectives.margin`.
+      classes: of the ID data.
+      id_ascent: the training attack on ID images; unused by methods that keep them clean.
+      ood_ascent: the one on OOD images; unused by methods that keep them clean.
+      weight: of the term on OOD images; the published one by default.
+      penalty: what must be small on OOD images, where the method has a choice; the published one by default.
+      ood_surrogate: what the attack on OOD images maximises, where the method has a choice; the penalty by default.
+      id_surrogate: what the attack on ID images maximises, such as `attacks.objectives.margin`.
       beta: weight of the divergences of TRADES and its variants.
       batchnorm: what attacks see of BatchNorm, in methods that let one choose.
       axes: of the densities of "ccu".
     Raises:
       ValueError: for an unknown name, or a setting that the method refuses.
     """
-    _check("loss", name)
-    surrogates: dict[str, Any] = {} if penalty is None else {"penalty": penalty}
-    if outlier_surrogate is not None and name in ("acet", "half_acet", "ratio", "half_ratio", "trades_acet"):
-        surrogates["outlier_surrogate"] = outlier_surrogate
-    return LOSSES[name](
-        Asked(
+    id_attack = compose.against(id_ascent, id_surrogate)
+    return method(name).loss(
+        LossInputs(
             model,
             classes,
-            compose.against(around_data, surrogate),
-            around_data,
-            around_outliers,
-            {} if weight is None else {"weight": weight},
-            surrogates,
+            id_attack,
+            id_ascent,
+            ood_ascent,
+            weight,
+            penalty,
+            ood_surrogate,
             batchnorm,
             beta,
             axes,
@@ -175,11 +308,8 @@ def loss(
 
 
 def outputs(name: str, classes: int) -> int:
-    """Count the outputs that a method needs: SOFL has 5 reject classes for 10 of the data, 10 for 100, others 1."""
-    _check("outputs", name)
-    if name == "sofl":
-        return classes + (10 if classes >= 100 else 5)
-    return classes + (name in REJECTING)
+    """Count the outputs that a method needs: SOFL has 5 reject classes for 10 ID classes, 10 for 100, others 1."""
+    return classes + method(name).reject_classes(classes)
 
 
 def form(name: str, *, classes: int) -> Form:
@@ -187,14 +317,4 @@ def form(name: str, *, classes: int) -> Form:
 
     The log odds of the likeliest class, against rejection for the methods with reject classes.
     """
-    _check("form", name)
-    if name == "rowl":
-        return lambda z: reject_scores.rowl_margin(z, classes=classes)
-    if name in REJECTING:
-        return lambda z: reject_scores.rejection_margin(z, classes=classes)
-    return logit_scores.msp_margin
-
-
-def _check(who: str, name: str) -> None:
-    if name not in METHODS:
-        raise ValueError(f"{who}: method is {name!r}, must be one of {', '.join(METHODS)}")
+    return method(name).form(classes)

@@ -1,6 +1,7 @@
 """Functions and attacks over whole data sets.
 
 mapped       a per-example function, batch by batch
+scores       scores of detectors: clean, attacked, corrupted, certified, smoothed
 runner       cases over examples, each on what is not decided yet: the one runner of all attacks
 suite        that on a classifier
 suite_state  how far a suite is, and how that is kept

@@ -14,7 +14,7 @@ def acet(
     *,
     weight: Number = 1.0,
     penalty: Confidence = confidences.log_confidence,
-    outlier_surrogate: Confidence | None = None,
+    ood_surrogate: Confidence | None = None,
     batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> AdversarialLoss:
     """Minimise CE(f(x), y) + weight max_{z' around z} log max_k p_k(z') for data x and outliers z.
@@ -29,7 +29,7 @@ def acet(
       ascent: searches around outliers, such as `pgd(Threat("linf", 0.3), steps=40, step_size=0.01)`.
       weight: of the penalty.
       penalty: what must be small around outliers.
-      outlier_surrogate: what the ascent maximises; the penalty by default.
+      ood_surrogate: what the ascent maximises; the penalty by default.
       batchnorm: what the ascent sees of the network.
 
     Returns:
@@ -48,6 +48,6 @@ def acet(
         ascent,
         weight=weight,
         penalty=penalty,
-        outlier_surrogate=outlier_surrogate,
+        ood_surrogate=ood_surrogate,
         batchnorm=batchnorm,
     )

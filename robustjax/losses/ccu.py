@@ -68,7 +68,7 @@ def mixed(model: Model, axes: Axes, inside: Mixture, outside: Mixture, *, odds: 
     return Model(init, apply, features)
 
 
-def ccu(model: Model, axes: Axes, *, outlier_prior: Number = 0.5) -> Loss:
+def ccu(model: Model, axes: Axes, *, ood_prior: Number = 0.5) -> Loss:
     """Minimise p_in (CE(p(y|x), y) - log p(x)) + p_out (CE(U, p(y|z)) - log p(z)): labels and images likely.
 
     p(x) is the mixture p_in p(x|in) + p_out p(x|out) of the two densities; all cross-entropies are of the
@@ -77,19 +77,19 @@ def ccu(model: Model, axes: Axes, *, outlier_prior: Number = 0.5) -> Loss:
     Args:
       model: made by `mixed`; one forward pass serves data and outliers.
       axes: as given to `mixed`.
-      outlier_prior: p_out, in (0, 1); p_in is the rest.
+      ood_prior: p_out, in (0, 1); p_in is the rest.
 
     Returns:
       A loss over `Parts` and a `Pair`; metrics `risk`, `excess` (CE(U, p(z)) - log K), `evidence` (mean log p over
-      data), `outlier_evidence`, all in nats, and `accuracy`.
+      data), `ood_evidence`, all in nats, and `accuracy`.
 
     Raises:
       ValueError: if a known prior is outside (0, 1).
 
     Reference: Meinke and Hein 2020, arXiv:1909.12180, with batches of 128 data and 50 outliers.
     """
-    if isinstance(outlier_prior, int | float) and not 0 < outlier_prior < 1:
-        raise ValueError(f"ccu: outlier_prior is {outlier_prior}, must be in (0, 1)")
+    if isinstance(ood_prior, int | float) and not 0 < ood_prior < 1:
+        raise ValueError(f"ccu: ood_prior is {ood_prior}, must be in (0, 1)")
 
     def loss(params: Parts, state: State, batch: Pair, key: PRNGKeyArray):
         sizes = (len(batch.data.image), len(batch.outlier))
@@ -97,19 +97,19 @@ def ccu(model: Model, axes: Axes, *, outlier_prior: Number = 0.5) -> Loss:
         log_p, state = model.apply(params, state, both, train=True, key=key)
         known, strange = (
             log_density(axes, mixture, both) + jnp.log(jnp.asarray(prior, jnp.float32))
-            for mixture, prior in ((params.inside, 1.0 - outlier_prior), (params.outside, outlier_prior))
+            for mixture, prior in ((params.inside, 1.0 - ood_prior), (params.outside, ood_prior))
         )
         inside, outside = numerics.unpack(log_p, sizes)
         evidence, strangeness = numerics.unpack(jnp.logaddexp(known, strange)[:, None], sizes)
         risk = logit.cross_entropy(inside, batch.data.label).mean()
         uniform = logit.ce_to_uniform(outside).mean()
         evidence, strangeness = evidence.mean(), strangeness.mean()
-        value = (1.0 - outlier_prior) * (risk - evidence) + outlier_prior * (uniform - strangeness)
+        value = (1.0 - ood_prior) * (risk - evidence) + ood_prior * (uniform - strangeness)
         metrics = {
             "risk": risk,
             "excess": uniform - math.log(log_p.shape[-1]),
             "evidence": evidence,
-            "outlier_evidence": strangeness,
+            "ood_evidence": strangeness,
             "accuracy": logit.correct(inside, batch.data.label).mean(),
         }
         return value, (state, metrics)

@@ -19,13 +19,13 @@ def two_sided(
     data_weight: Number = 1.0,
     weight: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
-    outlier_surrogate: Confidence | None = None,
+    ood_surrogate: Confidence | None = None,
     batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> AdversarialLoss:
     """Minimise data_weight mean CE(f(x'), y) + weight mean penalty(f(z')).
 
     x' is what the attack makes of the data, z' what the ascent makes of the outliers by climbing
-    `outlier_surrogate`; without one the images stay clean. Both share one forward pass and thus their BatchNorm
+    `ood_surrogate`; without one the images stay clean. Both share one forward pass and thus their BatchNorm
     statistics. OE, CEDA, ACET, RATIO, AOE, ALOE, NTOM and ATOM are all this, with their settings.
 
     Args:
@@ -35,7 +35,7 @@ def two_sided(
       data_weight: of the cross-entropy.
       weight: of the penalty.
       penalty: what must be small around outliers.
-      outlier_surrogate: what the ascent maximises; the penalty by default.
+      ood_surrogate: what the ascent maximises; the penalty by default.
       batchnorm: what attacks see of the network; in evaluation mode by default.
 
     Returns:
@@ -50,7 +50,7 @@ def two_sided(
 
     def find(params, state, batch: Pair, key):
         return attack_both(
-            model, params, state, batch, key, attack, ascent, outlier_surrogate or penalty, batchnorm
+            model, params, state, batch, key, attack, ascent, ood_surrogate or penalty, batchnorm
         )
 
     def risk(params, state, batch: Pair, images: tuple[Images, Images], key):
@@ -77,7 +77,7 @@ def attack_both(
     key: PRNGKeyArray,
     attack: Attack | None,
     ascent: Ascent | None,
-    outlier_surrogate: Confidence,
+    ood_surrogate: Confidence,
     batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> tuple[Images, Images]:
     """Attack the data and raise the confidence around outliers; without attack or ascent images stay clean."""
@@ -88,7 +88,7 @@ def attack_both(
         image = attack(around_data, seen, image, batch.data.label).x
     if ascent is not None:
         seen = batchnorm(model, params, state, batch.data.image, outlier_view)
-        outlier = ascent(around_outliers, confidences.over(outlier_surrogate, seen), outlier).x
+        outlier = ascent(around_outliers, confidences.over(ood_surrogate, seen), outlier).x
     return image, outlier
 
 

@@ -16,7 +16,7 @@ def ratio(
     *,
     weight: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
-    outlier_surrogate: Confidence | None = None,
+    ood_surrogate: Confidence | None = None,
     batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> AdversarialLoss:
     """Minimise 1/2 max_{x'} CE(f(x'), y) + weight/2 max_{z'} KL(U || p(z')).
@@ -35,7 +35,7 @@ def ratio(
       ascent: on outliers.
       weight: lambda.
       penalty: what must be small around outliers.
-      outlier_surrogate: what the ascent maximises; the penalty by default.
+      ood_surrogate: what the ascent maximises; the penalty by default.
       batchnorm: what both attacks see of the network.
 
     Returns:
@@ -55,7 +55,7 @@ def ratio(
         data_weight=0.5,
         weight=0.5 * weight,
         penalty=penalty,
-        outlier_surrogate=outlier_surrogate,
+        ood_surrogate=ood_surrogate,
         batchnorm=batchnorm,
     )
 
@@ -68,13 +68,13 @@ def half_ratio(
     weight: Number = 1.0,
     scale: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
-    outlier_surrogate: Confidence | None = None,
+    ood_surrogate: Confidence | None = None,
     batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> AdversarialLoss:
     """Attack every other image of the data: scale (1/2 (CE clean + CE attacked) + weight/2 max KL(U || p(z'))).
 
     Args:
-      model, attack, ascent, weight, penalty, outlier_surrogate, batchnorm: as in `ratio`.
+      model, attack, ascent, weight, penalty, ood_surrogate, batchnorm: as in `ratio`.
       scale: of the whole; 2/3 gives the weights of the authors' code of 2021, a third for each term.
 
     Returns:
@@ -94,7 +94,7 @@ def half_ratio(
         _, label = numerics.unpack(batch.data.label)
         half = Pair(Batch(image, label), batch.outlier)
         image, outlier = attack_both(
-            model, params, state, half, key, attack, ascent, outlier_surrogate or penalty, batchnorm
+            model, params, state, half, key, attack, ascent, ood_surrogate or penalty, batchnorm
         )
         return numerics.pack(clean, image), outlier
 

@@ -14,23 +14,23 @@ from robustjax.types import Ascent, Model, Number, Pair, frozen
 def trades_acet(
     model: Model,
     ascent: Ascent,
-    outlier_ascent: Ascent,
+    ood_ascent: Ascent,
     *,
     beta: Number = 6.0,
     weight: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
-    outlier_surrogate: Confidence | None = None,
+    ood_surrogate: Confidence | None = None,
 ) -> AdversarialLoss:
     """Minimise 1/2 (CE(f(x), y) + beta KL(p(x) || p(x'))) + weight/2 max_{z'} KL(U || p(z')).
 
     Args:
       model: the classifier; one forward pass serves clean and attacked data and outliers.
       ascent: on data, where it climbs KL(p(x) || p(.)); must start away from x, where the gradient is zero.
-      outlier_ascent: on outliers, where it climbs `outlier_surrogate`.
+      ood_ascent: on outliers, where it climbs `ood_surrogate`.
       beta: weight of the divergence on data.
       weight: lambda, of the outliers' term.
       penalty: what must be small around outliers.
-      outlier_surrogate: what is climbed there; the penalty by default.
+      ood_surrogate: what is climbed there; the penalty by default.
 
     Returns:
       A loss over a `Pair`; metrics `risk`, `divergence` (nats), `excess`, `accuracy`, `robust_accuracy`.
@@ -47,8 +47,8 @@ def trades_acet(
     def find(params, state, batch: Pair, key):
         around_data, around_outliers = jax.random.split(key)
         logits_fn = frozen(model, params, state)
-        outlier = outlier_ascent(
-            around_outliers, confidences.over(outlier_surrogate or penalty, logits_fn), batch.outlier
+        outlier = ood_ascent(
+            around_outliers, confidences.over(ood_surrogate or penalty, logits_fn), batch.outlier
         ).x
         return _farthest(ascent, around_data, logits_fn, batch.data.image), outlier
 
@@ -66,34 +66,34 @@ def trades_acet(
 def trades_ceda(
     model: Model,
     ascent: Ascent,
-    outlier_ascent: Ascent,
+    ood_ascent: Ascent,
     *,
     beta: Number = 6.0,
-    outlier_beta: Number = 6.0,
+    ood_beta: Number = 6.0,
     weight: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
 ) -> AdversarialLoss:
-    """Minimise 1/2 (CE + beta KL(p(x) || p(x'))) + weight/2 (KL(U || p(z)) + outlier_beta KL(p(z) || p(z'))).
+    """Minimise 1/2 (CE + beta KL(p(x) || p(x'))) + weight/2 (KL(U || p(z)) + ood_beta KL(p(z) || p(z'))).
 
     On outliers too the penalty is taken at the clean image and the prediction is kept stable around it.
 
     Args:
       model, ascent, beta, weight: as in `trades_acet`.
-      outlier_ascent: on outliers, where it climbs KL(p(z) || p(.)), so that it too must start away from z.
-      outlier_beta: weight of the divergence on outliers.
+      ood_ascent: on outliers, where it climbs KL(p(z) || p(.)), so that it too must start away from z.
+      ood_beta: weight of the divergence on outliers.
       penalty: what must be small on clean outliers.
 
     Returns:
-      A loss over a `Pair`; metrics as of `trades_acet`, `excess` on clean outliers, and `outlier_divergence`.
+      A loss over a `Pair`; metrics as of `trades_acet`, `excess` on clean outliers, and `ood_divergence`.
 
     Raises:
-      ValueError: if a known beta, outlier_beta or weight is negative.
+      ValueError: if a known beta, ood_beta or weight is negative.
 
     Reference: what `tradesceda` in the code of Augustin, Meinke and Hein 2020, arXiv:2003.09461, is named after;
       that code puts the data where the clean outliers belong.
     """
     check_weight("trades_ceda", beta, "beta")
-    check_weight("trades_ceda", outlier_beta, "outlier_beta")
+    check_weight("trades_ceda", ood_beta, "ood_beta")
     check_weight("trades_ceda", weight)
 
     def find(params, state, batch: Pair, key):
@@ -101,7 +101,7 @@ def trades_ceda(
         logits_fn = frozen(model, params, state)
         return (
             _farthest(ascent, around_data, logits_fn, batch.data.image),
-            _farthest(outlier_ascent, around_outliers, logits_fn, batch.outlier),
+            _farthest(ood_ascent, around_outliers, logits_fn, batch.outlier),
         )
 
     def risk(params, state, batch: Pair, images, key):
@@ -111,8 +111,8 @@ def trades_ceda(
         value, metrics = _stable(inside, batch, beta)
         clean, moved = numerics.unpack(outside)
         excess, divergence = penalty(clean).mean(), logit.kl(clean, moved).mean()
-        metrics = {**metrics, "excess": excess, "outlier_divergence": divergence}
-        return 0.5 * (value + weight * (excess + outlier_beta * divergence)), (state, metrics)
+        metrics = {**metrics, "excess": excess, "ood_divergence": divergence}
+        return 0.5 * (value + weight * (excess + ood_beta * divergence)), (state, metrics)
 
     return AdversarialLoss(find, risk)
 

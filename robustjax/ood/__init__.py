@@ -1,19 +1,20 @@
-"""Telling outliers from data, and being attacked there. Larger scores mean data, everywhere.
+"""Detection of out-of-distribution (OOD) images, and attacks on it. Larger scores mean in-distribution (ID) everywhere.
 
 scores              a network and a form of its logits or features make a score; reading inner activations
+detectors           a detector: a score, and what it is fitted to
 logit_scores        MSP, maximum logit, energy, entropy, GEN: as published, and without saturation
 reject_scores       SOFL, ROWL, NTOM and ATOM with their reject classes, CCU with its densities
 gaussian_scores     Mahalanobis, relative and not
-ssd                 SSD: normalised features, clusters with their own covariance, a few known outliers
+ssd                 SSD: normalised features, clusters with their own covariance, a few known OOD images
 feature_scores      nearest neighbours, ViM
 shaping             ReAct, ASH and SCALE in front of the last layer
-odin                ODIN, and the step of its kind in front of any score
+odin                ODIN, and its gradient step in front of any score
 blend               one score of several
-score_attacks       attacks on a score: data down, outliers up, the worst of several, over radii
+score_attacks       attacks on a score: ID images lowered, OOD images raised, the worst of several, over radii
 worst_confidence    the highest confidence around OOD images: the best of four searches, and over radii
-surrogates          what published attacks climb instead
+surrogates          what published attacks maximise instead of the score
 corruption_attacks  the worst of all corruptions, and a search around what they leave
-uint8_grid          ascent in whole levels of 8-bit images
+uint8_grid          PGD in whole levels of 8-bit images
 presets             the attacks of ALOE, ATOM and ATD, and a strong one
 purify              a diffusion as a translator: noise in, noise out
 metrics             AUROC, AUPR, both FPRs, detection error: exact, ties included
@@ -26,6 +27,7 @@ compat              the metrics as the code of ALOE, ATOM and OpenOOD computes t
 """
 
 from robustjax.ood.blend import blend as blend
+from robustjax.ood.detectors import Detector as Detector
 from robustjax.ood.feature_scores import knn as knn
 from robustjax.ood.feature_scores import vim as vim
 from robustjax.ood.gates import Gate as Gate
@@ -34,8 +36,11 @@ from robustjax.ood.gaussian_scores import mahalanobis as mahalanobis
 from robustjax.ood.gaussian_scores import relative_mahalanobis as relative_mahalanobis
 from robustjax.ood.odin import odin as odin
 from robustjax.ood.purify import purify as purify
+from robustjax.ood.score_attacks import ScoreAttack as ScoreAttack
+from robustjax.ood.score_attacks import lowered as lowered
+from robustjax.ood.score_attacks import raised as raised
 from robustjax.ood.scores import Score as Score
-from robustjax.ood.scores import through as through
+from robustjax.ood.scores import scored as scored
 from robustjax.ood.ssd import few_shot as few_shot
 from robustjax.ood.ssd import ssd as ssd
 from robustjax.ood.uint8_grid import uint8_pgd as uint8_pgd

@@ -1,7 +1,6 @@
 """Attacks on a score by corruption, and by a norm ball around what a corruption left."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks.pgd import better
 from robustjax.numerics import fold, keys_for
-from robustjax.ood.score_attacks import Search
+from robustjax.ood.score_attacks import Direction, Search
 from robustjax.ood.scores import Score
 from robustjax.perturbations.corruptions.table import CORRUPTIONS, corrupt
 from robustjax.types import Found, Images
@@ -20,7 +19,7 @@ SEVERITIES = (1.0, 2.0, 3.0, 4.0, 5.0)
 def worst_corruption(
     score: Score,
     *,
-    side: Literal["up", "down"],
+    direction: Direction,
     names: Sequence[str] = tuple(CORRUPTIONS),
     severities: Sequence[float] = SEVERITIES,
     levels: int | None = 255,
@@ -33,24 +32,24 @@ def worst_corruption(
 
     Args:
       score: what the detector reads.
-      side: "up" for outliers that are to pass for data, "down" for data that are to be taken for outliers.
+      direction: "raise" for OOD images that are to pass for ID, "lower" for ID images.
       names: of the corruptions, as in CIFAR-10-C.
       severities: real numbers in [0, 5].
       levels: round corrupted images to multiples of 1 / levels, as image files do; None to leave them.
     Returns:
       A search (key, x) -> Found. Corruption i at severity j sees each example's key folded with i, then j.
     Raises:
-      ValueError: for an unknown side, name or severity, or none.
+      ValueError: for an unknown direction, name or severity, or none.
 
-    Reference: Chen et al. 2021, arXiv:2006.15207: 19 corruptions at 5 severities; there of outliers only.
+    Reference: Chen et al. 2021, arXiv:2006.15207: 19 corruptions at 5 severities; there of OOD images only.
     """
-    _check("worst_corruption", side)
+    _check("worst_corruption", direction)
     if not names or not severities or not all(0 <= s <= 5 for s in severities):
         raise ValueError(
             f"worst_corruption: names are {tuple(names)} and severities {tuple(severities)}, "
             "must be at least one each, severities in [0, 5]"
         )
-    sign = 1.0 if side == "up" else -1.0
+    sign = 1.0 if direction == "raise" else -1.0
     tried = [jax.jit(_tried(score, name, sign, levels)) for name in names]
 
     def search(key: PRNGKeyArray, x: Images) -> Found:
@@ -88,22 +87,22 @@ def copies(
     return all_severities
 
 
-def composed(first: Search, second: Search, *, side: Literal["up", "down"]) -> Search:
+def composed(first: Search, second: Search, *, direction: Direction) -> Search:
     """Search again around what a search found: the second's budget is centred there, not on the image.
 
-    `composed(worst_corruption(score, side="up"), up(pgd(threat, ...), score), side="up")` is the compositional
-    attack of ATOM. The result is never worse for the adversary than that of the first search.
+    `composed(worst_corruption(score, direction="raise"), raised(pgd(threat, ...), score), direction="raise")` is the
+    compositional attack of ATOM. The result is never worse for the adversary than that of the first search.
 
     Args:
-      first, second: searches for the same score on the same side; they see each key folded with 0 and 1.
-      side: "up" or "down".
+      first, second: searches for the same score in the same direction; they see each key folded with 0 and 1.
+      direction: "raise" or "lower".
     Raises:
-      ValueError: for an unknown side.
+      ValueError: for an unknown direction.
 
     Reference: Chen et al. 2021, arXiv:2006.15207.
     """
-    _check("composed", side)
-    sign = 1.0 if side == "up" else -1.0
+    _check("composed", direction)
+    sign = 1.0 if direction == "raise" else -1.0
 
     def search(key: PRNGKeyArray, x: Images) -> Found:
         keys = keys_for(key, x.shape[0])
@@ -134,6 +133,6 @@ def _rounded(x: Images, levels: int | None) -> Images:
     return x if levels is None else jnp.round(x * levels) / levels
 
 
-def _check(name: str, side: str) -> None:
-    if side not in ("up", "down"):
-        raise ValueError(f"{name}: side is {side!r}, must be 'up' or 'down'")
+def _check(name: str, direction: str) -> None:
+    if direction not in ("raise", "lower"):
+        raise ValueError(f"{name}: direction is {direction!r}, must be 'raise' or 'lower'")

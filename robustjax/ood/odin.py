@@ -1,19 +1,19 @@
-"""Scores of an image moved a little first: ODIN, and Mahalanobis with input pre-processing."""
+"""Scores of an image after one small gradient step (input pre-processing): ODIN, and Mahalanobis with it."""
 
 import jax
 import jax.numpy as jnp
 
 from robustjax.ood.logit_scores import tempered_margin
-from robustjax.ood.scores import Score, through
+from robustjax.ood.scores import Score, scored
 from robustjax.types import Images, LogitsFn, Number, PerExample
 
 
-def nudged(score: Score, magnitude: Number) -> Score:
-    """Step once along the sign of a score's gradient, then score: data gain more by it than outliers.
+def preprocessed(score: Score, magnitude: Number) -> Score:
+    """Step once along the sign of a score's gradient, then score: ID images gain more by it than OOD ones.
 
     The step is treated as a constant by gradients (straight through): values are exact, and slopes are those of
-    the score where the step leads. To climb it as if there were no step, climb `score` itself; `robust.up` and
-    `robust.down` take both and keep what this score judges worst.
+    the score where the step leads. `score` itself is a surrogate without the step: give `score_attacks.raised` and
+    `lowered` both, and they keep the point at which this score is worst.
 
     Args:
       score: with a slope where it is used; a saturated probability has none.
@@ -34,7 +34,7 @@ def nudged(score: Score, magnitude: Number) -> Score:
 def odin(logits_fn: LogitsFn, *, temperature: Number = 1000.0, magnitude: Number = 0.0014) -> Score:
     """Score by the largest probability at a high temperature, after a step that raises it.
 
-    Ranks like the published probability, in the units of logits: `logit_scores.tempered_margin` after `nudged`.
+    Ranks like the published probability, in the units of logits: `logit_scores.tempered_margin` after `preprocessed`.
 
     Args:
       logits_fn: the network.
@@ -48,4 +48,4 @@ def odin(logits_fn: LogitsFn, *, temperature: Number = 1000.0, magnitude: Number
     """
     if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(f"odin: temperature is {temperature}, must be positive")
-    return nudged(through(logits_fn, lambda z: tempered_margin(z, temperature=temperature)), magnitude)
+    return preprocessed(scored(logits_fn, lambda z: tempered_margin(z, temperature=temperature)), magnitude)

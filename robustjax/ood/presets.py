@@ -5,62 +5,66 @@ from robustjax.attacks.apgd import apgd
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.square import square
 from robustjax.ood import surrogates
-from robustjax.ood.score_attacks import Sides, down, highest, lowest, over_classes, up
+from robustjax.ood.score_attacks import ScoreAttack, highest, lowered, lowest, over_classes, raised
 from robustjax.ood.scores import Score
 from robustjax.ood.uint8_grid import uint8_pgd
 from robustjax.threats import Threat
-from robustjax.types import LogitsFn, Number, Objective
+from robustjax.types import LogitsFn, Objective
 
 
-def aloe(logits_fn: LogitsFn, score: Score, *, eps: Number = 1 / 255, steps: int = 10) -> Sides:
-    """Attack both sides as ALOE evaluates: ten steps of one level, data towards uniform, outliers away from entropy.
+def aloe(threat: Threat, score: Score, logits_fn: LogitsFn, *, steps: int = 10) -> ScoreAttack:
+    """Attack both sides as ALOE evaluates: ID images towards the uniform prediction, OOD images away from entropy.
 
-    The last point counts, even where it is better for the detector than the image. The random start of the
-    published code is none at this radius, because it is truncated; here there is none at any.
+    Ten steps of one level. The last point counts, even where it is better for the detector than the image. The
+    random start of the published code is none at radius 1/255, because it is truncated; here there is none at any.
 
     Args:
-      logits_fn: the network.
+      threat: in linf; published with eps 1/255.
       score: what the detector reads.
-      eps: radius in linf.
+      logits_fn: the network.
       steps: of 1/255.
+    Raises:
+      ValueError: if the threat is not linf.
 
     Reference: Chen et al. 2020, arXiv:2003.09711, without batch statistics and truncation.
     """
-    ascent = uint8_pgd(Threat("linf", eps), steps=steps, keep="last")
-    return Sides(
-        down(ascent, score, surrogates=[surrogates.toward_uniform(logits_fn)], clean=False),
-        up(ascent, score, surrogates=[surrogates.certain(logits_fn)], clean=False),
+    ascent = uint8_pgd(threat, steps=steps, keep="last")
+    return ScoreAttack(
+        lowered(ascent, score, surrogates=[surrogates.toward_uniform(logits_fn)], clean=False),
+        raised(ascent, score, surrogates=[surrogates.certain(logits_fn)], clean=False),
     )
 
 
-def atom(score: Score, surrogates: Objective, *, eps: Number = 8 / 255, steps: int = 40) -> Sides:
-    """Attack outliers only, as ATOM evaluates: forty steps of one level from a random start, best point.
+def atom(threat: Threat, score: Score, surrogate: Objective, *, steps: int = 40) -> ScoreAttack:
+    """Attack OOD images only, as ATOM evaluates: forty steps of one level from a random start, best point.
 
     Args:
+      threat: in linf; published with eps 8/255.
       score: what the detector reads.
-      surrogates: `attacks.objectives.ce_to_uniform` for MSP and ODIN, `surrogates.away_from_rejection` for networks
+      surrogate: `attacks.objectives.ce_to_uniform` for MSP and ODIN, `surrogates.away_from_rejection` for networks
         with reject classes.
-      eps: radius in linf.
       steps: of 1/255.
+    Raises:
+      ValueError: if the threat is not linf.
 
-    Reference: Chen et al. 2021, arXiv:2006.15207. The image itself competes by its score, there by the objective.
+    Reference: Chen et al. 2021, arXiv:2006.15207. The image itself competes by its score, there by the surrogate.
     """
-    ascent = uint8_pgd(Threat("linf", eps), steps=steps, start="uniform")
-    return Sides(None, up(ascent, score, surrogates=[surrogates]))
+    ascent = uint8_pgd(threat, steps=steps, start="uniform")
+    return ScoreAttack(None, raised(ascent, score, surrogates=[surrogate]))
 
 
-def atd(score: Score, *, eps: Number = 8 / 255, steps: int = 100) -> Sides:
+def atd(threat: Threat, score: Score, *, steps: int = 100) -> ScoreAttack:
     """Attack both sides along the score: PGD with a hundred steps of 2.5 eps / 100 from a random start.
 
-    Reference: Azizmalayeri et al. 2022, arXiv:2209.15246. The best point counts.
-
     Args:
+      threat: published in linf with eps 8/255.
       score: what the detector reads, in a form that does not saturate.
-      eps: radius in linf.
       steps: of 2.5 eps / steps.
+
+    Reference: Azizmalayeri et al. 2022, arXiv:2209.15246. The best point counts.
     """
-    ascent = pgd(Threat("linf", eps), steps=steps, step_size=2.5 * eps / max(steps, 1))
-    return Sides(down(ascent, score), up(ascent, score))
+    ascent = pgd(threat, steps=steps, step_size=2.5 * threat.eps / max(steps, 1))
+    return ScoreAttack(lowered(ascent, score), raised(ascent, score))
 
 
 def strong(
@@ -71,8 +75,8 @@ def strong(
     steps: int = 100,
     restarts: int = 5,
     queries: int = 1000,
-) -> Sides:
-    """Attack both sides by APGD on the score and every surrogate, from several starts, and by Square; keep the worst.
+) -> ScoreAttack:
+    """Attack both sides by APGD on the score and every surrogate, with restarts, and by Square; keep the worst.
 
     With K classes that is (6 + K) times `restarts` runs of APGD; the score alone, twice `restarts`. Square asks for
     scores only, so that it also moves scores whose gradients say nothing.
@@ -88,19 +92,19 @@ def strong(
     """
     ascent = apgd(threat, steps=steps)
 
-    def fallen(x):
+    def negative(x):
         return -score(x)
 
-    unsure, sure = [fallen], [score]
+    lowering, raising = [negative], [score]
     if logits_fn is not None:
-        unsure += [surrogates.toward_uniform(logits_fn), surrogates.uncertain_log(logits_fn)]
-        sure += [objectives.ce_to_uniform(logits_fn), surrogates.certain_log(logits_fn)]
-    downwards = [down(ascent, score, surrogates=unsure, restarts=restarts)]
-    upwards = [up(ascent, score, surrogates=sure, restarts=restarts)]
+        lowering += [surrogates.toward_uniform(logits_fn), surrogates.uncertain_log(logits_fn)]
+        raising += [objectives.ce_to_uniform(logits_fn), surrogates.certain_log(logits_fn)]
+    on_id = [lowered(ascent, score, surrogates=lowering, restarts=restarts)]
+    on_ood = [raised(ascent, score, surrogates=raising, restarts=restarts)]
     if logits_fn is not None:
-        upwards.append(over_classes(ascent, score, logits_fn, restarts=restarts))
+        on_ood.append(over_classes(ascent, score, logits_fn, restarts=restarts))
     if queries:
-        blind = square(threat, queries=queries)
-        downwards.append(down(blind, score))
-        upwards.append(up(blind, score))
-    return Sides(lowest(*downwards), highest(*upwards))
+        random_search = square(threat, queries=queries)
+        on_id.append(lowered(random_search, score))
+        on_ood.append(raised(random_search, score))
+    return ScoreAttack(lowest(*on_id), highest(*on_ood))

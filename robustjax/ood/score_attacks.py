@@ -1,8 +1,8 @@
-"""Attacks on a score: data pushed down, outliers pushed up, and the worst that any of several searches found.
+"""Attacks on a score: OOD images raised, ID images lowered, and the worst that any of several searches found.
 
-A search takes (key, x) and gives the point and its score, per example. However many objectives it climbs, the score
-itself decides what is kept. AscentState a score that does not saturate, such as `logit_scores.msp_margin` for MSP: the
-order is the same, and a slope is left where the probability is 1.
+A search takes (key, x) and gives the point and its score, per example. It may maximise surrogates, but the score
+itself decides which point is kept. Attack a score that does not saturate, such as `logit_scores.msp_margin` for MSP:
+the order is the same, and a gradient is left where the probability is 1.
 """
 
 import itertools
@@ -21,17 +21,23 @@ from robustjax.ood import surrogates
 from robustjax.ood.scores import Score
 from robustjax.types import Ascent, Found, Images, LogitsFn, Objective, PerExample
 
+Direction = Literal["raise", "lower"]
 Search = Callable[[PRNGKeyArray, Images], Found]  # `value` is the score at the point
 
 
-class Sides(NamedTuple):
-    """How data and outliers are attacked; None where they are not."""
+class ScoreAttack(NamedTuple):
+    """An attack on a detector; None where a side is not attacked.
 
-    down: Search | None
-    up: Search | None
+    Attributes:
+      on_id: lowers the scores of ID images.
+      on_ood: raises those of OOD images.
+    """
+
+    on_id: Search | None
+    on_ood: Search | None
 
 
-def up(
+def raised(
     ascent: Ascent,
     score: Score,
     *,
@@ -39,13 +45,13 @@ def up(
     restarts: int = 1,
     clean: bool = True,
 ) -> Search:
-    """Look for the highest score around each example, as an outlier that passes for data.
+    """Look for the highest score around each example, so that an OOD image passes for an ID one.
 
     Args:
       ascent: how to search. A `Solver` keeps the point of highest score that it met; any other ascent keeps what
         its own objective preferred.
       score: what the detector reads.
-      surrogates: objectives to climb one after the other, such as `surrogates`; the score alone by default.
+      surrogates: objectives to maximise one after the other, such as those of `surrogates`; the score alone by default.
       restarts: random starts of each. Objective i and start r see each example's key folded with i, then r.
       clean: let x itself compete, so that an attack never helps the detector.
     Returns:
@@ -53,10 +59,10 @@ def up(
     Raises:
       ValueError: if restarts is less than 1.
     """
-    return _search("up", ascent, score, surrogates or (score,), restarts, clean)
+    return _search("raised", ascent, score, surrogates or (score,), restarts, clean)
 
 
-def down(
+def lowered(
     ascent: Ascent,
     score: Score,
     *,
@@ -64,30 +70,29 @@ def down(
     restarts: int = 1,
     clean: bool = True,
 ) -> Search:
-    """Look for the lowest score around each example, as data that are taken for outliers.
+    """Look for the lowest score around each example, so that an ID image is taken for an OOD one.
 
     Args:
-      ascent, restarts, clean: as in `up`.
+      ascent, restarts, clean: as in `raised`.
       score: what the detector reads.
-      surrogates: objectives to climb, so usually falling where the score rises; minus the score by default.
+      surrogates: objectives to maximise, usually falling where the score rises; minus the score by default.
     Returns:
       A search (key, x) -> Found with the score itself, not its negative, as value.
     """
-    fallen = _negative(score)
-    return _turned(_search("down", ascent, fallen, surrogates or (fallen,), restarts, clean))
+    negative = _negative(score)
+    return _negated(_search("lowered", ascent, negative, surrogates or (negative,), restarts, clean))
 
 
 def over_classes(
     ascent: Ascent, score: Score, logits_fn: LogitsFn, *, restarts: int = 1, clean: bool = True
 ) -> Search:
-    """Push an outlier towards each class in turn and keep its highest score.
+    """Maximise the log odds of each class in turn and keep the highest score.
 
-    The likeliest class at the start need not be the one that can become surest; climbing one after the other
-    leaves no choice to chance. All classes share one compiled search.
+    The likeliest class at the start need not be the one that can become surest. All classes share one compiled search.
 
     Args:
-      ascent, score, restarts, clean: as in `up`.
-      logits_fn: whose classes are aimed at by `surrogates.toward_class`.
+      ascent, score, restarts, clean: as in `raised`.
+      logits_fn: whose classes are the targets of `surrogates.toward_class`.
     """
     _check("over_classes", restarts)
 
@@ -95,12 +100,12 @@ def over_classes(
         classes = jax.eval_shape(logits_fn, x).shape[-1]
         keys = keys_for(key, x.shape[0])
 
-        def aim(run: Array) -> Found:
+        def one(run: Array) -> Found:
             target, start = run // restarts, run % restarts
             objective = surrogates.toward_class(logits_fn, target)
-            return _judged(ascent, fold(fold(keys, target), start), objective, score, x)
+            return _found(ascent, fold(fold(keys, target), start), objective, score, x)
 
-        best = best_of(jax.lax.map(aim, jnp.arange(classes * restarts)))
+        best = best_of(jax.lax.map(one, jnp.arange(classes * restarts)))
         return jax.lax.stop_gradient(better(Found(x, score(x)), best) if clean else best)
 
     return search
@@ -127,15 +132,19 @@ def highest(*searches: Search) -> Search:
 
 def lowest(*searches: Search) -> Search:
     """Keep the lowest score that any of several searches finds."""
-    return _turned(highest(*(_turned(one) for one in searches)))
+    return _negated(highest(*(_negated(one) for one in searches)))
 
 
 def over_radii(
-    search_at: Callable[[Scalar, Start], Search], radii: Sequence[float], *, side: Literal["up", "down"]
+    search_at: Callable[[Scalar, Start], Search],
+    radii: Sequence[float],
+    *,
+    direction: Direction,
 ) -> Search:
-    """Search at rising radii, each from what the last one found, so that the results cannot but be monotone.
+    """Search at rising radii, each from what the last one found, so that results are monotone in the radius.
 
-    `over_radii(lambda eps, warm: up(pgd(Threat("linf", eps), steps=40, step_size=eps / 16, start=warm), score), ...)`.
+    `over_radii(lambda eps, warm: raised(pgd(Threat("linf", eps), steps=40, step_size=eps / 16, start=warm), score),
+    radii, direction="raise")`.
     What was found in a smaller ball lies in the larger one and stays if nothing better is found there. One
     program is compiled for all radii.
 
@@ -143,17 +152,17 @@ def over_radii(
       search_at: (radius, start) -> search. The start gives the best point so far, x itself at first; a search may
         use it, for all its starts or for some, or leave it.
       radii: rising; radius i sees each example's key folded with i.
-      side: whether the searches push scores up or down.
+      direction: whether the searches raise or lower scores.
     Returns:
       A search whose results lead with the radii: x (r, b, ...) and value (r, b).
     Raises:
-      ValueError: if radii is empty, negative or not rising, or side is unknown.
+      ValueError: if radii is empty, negative or not rising, or direction is unknown.
     """
     if not radii or radii[0] < 0 or not all(a < b for a, b in itertools.pairwise(radii)):
         raise ValueError(f"over_radii: radii are {tuple(radii)}, must rise from 0 or more")
-    if side not in ("up", "down"):
-        raise ValueError(f"over_radii: side is {side!r}, must be 'up' or 'down'")
-    sign = 1.0 if side == "up" else -1.0
+    if direction not in ("raise", "lower"):
+        raise ValueError(f"over_radii: direction is {direction!r}, must be 'raise' or 'lower'")
+    sign = 1.0 if direction == "raise" else -1.0
 
     def search(key: PRNGKeyArray, x: Images) -> Found:
         keys = keys_for(key, x.shape[0])
@@ -179,20 +188,20 @@ def _search(
     def search(key: PRNGKeyArray, x: Images) -> Found:
         keys = keys_for(key, x.shape[0])
 
-        def climb(objective: Objective, own: PRNGKeyArray) -> Found:
+        def maximised(objective: Objective, own: PRNGKeyArray) -> Found:
             starts = jnp.arange(restarts)
-            return best_of(jax.lax.map(lambda r: _judged(ascent, fold(own, r), objective, merit, x), starts))
+            return best_of(jax.lax.map(lambda r: _found(ascent, fold(own, r), objective, merit, x), starts))
 
         best = Found(x, merit(x)) if clean else nothing_yet(x)
         for i, objective in enumerate(surrogates):
-            best = better(best, climb(objective, fold(keys, i)))
+            best = better(best, maximised(objective, fold(keys, i)))
         return jax.lax.stop_gradient(best)
 
     return search
 
 
-def _judged(ascent: Ascent, key: PRNGKeyArray, objective: Objective, merit: Objective, x: Images) -> Found:
-    """Climb an objective and return the point with its merit."""
+def _found(ascent: Ascent, key: PRNGKeyArray, objective: Objective, merit: Objective, x: Images) -> Found:
+    """Maximise an objective and return the point with its merit."""
     if objective is merit:
         return ascent(key, merit, x)
     if isinstance(ascent, Solver):
@@ -203,18 +212,18 @@ def _judged(ascent: Ascent, key: PRNGKeyArray, objective: Objective, merit: Obje
 
 
 def _negative(score: Score) -> Objective:
-    def fallen(x: Images) -> PerExample:
+    def negative(x: Images) -> PerExample:
         return -score(x)
 
-    return fallen
+    return negative
 
 
-def _turned(search: Search) -> Search:
-    def turned(key: PRNGKeyArray, x: Images) -> Found:
+def _negated(search: Search) -> Search:
+    def negated(key: PRNGKeyArray, x: Images) -> Found:
         found = search(key, x)
         return Found(found.x, -found.value)
 
-    return turned
+    return negated
 
 
 def _check(name: str, restarts: int) -> None:

@@ -8,13 +8,13 @@ from jaxtyping import Array, Float
 
 from robustjax.types import Images, Model, Params, PerExample, State
 
-Score = Callable[[Images], PerExample]  # larger on data than on outliers; an `Objective` as it stands
+Score = Callable[[Images], PerExample]  # larger on ID images than on OOD ones; an `Objective` as it is
 Features = Float[Array, "b d"]
 FeaturesFn = Callable[[Images], Features]
 Form = Callable[[Array], PerExample]  # of logits or of features, such as logit_scores.energy
 
 
-def through(network: Callable[[Images], Array], form: Form) -> Score:
+def scored(network: Callable[[Images], Array], form: Form) -> Score:
     """Score images by a form of what a network makes of them: logits, or the features of `tap`."""
     return lambda x: form(network(x))
 

@@ -44,18 +44,18 @@ def uint8_pgd(
       truncation. The start is uniform, where ATOM's rounding gives the outermost levels half the weight.
     """
     if threat.norm != "linf":
-        raise ValueError(f"lattice: threat is {threat.norm}, must be linf")
+        raise ValueError(f"uint8_pgd: threat is {threat.norm}, must be linf")
     if steps < 0 or step < 1 or levels < 1:
         raise ValueError(
-            f"lattice: steps, step and levels are {(steps, step, levels)}, must be at least 0, 1 and 1"
+            f"uint8_pgd: steps, step and levels are {(steps, step, levels)}, must be at least 0, 1 and 1"
         )
     if start not in ("origin", "uniform") or keep not in ("best", "last"):
         raise ValueError(
-            f"lattice: start is {start!r} and keep {keep!r}, must be 'origin' or 'uniform', 'best' or 'last'"
+            f"uint8_pgd: start is {start!r} and keep {keep!r}, must be 'origin' or 'uniform', 'best' or 'last'"
         )
 
     def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
-        # A thousandth of a level forgives the rounding of 8 / 255 and of pixels, and no more.
+        # A thousandth of a level allows for the rounding of 8 / 255 and of pixels, and no more.
         reach = jnp.floor(per_example(threat.eps, x) * levels + 1e-3)
         low = jnp.maximum(-reach, jnp.ceil((threat.lower - x) * levels - 1e-3))
         high = jnp.minimum(reach, jnp.floor((threat.upper - x) * levels + 1e-3))

@@ -13,8 +13,8 @@ from robustjax.attacks.pgd import Start
 from robustjax.numerics import Norm, per_example
 from robustjax.numerics import norm as norm_of
 from robustjax.ood.logit_scores import msp_margin
-from robustjax.ood.score_attacks import Search, highest, over_classes, over_radii, up
-from robustjax.ood.scores import Score, through
+from robustjax.ood.score_attacks import Search, highest, over_classes, over_radii, raised
+from robustjax.ood.scores import Score, scored
 from robustjax.threats import Threat
 from robustjax.types import LogitsFn, PerExample
 
@@ -52,10 +52,10 @@ def worst_confidence(
         threat, steps=steps, step_size=2.5 * threat.eps / max(steps, 1), start=toward_grey(threat)
     )
     return highest(
-        up(ascent, score, restarts=restarts),
+        raised(ascent, score, restarts=restarts),
         over_classes(apgd(threat, steps=class_steps or steps), score, logits_fn),
-        up(grey, score),
-        up(ascent, score, surrogates=[objectives.ce_to_uniform(logits_fn)]),
+        raised(grey, score),
+        raised(ascent, score, surrogates=[objectives.ce_to_uniform(logits_fn)]),
     )
 
 
@@ -82,15 +82,15 @@ def confidence_over_radii(
 
     def search_at(eps: Scalar, warm: Start) -> Search:
         threat = Threat(norm, eps)
-        fresh = up(apgd(threat, steps=steps), score, restarts=restarts)
-        return highest(up(apgd(threat, steps=steps, start=warm), score), fresh)
+        fresh = raised(apgd(threat, steps=steps), score, restarts=restarts)
+        return highest(raised(apgd(threat, steps=steps, start=warm), score), fresh)
 
-    return over_radii(search_at, radii, side="up")
+    return over_radii(search_at, radii, direction="raise")
 
 
 def confidence_score(logits_fn: LogitsFn) -> Score:
     """Build the score log(p / (1 - p)) of the largest probability p: its order, without saturation."""
-    return through(logits_fn, msp_margin)
+    return scored(logits_fn, msp_margin)
 
 
 def probability(log_odds: PerExample) -> PerExample:

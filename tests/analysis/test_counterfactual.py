@@ -17,7 +17,7 @@ from robustjax.losses.standard import standard
 from robustjax.models import small
 from robustjax.numerics import keys_for
 from robustjax.ood.metrics import auroc
-from robustjax.ood.score_attacks import over_classes, up
+from robustjax.ood.score_attacks import over_classes, raised
 from robustjax.ood.worst_confidence import confidence_score
 from robustjax.threats import Threat
 from robustjax.types import frozen
@@ -122,7 +122,9 @@ def test_outliers_at_worst(net):
     def run(eps):
         wide = apgd(Threat("l2", eps), steps=8)
         keys = keys_for(KEY, 24)
-        return up(wide, score)(keys, outliers).value, up(wide, score, restarts=5)(keys, outliers).value
+        return raised(wide, score)(keys, outliers).value, raised(wide, score, restarts=5)(
+            keys, outliers
+        ).value
 
     one, five = run(0.5)
     _, far = run(1.0)

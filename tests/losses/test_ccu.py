@@ -94,7 +94,7 @@ def test_far_from_everything_the_prediction_is_uniform_and_near_likely_data_the_
 
 
 def test_loss_is_its_formula():
-    value, (_, metrics) = jax.jit(ccu(MODEL, AXES, outlier_prior=0.3))(PARAMS, STATE, BATCH, KEY)
+    value, (_, metrics) = jax.jit(ccu(MODEL, AXES, ood_prior=0.3))(PARAMS, STATE, BATCH, KEY)
     p, q = posterior(BATCH.data.image), posterior(BATCH.outlier)
     known, strange = (
         np.log(0.7 * np.exp(density(PARAMS.inside, x)) + 0.3 * np.exp(density(PARAMS.outside, x))).mean()
@@ -103,7 +103,7 @@ def test_loss_is_its_formula():
     risk, uniform = -np.log(p[np.arange(N), np.asarray(BATCH.data.label)]).mean(), -np.log(q).mean()
     np.testing.assert_allclose(value, 0.7 * (risk - known) + 0.3 * (uniform - strange), rtol=1e-4)
     np.testing.assert_allclose(metrics["risk"], risk, rtol=1e-4)
-    np.testing.assert_allclose(metrics["outlier_evidence"], strange, rtol=1e-3)
+    np.testing.assert_allclose(metrics["ood_evidence"], strange, rtol=1e-3)
 
 
 def test_training_keeps_the_outliers_wide_and_raises_the_likelihood():
@@ -123,7 +123,7 @@ def test_training_keeps_the_outliers_wide_and_raises_the_likelihood():
     "build, message",
     [
         (lambda: mixed(NETWORK, AXES, INSIDE, OUTSIDE, odds=0.0), "mixed: odds is 0.0"),
-        (lambda: ccu(MODEL, AXES, outlier_prior=1.0), "ccu: outlier_prior is 1.0"),
+        (lambda: ccu(MODEL, AXES, ood_prior=1.0), "ccu: ood_prior is 1.0"),
         (lambda: optimizer(optax.sgd(0.1), factor=1.0), "optimizer: factor is 1.0"),
         (lambda: gaussian_mixture.principal(DATA, floor=0.0), "principal: floor is 0.0"),
         (

@@ -55,7 +55,7 @@ LOSSES = {
     "acet": acet(MODEL, OUTER),
     "acet beside atom": acet(MODEL, half_batch(OUTER), penalty=confidences.ce_to_uniform),
     "ratio": ratio(MODEL, FIXED, OUTER),
-    "ratio climbing confidence": ratio(MODEL, FIXED, OUTER, outlier_surrogate=confidences.log_confidence),
+    "ratio climbing confidence": ratio(MODEL, FIXED, OUTER, ood_surrogate=confidences.log_confidence),
     "half_ratio": half_ratio(MODEL, FIXED, OUTER),
     "aloe": aloe(MODEL, ATTACK, OUTER),
     "aoe": aoe(MODEL, ATTACK),
@@ -69,7 +69,7 @@ LOSSES = {
 METRICS = {
     "half_ratio": {"risk", "excess", "accuracy", "robust_accuracy"},
     "trades_acet": {"risk", "divergence", "excess", "accuracy", "robust_accuracy"},
-    "trades_ceda": {"risk", "divergence", "excess", "outlier_divergence", "accuracy", "robust_accuracy"},
+    "trades_ceda": {"risk", "divergence", "excess", "ood_divergence", "accuracy", "robust_accuracy"},
     "rowl": {"risk", "robust_risk", "accuracy", "robust_accuracy"},
     "sofl": {"risk", "excess", "accuracy", "rejected"},
 }
@@ -377,10 +377,10 @@ def test_climbing_another_measure_than_the_one_trained_on():
     """An attack on confidence finds more of it than one on the divergence does, and the reverse."""
     outer = pgd(Threat("linf", 0.3), steps=20, step_size=0.05, start=at_origin)
     found = {}
-    for outlier_surrogate in (confidences.log_confidence, confidences.kl_from_uniform):
-        loss = acet(MODEL, outer, outlier_surrogate=outlier_surrogate)
+    for ood_surrogate in (confidences.log_confidence, confidences.kl_from_uniform):
+        loss = acet(MODEL, outer, ood_surrogate=ood_surrogate)
         z = MODEL.apply(PARAMS, STATE, jax.jit(loss.attack)(PARAMS, STATE, BATCH, KEY)[1])[0]
-        found[outlier_surrogate] = confidences.log_confidence(z).mean(), confidences.kl_from_uniform(z).mean()
+        found[ood_surrogate] = confidences.log_confidence(z).mean(), confidences.kl_from_uniform(z).mean()
     by_confidence, by_divergence = found.values()
     assert by_confidence[0] >= by_divergence[0] and by_divergence[1] >= by_confidence[1]
     assert by_confidence != by_divergence
@@ -437,7 +437,7 @@ def test_wrong_labels_are_even_over_the_others():
         (lambda: aloe(MODEL, ATTACK, OUTER, weight=-1.0), "aloe: weight is -1.0"),
         (lambda: aoe(MODEL, ATTACK, weight=-1.0), "aoe: weight is -1.0"),
         (lambda: trades_acet(MODEL, ASCENT, OUTER, beta=-1.0), "trades_acet: beta is -1.0"),
-        (lambda: trades_ceda(MODEL, ASCENT, OUTER, outlier_beta=-1.0), "trades_ceda: outlier_beta is -1.0"),
+        (lambda: trades_ceda(MODEL, ASCENT, OUTER, ood_beta=-1.0), "trades_ceda: ood_beta is -1.0"),
         (lambda: two_sided(MODEL, data_weight=-1.0), "two_sided: data_weight is -1.0"),
         (lambda: ntom(MODEL, weight=-1.0), "ntom: weight is -1.0"),
         (lambda: atom(MODEL, OUTER, weight=-1.0), "atom: weight is -1.0"),

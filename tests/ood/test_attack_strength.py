@@ -14,7 +14,7 @@ from robustjax.attacks.square import square
 from robustjax.losses.standard import standard
 from robustjax.models import small
 from robustjax.ood.metrics import auroc
-from robustjax.ood.score_attacks import up
+from robustjax.ood.score_attacks import raised
 from robustjax.ood.worst_confidence import confidence_over_radii, confidence_score
 from robustjax.threats import Threat
 from robustjax.types import frozen
@@ -51,12 +51,12 @@ def right(net, attack, images):
 
 def test_more_work_breaks_more_and_enough_radius_breaks_all(net, images):
     ball, wide = Threat("l2", EPS), Threat("l2", 8.0)
-    outlier_surrogate = [
+    ood_surrogate = [
         compose.against(ascent, objectives.cross_entropy)
         for ascent in (fgsm(ball), pgd(ball, steps=20, step_size=EPS / 8), apgd(ball, steps=100))
     ]
     clean = float(logit.correct(net(images[0]), images[1]).mean())
-    once, twenty, hundred = (right(net, attack, images) for attack in outlier_surrogate)
+    once, twenty, hundred = (right(net, attack, images) for attack in ood_surrogate)
     assert clean > 0.93 and clean > once + 0.05 and once >= twenty >= hundred - 1e-6 and hundred < clean - 0.1
     assert right(net, compose.against(apgd(wide, steps=30), objectives.cross_entropy), images) == 0
 
@@ -81,7 +81,7 @@ def test_worst_confidence_grows_with_the_radius_and_with_restarts(net, images):
     few, more = (
         jax.jit(
             lambda x, n=n: (
-                up(apgd(Threat("l2", EPS), steps=5), confidence_score(net), restarts=n)(KEY, x).value
+                raised(apgd(Threat("l2", EPS), steps=5), confidence_score(net), restarts=n)(KEY, x).value
             )
         )(outliers)
         for n in (1, 5)

@@ -23,11 +23,11 @@ def linear(x):
     return x.reshape(len(x), -1) @ W
 
 
-@pytest.mark.parametrize("side", ["up", "down"])
-def test_the_worst_of_all_candidates_is_found(side):
+@pytest.mark.parametrize("direction", ["raise", "lower"])
+def test_the_worst_of_all_candidates_is_found(direction):
     """A loop over names and severities with the same keys, rounded to bytes in numpy."""
-    sign = 1 if side == "up" else -1
-    found = worst_corruption(linear, side=side, names=NAMES, severities=(1, 2.5, 5))(KEY, IMAGES)
+    sign = 1 if direction == "raise" else -1
+    found = worst_corruption(linear, direction=direction, names=NAMES, severities=(1, 2.5, 5))(KEY, IMAGES)
     images = [IMAGES]
     for i, name in enumerate(NAMES):
         for j, severity in enumerate((1.0, 2.5, 5.0)):
@@ -39,19 +39,21 @@ def test_the_worst_of_all_candidates_is_found(side):
     best = np.stack([np.asarray(image) for image in images])[(sign * scores).argmax(axis=0), np.arange(4)]
     np.testing.assert_allclose(found.x, best, atol=1 / 255 + 1e-5)
     assert (sign * (found.value - linear(IMAGES)) >= 0).all()
-    assert (scores.argmax(axis=0) > 0).any() or side == "down"
+    assert (scores.argmax(axis=0) > 0).any() or direction == "lower"
 
 
 def test_there_are_ninety_five_candidates():
     assert len(CORRUPTIONS) * len(SEVERITIES) == 95
-    search = worst_corruption(linear, side="up")
+    search = worst_corruption(linear, direction="raise")
     assert jax.eval_shape(search, KEY, IMAGES).x.shape == IMAGES.shape  # all nineteen take images of any size
 
 
 def test_copies_are_the_candidates():
     moved = copies("gaussian_noise", severities=(1, 5))(fold(keys_for(KEY, 4), 1), IMAGES)
     assert moved.shape == (2, 4, 8, 8, 1)
-    found = worst_corruption(linear, side="up", names=("brightness", "gaussian_noise"), severities=(1, 5))
+    found = worst_corruption(
+        linear, direction="raise", names=("brightness", "gaussian_noise"), severities=(1, 5)
+    )
     scores = jnp.concatenate([jax.vmap(linear)(moved), linear(IMAGES)[None]])
     assert (found(KEY, IMAGES).value >= scores.max(axis=0) - 1e-4).all()
     np.testing.assert_allclose(255 * moved, np.rint(255 * moved), atol=1e-3)
@@ -60,15 +62,15 @@ def test_copies_are_the_candidates():
 def test_an_image_nothing_can_worsen_stays():
     """A peak at the image itself: no candidate is nearer."""
     peak = lambda x: -jnp.abs(x - IMAGES).sum(axis=(1, 2, 3))
-    found = worst_corruption(peak, side="up", names=NAMES[:1])(KEY, IMAGES)
+    found = worst_corruption(peak, direction="raise", names=NAMES[:1])(KEY, IMAGES)
     np.testing.assert_array_equal(found.x, IMAGES)
 
 
 def test_composing_searches_around_the_corrupted_image():
     eps, positive = 0.05, jnp.abs(W)
     rising = lambda x: x.reshape(len(x), -1) @ positive
-    corruption = worst_corruption(rising, side="up", names=NAMES[:1])
-    both = composed(corruption, score_attacks.up(fgsm(Threat("linf", eps)), rising), side="up")
+    corruption = worst_corruption(rising, direction="raise", names=NAMES[:1])
+    both = composed(corruption, score_attacks.raised(fgsm(Threat("linf", eps)), rising), direction="raise")
     first, found = corruption(fold(keys_for(KEY, 4), 0), IMAGES), both(KEY, IMAGES)
     threat = Threat("linf", eps)
     assert threat.contains(found.x, first.x).all() and not threat.contains(found.x, IMAGES).any()
@@ -79,35 +81,39 @@ def test_composing_searches_around_the_corrupted_image():
 def test_neither_ever_raises_the_auroc():
     inside, outside = IMAGES + 0.1, IMAGES
     names = {"names": NAMES[:2], "severities": (3.0,)}
-    worst = {side: worst_corruption(linear, side=side, **names) for side in ("up", "down")}
+    worst = {
+        direction: worst_corruption(linear, direction=direction, **names) for direction in ("raise", "lower")
+    }
     ball = (
-        score_attacks.down(fgsm(Threat("linf", 0.02)), linear),
-        score_attacks.up(fgsm(Threat("linf", 0.02)), linear),
+        score_attacks.lowered(fgsm(Threat("linf", 0.02)), linear),
+        score_attacks.raised(fgsm(Threat("linf", 0.02)), linear),
     )
-    beyond = [composed(worst[s], b, side=s)(KEY, x).value for s, b, x in (
-        ("down", ball[0], inside), ("up", ball[1], outside),
+    beyond = [composed(worst[s], b, direction=s)(KEY, x).value for s, b, x in (
+        ("lower", ball[0], inside), ("raise", ball[1], outside),
     )]  # fmt: skip
     clean = metrics.auroc(linear(inside), linear(outside))
-    corrupted = metrics.auroc(worst["down"](KEY, inside).value, worst["up"](KEY, outside).value)
+    corrupted = metrics.auroc(worst["lower"](KEY, inside).value, worst["raise"](KEY, outside).value)
     assert metrics.auroc(*beyond) <= corrupted <= clean
     # A search that ends lower than it started leaves the corrupted image.
-    backwards = score_attacks.up(
+    backwards = score_attacks.raised(
         fgsm(Threat("linf", 0.1)), linear, surrogates=[lambda x: -linear(x)], clean=False
     )
-    kept = composed(worst["up"], backwards, side="up")(KEY, outside)
-    np.testing.assert_allclose(kept.value, worst["up"](fold(keys_for(KEY, 4), 0), outside).value, atol=1e-6)
+    kept = composed(worst["raise"], backwards, direction="raise")(KEY, outside)
+    np.testing.assert_allclose(
+        kept.value, worst["raise"](fold(keys_for(KEY, 4), 0), outside).value, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"side": "in"}, "side is 'in'"),
-        ({"side": "up", "names": ("rain",)}, "'rain'"),
-        ({"side": "up", "severities": (6,)}, "must be at least one each, severities in"),
+        ({"direction": "in"}, "direction is 'in'"),
+        ({"direction": "raise", "names": ("rain",)}, "'rain'"),
+        ({"direction": "raise", "severities": (6,)}, "must be at least one each, severities in"),
     ],
 )
 def test_settings_are_checked_when_built(settings, says):
     with pytest.raises(ValueError, match=says):
         worst_corruption(linear, **settings)
-    with pytest.raises(ValueError, match="composed: side"):
-        composed(lambda k, x: None, lambda k, x: None, side="both")
+    with pytest.raises(ValueError, match="composed: direction"):
+        composed(lambda k, x: None, lambda k, x: None, direction="both")

@@ -24,7 +24,7 @@ from robustjax.ood import (
     shaping,
 )
 from robustjax.ood.blend import blend
-from robustjax.ood.odin import nudged, odin
+from robustjax.ood.odin import odin, preprocessed
 
 K = 5
 RNG = np.random.default_rng(0)
@@ -347,7 +347,7 @@ def test_odin_moves_and_tempers():
 def test_nudging_treats_its_step_as_a_constant():
     score = lambda x: -jnp.square(x - 1).sum(axis=1)
     x = jnp.asarray([[0.2, 3.0, 1.0]])
-    moved = nudged(score, 0.1)
+    moved = preprocessed(score, 0.1)
     close(moved(x), -(0.7**2 + 1.9**2 + 0.1**2))  # at no slope the step goes down
     close(jax.grad(lambda v: moved(v).sum())(x), [[1.4, -3.8, 0.2]])
 
@@ -389,5 +389,5 @@ def test_scores_of_a_network_run_under_every_transformation(variant):
     x = jax.random.uniform(jax.random.key(1), (4, 3, 3, 1))
     features_fn = scores.tap(model, params, state, "stage0")
     form = gaussian_scores.mahalanobis(RNG.normal(size=(40, 7)), np.arange(40) % 2)
-    score = nudged(scores.through(features_fn, form), 0.01)
+    score = preprocessed(scores.scored(features_fn, form), 0.01)
     close(variant(score)(x), score(x), rtol=1e-4)

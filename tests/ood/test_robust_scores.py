@@ -14,7 +14,7 @@ from robustjax.models import small
 from robustjax.numerics import keys_for
 from robustjax.ood import gaussian_scores, logit_scores, presets, protocols, score_attacks, surrogates
 from robustjax.ood.odin import odin
-from robustjax.ood.scores import through
+from robustjax.ood.scores import scored
 from robustjax.ood.uint8_grid import uint8_pgd
 from robustjax.threats import Threat
 from robustjax.types import frozen
@@ -43,7 +43,7 @@ def room(eps):
     return [(np.abs(W) * np.minimum(eps, f)).sum(axis=1) for f in free]
 
 
-@pytest.mark.parametrize("ascent", ["fgsm", "pgd", "apgd", "lattice"])
+@pytest.mark.parametrize("ascent", ["fgsm", "pgd", "apgd", "uint8"])
 def test_linear_scores_move_by_the_room_there_is(ascent):
     """s = w x: one step of eps changes it by sum_j |w_j| room_j, with room cut by the box."""
     eps = 0.1
@@ -52,13 +52,16 @@ def test_linear_scores_move_by_the_room_there_is(ascent):
         "fgsm": fgsm(threat),
         "pgd": pgd(threat, steps=12, step_size=0.03),
         "apgd": apgd(threat, steps=12),
-        "lattice": uint8_pgd(threat, steps=12, levels=1000, step=10),
+        "uint8": uint8_pgd(threat, steps=12, levels=1000, step=10),
     }[ascent]
-    x = jnp.round(X * 1000) / 1000 if ascent == "lattice" else X
-    for push, sign, gain in ((score_attacks.up, 1, room(eps)[0]), (score_attacks.down, -1, room(eps)[1])):
+    x = jnp.round(X * 1000) / 1000 if ascent == "uint8" else X
+    for push, sign, gain in (
+        (score_attacks.raised, 1, room(eps)[0]),
+        (score_attacks.lowered, -1, room(eps)[1]),
+    ):
         found = jax.jit(push(step, linear))(KEY, x)
         np.testing.assert_allclose(
-            found.value - linear(x), sign * gain, atol=5e-3 if ascent == "lattice" else 1e-5
+            found.value - linear(x), sign * gain, atol=5e-3 if ascent == "uint8" else 1e-5
         )
         np.testing.assert_allclose(found.value, linear(found.x), atol=1e-5)
         assert threat.contains(found.x, x).all()
@@ -69,9 +72,9 @@ def test_distances_fall_by_the_radius():
     form = gaussian_scores.Gaussians(jnp.zeros(12), jnp.eye(12), jnp.full((1, 12), 0.5))
     distance = np.linalg.norm(X - 0.5, axis=1)
     threat = Threat("l2", 0.8, **OPEN)
-    found = jax.jit(score_attacks.up(apgd(threat, steps=30), form))(KEY, X)
+    found = jax.jit(score_attacks.raised(apgd(threat, steps=30), form))(KEY, X)
     np.testing.assert_allclose(found.value, -0.5 * np.maximum(distance - 0.8, 0) ** 2, atol=1e-3)
-    found = jax.jit(score_attacks.down(apgd(threat, steps=30), form))(KEY, X)
+    found = jax.jit(score_attacks.lowered(apgd(threat, steps=30), form))(KEY, X)
     np.testing.assert_allclose(found.value, -0.5 * (distance + 0.8) ** 2, rtol=1e-3)
 
 
@@ -82,8 +85,8 @@ def test_normal_scores_lose_what_the_theory_says():
     ascent = pgd(Threat("linf", 0.5, **OPEN), steps=2, step_size=0.5)
     score = lambda x: x[:, 0]
     low, high = (
-        score_attacks.down(ascent, score)(KEY, inside).value,
-        score_attacks.up(ascent, score)(KEY, outside).value,
+        score_attacks.lowered(ascent, score)(KEY, inside).value,
+        score_attacks.raised(ascent, score)(KEY, outside).value,
     )
     got = protocols.under_attack(score(inside), score(outside), low, high)
     want = {"auroc_clean": 0.92135, "auroc_in": 0.85558, "auroc_out": 0.85558, "auroc_both": 0.76025}
@@ -97,9 +100,13 @@ def test_an_attack_never_helps_the_detector():
     wrong = fgsm(Threat("linf", 0.1))
     backwards = lambda x: -linear(x)
     clean = linear(X)
-    np.testing.assert_allclose(score_attacks.up(wrong, linear, surrogates=[backwards])(KEY, X).value, clean)
-    np.testing.assert_allclose(score_attacks.down(wrong, linear, surrogates=[linear])(KEY, X).value, clean)
-    assert (score_attacks.up(wrong, linear, surrogates=[backwards], clean=False)(KEY, X).value < clean).all()
+    np.testing.assert_allclose(
+        score_attacks.raised(wrong, linear, surrogates=[backwards])(KEY, X).value, clean
+    )
+    np.testing.assert_allclose(score_attacks.lowered(wrong, linear, surrogates=[linear])(KEY, X).value, clean)
+    assert (
+        score_attacks.raised(wrong, linear, surrogates=[backwards], clean=False)(KEY, X).value < clean
+    ).all()
 
 
 def test_the_score_decides_among_objectives_starts_and_searches():
@@ -110,19 +117,21 @@ def test_the_score_decides_among_objectives_starts_and_searches():
     # Half of the examples have no room along the first half of the features, the others none along the rest.
     blocked = early == (jnp.arange(6) < 3)[:, None]
     x = jnp.where(blocked, jnp.where(W > 0, 1.0, 0.0), X)
-    each = [score_attacks.up(fgsm(threat), linear, surrogates=[half])(KEY, x).value for half in halves]
+    each = [score_attacks.raised(fgsm(threat), linear, surrogates=[half])(KEY, x).value for half in halves]
     best = np.maximum(*each)
     assert (np.asarray(each) < best - 0.1).any(axis=1).all()  # each is needed for some example
-    np.testing.assert_allclose(score_attacks.up(fgsm(threat), linear, surrogates=halves)(KEY, x).value, best)
-    searches = [score_attacks.up(fgsm(threat), linear, surrogates=[half]) for half in halves]
+    np.testing.assert_allclose(
+        score_attacks.raised(fgsm(threat), linear, surrogates=halves)(KEY, x).value, best
+    )
+    searches = [score_attacks.raised(fgsm(threat), linear, surrogates=[half]) for half in halves]
     np.testing.assert_allclose(score_attacks.highest(*searches)(KEY, x).value, best)
     fallen = [lambda x: -x @ first, lambda x: -x @ rest]
-    searches = [score_attacks.down(fgsm(threat), linear, surrogates=[half]) for half in fallen]
+    searches = [score_attacks.lowered(fgsm(threat), linear, surrogates=[half]) for half in fallen]
     low = np.minimum(*(search(KEY, x).value for search in searches))
     np.testing.assert_allclose(score_attacks.lowest(*searches)(KEY, x).value, low)
     # Random points alone: more starts of the same keys are never worse.
     draws = [
-        score_attacks.up(pgd(threat, steps=0, step_size=0.0), linear, restarts=n)(KEY, x).value
+        score_attacks.raised(pgd(threat, steps=0, step_size=0.0), linear, restarts=n)(KEY, x).value
         for n in (1, 4)
     ]
     assert (draws[1] >= draws[0]).all() and (draws[1] > draws[0]).any()
@@ -133,11 +142,11 @@ def test_a_solver_keeps_the_highest_score_on_its_way():
     threat = Threat("linf", 0.5, **OPEN)
     score, along = lambda x: -jnp.square(x[:, 0] - 0.35), lambda x: x[:, 0]
     x = jnp.zeros((2, 1))
-    kept = score_attacks.up(
+    kept = score_attacks.raised(
         steady(threat, steps=10, step_size=0.05, start=at_origin), score, surrogates=[along]
     )(KEY, x)
     np.testing.assert_allclose(kept.x, 0.35, atol=1e-6)
-    ended = score_attacks.up(
+    ended = score_attacks.raised(
         pgd(threat, steps=10, step_size=0.05, start=at_origin), score, surrogates=[along], clean=False
     )
     np.testing.assert_allclose(ended(KEY, x).x, 0.5, atol=1e-6)
@@ -147,10 +156,10 @@ def test_every_class_is_tried():
     """Class 0 leads at x but hardly grows; class 1 grows twenty times as fast and wins, if one aims at it."""
     kernel = jnp.asarray([[0.1, 2.0, -1.0]])
     logits_fn = lambda x: x @ kernel + jnp.asarray([0.5, 0.0, 0.0])
-    score = through(logits_fn, logit_scores.max_logit)
+    score = scored(logits_fn, logit_scores.max_logit)
     x, threat = jnp.zeros((2, 1)), Threat("linf", 1.0, **OPEN)
     ascent = steady(threat, steps=10, step_size=0.25, start=at_origin)
-    stuck = score_attacks.up(steady(threat, steps=3, step_size=0.01, start=at_origin), score)(KEY, x)
+    stuck = score_attacks.raised(steady(threat, steps=3, step_size=0.01, start=at_origin), score)(KEY, x)
     np.testing.assert_allclose(stuck.value, 0.503, atol=1e-5)
     found = score_attacks.over_classes(ascent, score, logits_fn, restarts=2)(KEY, x)
     np.testing.assert_allclose(found.value, 2.0, atol=1e-6)
@@ -161,9 +170,9 @@ def test_radii_are_monotone_and_feasible_whatever_the_search():
 
     def luck(eps, warm):
         del warm
-        return score_attacks.up(pgd(Threat("linf", eps), steps=0, step_size=0.0), margin)
+        return score_attacks.raised(pgd(Threat("linf", eps), steps=0, step_size=0.0), margin)
 
-    found = jax.jit(score_attacks.over_radii(luck, radii, side="up"))(KEY, IMAGES)
+    found = jax.jit(score_attacks.over_radii(luck, radii, direction="raise"))(KEY, IMAGES)
     assert found.x.shape == (4, *IMAGES.shape) and (np.diff(found.value, axis=0) >= 0).all()
     np.testing.assert_allclose(found.value[0], margin(IMAGES), atol=1e-6)
     for eps, x in zip(radii, found.x):
@@ -174,11 +183,11 @@ def test_radii_start_where_the_last_one_ended():
     """One step of 0.05 per radius adds up only if it starts from what was found before."""
 
     def one_step(eps, warm):
-        return score_attacks.down(
+        return score_attacks.lowered(
             pgd(Threat("linf", eps, **OPEN), steps=1, step_size=0.05, start=warm), linear
         )
 
-    found = score_attacks.over_radii(one_step, (0.05, 0.1, 0.15), side="down")(KEY, X)
+    found = score_attacks.over_radii(one_step, (0.05, 0.1, 0.15), direction="lower")(KEY, X)
     fall = np.abs(W).sum() * np.array([0.05, 0.1, 0.15])
     np.testing.assert_allclose(found.value - linear(X), -np.broadcast_to(fall[:, None], (3, 6)), rtol=1e-4)
 
@@ -216,14 +225,14 @@ def test_saturation_blinds_an_attack_on_probabilities_only():
     logits_fn = lambda x: 100 * jnp.stack([x[:, 0], -x[:, 0]], axis=1)
     x = jnp.full((3, 1), 0.6)
     ascent = pgd(Threat("linf", 0.7, **OPEN), steps=10, step_size=0.1, start=at_origin)
-    blind = score_attacks.down(ascent, through(logits_fn, logit_scores.msp))(KEY, x)
+    blind = score_attacks.lowered(ascent, scored(logits_fn, logit_scores.msp))(KEY, x)
     np.testing.assert_array_equal(blind.value, 1.0)
-    seeing = score_attacks.down(ascent, through(logits_fn, logit_scores.msp_margin))(KEY, x)
+    seeing = score_attacks.lowered(ascent, scored(logits_fn, logit_scores.msp_margin))(KEY, x)
     np.testing.assert_allclose(seeing.value, 0.0, atol=1e-4)  # max p = 1/2
 
 
 def test_results_do_not_depend_on_the_batch():
-    search = jax.jit(score_attacks.up(apgd(Threat("linf", 0.1), steps=5), margin, restarts=2))
+    search = jax.jit(score_attacks.raised(apgd(Threat("linf", 0.1), steps=5), margin, restarts=2))
     keys = keys_for(KEY, 6)
     whole = search(KEY, IMAGES)
     order = jnp.asarray([4, 0, 5, 2, 1, 3])
@@ -236,13 +245,13 @@ def test_runs_under_every_transformation(variant):
 
     def run(keys, x):
         warm = score_attacks.over_radii(
-            lambda eps, start: score_attacks.down(
+            lambda eps, start: score_attacks.lowered(
                 pgd(Threat("linf", eps), steps=2, step_size=eps, start=start), margin
             ),
             (0.05, 0.1),
-            side="down",
+            direction="lower",
         )
-        return score_attacks.up(solver, margin, surrogates=climbing, restarts=2)(keys, x).value, warm(
+        return score_attacks.raised(solver, margin, surrogates=climbing, restarts=2)(keys, x).value, warm(
             keys, x
         ).value[-1]
 
@@ -267,20 +276,20 @@ def test_surrogates_are_what_they_say():
 
 def test_the_strong_preset_is_the_strongest():
     """Per example, on both sides, no published attack at the same radius ends beyond it."""
-    eps = 8 / 255
-    strong = presets.strong(Threat("linf", eps), margin, LOGITS_FN, steps=15, restarts=2)
+    threat = Threat("linf", 8 / 255)
+    strong = presets.strong(threat, margin, LOGITS_FN, steps=15, restarts=2)
     others = [
-        presets.aloe(LOGITS_FN, margin, eps=eps),
-        presets.atom(margin, objectives.ce_to_uniform(LOGITS_FN), steps=10),
-        presets.atd(margin, steps=10),
+        presets.aloe(threat, margin, LOGITS_FN),
+        presets.atom(threat, margin, objectives.ce_to_uniform(LOGITS_FN), steps=10),
+        presets.atd(threat, margin, steps=10),
     ]
-    low, high = (jax.jit(side)(KEY, IMAGES).value for side in strong)
+    low, high = (jax.jit(search)(KEY, IMAGES).value for search in strong)
     assert (high > margin(IMAGES)).all() and (low < margin(IMAGES)).all()
-    assert others[1].down is None
-    for sides in others:
-        assert (high >= jax.jit(sides.up)(KEY, IMAGES).value - 1e-3).all()
-        if sides.down is not None:
-            assert (low <= jax.jit(sides.down)(KEY, IMAGES).value + 1e-3).all()
+    assert others[1].on_id is None
+    for attack in others:
+        assert (high >= jax.jit(attack.on_ood)(KEY, IMAGES).value - 1e-3).all()
+        if attack.on_id is not None:
+            assert (low <= jax.jit(attack.on_id)(KEY, IMAGES).value + 1e-3).all()
 
 
 def test_the_strong_preset_moves_scores_without_slopes():
@@ -304,7 +313,8 @@ def test_odin_is_attacked_through_its_step_and_around_it():
     ascent = steady(Threat("linf", 0.1), steps=15, step_size=0.02, start=at_origin)
     surrogates = [score, plain, objectives.ce_to_uniform(LOGITS_FN)]  # the last is the transfer of the papers
     searches = [
-        score_attacks.up(ascent, score, surrogates=some) for some in (*([w] for w in surrogates), surrogates)
+        score_attacks.raised(ascent, score, surrogates=some)
+        for some in (*([w] for w in surrogates), surrogates)
     ]
     *each, all_three = jax.jit(lambda x: [search(KEY, x) for search in searches])(IMAGES)
     np.testing.assert_allclose(all_three.value, np.max([one.value for one in each], axis=0), atol=1e-5)
@@ -318,10 +328,13 @@ def test_odin_is_attacked_through_its_step_and_around_it():
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: score_attacks.up(fgsm(Threat("linf", 0.1)), linear, restarts=0), "up: restarts is 0"),
+        (
+            lambda: score_attacks.raised(fgsm(Threat("linf", 0.1)), linear, restarts=0),
+            "raised: restarts is 0",
+        ),
         (lambda: score_attacks.highest(), "highest: no search"),
-        (lambda: score_attacks.over_radii(lambda e, s: None, (0.1, 0.1), side="up"), "must rise"),
-        (lambda: score_attacks.over_radii(lambda e, s: None, (0.1,), side="in"), "side is 'in'"),
+        (lambda: score_attacks.over_radii(lambda e, s: None, (0.1, 0.1), direction="raise"), "must rise"),
+        (lambda: score_attacks.over_radii(lambda e, s: None, (0.1,), direction="in"), "direction is 'in'"),
         (lambda: uint8_pgd(Threat("l2", 0.1), steps=1), "threat is l2"),
         (lambda: uint8_pgd(Threat("linf", 0.1), steps=1, step=0), "at least 0, 1 and 1"),
         (lambda: uint8_pgd(Threat("linf", 0.1), steps=1, start="round"), "start is 'round'"),

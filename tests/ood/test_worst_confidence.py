@@ -10,7 +10,7 @@ from robustjax.attacks.pgd import at_origin, pgd
 from robustjax.losses import confidences
 from robustjax.models import small
 from robustjax.numerics import fold, keys_for
-from robustjax.ood.score_attacks import up
+from robustjax.ood.score_attacks import raised
 from robustjax.ood.worst_confidence import (
     confidence_over_radii,
     confidence_score,
@@ -60,7 +60,7 @@ def test_the_image_competes_and_every_search_adds():
     alone = jax.jit(lambda: worst_confidence(threat, NET, steps=5, restarts=1)(KEY, X))()
     clean = confidence_score(NET)(X)
     assert (alone.value >= clean).all() and (alone.value > clean).any()
-    part = jax.jit(lambda: up(apgd(threat, steps=5), confidence_score(NET))(fold(keys_for(KEY, 12), 0), X))()
+    part = jax.jit(lambda: raised(apgd(threat, steps=5), confidence_score(NET))(fold(keys_for(KEY, 12), 0), X))()
     assert (alone.value >= part.value - 1e-5).all()  # it is the first of the four
     assert (alone.value > part.value + 1e-3).any()
     assert threat.contains(alone.x, X).all()

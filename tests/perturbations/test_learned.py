@@ -238,8 +238,8 @@ def test_pixel_solvers_climb_in_latents_and_gradients_beat_random_search():
     assert middle.shape == X.shape
     assert (found["pgd"] >= found["random"] - 1e-4).all()
     blind = sets.ascent_through(SPACE, square(SPACE.threat, queries=20))
-    outlier_surrogate = jax.jit(lambda k: blind(k, lambda x: x.mean(axis=(1, 2, 3)), X))(KEY)
-    assert (outlier_surrogate.value >= middle.mean(axis=(1, 2, 3)) - 0.05).all()
+    ood_surrogate = jax.jit(lambda k: blind(k, lambda x: x.mean(axis=(1, 2, 3)), X))(KEY)
+    assert (ood_surrogate.value >= middle.mean(axis=(1, 2, 3)) - 0.05).all()
 
 
 def test_a_search_runs_the_prior_once():

@@ -1,0 +1,326 @@
+"""Settings of ood_detection.train, .evaluate and .compare, and their presets."""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+from experiments.shared import network_source
+from experiments.shared.fields import (
+    Count,
+    NonNegative,
+    OpenShare,
+    PositiveRadius,
+    Share,
+)
+from experiments.shared.settings import PGD, Cluster, Optimizer
+from robustjax.attacks import compose, pgd
+from robustjax.catalog import ood_losses
+from robustjax.catalog.score_attacks import score_attack
+from robustjax.catalog.scores import detector
+from robustjax.perturbations.corruptions.table import CORRUPTIONS
+from robustjax.threats import Threat
+from robustjax.types import Ascent, Number
+
+# --- train --------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a network on ID and OOD images."""
+
+    dataset: str = "digits"  # the ID data
+    outliers: tuple[str, ...] = ("letters", "noise/permuted", "noise/uniform")  # OOD sets to train on
+    model: str = "mlp"  # as in classification.train
+    dtype: str = "float32"
+    loss: str = "aloe"  # a method by name (a wrong name lists all), or module:name
+    weight: float | None = None  # of the term on OOD images; the published one of the method by default
+    penalty: Literal[
+        "published", "kl_from_uniform", "ce_to_uniform", "log_confidence", "negative_entropy", "logit_spread"
+    ] = "published"  # what must be small on OOD images, where the method has a choice
+    beta: float = 6.0  # of trades, trades_acet and trades_ceda
+    ood_start: Share = 0.0  # share of the run before OOD images count; SOFL was published with half
+    id_attack: PGD = PGD()  # around ID images, in training
+    ood_attack: PGD = PGD()  # around OOD images, in training
+    keep_iterate: Literal["last", "best"] = "last"  # which point of a training attack is trained on
+    attack_bn: Literal["running", "own_batch", "joint_batch"] = "running"  # BatchNorm statistics in attacks
+    warmup: Share = 0.0  # share of the run over which both radii grow from 0
+    mine_every: Count = (
+        400  # updates between two choices of OOD images (ntom, atom): the papers take an epoch
+    )
+    quantile: float = 0.125  # share of the least rejected OOD images that are left out then
+    updates: Count = 2000
+    batch_size: Count = 64  # ID images, over all devices
+    ood_batch_size: Count = 128
+    optimizer: Optimizer = Optimizer(schedule="cosine", weight_decay=1e-4)
+    ema: bool = False
+    augment: tuple[str, ...] = ()  # of crop, flip, cutout; OOD images too
+    evaluation: PGD = PGD(steps=20, step=0.125)  # the attack of validation, on ID and OOD images
+    validate_every: Count = 500
+    images: Count | None = 500  # validation images, ID and OOD; None for all
+    record_every: Count = 10
+    seed: int = 0
+    out: str = "runs/ood"
+    data_dir: str | None = None
+    keep: Count = 2  # checkpoints
+    tensorboard: bool = False
+    distributed: bool = False
+    cluster: Cluster = Cluster()
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        method = ood_losses.method(self.loss)
+        if not 0 <= self.quantile < 0.75:
+            raise ValueError(f"--quantile is {self.quantile:g}, must be in [0, 0.75): a quarter is chosen")
+        if not self.outliers:
+            raise ValueError("--outliers is empty, must name at least one set of OOD images")
+        if method.mines and len(self.outliers) == 1 and "noise/" in self.outliers[0]:
+            raise ValueError(
+                f"--outliers is noise alone, must be images to choose from with --loss {self.loss}"
+            )
+        if self.loss in ("half_acet", "atom") and self.ood_batch_size % 2:
+            raise ValueError(f"--ood-batch-size is {self.ood_batch_size}, must be even for {self.loss}")
+        if self.loss == "half_ratio" and self.batch_size % 2:
+            raise ValueError(f"--batch-size is {self.batch_size}, must be even for half_ratio")
+
+    def id_ascent(self, scale: Number = 1.0) -> Ascent:
+        """Build the training attack around ID images, its radius scaled."""
+        return ascent(self.id_attack, self.id_attack.eps * scale, self.keep_iterate)
+
+    def ood_ascent(self, scale: Number = 1.0) -> Ascent:
+        """Build the training attack around OOD images, its radius scaled."""
+        return ascent(self.ood_attack, self.ood_attack.eps * scale, self.keep_iterate)
+
+
+def ascent(attack: PGD, eps: Number, keep: Literal["last", "best"] = "best") -> Ascent:
+    """Build PGD on any objective at a radius."""
+    once = pgd(Threat(attack.norm, eps), steps=attack.steps, step_size=attack.step * eps, keep=keep)
+    return compose.restarts(once, attack.restarts) if attack.restarts > 1 else once
+
+
+def _attacks(eps: float, steps: int, step: float) -> dict[str, Any]:
+    attack = PGD(eps=eps, steps=steps, step=step)
+    return {
+        "id_attack": attack,
+        "ood_attack": attack,
+        "evaluation": PGD(eps=eps, steps=40, step=2.5 / 40),
+    }
+
+
+_ADAM = Optimizer(name="adam", rate=1e-3, schedule="cosine", weight_decay=0.0)
+_CIFAR: dict[str, Any] = {
+    "dataset": "cifar10",
+    "outliers": ("tiny_imagenet/outliers",),
+    "augment": ("crop", "flip"),
+    "validate_every": 2000,
+    "record_every": 50,
+}
+_GREY: dict[str, Any] = {
+    "outliers": ("letters/28", "noise/acet", "noise/permuted", "noise/uniform"),
+    "model": "convnet_small",
+    "updates": 4000,
+    "optimizer": _ADAM,
+    "warmup": 0.2,
+    "validate_every": 1000,
+    "record_every": 50,
+}
+_SMOKE: dict[str, Any] = _attacks(0.1, 1, 1.0) | {"evaluation": PGD(steps=1, step=1.0)}
+# Of the papers: ALOE has 100 epochs of 782 batches of 64 on 50,000 images; here a tenth of them is held out.
+_EPOCHS = 100 * 706
+TRAIN_PRESETS = {
+    "digits": TrainConfig(**_attacks(0.15, 5, 0.5), warmup=0.1),
+    "mnist": TrainConfig(dataset="mnist", **_GREY, **_attacks(0.1, 5, 0.5)),
+    "fashion_mnist": TrainConfig(dataset="fashion_mnist", **_GREY, **_attacks(0.05, 5, 0.5)),
+    "cifar10": TrainConfig(
+        **_CIFAR,
+        **_attacks(8 / 255, 5, 0.25),
+        model="densenet40",
+        updates=8000,
+        keep_iterate="best",
+        warmup=0.1,
+    ),
+    "cifar10_aloe": TrainConfig(**_CIFAR, **_attacks(1 / 255, 2, 1.0), model="densenet100", updates=_EPOCHS),
+    "cifar10_atom": TrainConfig(
+        **_CIFAR,
+        **_attacks(8 / 255, 5, 0.25),
+        model="densenet100",
+        loss="atom",
+        keep_iterate="best",
+        mine_every=706,
+        updates=_EPOCHS,
+        optimizer=Optimizer(schedule="piecewise", weight_decay=1e-4),
+    ),
+    "smoke": TrainConfig(
+        **_SMOKE,
+        outliers=("letters",),
+        updates=6,
+        batch_size=16,
+        ood_batch_size=16,
+        validate_every=4,
+        mine_every=3,
+        record_every=2,
+        images=32,
+    ),
+}
+
+# --- evaluate -----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate detectors and attack their scores."""
+
+    runs: tuple[str, ...] = ()  # folders of ood_detection.train or classification.train, on the same ID data
+    source: network_source.Source = network_source.Source()  # a checkpoint or a function instead
+    outliers: tuple[str, ...] = ("letters", "noise/uniform")  # OOD sets to test on
+    detectors: tuple[str, ...] = ("msp",)  # by name (a wrong name lists all), or module:name
+    attacks: tuple[str, ...] = ("adaptive",)  # of adaptive, strong, aloe, atom, atd, or module:name
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    radii: tuple[PositiveRadius, ...] = (0.05, 0.1)
+    steps: Count = 100  # of adaptive and strong
+    restarts: Count = 1  # random starts of adaptive and strong
+    corruption: bool = False  # the worst of all corruptions at 5 severities, on both sides
+    corruption_names: tuple[str, ...] = tuple(CORRUPTIONS)  # the 19 of CIFAR-10-C
+    composition: bool = False  # and the first attack around what they leave, at the largest radius
+    certify: bool = False  # interval bounds on MSP
+    sigma: NonNegative = 0.0  # of the noise of smoothed scores; 0 for none
+    smooth_radii: tuple[PositiveRadius, ...] = (
+        0.25,
+        0.5,
+    )  # l2, of certificates and attacks of smoothed scores
+    samples: Count = 1000  # noisy copies of every image
+    images: Count | None = 500  # test images, ID and of each OOD set; None for all
+    fit_images: Count = 2000  # training images that detectors are fitted to
+    id_rejected: OpenShare = 0.05  # share of ID images that thresholds may reject
+    batch_size: Count = 250
+    resamples: Count = 300  # of the bootstrap
+    seed: int = 0
+    out: str = "runs/eval_ood"
+    data_dir: str | None = None
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        named = self.source.run or self.source.checkpoint or self.source.function
+        if bool(self.runs) == bool(named):
+            raise ValueError("--runs and --source: exactly one must be given, the networks to evaluate")
+        if named:
+            self.source.require()
+        if not self.outliers or not self.detectors:
+            raise ValueError("--outliers and --detectors are empty, must name at least one each")
+        for name in self.detectors:
+            detector(name)
+        published = [name for name in self.attacks if score_attack(name).published]
+        if list(self.radii) != sorted(set(self.radii)):
+            raise ValueError(f"--radii is {self.radii}, must rise from above 0")
+        if self.norm == "linf" and self.radii and self.radii[-1] > 1:
+            raise ValueError(f"--radii is {self.radii}, must be at most 1 for images in [0, 1]; write 8/255")
+        if self.norm != "linf" and published:
+            raise ValueError(f"--attacks {' and '.join(published)} are linf, --norm is {self.norm}")
+        if self.composition and not (self.corruption and self.attacks and self.radii):
+            raise ValueError("--composition needs --corruption, an attack and a radius")
+
+    def attack_case(self, attack: str, eps: float) -> str:
+        """Name the case of an attack at a radius; also its folder."""
+        return f"{file_name(attack)}_{eps:.4g}"
+
+    def cases(self) -> list[str]:
+        """List the cases in which images are attacked or corrupted."""
+        found = [self.attack_case(attack, eps) for attack in self.attacks for eps in self.radii]
+        found += ["corruption"] if self.corruption else []
+        return found + ([f"composition_{self.radii[-1]:.4g}"] if self.composition else [])
+
+
+def file_name(name: str) -> str:
+    """Turn the name of a set or a detector into one of a file."""
+    return name.replace("/", "_").replace(":", "_")
+
+
+EVALUATE_PRESETS = {
+    "standard": EvaluateConfig(),
+    "strong": EvaluateConfig(attacks=("strong",), restarts=5),
+    "aloe": EvaluateConfig(attacks=("aloe", "adaptive"), radii=(1 / 255,)),
+    "atom": EvaluateConfig(attacks=("atom", "adaptive"), radii=(8 / 255,), corruption=True, composition=True),
+    "atd": EvaluateConfig(attacks=("atd", "adaptive"), radii=(8 / 255,)),
+    "smoke": EvaluateConfig(
+        outliers=("letters",),
+        radii=(0.1,),
+        steps=2,
+        images=12,
+        fit_images=40,
+        batch_size=12,
+        resamples=10,
+        certify=True,
+        sigma=0.2,
+        smooth_radii=(0.1,),
+        samples=40,
+        corruption_names=("brightness", "contrast"),
+    ),
+}
+
+# --- compare ------------------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """One setting of the comparison, trained with all seeds at once."""
+
+    ood: Literal["far", "near"]  # OOD images trained on: letters-like and noise, or the digits 6 and 7 alone
+    method: str
+    eps: float
+
+    @property
+    def name(self) -> str:
+        """Name the file of the setting."""
+        return f"{self.ood}_{self.method}_{self.eps:.4g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """Train six ways, over radii and seeds, and attack the score on both sides."""
+
+    radii: tuple[PositiveRadius, ...] = (0.05, 0.10, 0.15)  # linf, of training and of the attacks
+    near_eps: PositiveRadius = 0.10  # radius of the comparison with near OOD images only, one of --radii
+    seeds: Count = 3
+    updates: Count = 1500
+    batch_size: Count = 64
+    ood_batch_size: Count = 128
+    weight: NonNegative = 0.5  # of the term on OOD images
+    steps: Count = 5  # of the training attack, each of 2.5 eps / steps
+    evaluation_steps: Count = 40  # of the attacks on the score
+    evaluation_restarts: Count = 3  # of APGD on the score itself
+    ood_images: Count = 300  # test images of each OOD set
+    width: Count = 128  # of both hidden layers
+    resamples: Count = 300  # of the bootstrap
+    out: str = "runs/aloe"
+    data_dir: str | None = None
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        if not self.radii or list(self.radii) != sorted(set(self.radii)) or self.radii[-1] > 1:
+            raise ValueError(f"--radii is {self.radii}, must rise from above 0 to at most 1")
+        if self.near_eps not in self.radii:
+            raise ValueError(f"--near-eps is {self.near_eps:g}, must be one of --radii {self.radii}")
+
+    def settings(self) -> list[Setting]:
+        """List what to train, each setting once; a training without attacks has radius 0."""
+        found = [Setting("far", method, 0.0) for method in ("standard", "oe")]
+        found += [
+            Setting("far", method, eps)
+            for eps in reversed(self.radii)
+            for method in ("adversarial", "aoe", "acet", "aloe")
+        ]
+        found += [Setting("near", "oe", 0.0)]
+        return found + [Setting("near", method, self.near_eps) for method in ("aoe", "acet", "aloe")]
+
+
+COMPARE_PRESETS = {
+    "digits": CompareConfig(),
+    "smoke": CompareConfig(
+        radii=(0.05, 0.1),
+        seeds=2,
+        updates=4,
+        steps=1,
+        evaluation_steps=2,
+        evaluation_restarts=1,
+        ood_images=20,
+        width=8,
+        resamples=10,
+    ),
+}

@@ -1,0 +1,331 @@
+"""Scores of a detector over whole data sets: clean, attacked, corrupted, certified and smoothed.
+
+Every result is a dictionary of arrays that lead with the examples, in OpenOOD's words: `conf`, the score, larger on ID
+images; `pred`, the class; and `image`, where the score was taken. Smoothed scores come with `samples`, the scores of
+the noisy copies. "id" as a side means that an adversary lowers scores, "ood" that it raises them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from robustjax import data
+from robustjax.attacks.apgd import apgd
+from robustjax.bounds.confidence import guaranteed_auroc, highest_msp, lowest_msp
+from robustjax.data.sources import Split
+from robustjax.evaluation.mapped import Evaluate, mapped
+from robustjax.numerics import fold
+from robustjax.ood import metrics
+from robustjax.ood.corruption_attacks import copies
+from robustjax.ood.detectors import BuiltDetector, Detector, FitInputs, LastLayer, ScoreInputs, built
+from robustjax.ood.logit_scores import msp_margin
+from robustjax.ood.score_attacks import ScoreAttack, lowered, raised
+from robustjax.ood.scores import Form, Score, tap
+from robustjax.perturbations.corruptions.table import CORRUPTIONS
+from robustjax.smoothing.median import certified, noisy_scores
+from robustjax.smoothing.noise import in_pixels
+from robustjax.threats import Threat
+from robustjax.types import Images, Network, Number
+
+Side = Literal["id", "ood"]
+Scores = dict[str, np.ndarray]
+AttackAt = Callable[[Threat, BuiltDetector], ScoreAttack]
+ALPHA = 0.001  # probability with which the bounds of one smoothed score may be wrong
+ATTACKED_SAMPLES = 16  # noisy copies whose mean score an attack on a smoothed score maximises
+
+
+class Scorer:
+    """A detector on a network. Each kind of score is compiled once, whatever the set, the radius and the order.
+
+    Args:
+      network: without inner activations where it is a plain function.
+      detector: what scores images.
+      classes: of the ID data.
+      form: how the method that trained the network reads its logits.
+      fitted: from `fit`.
+      batch_size: images in one pass.
+      seed: of attacks and of noise; image i has the same random numbers in a batch of any size.
+    Raises:
+      ValueError: if the detector needs activations or a last layer that the network has not.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        detector: Detector,
+        *,
+        classes: int,
+        form: Form = msp_margin,
+        fitted: PyTree = (),
+        batch_size: int = 250,
+        seed: int = 0,
+    ) -> None:
+        self.network, self.detector = network, detector
+        self.classes, self.form, self.fitted = classes, form, fitted
+        self.batch_size, self.seed = batch_size, seed
+        self._compiled: dict[Hashable, Evaluate] = {}
+
+    def clean(self, split: Split) -> Scores:
+        """Score images as they are."""
+
+        def measure(keys, batch, given):
+            del keys
+            inputs = self._inputs(given)
+            return self._result(inputs, batch.image, self.detector(inputs)(batch.image))
+
+        return self._run("clean", measure, split)
+
+    def attacked(self, split: Split, attack: AttackAt, threat: Threat, *, side: Side) -> Scores:
+        """Attack every image; a side that the attack leaves alone keeps its clean score.
+
+        Args:
+          split: the images.
+          attack: (threat, detector) -> ScoreAttack; one function for all radii compiles once.
+          threat: where attacked images must lie.
+          side: "id" lowers scores, "ood" raises them.
+        """
+
+        def measure(keys, batch, given, eps):
+            inputs = self._inputs(given)
+            detector = built(self.detector, inputs)
+            on_id, on_ood = attack(dataclasses.replace(threat, eps=eps), detector)
+            search = on_id if side == "id" else on_ood
+            if search is None:
+                return self._result(inputs, batch.image, detector.score(batch.image))
+            moved = search(keys, batch.image)
+            return self._result(inputs, moved.x, moved.value)
+
+        return self._run(("attacked", attack, threat.norm, side), measure, split, jnp.float32(threat.eps))
+
+    def corrupted(self, split: Split, corrupted: Sequence[np.ndarray], *, side: Side) -> Scores:
+        """Keep per image the worst score of all its corrupted copies and of the image itself.
+
+        Args:
+          split: the images.
+          corrupted: the whole set, corrupted in one way after the other, as bytes (n, h, w, c); see
+            `corrupted_copies`.
+          side: "id" for the lowest score, "ood" for the highest.
+        """
+        worst = self.clean(split)
+        for images in corrupted:
+            worst = worse(self.clean(dataclasses.replace(split, image=images)), worst, side=side)
+        return worst
+
+    def certified(self, split: Split, threat: Threat, *, side: Side) -> Scores:
+        """Bound the log of the maximum softmax probability over a threat: from below for "id", above for "ood"."""
+
+        def measure(keys, batch, given, eps):
+            del keys
+            inputs = self._inputs(given)
+            bound = (lowest_msp if side == "id" else highest_msp)(
+                inputs.logits_fn, dataclasses.replace(threat, eps=eps)
+            )
+            return self._result(inputs, batch.image, bound(batch.image))
+
+        return self._run(("certified", threat.norm, side), measure, split, jnp.float32(threat.eps))
+
+    def smoothed(self, split: Split, *, sigma: float, samples: int) -> Scores:
+        """Score each image by the median of its noisy copies.
+
+        Args:
+          split: the images.
+          sigma: of the noise, in pixels.
+          samples: noisy copies of each image.
+        """
+
+        def measure(keys, batch, given):
+            return self._sampled(keys, batch.image, given, sigma, samples)
+
+        return _with_median(self._run(("smoothed", sigma, samples), measure, split), sigma)
+
+    def smoothed_attacked(
+        self, split: Split, eps: float, *, sigma: float, samples: int, steps: int, side: Side
+    ) -> Scores:
+        """Attack the smoothed score within an l2 radius, by APGD on the mean of a few copies with fixed noise."""
+
+        def measure(keys, batch, given, eps):
+            score = self.detector(self._inputs(given))
+            attack = _against_mean(score, sigma, eps, side=side, steps=steps)
+            return self._sampled(keys, attack(fold(keys, 1), batch.image), given, sigma, samples)
+
+        name = ("smoothed_attacked", sigma, samples, steps, side)
+        return _with_median(self._run(name, measure, split, jnp.float32(eps)), sigma)
+
+    def _sampled(self, keys, x: Images, given, sigma: float, samples: int) -> dict[str, Array]:
+        inputs = self._inputs(given)
+        scores = noisy_scores(self.detector(inputs), in_pixels(sigma), samples=samples, chunk_size=100)
+        return self._result(inputs, x, jnp.zeros(len(x))) | {"samples": scores(keys, x)}
+
+    def _run(self, name: Hashable, measure: Callable[..., PyTree], split: Split, *rest: Any) -> Scores:
+        evaluate = self._compiled.setdefault(name, mapped(measure))
+        batches = data.evaluation(split, batch_size=min(self.batch_size, len(split.label)))
+        given = (self.network.params, self.network.state), self.fitted
+        return evaluate(jax.random.key(self.seed), batches, given, *rest)
+
+    def _inputs(self, given) -> ScoreInputs:
+        (params, state), fitted = given
+        network = self.network._replace(params=params, state=state)
+        return ScoreInputs(
+            network.logits_fn,
+            self.classes,
+            lambda x: _activations(network, x),
+            last_layer(network) if self.detector.needs_last_layer else None,
+            self.form,
+            fitted,
+        )
+
+    def _result(self, inputs: ScoreInputs, x: Images, conf: Array) -> dict[str, Array]:
+        pred = inputs.logits_fn(x)[:, : self.classes].argmax(axis=-1).astype(jnp.int32)
+        return {"conf": conf, "pred": pred, "image": x}
+
+
+def fit(
+    network: Network,
+    detector: Detector,
+    train: Split,
+    held_out: Split,
+    noise: Split,
+    *,
+    batch_size: int = 250,
+) -> PyTree:
+    """Fit a detector to a network's activations, on the host.
+
+    Args:
+      network: what computes the activations.
+      detector: what is fitted.
+      train, held_out: training and validation images of the ID data.
+      noise: what weighs layers against validation images, such as these with permuted pixels.
+      batch_size: images in one pass.
+    Returns:
+      What `Detector.fit` makes; () where there is nothing to fit.
+    Raises:
+      ValueError: if the network has no inner activations, or no last layer where the detector needs one.
+    """
+    if detector.fit is None:
+        return ()
+    if not jax.eval_shape(lambda: _activations(network, jnp.zeros((1, *train.image.shape[1:])))):
+        raise ValueError("fit: the detector reads inner activations, which the network does not give")
+    head = last_layer(network) if detector.needs_last_layer else None
+
+    def read(keys, batch, params, state):
+        del keys
+        return _activations(network._replace(params=params, state=state), batch.image)
+
+    compiled = mapped(read)
+
+    def features(split: Split) -> dict[str, np.ndarray]:
+        batches = data.evaluation(split, batch_size=min(batch_size, len(split.label)))
+        return compiled(jax.random.key(0), batches, network.params, network.state)
+
+    return detector.fit(FitInputs(features(train), train.label, features(held_out), features(noise), head))
+
+
+def last_layer(network: Network) -> LastLayer:
+    """Find the last layer of a network.
+
+    Raises:
+      ValueError: if no parameters are named head.
+    """
+    try:
+        return LastLayer(network.params["head"]["kernel"], network.params["head"]["bias"])
+    except (KeyError, TypeError, IndexError):
+        name = network.title or "the network"
+        raise ValueError(f"the last layer of {name} cannot be told apart: no parameters named head") from None
+
+
+def worse(found: Scores, other: Scores, *, side: Side) -> Scores:
+    """Keep of two results, per image, the one that is worse for the detector; `other` where scores are equal.
+
+    Arrays may be of the first images alone; what `other` lacks is left out.
+    """
+    keep = found["conf"] < other["conf"] if side == "id" else found["conf"] > other["conf"]
+    return {
+        name: np.where(keep[: len(value)].reshape(-1, *[1] * (value.ndim - 1)), value, other[name])
+        for name, value in found.items()
+        if name in other
+    }
+
+
+def corrupted_copies(
+    split: Split, names: Sequence[str] = tuple(CORRUPTIONS), *, seed: int = 0, batch_size: int = 250
+) -> np.ndarray:
+    """Corrupt every image in each way at 5 severities: bytes (5 names, n, h, w, c). Each corruption compiles once."""
+    count = len(split.label)
+    size = min(batch_size, count)
+    made = np.empty((5 * len(names), *split.image.shape), np.uint8)
+    for i, name in enumerate(names):
+        corrupted = jax.jit(copies(name))
+        for start in range(0, count, size):
+            rows = np.minimum(np.arange(start, start + size), count - 1)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows, jnp.int32))
+            found = corrupted(fold(keys, i), jnp.asarray(split.image[rows], jnp.float32) / 255)
+            keep = min(size, count - start)
+            made[5 * i : 5 * i + 5, start : start + keep] = np.rint(255 * np.asarray(found))[:, :keep]
+    return made
+
+
+def smoothed_auroc(
+    id_samples: np.ndarray,
+    ood_samples: np.ndarray,
+    attacked: Mapping[float, tuple[np.ndarray, np.ndarray]],
+    *,
+    sigma: float,
+) -> dict[str, Any]:
+    """Compute the AUROC of a smoothed score: clean, and per radius what is certified and what an attack leaves.
+
+    Args:
+      id_samples, ood_samples: scores of the noisy copies of ID and OOD images, (n, samples).
+      attacked: by l2 radius, the smoothed scores of attacked ID and OOD images.
+      sigma: of the noise.
+    Returns:
+      auroc, and by radius, as {"0.25": ...}: certified_out, certified_both, auroc_out and auroc_both, by what is
+      attacked: OOD images, or both.
+    """
+    id_clean, ood_clean = (
+        certified(samples, radius=0.0, sigma=sigma).value for samples in (id_samples, ood_samples)
+    )
+    found: dict[str, Any] = {"auroc": metrics.auroc(id_clean, ood_clean)}
+    for radius, (low, high) in attacked.items():
+        id_bounds, ood_bounds = (
+            certified(samples, radius=radius, sigma=sigma, alpha=ALPHA)
+            for samples in (id_samples, ood_samples)
+        )
+        found[f"{radius:.4g}"] = {
+            "certified_out": guaranteed_auroc(id_clean, ood_bounds.upper),
+            "certified_both": guaranteed_auroc(id_bounds.lower, ood_bounds.upper),
+            "auroc_out": metrics.auroc(id_clean, high),
+            "auroc_both": metrics.auroc(low, high),
+        }
+    return found
+
+
+def _activations(network: Network, x: Images) -> dict[str, Array]:
+    names = jax.eval_shape(network.model.features, network.params, network.state, x)
+    return {name: tap(network.model, network.params, network.state, name)(x) for name in names}
+
+
+def _with_median(found: Scores, sigma: float) -> Scores:
+    return found | {"conf": certified(found["samples"], radius=0.0, sigma=sigma).value}
+
+
+def _against_mean(
+    score: Score, sigma: float, eps: Number, *, side: Side, steps: int
+) -> Callable[[PRNGKeyArray, Images], Images]:
+    noise_of = in_pixels(sigma)
+
+    def attack(keys: PRNGKeyArray, x: Images) -> Images:
+        zero = jnp.zeros(x.shape[1:], x.dtype)
+        noise = jax.vmap(lambda k: noise_of.sample(k, zero, ATTACKED_SAMPLES))(keys)
+
+        def mean(x: Images) -> Array:
+            return jax.lax.map(lambda n: score(x + n), noise.swapaxes(0, 1)).mean(axis=0)
+
+        search = (lowered if side == "id" else raised)(apgd(Threat("l2", eps), steps=steps), mean)
+        return search(keys, x).x
+
+    return attack

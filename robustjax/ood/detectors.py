@@ -1,0 +1,183 @@
+"""Detectors of OOD images: a score, and what it is fitted to.
+
+A detector of your own is one file:
+
+    from robustjax.ood import detectors, gaussian_scores
+
+    def fit(given):                                      # on the host, once per network
+        return gaussian_scores.mahalanobis(detectors.last(given.features), given.label)
+
+    MINE = detectors.of_features(fit)                    # --detectors my_module:MINE
+
+and a score of logits alone is one function, `def my_score(logits_fn): return lambda x: logits_fn(x).max(axis=-1)`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from robustjax.ood import gaussian_scores, shaping
+from robustjax.ood.blend import blend
+from robustjax.ood.logit_scores import energy, msp_margin
+from robustjax.ood.scores import Features, Form, Score, scored
+from robustjax.types import Images, LogitsFn, Objective
+
+
+class LastLayer(NamedTuple):
+    """Kernel (d, k) and bias (k,) of a network's last layer."""
+
+    kernel: Array
+    bias: Array
+
+
+class ScoreInputs(NamedTuple):
+    """What a score is built of, inside a compiled function.
+
+    Attributes:
+      logits_fn: the network.
+      classes: of the ID data; outputs beyond them are reject classes.
+      features: inner activations by name, each (b, d), in the order of depth; None where the network is a function.
+      last_layer: for detectors that need it apart, else None.
+      form: how the method that trained the network reads its logits: the score "own".
+      fitted: what `Detector.fit` made, () where it fits nothing.
+    """
+
+    logits_fn: LogitsFn
+    classes: int
+    features: Callable[[Images], dict[str, Features]] | None = None
+    last_layer: LastLayer | None = None
+    form: Form = msp_margin
+    fitted: Any = ()
+
+
+class FitInputs(NamedTuple):
+    """What a detector is fitted to: inner activations by name, each (n, d).
+
+    Attributes:
+      features: of training images.
+      label: theirs (n,).
+      held_out: of validation images.
+      noise: of validation images with permuted pixels, as OOD images that are in no test set.
+      last_layer: of the network, for detectors that need it apart, else None.
+    """
+
+    features: Mapping[str, np.ndarray]
+    label: np.ndarray
+    held_out: Mapping[str, np.ndarray]
+    noise: Mapping[str, np.ndarray]
+    last_layer: LastLayer | None = None
+
+
+class Detector(NamedTuple):
+    """How to fit a score and how to build it.
+
+    Attributes:
+      build: inputs -> a score that does not saturate, larger on ID images.
+      fit: on the host -> a pytree of arrays; None for scores of logits.
+      surrogate: inputs -> what an adaptive attack maximises beside the score, where the score's gradient may mislead.
+      needs_last_layer: whether `last_layer` must be there.
+    """
+
+    build: Callable[[ScoreInputs], Score]
+    fit: Callable[[FitInputs], Any] | None = None
+    surrogate: Callable[[ScoreInputs], Objective] | None = None
+    needs_last_layer: bool = False
+
+    def __call__(self, inputs: ScoreInputs) -> Score:
+        """Build the score."""
+        return self.build(inputs)
+
+
+class BuiltDetector(NamedTuple):
+    """A detector on a network, as an attack sees it.
+
+    Attributes:
+      score: what decides, larger on ID images.
+      surrogate: what an adaptive attack maximises beside it, or None.
+      logits_fn: the network behind it.
+      classes: of the ID data; outputs beyond them are reject classes.
+    """
+
+    score: Score
+    surrogate: Objective | None
+    logits_fn: LogitsFn
+    classes: int
+
+
+def built(detector: Detector, inputs: ScoreInputs) -> BuiltDetector:
+    """Build a detector's score and its surrogate."""
+    surrogate = detector.surrogate and detector.surrogate(inputs)
+    return BuiltDetector(detector.build(inputs), surrogate, inputs.logits_fn, inputs.classes)
+
+
+def of_logits(form: Form) -> Detector:
+    """Score logits."""
+    return Detector(lambda inputs: scored(inputs.logits_fn, form))
+
+
+def of_features(fit: Callable[[FitInputs], Form], *, needs_last_layer: bool = False) -> Detector:
+    """Score the last activations by a form that is fitted, and is a pytree of arrays itself."""
+    return Detector(
+        lambda inputs: scored(_last_of(inputs), inputs.fitted), fit, needs_last_layer=needs_last_layer
+    )
+
+
+def reshaped(
+    shape: Callable[[Any], shaping.Shape], fit: Callable[[FitInputs], Any] = lambda _: ()
+) -> Detector:
+    """Reshape the last activations, run the last layer on them, and score its logits by their energy.
+
+    Args:
+      shape: what was fitted -> features -> features.
+      fit: such as the limit of ReAct.
+    """
+
+    def build(inputs: ScoreInputs) -> Score:
+        assert inputs.last_layer is not None
+        return scored(_last_of(inputs), shaping.head(*inputs.last_layer, energy, shape(inputs.fitted)))
+
+    return Detector(build, fit, needs_last_layer=True)
+
+
+def mahalanobis_layers() -> Detector:
+    """Sum Mahalanobis scores of all layers, with weights fitted to validation images beside noise.
+
+    Reference: Lee et al. 2018, arXiv:1807.03888.
+    """
+
+    def fit(given: FitInputs) -> Any:
+        forms = {
+            name: gaussian_scores.mahalanobis(layer, given.label) for name, layer in given.features.items()
+        }
+        held_out, noise = (
+            np.stack([np.asarray(forms[n](jnp.asarray(part[n]))) for n in forms], axis=1)
+            for part in (given.held_out, given.noise)
+        )
+        return forms, blend(held_out, noise)
+
+    def build(inputs: ScoreInputs) -> Score:
+        forms, weighed = inputs.fitted
+        features = inputs.features
+        assert features is not None
+
+        def score(x: Images):
+            found = features(x)
+            return weighed(jnp.stack([form(found[name]) for name, form in forms.items()], axis=1))
+
+        return score
+
+    return Detector(build, fit)
+
+
+def last(features: Mapping[str, Any]) -> Any:
+    """Take the activations of the last layer but one."""
+    return features[max(features)]
+
+
+def _last_of(inputs: ScoreInputs) -> Callable[[Images], Features]:
+    features = inputs.features
+    assert features is not None
+    return lambda x: last(features(x))

@@ -1,0 +1,133 @@
+"""Training methods, detectors and attacks on scores by name, or as module:name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robustjax.attacks.pgd import pgd
+from robustjax.catalog import ood_losses
+from robustjax.catalog.score_attacks import SCORE_ATTACKS, score_attack
+from robustjax.catalog.scores import DETECTORS, detector
+from robustjax.losses import gaussian_mixture
+from robustjax.losses.ccu import mixed
+from robustjax.models import small
+from robustjax.ood.detectors import FitInputs, LastLayer, ScoreInputs, built
+from robustjax.threats import Threat
+from robustjax.types import Batch, Pair, frozen
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+IMAGES = jnp.asarray(RNG.uniform(size=(12, 4, 4, 1)), jnp.float32)
+
+
+@pytest.mark.parametrize("name", ood_losses.METHODS)
+def test_every_method_can_be_named(name):
+    model = small.mlp(classes=ood_losses.outputs(name, 3), shape=(4, 4, 1), widths=(5,))
+    axes = None
+    if name == "ccu":
+        axes = gaussian_mixture.principal(IMAGES)
+        inside, outside = (
+            gaussian_mixture.fitted(KEY, axes, x, components=2) for x in (IMAGES[:6], IMAGES[6:])
+        )
+        model = mixed(model, axes, inside, outside)
+    ascent = pgd(Threat("linf", 0.1), steps=1, step_size=0.1)
+    loss = ood_losses.loss(name, model, classes=3, id_ascent=ascent, ood_ascent=ascent, axes=axes)
+    pair = Pair(Batch(IMAGES[:6], jnp.arange(6) % 3), IMAGES[6:])
+    value, (_, metrics) = jax.eval_shape(lambda *given: loss(*given), *model.init(KEY), pair, KEY)
+    assert value.shape == () and {"risk"} <= metrics.keys()
+    logits = model.apply(*model.init(KEY), IMAGES)[0]
+    assert logits.shape == (12, ood_losses.outputs(name, 3))
+    score = ood_losses.form(name, classes=3)(logits)
+    assert score.shape == (12,) and jnp.isfinite(score).all()
+
+
+def test_names_are_checked():
+    with pytest.raises(ValueError, match="--loss is 'nonesuch', must be one of standard"):
+        ood_losses.outputs("nonesuch", 3)
+    with pytest.raises(ValueError, match="--detectors is 'nonesuch', must be one of msp"):
+        detector("nonesuch")
+    with pytest.raises(ValueError, match="--attacks is 'nonesuch', must be one of adaptive"):
+        score_attack("nonesuch")
+    assert ood_losses.outputs("sofl", 100) == 110 and ood_losses.outputs("aloe", 10) == 10
+
+
+def inputs(name, reject=0):
+    """A small network with the activations, and what the detector is fitted to."""
+    model = small.mlp(classes=3 + reject, shape=(4, 4, 1), widths=(5, 6))
+    params, state = model.init(KEY)
+    features = {n: np.asarray(a) for n, a in model.features(params, state, IMAGES).items()}
+    head = LastLayer(params["head"]["kernel"], params["head"]["bias"])
+    fit = DETECTORS[name].fit
+    noise = {n: a + RNG.normal(size=a.shape) for n, a in features.items()}
+    fitted = fit(FitInputs(features, np.arange(12) % 3, features, noise, head)) if fit else ()
+    return ScoreInputs(
+        frozen(model, params, state),
+        3,
+        lambda x: model.features(params, state, x),
+        head,
+        ood_losses.form("atom" if reject else "oe", classes=3),
+        fitted,
+    )
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_every_detector_scores_and_has_a_slope(name):
+    score = DETECTORS[name](inputs(name))
+    assert score(IMAGES).shape == (12,) and jnp.isfinite(score(IMAGES)).all()
+    assert (jnp.abs(jax.grad(lambda x: score(x).sum())(IMAGES)) > 0).any()
+
+
+@pytest.mark.parametrize("reject", [0, 1])
+@pytest.mark.parametrize("name", SCORE_ATTACKS)
+def test_every_attack_moves_the_score_its_way(name, reject):
+    one = built(DETECTORS["own"], inputs("own", reject))
+    attack = score_attack(name).build(Threat("linf", 8 / 255), one, steps=3, restarts=1)
+    clean = one.score(IMAGES)
+    assert attack.on_ood is not None and (attack.on_id is None) == (name == "atom")
+    assert jax.jit(attack.on_ood)(KEY, IMAGES).value.mean() > clean.mean()
+    if attack.on_id is not None:
+        assert jax.jit(attack.on_id)(KEY, IMAGES).value.mean() < clean.mean()
+
+
+MINE = """
+from robustjax.attacks import pgd
+from robustjax.losses import acet
+from robustjax.ood import ScoreAttack, detectors, gaussian_scores, lowered, raised
+
+def my_loss(given):
+    return acet(given.model, given.ood_ascent, weight=2.0)
+
+def my_score(logits_fn):
+    return lambda x: logits_fn(x).max(axis=-1)
+
+FITTED = detectors.of_features(lambda given: gaussian_scores.mahalanobis(detectors.last(given.features), given.label))
+
+def my_attack(threat, detector, *, steps, restarts):
+    ascent = pgd(threat, steps=steps, step_size=threat.eps / 4)
+    return ScoreAttack(on_id=lowered(ascent, detector.score), on_ood=raised(ascent, detector.score))
+"""
+
+
+def test_a_loss_an_attack_and_scores_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "mine_for_ood.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    given = inputs("max_logit")
+    np.testing.assert_array_equal(
+        detector("mine_for_ood:my_score")(given)(IMAGES), DETECTORS["max_logit"](given)(IMAGES)
+    )
+    assert detector("mine_for_ood:FITTED").fit is not None
+    attack = score_attack("mine_for_ood:my_attack")
+    one = built(detector("mine_for_ood:my_score"), given)
+    found = attack.build(Threat("linf", 0.1), one, steps=3, restarts=1)
+    assert not attack.published and (found.on_ood(KEY, IMAGES).value > one.score(IMAGES)).any()
+    ascent = pgd(Threat("linf", 0.1), steps=1, step_size=0.1)
+    model = small.mlp(classes=3, shape=(4, 4, 1), widths=(5,))
+    pair = Pair(Batch(IMAGES[:6], jnp.arange(6) % 3), IMAGES[6:])
+    values = [
+        ood_losses.loss(name, model, classes=3, id_ascent=ascent, ood_ascent=ascent, weight=weight)(
+            *model.init(KEY), pair, KEY
+        )[0]
+        for name, weight in (("mine_for_ood:my_loss", None), ("acet", 2.0))
+    ]
+    assert values[0] == values[1] and ood_losses.outputs("mine_for_ood:my_loss", 3) == 3
