@@ -25,20 +25,20 @@ reconstruction         a translator by itself: denoising autoencoders, guided or
 atop                   a translator against attacks that know it, before a frozen classifier
 diffusion              predicting the noise that was mixed into images
 
-On data and outliers, over a `Pair`:
+On ID and OOD images, over a `Pair`:
 
-id_and_ood             the shape of them: right around data, unsure around outliers
-confidences            how sure a prediction is: what is made small around outliers, and what their attacks climb
+id_and_ood             the shape of them: right around ID images, unsure around OOD images
+confidences            how sure a prediction is: what is made small around OOD images, and what their attacks maximise
 batchnorm_modes        which BatchNorm statistics an attack sees
-oe                     clean outliers: OE and CEDA
-acet                   attacked outliers, clean data
+oe                     clean OOD images: OE and CEDA
+acet                   attacked OOD images, clean ID images
 ratio                  attacks on both, l2; with clean data beside
-aloe                   attacks on both, or on data alone (AOE), linf
-trades_out             TRADES on data, attacked or stable outliers
-atom                   one class for outliers (NTOM, ATOM), and the mining of informative ones
-sofl                   several classes for outliers
+aloe                   attacks on both, or on ID images alone (AOE), linf
+trades_out             TRADES on ID images, attacked or stable OOD images
+atom                   one class for OOD images (NTOM, ATOM), and the mining of informative ones
+sofl                   several classes for OOD images
 rowl                   a reject class under targeted attack
-good                   a certificate of low confidence around outliers
+good                   a certificate of low confidence around OOD images
 ccu                    a network mixed with densities (gaussian_mixture: fits them)
 """
 

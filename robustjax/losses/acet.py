@@ -1,4 +1,4 @@
-"""ACET: be accurate on data and unsure in a whole ball around each outlier."""
+"""ACET: be accurate on ID images and unsure in a whole ball around each OOD image."""
 
 from robustjax.losses import batchnorm_modes, confidences
 from robustjax.losses.adversarial_loss import AdversarialLoss
@@ -10,30 +10,30 @@ from robustjax.types import Ascent, Model, Number
 
 def acet(
     model: Model,
-    ascent: Ascent,
+    ood_ascent: Ascent,
     *,
     weight: Number = 1.0,
     penalty: Confidence = confidences.log_confidence,
     ood_surrogate: Confidence | None = None,
     batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> AdversarialLoss:
-    """Minimise CE(f(x), y) + weight max_{z' around z} log max_k p_k(z') for data x and outliers z.
+    """Minimise CE(f(x), y) + weight max_{z' around z} log max_k p_k(z') for ID images x and OOD images z.
 
     Published in three forms. 2019: these defaults, on noise (`data.outliers.acet_noise`), linf eps 0.3, 40 steps.
     As a baseline of RATIO: `kl_from_uniform` on natural images, with RATIO's attack. As a baseline of ATOM:
-    `ce_to_uniform`, with `half_batch(ascent)` so that half of the outliers stay clean, linf eps 8/255, 5 steps of
+    `ce_to_uniform`, with `half_batch(ood_ascent)` so that half of the OOD images stay clean, linf eps 8/255, 5 steps of
     2/255.
 
     Args:
       model: the classifier; the ascent sees it frozen, in evaluation mode, by default.
-      ascent: searches around outliers, such as `pgd(Threat("linf", 0.3), steps=40, step_size=0.01)`.
+      ood_ascent: searches around OOD images, such as `pgd(Threat("linf", 0.3), steps=40, step_size=0.01)`.
       weight: of the penalty.
-      penalty: what must be small around outliers.
+      penalty: what must be small around OOD images.
       ood_surrogate: what the ascent maximises; the penalty by default.
       batchnorm: what the ascent sees of the network.
 
     Returns:
-      A loss over a `Pair`; metrics `risk` (nats), `excess` at the attacked outliers,
+      A loss over a `Pair`; metrics `risk` (nats), `excess` at the attacked OOD images,
       `accuracy`.
 
     Raises:
@@ -45,7 +45,7 @@ def acet(
     return two_sided(
         model,
         None,
-        ascent,
+        ood_ascent,
         weight=weight,
         penalty=penalty,
         ood_surrogate=ood_surrogate,

@@ -1,4 +1,4 @@
-"""ALOE and AOE: adversarial training on data with outlier exposure, attacked or clean."""
+"""ALOE and AOE: adversarial training on ID images with outlier exposure, attacked or clean."""
 
 from robustjax.losses import batchnorm_modes, confidences
 from robustjax.losses.adversarial_loss import AdversarialLoss
@@ -9,8 +9,8 @@ from robustjax.types import Ascent, Attack, Model, Number
 
 def aloe(
     model: Model,
-    attack: Attack,
-    ascent: Ascent,
+    id_attack: Attack,
+    ood_ascent: Ascent,
     *,
     weight: Number = 0.5,
     batchnorm: BatchNormMode = batchnorm_modes.running,
@@ -19,13 +19,13 @@ def aloe(
 
     RATIO is the same up to weights, norm and radii. The published attack is linf with eps and step 1/255, 2 steps
     from a uniform start, last iterate, on both sides: `pgd(threat, steps=2, step_size=1 / 255, keep="last")`;
-    batches hold 64 data and 128 outliers.
+    batches hold 64 ID and 128 OOD images.
 
     Args:
-      model: the classifier; one forward pass serves data and outliers.
-      attack: on data, such as `against(pgd(...), objectives.cross_entropy)`.
-      ascent: on outliers, where it climbs the cross-entropy to the uniform distribution.
-      weight: of the outliers' term.
+      model: the classifier; one forward pass serves ID and OOD images.
+      id_attack: on ID images, such as `against(pgd(...), objectives.cross_entropy)`.
+      ood_ascent: on OOD images, where it maximises the cross-entropy to the uniform distribution.
+      weight: of the term on OOD images.
       batchnorm: what both attacks see of the network; the authors' code has `batchnorm_modes.own_batch`.
 
     Returns:
@@ -40,20 +40,24 @@ def aloe(
     """
     check_weight("aloe", weight)
     return two_sided(
-        model, attack, ascent, weight=weight, penalty=confidences.ce_to_uniform, batchnorm=batchnorm
+        model, id_attack, ood_ascent, weight=weight, penalty=confidences.ce_to_uniform, batchnorm=batchnorm
     )
 
 
 def aoe(
-    model: Model, attack: Attack, *, weight: Number = 0.5, batchnorm: BatchNormMode = batchnorm_modes.running
+    model: Model,
+    id_attack: Attack,
+    *,
+    weight: Number = 0.5,
+    batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> AdversarialLoss:
-    """Minimise max_{x'} CE(f(x'), y) + weight CE(U, p(z)): attacked data, clean outliers.
+    """Minimise max_{x'} CE(f(x'), y) + weight CE(U, p(z)): attacked ID images, clean OOD images.
 
     Args:
-      model, attack, weight, batchnorm: as in `aloe`.
+      model, id_attack, weight, batchnorm: as in `aloe`.
 
     Returns:
-      A loss over a `Pair`; metrics as of `aloe`, with those of outliers at clean images.
+      A loss over a `Pair`; metrics as of `aloe`, with those of OOD images at clean images.
 
     Raises:
       ValueError: if a known weight is negative.
@@ -63,5 +67,5 @@ def aoe(
     """
     check_weight("aoe", weight)
     return two_sided(
-        model, attack, None, weight=weight, penalty=confidences.ce_to_uniform, batchnorm=batchnorm
+        model, id_attack, None, weight=weight, penalty=confidences.ce_to_uniform, batchnorm=batchnorm
     )

@@ -1,4 +1,4 @@
-"""NTOM and ATOM: one more class for what is none of these, taught on outliers that still look like data."""
+"""NTOM and ATOM: one more class for what is none of these, taught on OOD images that still look ID."""
 
 import math
 
@@ -18,7 +18,7 @@ def ntom(model: Model, *, weight: Number = 1.0) -> AdversarialLoss:
 
     Args:
       model: the classifier, its last output meaning "none of these"; one forward pass serves both sides.
-      weight: of the outliers' term; batches hold twice as many outliers as data.
+      weight: of the term on OOD images; batches hold twice as many OOD as ID images.
 
     Returns:
       A loss over a `Pair`; metrics `risk`, `excess` (nats) and `accuracy`.
@@ -33,18 +33,22 @@ def ntom(model: Model, *, weight: Number = 1.0) -> AdversarialLoss:
 
 
 def atom(
-    model: Model, ascent: Ascent, *, weight: Number = 1.0, batchnorm: BatchNormMode = batchnorm_modes.running
+    model: Model,
+    ood_ascent: Ascent,
+    *,
+    weight: Number = 1.0,
+    batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> AdversarialLoss:
-    """Minimise CE(f(x), y) + weight CE(f(z'), K), where z' climbs the latter around an outlier.
+    """Minimise CE(f(x), y) + weight CE(f(z'), K), where z' maximises the latter around an OOD image.
 
     Args:
       model, weight: as in `ntom`.
-      ascent: on outliers. The paper moves half of them, linf eps 8/255, 5 steps of 2/255, the best iterate kept:
+      ood_ascent: on OOD images. The paper moves half of them, linf eps 8/255, 5 steps of 2/255, the best iterate kept:
         `half_batch(pgd(...))`.
       batchnorm: what the ascent sees of the network.
 
     Returns:
-      A loss over a `Pair`; metrics as of `ntom`, `excess` at the outliers trained on.
+      A loss over a `Pair`; metrics as of `ntom`, `excess` at the OOD images trained on.
 
     Raises:
       ValueError: if a known weight is negative.
@@ -52,7 +56,9 @@ def atom(
     Reference: Chen et al. 2021, arXiv:2006.15207, adversarial outlier mining.
     """
     check_weight("atom", weight)
-    return two_sided(model, None, ascent, weight=weight, penalty=confidences.acceptance, batchnorm=batchnorm)
+    return two_sided(
+        model, None, ood_ascent, weight=weight, penalty=confidences.acceptance, batchnorm=batchnorm
+    )
 
 
 def rejection(logits: Logits) -> PerExample:
@@ -61,15 +67,15 @@ def rejection(logits: Logits) -> PerExample:
 
 
 def informative(rejected: Float[Array, "n"], *, count: int, quantile: float = 0.125) -> Int[Array, "{count}"]:
-    """Select from a pool the outliers that are rejected least, after leaving out a share of the very least.
+    """Select from a pool the OOD images that are rejected least, after leaving out a share of the very least.
 
     Once per epoch the paper scores a fresh pool with the current network and trains on what this selects:
     `pool[informative(scores, count=...)]`, with 2 N_data of 8 N_data.
 
     Args:
-      rejected: one score per outlier in the pool, larger for surer rejection, such as `rejection`.
+      rejected: one score per OOD image in the pool, larger for surer rejection, such as `rejection`.
       count: how many to select.
-      quantile: share of the pool to leave out at the low end: outliers that may not be any, or cannot be learnt.
+      quantile: share of the pool to leave out at the low end: images that may not be OOD, or cannot be learnt.
 
     Returns:
       Positions in the pool by rising score, ties in the order of the pool.

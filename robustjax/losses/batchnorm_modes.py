@@ -1,7 +1,7 @@
 """What an attack inside a loss sees of the network: which statistics BatchNorm uses.
 
 A `BatchNormMode` is (model, params, state, other, key) -> LogitsFn, where `other` are the clean images that share the
-forward pass of the loss: the outliers for an attack on data, the data for an attack on outliers. The running
+forward pass of the loss: OOD images for an attack on ID images, ID images for one on OOD images. The running
 statistics are never updated by an attack, and no gradient flows to the parameters.
 
 Reference: the choices in the training code of Chen et al. 2020, arXiv:2003.09711 (`own_batch`; that code also

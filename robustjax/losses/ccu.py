@@ -1,10 +1,10 @@
-"""CCU: a network mixed with the uniform prediction by how likely an image is as data, provably unsure far away.
+"""CCU: a network mixed with the uniform prediction by how likely an image is as an ID image, provably unsure far away.
 
 The mixtures join the network's parameters and the posterior its logits, so that everything that attacks, scores
 or certifies a model does so with the whole of CCU and not with the network inside:
 
-    axes = mixtures.principal(images)
-    inside, outside = (mixtures.fitted(key, axes, x) for x in (images, outliers))
+    axes = gaussian_mixture.principal(id_images)
+    inside, outside = (gaussian_mixture.fitted(key, axes, x) for x in (id_images, ood_images))
     ccu_model = ccu.mixed(model, axes, inside, outside)
     loss, tx = ccu.ccu(ccu_model, axes), ccu.optimizer(sgd)
     state = training.start(key, ccu_model, tx)               # state.params is Parts(network, inside, outside)
@@ -27,7 +27,7 @@ from robustjax.types import Loss, Model, Number, Pair, Params, State
 
 
 class Parts(NamedTuple):
-    """The network's parameters and the densities of data and outliers, trained together."""
+    """The network's parameters and the densities of ID and OOD images, trained together."""
 
     network: Params
     inside: Mixture
@@ -39,8 +39,8 @@ def mixed(model: Model, axes: Axes, inside: Mixture, outside: Mixture, *, odds: 
 
     Args:
       model: the network inside; it keeps its `features`.
-      axes, inside, outside: the densities as fitted; that of outliers is widened where need be.
-      odds: prior odds of an image being an outlier, p(out) / p(in), above 0.
+      axes, inside, outside: the densities as fitted; that of OOD images is widened where need be.
+      odds: prior odds of an image being OOD, p(out) / p(in), above 0.
 
     Raises:
       ValueError: if known odds are not positive.
@@ -75,7 +75,7 @@ def ccu(model: Model, axes: Axes, *, ood_prior: Number = 0.5) -> Loss:
     posterior that the model puts out.
 
     Args:
-      model: made by `mixed`; one forward pass serves data and outliers.
+      model: made by `mixed`; one forward pass serves ID and OOD images.
       axes: as given to `mixed`.
       ood_prior: p_out, in (0, 1); p_in is the rest.
 
@@ -86,7 +86,7 @@ def ccu(model: Model, axes: Axes, *, ood_prior: Number = 0.5) -> Loss:
     Raises:
       ValueError: if a known prior is outside (0, 1).
 
-    Reference: Meinke and Hein 2020, arXiv:1909.12180, with batches of 128 data and 50 outliers.
+    Reference: Meinke and Hein 2020, arXiv:1909.12180, with batches of 128 ID and 50 OOD images.
     """
     if isinstance(ood_prior, int | float) and not 0 < ood_prior < 1:
         raise ValueError(f"ccu: ood_prior is {ood_prior}, must be in (0, 1)")
@@ -120,12 +120,12 @@ def ccu(model: Model, axes: Axes, *, ood_prior: Number = 0.5) -> Loss:
 def optimizer(
     tx: optax.GradientTransformation, *, learning_rate: Number = 1e-5, factor: float = 4.0
 ) -> optax.GradientTransformation:
-    """Train the network by `tx` and the mixtures by plain steps, keeping the outliers' variances large.
+    """Train the network by `tx` and the mixtures by plain steps, keeping the variances of the OOD mixture large.
 
     Args:
       tx: the network's optimiser.
       learning_rate: of means and log-variances, without weight decay.
-      factor: how many times the largest variance of the data the variances of outliers are at least. Above 1, the
+      factor: how many times the largest ID variance the variances of OOD images are at least. Above 1, the
         prediction is uniform far from everything.
 
     Raises:

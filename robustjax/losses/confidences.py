@@ -1,10 +1,10 @@
-"""How sure a prediction is, from logits: what losses on outliers minimise there and their attacks maximise.
+"""How sure a prediction is, from logits: what losses on OOD images minimise there and their attacks maximise.
 
 Every one is a `Confidence`, larger for surer predictions and least where all classes are equally likely, but for
-the last two. What training minimises and what the attack climbs are chosen apart, and need not be the same.
+the last two. What training minimises and what the attack maximises are chosen apart, and need not be the same.
 
-KL(U || p) is large also where one class is suppressed and no other is likely, so an adversary that climbs it
-spends part of its budget there; one that climbs `log_confidence` does not.
+KL(U || p) is large also where one class is suppressed and no other is likely, so an adversary that maximises it
+spends part of its budget there; one that maximises `log_confidence` does not.
 
 Reference: Augustin, Meinke and Hein 2020, arXiv:2003.09461, the objectives its code offers. All are computed from
   log p, without the constants that guard the code's logarithms.
@@ -26,7 +26,7 @@ ce_to_uniform = logit.ce_to_uniform
 
 
 def over(confidence: Confidence, logits_fn: LogitsFn) -> Objective:
-    """Wish for a sure prediction: the objective of an attack on outliers."""
+    """The objective of an attack on OOD images: a confident prediction."""
     return lambda x: confidence(logits_fn(x))
 
 

@@ -1,4 +1,4 @@
-"""GOOD: accuracy on data, and a certificate of low confidence in a ball around each outlier."""
+"""GOOD: accuracy on ID images, and a certificate of low confidence in a ball around each OOD image."""
 
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
@@ -12,31 +12,31 @@ from robustjax.types import Images, Logits, Loss, Model, Number, Pair, Params, S
 
 
 def good(model: Model, threat: Threat, *, weight: Number = 1.0, quantile: float = 1.0) -> Loss:
-    """Minimise CE(f(x), y) + weight mean log(1 + u(z)^2 / 2) for data x and outliers z.
+    """Minimise CE(f(x), y) + weight mean log(1 + u(z)^2 / 2) for ID images x and OOD images z.
 
     u(z) is the certified upper bound on the largest difference of two logits in the ball around z; it bounds the
     log confidence by u - log K, and the logarithm keeps the loss in range while bounds are still wide. Of each
-    batch the outliers of the least u, a share of `quantile`, are certified; for the others, which may look like
-    data, u is the largest difference at z itself.
+    batch the OOD images of the least u, a share of `quantile`, are certified; for the others, which may look like
+    ID images, u is the largest difference at z itself.
 
     Both the radius and the weight are to be grown from 0, and may be traced: `training.scheduled(lambda t: good(model,
     Threat("linf", 0.3 * ramp(t)), weight=ramp(t)), tx)` with `ramp = lambda t: jnp.minimum(t / 5000, 1.0)`.
 
     Args:
-      model: a network that `bounds` can bound; outliers are seen in evaluation mode.
-      threat: the ball around outliers; the paper has linf, eps 0.3 on MNIST, 0.03 on SVHN, 0.01 on CIFAR-10.
+      model: a network that `bounds` can bound; OOD images are seen in evaluation mode.
+      threat: the ball around OOD images; the paper has linf, eps 0.3 on MNIST, 0.03 on SVHN, 0.01 on CIFAR-10.
       weight: kappa.
-      quantile: share of the outliers to certify, in [0, 1]; 1 is GOOD_100, 0 certifies none.
+      quantile: share of the OOD images to certify, in [0, 1]; 1 is GOOD_100, 0 certifies none.
 
     Returns:
       A loss over a `Pair`; metrics `risk` (nats), `excess` (the mean of the logarithm), `accuracy`, and
-      `certified`: the mean upper bound on the outliers' log confidence in the threat.
+      `certified`: the mean upper bound on the OOD images' log confidence in the threat.
 
     Raises:
       ValueError: if a known weight is negative or quantile is outside [0, 1].
 
     Reference: Bitterwolf, Meinke and Hein 2020, arXiv:2007.03797. There the radius and weight grow together with
-      a learning rate of its own schedule, which is left to the caller. Data and outliers do not share a forward
+      a learning rate of its own schedule, which is left to the caller. ID and OOD images do not share a forward
       pass: bounds need fixed BatchNorm statistics, and the paper's networks have none.
     """
     check_weight("good", weight)

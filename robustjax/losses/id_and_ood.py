@@ -1,4 +1,4 @@
-"""The shape of a loss on data and outliers: be right around the former, and unsure around the latter."""
+"""The shape of a loss on ID and OOD images: be right around ID images, and unsure around OOD images."""
 
 import jax
 from jaxtyping import PRNGKeyArray
@@ -13,44 +13,44 @@ from robustjax.types import Ascent, Attack, Images, Logits, Model, Number, Pair,
 
 def two_sided(
     model: Model,
-    attack: Attack | None = None,
-    ascent: Ascent | None = None,
+    id_attack: Attack | None = None,
+    ood_ascent: Ascent | None = None,
     *,
-    data_weight: Number = 1.0,
+    id_weight: Number = 1.0,
     weight: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
     ood_surrogate: Confidence | None = None,
     batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> AdversarialLoss:
-    """Minimise data_weight mean CE(f(x'), y) + weight mean penalty(f(z')).
+    """Minimise id_weight mean CE(f(x'), y) + weight mean penalty(f(z')).
 
-    x' is what the attack makes of the data, z' what the ascent makes of the outliers by climbing
+    x' is what the attack makes of the ID images, z' what the ascent makes of the OOD images by maximising
     `ood_surrogate`; without one the images stay clean. Both share one forward pass and thus their BatchNorm
     statistics. OE, CEDA, ACET, RATIO, AOE, ALOE, NTOM and ATOM are all this, with their settings.
 
     Args:
       model: the classifier.
-      attack: on data, such as `against(pgd(...), objectives.cross_entropy)`.
-      ascent: on outliers; its radius need not be the attack's.
-      data_weight: of the cross-entropy.
+      id_attack: on ID images, such as `against(pgd(...), objectives.cross_entropy)`.
+      ood_ascent: on OOD images; its radius need not be the attack's.
+      id_weight: of the cross-entropy.
       weight: of the penalty.
-      penalty: what must be small around outliers.
+      penalty: what must be small around OOD images.
       ood_surrogate: what the ascent maximises; the penalty by default.
       batchnorm: what attacks see of the network; in evaluation mode by default.
 
     Returns:
       A loss over a `Pair`, whose two sides may differ in size; metrics `risk` (the cross-entropy, nats) and `excess`
-      (the penalty) at the images trained on, and `accuracy` or, at attacked data, `robust_accuracy`.
+      (the penalty) at the images trained on, and `accuracy` or, at attacked ID images, `robust_accuracy`.
 
     Raises:
       ValueError: if a known weight is negative.
     """
-    check_weight("two_sided", data_weight, "data_weight")
+    check_weight("two_sided", id_weight, "id_weight")
     check_weight("two_sided", weight)
 
     def find(params, state, batch: Pair, key):
         return attack_both(
-            model, params, state, batch, key, attack, ascent, ood_surrogate or penalty, batchnorm
+            model, params, state, batch, key, id_attack, ood_ascent, ood_surrogate or penalty, batchnorm
         )
 
     def risk(params, state, batch: Pair, images: tuple[Images, Images], key):
@@ -60,11 +60,11 @@ def two_sided(
         metrics = {
             "risk": value,
             "excess": excess,
-            "accuracy" if attack is None else "robust_accuracy": logit.correct(
+            "accuracy" if id_attack is None else "robust_accuracy": logit.correct(
                 inside, batch.data.label
             ).mean(),
         }
-        return data_weight * value + weight * excess, (state, metrics)
+        return id_weight * value + weight * excess, (state, metrics)
 
     return AdversarialLoss(find, risk)
 
@@ -75,27 +75,27 @@ def attack_both(
     state: State,
     batch: Pair,
     key: PRNGKeyArray,
-    attack: Attack | None,
-    ascent: Ascent | None,
+    id_attack: Attack | None,
+    ood_ascent: Ascent | None,
     ood_surrogate: Confidence,
     batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> tuple[Images, Images]:
-    """Attack the data and raise the confidence around outliers; without attack or ascent images stay clean."""
-    around_data, around_outliers, data_view, outlier_view = jax.random.split(key, 4)
+    """Attack ID images and raise the confidence around OOD images; without attack or ascent images stay clean."""
+    id_key, ood_key, id_view, ood_view = jax.random.split(key, 4)
     image, outlier = batch.data.image, batch.outlier
-    if attack is not None:
-        seen = batchnorm(model, params, state, batch.outlier, data_view)
-        image = attack(around_data, seen, image, batch.data.label).x
-    if ascent is not None:
-        seen = batchnorm(model, params, state, batch.data.image, outlier_view)
-        outlier = ascent(around_outliers, confidences.over(ood_surrogate, seen), outlier).x
+    if id_attack is not None:
+        seen = batchnorm(model, params, state, batch.outlier, id_view)
+        image = id_attack(id_key, seen, image, batch.data.label).x
+    if ood_ascent is not None:
+        seen = batchnorm(model, params, state, batch.data.image, ood_view)
+        outlier = ood_ascent(ood_key, confidences.over(ood_surrogate, seen), outlier).x
     return image, outlier
 
 
 def logits_of(
     model: Model, params: Params, state: State, images: tuple[Images, Images], key: PRNGKeyArray
 ) -> tuple[Logits, Logits, State]:
-    """Run data and outliers through the network in one pass: (logits inside, logits outside, new state)."""
+    """Run ID and OOD images through the network in one pass: (ID logits, OOD logits, new state)."""
     logits, state = model.apply(params, state, numerics.pack(*images), train=True, key=key)
     inside, outside = numerics.unpack(logits, (len(images[0]), len(images[1])))
     return inside, outside, state

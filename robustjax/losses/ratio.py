@@ -1,4 +1,4 @@
-"""RATIO: adversarial training on data and on outliers, alone or with clean data beside."""
+"""RATIO: adversarial training on ID images and on OOD images, alone or with clean ID images beside."""
 
 from robustjax import logit, numerics
 from robustjax.losses import batchnorm_modes, confidences
@@ -11,8 +11,8 @@ from robustjax.types import Ascent, Attack, Batch, Model, Number, Pair
 
 def ratio(
     model: Model,
-    attack: Attack,
-    ascent: Ascent,
+    id_attack: Attack,
+    ood_ascent: Ascent,
     *,
     weight: Number = 1.0,
     penalty: Confidence = confidences.kl_from_uniform,
@@ -21,20 +21,20 @@ def ratio(
 ) -> AdversarialLoss:
     """Minimise 1/2 max_{x'} CE(f(x'), y) + weight/2 max_{z'} KL(U || p(z')).
 
-    The half is real: with the same learning rate and decay, data pull half as hard as in adversarial training.
+    The half is real: with the same learning rate and decay, ID images pull half as hard as in adversarial training.
 
     Two generations were published, both l2, on batches of 128 and 128. Both attack by
     `pgd(threat, steps=..., step_size=0.1, momentum=0.9, start=at_origin)`, whose steps are the same on both sides.
-    The paper climbs the margin on data and adds steps as training goes on (`attacks.step_schedule.first_steps`); the
-    models released later (WideResNet-34-10) climb the cross-entropy, 10 steps within 0.5 of data and 20 within
-    1.0 of outliers, that is `dataclasses.replace(threat, eps=2 * threat.eps)`.
+    The paper maximises the margin on ID images and adds steps as training goes on (`step_schedule.first_steps`); the
+    models released later (WideResNet-34-10) maximise the cross-entropy, 10 steps within 0.5 of ID images, 20 within
+    1.0 of OOD images, that is `dataclasses.replace(threat, eps=2 * threat.eps)`.
 
     Args:
-      model: the classifier; one forward pass serves data and outliers.
-      attack: on data, such as `against(pgd(...), objectives.cross_entropy)`.
-      ascent: on outliers.
+      model: the classifier; one forward pass serves ID and OOD images.
+      id_attack: on ID images, such as `against(pgd(...), objectives.cross_entropy)`.
+      ood_ascent: on OOD images.
       weight: lambda.
-      penalty: what must be small around outliers.
+      penalty: what must be small around OOD images.
       ood_surrogate: what the ascent maximises; the penalty by default.
       batchnorm: what both attacks see of the network.
 
@@ -50,9 +50,9 @@ def ratio(
     check_weight("ratio", weight)
     return two_sided(
         model,
-        attack,
-        ascent,
-        data_weight=0.5,
+        id_attack,
+        ood_ascent,
+        id_weight=0.5,
         weight=0.5 * weight,
         penalty=penalty,
         ood_surrogate=ood_surrogate,
@@ -62,8 +62,8 @@ def ratio(
 
 def half_ratio(
     model: Model,
-    attack: Attack,
-    ascent: Ascent,
+    id_attack: Attack,
+    ood_ascent: Ascent,
     *,
     weight: Number = 1.0,
     scale: Number = 1.0,
@@ -71,14 +71,14 @@ def half_ratio(
     ood_surrogate: Confidence | None = None,
     batchnorm: BatchNormMode = batchnorm_modes.running,
 ) -> AdversarialLoss:
-    """Attack every other image of the data: scale (1/2 (CE clean + CE attacked) + weight/2 max KL(U || p(z'))).
+    """Attack every other ID image: scale (1/2 (CE clean + CE attacked) + weight/2 max KL(U || p(z'))).
 
     Args:
-      model, attack, ascent, weight, penalty, ood_surrogate, batchnorm: as in `ratio`.
+      model, id_attack, ood_ascent, weight, penalty, ood_surrogate, batchnorm: as in `ratio`.
       scale: of the whole; 2/3 gives the weights of the authors' code of 2021, a third for each term.
 
     Returns:
-      A loss over a `Pair` whose data are even in number, by the paper twice as many as its outliers; metrics as of
+      A loss over a `Pair` whose ID images are even in number, in the paper twice as many as OOD images; metrics as of
       `ratio`, `accuracy` on the clean half and `robust_accuracy` on the attacked one.
 
     Raises:
@@ -94,7 +94,7 @@ def half_ratio(
         _, label = numerics.unpack(batch.data.label)
         half = Pair(Batch(image, label), batch.outlier)
         image, outlier = attack_both(
-            model, params, state, half, key, attack, ascent, ood_surrogate or penalty, batchnorm
+            model, params, state, half, key, id_attack, ood_ascent, ood_surrogate or penalty, batchnorm
         )
         return numerics.pack(clean, image), outlier
 

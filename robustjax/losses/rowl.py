@@ -1,4 +1,4 @@
-"""ROWL: robust learning with a reject option, outliers being one more class."""
+"""ROWL: robust learning with a reject option, OOD images being one more class."""
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ from robustjax.types import Ascent, Images, Labels, Model, Number, Pair, frozen
 
 
 def rowl(model: Model, ascent: Ascent, *, weight: Number = 1.0) -> AdversarialLoss:
-    """Minimise CE(f(u), v) + weight CE(f(u'), v) over data and outliers together, the outliers labelled K.
+    """Minimise CE(f(u), v) + weight CE(f(u'), v) over ID and OOD images together, OOD images labelled K.
 
-    u' climbs the log-probability of a wrong label among all K + 1, drawn anew for each image and step.
+    u' maximises the log-probability of a wrong label among all K + 1, drawn anew for each image and step.
 
     Args:
       model: the classifier of K + 1 outputs; one forward pass serves clean and attacked images.
@@ -22,9 +22,9 @@ def rowl(model: Model, ascent: Ascent, *, weight: Number = 1.0) -> AdversarialLo
       weight: of the attacked images.
 
     Returns:
-      A loss over a `Pair`, in which every image counts the same: with batches of 118 and 10 outliers are as rare
-      as in the paper (5000 beside 50000 data); metrics `risk` (clean), `robust_risk`, both in nats, `accuracy` and
-      `robust_accuracy`, all over data and outliers.
+      A loss over a `Pair`, in which every image counts the same: with batches of 118 and 10 OOD images are as rare
+      as in the paper (5000 beside 50000 ID images); metrics `risk` (clean), `robust_risk`, both in nats, `accuracy` and
+      `robust_accuracy`, all over ID and OOD images.
 
     Raises:
       ValueError: if a known weight is negative.

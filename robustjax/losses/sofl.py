@@ -1,4 +1,4 @@
-"""SOFL: several classes for outliers, which the network chooses among itself."""
+"""SOFL: several classes for OOD images, which the network chooses among itself."""
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +10,19 @@ from robustjax.types import Labels, Logits, Loss, Model, Number, Pair, Params, P
 
 
 def sofl(model: Model, *, classes: int, weight: Number = 5.0) -> Loss:
-    """Minimise CE(f(x), y) + weight CE(f(z), t) for a network of K classes and some more for outliers.
+    """Minimise CE(f(x), y) + weight CE(f(z), t) for a network of K classes and some more for OOD images.
 
-    t is the class predicted for z if it is one of those for outliers, otherwise one of them at random. This is
-    the second of two stages; the first trains the same network on data alone, by `standard`.
+    t is the class predicted for z if it is one of those for OOD images, otherwise one of them at random. This is
+    the second of two stages; the first trains the same network on ID images alone, by `standard`.
 
     Args:
-      model: the classifier of K + R outputs; one forward pass serves data and outliers.
-      classes: K, the number of classes of the data; the paper has R = 5 more for 10 of them and 10 for 100.
-      weight: of the outliers' term; batches hold five times as many outliers as data.
+      model: the classifier of K + R outputs; one forward pass serves ID and OOD images.
+      classes: K, the number of ID classes; the paper has R = 5 more for 10 of them and 10 for 100.
+      weight: of the term on OOD images; batches hold five times as many OOD as ID images.
 
     Returns:
-      A loss over a `Pair`; metrics `risk`, `excess` (the outliers' cross-entropy; nats), `accuracy` and `rejected`
-      (share of the outliers predicted to be one).
+      A loss over a `Pair`; metrics `risk`, `excess` (the cross-entropy of OOD images; nats), `accuracy` and `rejected`
+      (share of the OOD images predicted to be one).
 
     Raises:
       ValueError: if classes is below 1 or a known weight is negative; when traced, if the network has no more.
@@ -53,7 +53,7 @@ def sofl(model: Model, *, classes: int, weight: Number = 5.0) -> Loss:
 
 
 def pseudo_labels(key: PRNGKeyArray, logits: Logits, *, classes: int) -> Labels:
-    """Label outliers by the class predicted, or by a random one of those from `classes` on.
+    """Label OOD images by the class predicted, or by a random one of those from `classes` on.
 
     Raises:
       ValueError: if the logits have no more than `classes` columns.
@@ -68,6 +68,6 @@ def pseudo_labels(key: PRNGKeyArray, logits: Logits, *, classes: int) -> Labels:
 
 
 def acceptance(logits: Logits, *, classes: int) -> PerExample:
-    """Compute the log odds of being data, sum_{k < K} p_k : sum_{k >= K} p_k, larger for data."""
+    """Compute the log odds of being ID, sum_{k < K} p_k : sum_{k >= K} p_k, larger for ID."""
     inside = jax.nn.logsumexp(logits[..., :classes], axis=-1)
     return inside - jax.nn.logsumexp(logits[..., classes:], axis=-1)

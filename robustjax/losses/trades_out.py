@@ -1,4 +1,4 @@
-"""TRADES on data with a penalty on outliers, attacked (ACET) or kept stable too (CEDA)."""
+"""TRADES on ID images with a penalty on OOD images, attacked (ACET) or kept stable too (CEDA)."""
 
 import jax
 
@@ -13,7 +13,7 @@ from robustjax.types import Ascent, Model, Number, Pair, frozen
 
 def trades_acet(
     model: Model,
-    ascent: Ascent,
+    id_ascent: Ascent,
     ood_ascent: Ascent,
     *,
     beta: Number = 6.0,
@@ -24,13 +24,13 @@ def trades_acet(
     """Minimise 1/2 (CE(f(x), y) + beta KL(p(x) || p(x'))) + weight/2 max_{z'} KL(U || p(z')).
 
     Args:
-      model: the classifier; one forward pass serves clean and attacked data and outliers.
-      ascent: on data, where it climbs KL(p(x) || p(.)); must start away from x, where the gradient is zero.
-      ood_ascent: on outliers, where it climbs `ood_surrogate`.
-      beta: weight of the divergence on data.
-      weight: lambda, of the outliers' term.
-      penalty: what must be small around outliers.
-      ood_surrogate: what is climbed there; the penalty by default.
+      model: the classifier; one forward pass serves clean and attacked ID and OOD images.
+      id_ascent: on ID images, where it maximises KL(p(x) || p(.)); must start away from x, where the gradient is zero.
+      ood_ascent: on OOD images, where it maximises `ood_surrogate`.
+      beta: weight of the divergence on ID images.
+      weight: lambda, of the term on OOD images.
+      penalty: what must be small around OOD images.
+      ood_surrogate: what is maximised there; the penalty by default.
 
     Returns:
       A loss over a `Pair`; metrics `risk`, `divergence` (nats), `excess`, `accuracy`, `robust_accuracy`.
@@ -45,12 +45,10 @@ def trades_acet(
     check_weight("trades_acet", weight)
 
     def find(params, state, batch: Pair, key):
-        around_data, around_outliers = jax.random.split(key)
+        id_key, ood_key = jax.random.split(key)
         logits_fn = frozen(model, params, state)
-        outlier = ood_ascent(
-            around_outliers, confidences.over(ood_surrogate or penalty, logits_fn), batch.outlier
-        ).x
-        return _farthest(ascent, around_data, logits_fn, batch.data.image), outlier
+        outlier = ood_ascent(ood_key, confidences.over(ood_surrogate or penalty, logits_fn), batch.outlier).x
+        return _farthest(id_ascent, id_key, logits_fn, batch.data.image), outlier
 
     def risk(params, state, batch: Pair, images, key):
         moved, outlier = images
@@ -65,7 +63,7 @@ def trades_acet(
 
 def trades_ceda(
     model: Model,
-    ascent: Ascent,
+    id_ascent: Ascent,
     ood_ascent: Ascent,
     *,
     beta: Number = 6.0,
@@ -75,39 +73,39 @@ def trades_ceda(
 ) -> AdversarialLoss:
     """Minimise 1/2 (CE + beta KL(p(x) || p(x'))) + weight/2 (KL(U || p(z)) + ood_beta KL(p(z) || p(z'))).
 
-    On outliers too the penalty is taken at the clean image and the prediction is kept stable around it.
+    On OOD images too the penalty is taken at the clean image and the prediction is kept stable around it.
 
     Args:
-      model, ascent, beta, weight: as in `trades_acet`.
-      ood_ascent: on outliers, where it climbs KL(p(z) || p(.)), so that it too must start away from z.
-      ood_beta: weight of the divergence on outliers.
-      penalty: what must be small on clean outliers.
+      model, id_ascent, beta, weight: as in `trades_acet`.
+      ood_ascent: on OOD images, where it maximises KL(p(z) || p(.)), so that it too must start away from z.
+      ood_beta: weight of the divergence on OOD images.
+      penalty: what must be small on clean OOD images.
 
     Returns:
-      A loss over a `Pair`; metrics as of `trades_acet`, `excess` on clean outliers, and `ood_divergence`.
+      A loss over a `Pair`; metrics as of `trades_acet`, `excess` on clean OOD images, and `ood_divergence`.
 
     Raises:
       ValueError: if a known beta, ood_beta or weight is negative.
 
     Reference: what `tradesceda` in the code of Augustin, Meinke and Hein 2020, arXiv:2003.09461, is named after;
-      that code puts the data where the clean outliers belong.
+      that code puts ID images where the clean OOD images belong.
     """
     check_weight("trades_ceda", beta, "beta")
     check_weight("trades_ceda", ood_beta, "ood_beta")
     check_weight("trades_ceda", weight)
 
     def find(params, state, batch: Pair, key):
-        around_data, around_outliers = jax.random.split(key)
+        id_key, ood_key = jax.random.split(key)
         logits_fn = frozen(model, params, state)
         return (
-            _farthest(ascent, around_data, logits_fn, batch.data.image),
-            _farthest(ood_ascent, around_outliers, logits_fn, batch.outlier),
+            _farthest(id_ascent, id_key, logits_fn, batch.data.image),
+            _farthest(ood_ascent, ood_key, logits_fn, batch.outlier),
         )
 
     def risk(params, state, batch: Pair, images, key):
-        data = numerics.pack(batch.data.image, images[0])
-        outliers = numerics.pack(batch.outlier, images[1])
-        inside, outside, state = logits_of(model, params, state, (data, outliers), key)
+        ids = numerics.pack(batch.data.image, images[0])
+        oods = numerics.pack(batch.outlier, images[1])
+        inside, outside, state = logits_of(model, params, state, (ids, oods), key)
         value, metrics = _stable(inside, batch, beta)
         clean, moved = numerics.unpack(outside)
         excess, divergence = penalty(clean).mean(), logit.kl(clean, moved).mean()

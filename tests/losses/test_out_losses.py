@@ -438,7 +438,7 @@ def test_wrong_labels_are_even_over_the_others():
         (lambda: aoe(MODEL, ATTACK, weight=-1.0), "aoe: weight is -1.0"),
         (lambda: trades_acet(MODEL, ASCENT, OUTER, beta=-1.0), "trades_acet: beta is -1.0"),
         (lambda: trades_ceda(MODEL, ASCENT, OUTER, ood_beta=-1.0), "trades_ceda: ood_beta is -1.0"),
-        (lambda: two_sided(MODEL, data_weight=-1.0), "two_sided: data_weight is -1.0"),
+        (lambda: two_sided(MODEL, id_weight=-1.0), "two_sided: id_weight is -1.0"),
         (lambda: ntom(MODEL, weight=-1.0), "ntom: weight is -1.0"),
         (lambda: atom(MODEL, OUTER, weight=-1.0), "atom: weight is -1.0"),
         (lambda: rowl(MODEL, ASCENT, weight=-1.0), "rowl: weight is -1.0"),
