@@ -1,4 +1,4 @@
-"""One score of several, by a logistic regression of data against outliers."""
+"""One score of several, by a logistic regression of ID against OOD."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from robustjax.types import PerExample
 
 
 class Blend(NamedTuple):
-    """A weighted sum of scores: the log odds of data, a form of stacked scores (b, s)."""
+    """A weighted sum of scores: the log odds of ID, a form of stacked scores (b, s)."""
 
     weights: Float[Array, "s"]
     bias: Float[Array, ""]
@@ -23,14 +23,14 @@ class Blend(NamedTuple):
 
 
 def blend(inside: np.ndarray, outside: np.ndarray, *, strength: float = 1.0) -> Blend:
-    """Weigh several scores, such as Mahalanobis distances of all layers, so that they tell data from outliers.
+    """Weigh several scores, such as Mahalanobis distances of all layers, so that they separate ID from OOD.
 
     Minimises |w|^2 / 2 + C sum of logistic losses over scores scaled to deviation 1. Fit it on held-out data, not
-    on what the scores were fitted to, and judge it on other outliers.
+    on what the scores were fitted to, and evaluate it on other OOD sets.
 
     Args:
-      inside: scores of data (n, s).
-      outside: scores of outliers (m, s).
+      inside: scores of ID images (n, s).
+      outside: scores of OOD images (m, s).
       strength: C > 0, the inverse weight of the penalty.
     Raises:
       ValueError: if the shapes do not fit, a score is not finite, or strength is not positive.

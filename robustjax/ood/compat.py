@@ -1,4 +1,4 @@
-"""The metrics as published code computes them, quirks included, to compare with published tables.
+"""The metrics as published code computes them, bug-compatible, to compare with published tables.
 
 For everything else use `metrics`: these differ from their definitions, mostly where scores are tied.
 """
@@ -12,14 +12,14 @@ from robustjax.ood.metrics import auroc, pair
 def aloe(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
     """Compute what the code of ALOE reports, which goes back to ODIN's.
 
-    Thresholds pass the scores one by one and data first among equals, so that ties count against the detector:
+    Thresholds pass the scores one by one and ID first among equals, so that ties count against the detector:
     constant scores have AUROC 0. The FPR is read where the recall is nearest to 0.95, which may be below it. The
     precision curves are interpolated linearly and end in (recall 1, precision 0.5) and (recall 0, precision 0),
     so that perfect scores do not reach 1.
 
     Args:
-      inside: scores of data (n,).
-      outside: scores of outliers (m,).
+      inside: scores of ID images (n,).
+      outside: scores of OOD images (m,).
     Returns:
       auroc, fpr, detection_error, aupr_in and aupr_out.
 
@@ -42,12 +42,12 @@ def aloe(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
 def atom(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
     """Compute what the code of ATOM reports.
 
-    The threshold is the score of rank round(n / 20), and only outliers strictly above it count as accepted:
+    The threshold is the score of rank round(n / 20), and only OOD images strictly above it count as accepted:
     constant scores have FPR 0. The detection error weighs both sides by their numbers of examples.
 
     Args:
-      inside: scores of data (n,).
-      outside: scores of outliers (m,).
+      inside: scores of ID images (n,).
+      outside: scores of OOD images (m,).
     Returns:
       auroc, fpr and detection_error.
 
@@ -64,14 +64,14 @@ def atom(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
 
 
 def openood(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
-    """Compute what OpenOOD 1.5 reports: outliers are the positives, precision is interpolated linearly.
+    """Compute what OpenOOD 1.5 reports: OOD is positive, precision is interpolated linearly.
 
     The curve leaves out points on straight lines before the FPR is read from it, which matters with ties, and
-    interpolated precision flatters tied scores: constant ones have 0.75 on balanced sets.
+    interpolated precision is too high for tied scores: constant ones have 0.75 on balanced sets.
 
     Args:
-      inside: scores of data (n,).
-      outside: scores of outliers (m,).
+      inside: scores of ID images (n,).
+      outside: scores of OOD images (m,).
     Returns:
       auroc, fpr, aupr_in and aupr_out.
 
@@ -92,7 +92,7 @@ def openood(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
 
 
 def _sweep(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Count what is left of data and outliers while one score after the other is cut, data first on ties."""
+    """Count what is left of ID and OOD while one score after the other is cut, ID first on ties."""
     is_data = np.concatenate([np.ones(a.size, int), np.zeros(b.size, int)])
     is_data = is_data[np.argsort(np.concatenate([a, b]), kind="stable")]
     cut = np.concatenate([[0], np.cumsum(is_data)]), np.concatenate([[0], np.cumsum(1 - is_data)])

@@ -1,7 +1,7 @@
-"""Thresholds with finite-sample guarantees, whatever the score and the data are.
+"""Thresholds with finite-sample guarantees, whatever the score and the distribution are.
 
-All that is asked is that calibration and test scores are exchangeable: held-out data that neither the network
-nor the score was fitted to. Calibrated on scores under an attack, the guarantee holds for data under that attack.
+All that is asked is that calibration and test scores are exchangeable: held-out ID images that neither the network
+nor the score was fitted to. Calibrated on scores under an attack, the guarantee holds for ID images under that attack.
 """
 
 import math
@@ -14,14 +14,14 @@ from robustjax.ood.metrics import vector
 
 
 def threshold(calibration: ArrayLike, *, miss: float = 0.05) -> float:
-    """Find a threshold below which a new score of data falls with probability `miss` at most.
+    """Find a threshold below which a new ID score falls with probability `miss` at most.
 
     The floor(miss (n + 1))-th smallest of n scores; -inf, which accepts everything, where n is too small. The
     probability is over the calibration set and the new example together; see `confident_threshold`.
 
     Args:
-      calibration: scores of held-out data (n,).
-      miss: share of data that may be rejected, in (0, 1).
+      calibration: scores of held-out ID images (n,).
+      miss: share of ID images that may be rejected, in (0, 1).
     Raises:
       ValueError: if calibration is empty or miss is out of range.
 
@@ -33,14 +33,14 @@ def threshold(calibration: ArrayLike, *, miss: float = 0.05) -> float:
 
 
 def confident_threshold(calibration: ArrayLike, *, miss: float = 0.05, risk: float = 0.05) -> float:
-    """Find a threshold that rejects more than `miss` of all data with probability `risk` at most.
+    """Find a threshold that rejects more than `miss` of all ID images with probability `risk` at most.
 
     The probability is over the calibration set: with 1 - risk one has drawn a set whose threshold is good for
     ever. The k-th smallest score, with the largest k for which P(Binomial(n, miss) < k) <= risk.
 
     Args:
-      calibration: scores of independent held-out data (n,).
-      miss: share of data that may be rejected, in (0, 1).
+      calibration: scores of independent held-out ID images (n,).
+      miss: share of ID images that may be rejected, in (0, 1).
       risk: probability of an unlucky calibration set, in (0, 1).
     Raises:
       ValueError: if calibration is empty or a setting is out of range.
@@ -60,13 +60,13 @@ def confident_threshold(calibration: ArrayLike, *, miss: float = 0.05, risk: flo
 
 
 def p_values(calibration: ArrayLike, scores: ArrayLike) -> np.ndarray:
-    """Compute how unusual each score would be for data: (1 + #{calibration <= s}) / (n + 1).
+    """Compute how unusual each score would be for an ID image: (1 + #{calibration <= s}) / (n + 1).
 
-    For data P(p <= u) <= u. Reference: Bates et al. 2021, arXiv:2104.08279.
+    For ID images P(p <= u) <= u. Reference: Bates et al. 2021, arXiv:2104.08279.
 
     Args:
-      calibration: scores of held-out data (n,).
-      scores: to be judged (m,); NaN is taken for the largest score, which is never unusual.
+      calibration: scores of held-out ID images (n,).
+      scores: of new images (m,); NaN is taken for the largest score, which is never unusual.
     """
     known = np.sort(vector("p_values", calibration, -math.inf))
     new = vector("p_values", scores, math.inf)

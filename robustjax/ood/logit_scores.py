@@ -1,6 +1,6 @@
-"""Scores of logits, Logits -> Array[b], larger on data.
+"""Scores of logits, Logits -> Array[b], larger on ID images.
 
-Probabilities saturate: in float32 they are exactly 1 on much of the data, which ties scores and leaves an attack
+Probabilities saturate: in float32 they are exactly 1 on many ID images, which ties scores and leaves an attack
 without a slope. So what is bounded comes twice: as published, to be reported, and as an increasing function of
 that which neither saturates nor ties, `*_margin` or `*_log`, to be ranked and attacked.
 """

@@ -1,7 +1,7 @@
-"""How well scores tell data from outliers: exact in the presence of ties, in float64 on the host.
+"""How well scores separate ID from OOD images: exact in the presence of ties, in float64 on the host.
 
-Everywhere a score is larger on data (`inside`) than on outliers (`outside`), and an example is accepted where its
-score reaches a threshold. A score that is NaN counts against the detector: data are rejected, outliers accepted.
+Everywhere a score is larger on ID images (`inside`) than on OOD images (`outside`), and an image is accepted where its
+score reaches a threshold. A score that is NaN counts against the detector: ID is rejected, OOD accepted.
 Intervals are made in `analysis.intervals`, of the pooled scores and a mask:
 `bootstrap(lambda s, data: auroc(s[data], s[~data]), scores, is_data)`.
 """
@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike
 
 
 def auroc(inside: ArrayLike, outside: ArrayLike) -> float:
-    """Compute P(a > b) + P(a = b) / 2 for random a of the data and b of the outliers.
+    """Compute P(a > b) + P(a = b) / 2 for random scores a of ID and b of OOD images.
 
     Args:
-      inside: scores of data (n,).
-      outside: scores of outliers (m,).
+      inside: scores of ID images (n,).
+      outside: scores of OOD images (m,).
     Raises:
       ValueError: if one of them is empty or not a vector; so do all functions here.
     """
@@ -39,18 +39,18 @@ def tie_mass(inside: ArrayLike, outside: ArrayLike) -> float:
 
 
 def aupr_in(inside: ArrayLike, outside: ArrayLike) -> float:
-    """Compute the average precision with data as positives: sum_k (R_k - R_{k-1}) P_k over distinct thresholds."""
+    """Compute the average precision with ID as positives: sum_k (R_k - R_{k-1}) P_k over distinct thresholds."""
     return _average_precision(*pair("aupr_in", inside, outside))
 
 
 def aupr_out(inside: ArrayLike, outside: ArrayLike) -> float:
-    """Compute the average precision with outliers as positives."""
+    """Compute the average precision with OOD as positives."""
     a, b = pair("aupr_out", inside, outside)
     return _average_precision(-b, -a)
 
 
 def threshold_keeping(inside: ArrayLike, share: float = 0.95) -> float:
-    """Find the largest threshold that accepts at least this share of the data.
+    """Find the largest threshold that accepts at least this share of ID images.
 
     Raises:
       ValueError: if share is not in (0, 1].
@@ -60,27 +60,27 @@ def threshold_keeping(inside: ArrayLike, share: float = 0.95) -> float:
 
 
 def fpr_id95(inside: ArrayLike, outside: ArrayLike, *, share: float = 0.95) -> float:
-    """Compute the share of outliers accepted when 95 % of the data are: data are the positives.
+    """Compute the share of OOD images accepted when 95 % of ID images are: ID is positive.
 
     This is the FPR of ODIN, ALOE, ATOM and RATIO; `fpr_ood95` is another number under the same usual name.
 
     Args:
-      inside: scores of data (n,).
-      outside: scores of outliers (m,).
-      share: of the data to accept, at least.
+      inside: scores of ID images (n,).
+      outside: scores of OOD images (m,).
+      share: of ID images to accept, at least.
     """
     return fpr(outside, threshold_keeping(inside, share))
 
 
 def fpr_ood95(inside: ArrayLike, outside: ArrayLike, *, share: float = 0.95) -> float:
-    """Compute the share of data rejected when 95 % of the outliers are: outliers are the positives.
+    """Compute the share of ID images rejected when 95 % of OOD images are: OOD is positive.
 
     This is the FPR of Hendrycks' outlier exposure and of OpenOOD since version 1.5.
 
     Args:
-      inside: scores of data (n,).
-      outside: scores of outliers (m,).
-      share: of the outliers to reject, at least.
+      inside: scores of ID images (n,).
+      outside: scores of OOD images (m,).
+      share: of OOD images to reject, at least.
     """
     a, b = pair("fpr_ood95", inside, outside)
     threshold = np.sort(b)[_needed("fpr_ood95", share, b.size) - 1]
@@ -97,17 +97,17 @@ def detection_error(inside: ArrayLike, outside: ArrayLike) -> float:
 
 
 def fnr(inside: ArrayLike, threshold: float) -> float:
-    """Compute the share of data rejected at a given threshold."""
+    """Compute the share of ID images rejected at a given threshold."""
     return float((vector("fnr", inside, -math.inf) < threshold).mean())
 
 
 def fpr(outside: ArrayLike, threshold: float) -> float:
-    """Compute the share of outliers accepted at a given threshold."""
+    """Compute the share of OOD images accepted at a given threshold."""
     return float((vector("fpr", outside, math.inf) >= threshold).mean())
 
 
 def end_to_end_accuracy(correct: ArrayLike, inside: ArrayLike, threshold: float) -> float:
-    """Compute the share of data that are both classified correctly and accepted.
+    """Compute the share of ID images that are both classified correctly and accepted.
 
     Args:
       correct: (n,), 1 or True where the class is right.

@@ -9,18 +9,18 @@ from robustjax.ood.metrics import auroc, fnr, fpr, fpr_id95, pair, threshold_kee
 def under_attack(
     inside: ArrayLike, outside: ArrayLike, lowered: ArrayLike, raised: ArrayLike, *, share: float = 0.95
 ) -> dict[str, float]:
-    """Compare a detector with itself when data, outliers or both are attacked.
+    """Compare a detector with itself when ID images, OOD images or both are attacked.
 
-    A deployed detector has a threshold, found on clean data: at that one, `fnr_clean_threshold` of the attacked
-    data are rejected and `fpr_clean_threshold` of the attacked outliers accepted. `fpr_recalibrated` takes the
-    threshold from attacked data instead, as the tables of ALOE do; those of ATOM attack outliers only. AUROC and
+    A deployed detector has a threshold, found on clean ID images: at that one, `fnr_clean_threshold` of the attacked
+    ID images are rejected and `fpr_clean_threshold` of the attacked OOD images accepted. `fpr_recalibrated` takes the
+    threshold from attacked ID images instead, as the tables of ALOE do; those of ATOM attack OOD images only. AUROC and
     FPR of empirical attacks are bounds: true robustness is no better.
 
     Args:
-      inside, outside: clean scores of data (n,) and of outliers (m,).
-      lowered: lowest scores found around the data (n,).
-      raised: highest scores found around the outliers (m,).
-      share: of the data that the threshold must keep.
+      inside, outside: clean scores of ID (n,) and of OOD images (m,).
+      lowered: lowest scores found around ID images (n,).
+      raised: highest scores found around OOD images (m,).
+      share: of ID images that the threshold must keep.
     Returns:
       auroc_clean, auroc_in, auroc_out, auroc_both (which side is attacked), fpr_clean, fpr_recalibrated,
       fnr_clean_threshold, fpr_clean_threshold and threshold.
@@ -48,7 +48,7 @@ def under_attack(
 
 
 def over_sets(tables: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Average every metric over the sets of outliers, each with the same weight, as published tables do.
+    """Average every metric over the OOD sets, each with the same weight, as published tables do.
 
     Args:
       tables: metrics by name, per set.

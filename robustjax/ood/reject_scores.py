@@ -1,4 +1,4 @@
-"""Scores of networks that learned about outliers: extra reject classes, and CCU's densities.
+"""Scores of networks trained on OOD images: extra reject classes, and CCU's densities.
 
 Each comes as published and as a `*_margin`, an increasing function of it (for ROWL: with the same sign) that does
 not saturate, to be ranked and attacked.
@@ -19,7 +19,7 @@ def rejection(logits: Logits, *, classes: int) -> PerExample:
 
     Args:
       logits: (b, classes + r), the reject classes last.
-      classes: of the data.
+      classes: of the ID data.
     Raises:
       ValueError: if there is no reject class or no other.
 
@@ -57,8 +57,8 @@ def ccu_posterior(
 
     Args:
       logits: of the network (b, k).
-      log_inside, log_outside: log densities of x for data and for outliers (b,).
-      log_odds: log c, the prior odds of outliers.
+      log_inside, log_outside: log densities of x under ID and OOD (b,).
+      log_odds: log c, the prior odds of OOD.
     Returns:
       log p(y|x), normalised, (b, k); usable as logits.
 
@@ -74,7 +74,7 @@ def ccu_margin(
 ) -> PerExample:
     """Compute log(p - 1/K) - log(1 - p) of CCU's largest probability p, which has a slope at both ends.
 
-    Far from the data p tends to 1/K; there log odds would be flat, and an attack blind.
+    Far from ID images p tends to 1/K; there log odds would be flat, and an attack blind.
 
     Args:
       logits, log_inside, log_outside, log_odds: as in `ccu_posterior`.

@@ -29,7 +29,7 @@ class Clusters(NamedTuple):
     whitening: Float[Array, "c d d"]
 
     def distance(self, features: Features) -> PerExample:
-        """Compute s = min_c (h - mu_c)^T P_c (h - mu_c): the published score, larger on outliers."""
+        """Compute s = min_c (h - mu_c)^T P_c (h - mu_c): the published score, larger on OOD images."""
         length = norm(features, "l2")[:, None] + TINY
         unit = (features / length - self.shift) / self.spread
         # TF32 matrix products would cost more than the differences between near examples.
@@ -37,12 +37,12 @@ class Clusters(NamedTuple):
         return jnp.square(white).sum(axis=-1).min(axis=-1)
 
     def __call__(self, features: Features) -> PerExample:
-        """Compute -s: larger on data."""
+        """Compute -s: larger on ID images."""
         return -self.distance(features)
 
 
 class FewShot(NamedTuple):
-    """The distance to data relative to that to a few known outliers: SSD_k."""
+    """The distance to ID relative to that to a few known OOD images: SSD_k."""
 
     data: Clusters
     outliers: Clusters
@@ -80,7 +80,7 @@ def ssd(
     Raises:
       ValueError: if shapes do not fit, covariance is unknown or, for "pinv", a cluster has too few examples.
 
-    Reference: Sehwag, Chiang and Mittal 2021, arXiv:2103.12051. Here larger means data: minus their score.
+    Reference: Sehwag, Chiang and Mittal 2021, arXiv:2103.12051. Here larger means ID: minus their score.
     """
     features = _matrix("ssd", features)
     label = np.zeros(len(features), int) if label is None else np.asarray(label)
@@ -98,11 +98,11 @@ def few_shot(
     *,
     covariance: Covariance = "ledoit-wolf",
 ) -> FewShot:
-    """Fit SSD_k: data as in `ssd`, and one cluster of the features of (augmented) known outliers.
+    """Fit SSD_k: ID as in `ssd`, and one cluster of the features of (augmented) known OOD images.
 
     Args:
       features, label, covariance: as in `ssd`.
-      outliers: features of known outliers (m, d), standardised as the data are.
+      outliers: features of known OOD images (m, d), standardised as ID features are.
 
     Reference: Sehwag, Chiang and Mittal 2021, arXiv:2103.12051.
     """

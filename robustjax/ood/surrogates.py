@@ -1,7 +1,7 @@
-"""What published attacks on detectors climb in place of the score.
+"""What published attacks on detectors maximise in place of the score.
 
-They are weaker than the score itself on the side they are not made for, so their numbers flatter the detector; next
-to it they help where its slope misleads. Pushing outliers up also goes by `attacks.objectives.ce_to_uniform`.
+On the side they are not made for they are weaker than the score itself, so that detectors look better than they are;
+beside it they help where its gradient misleads. `attacks.objectives.ce_to_uniform` also raises OOD images.
 """
 
 import jax
@@ -15,33 +15,33 @@ from robustjax.types import LogitsFn, Objective
 
 
 def toward_uniform(logits_fn: LogitsFn) -> Objective:
-    """Wish data unsure: mean_k log p_k. Reference: ALOE, Chen et al. 2020, arXiv:2003.09711."""
+    """Make ID images unconfident: mean_k log p_k. Reference: ALOE, Chen et al. 2020, arXiv:2003.09711."""
     return lambda x: -logit.ce_to_uniform(logits_fn(x))
 
 
 def certain(logits_fn: LogitsFn) -> Objective:
-    """Wish outliers sure: minus the entropy, whose slope is lost where they are. Reference: arXiv:2003.09711."""
+    """Make OOD images confident: minus the entropy, flat where they are. Reference: arXiv:2003.09711."""
     return lambda x: -logit.entropy(logits_fn(x))
 
 
 def certain_log(logits_fn: LogitsFn) -> Objective:
-    """Wish outliers sure: minus the logarithm of the entropy, which keeps its slope."""
+    """Make OOD images confident: minus the logarithm of the entropy, which keeps its slope."""
     return lambda x: entropy_log(logits_fn(x))
 
 
 def uncertain_log(logits_fn: LogitsFn) -> Objective:
-    """Wish data unsure: the logarithm of the entropy."""
+    """Make ID images unconfident: the logarithm of the entropy."""
     return lambda x: -entropy_log(logits_fn(x))
 
 
 def away_from_rejection(logits_fn: LogitsFn, *, classes: int) -> Objective:
-    """Wish outliers not rejected: -log of the probability of the reject classes.
+    """Keep OOD images from being rejected: -log of the probability of the reject classes.
 
     Its slope is lost where rejection is certain; that of `reject_scores.rejection_margin` is not.
 
     Args:
       logits_fn: of a network whose reject classes follow after `classes` others.
-      classes: of the data.
+      classes: of the ID data.
 
     Reference: ATOM, Chen et al. 2021, arXiv:2006.15207.
     """
@@ -49,7 +49,7 @@ def away_from_rejection(logits_fn: LogitsFn, *, classes: int) -> Objective:
 
 
 def toward_class(logits_fn: LogitsFn, target: int | Int[Array, ""]) -> Objective:
-    """Wish for one class, the same for all examples, as its log odds z_t - logsumexp of the others."""
+    """Raise one class, the same for all examples, by its log odds z_t - logsumexp of the others."""
 
     def objective(x: Array) -> Array:
         logits = logits_fn(x)
