@@ -6,10 +6,11 @@ A method takes two ascents, around ID and around OOD images, so that norm, radiu
     step = training.step(loss, tx)                              # over a Pair
     form = ood_losses.form("aloe", classes=10)                  # Logits -> scores, larger on ID images
 
-A loss of your own is one function, given by `--loss my_module:my_loss`:
+A loss of your own is one function, given by `--loss my_module:my_loss`; it gets what it has parameters for, by the
+names of `LossInputs`:
 
-    def my_loss(given):                                         # LossInputs
-        return acet(given.model, given.ood_ascent, weight=2.0)
+    def my_loss(model, ood_ascent):
+        return acet(model, ood_ascent, weight=2.0)
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.half_batch import half_batch
-from robustjax.catalog.names import named
+from robustjax.catalog.names import built, named
 from robustjax.losses import batchnorm_modes, confidences, trades_out
 from robustjax.losses.acet import acet
 from robustjax.losses.adversarial import adversarial
@@ -137,7 +138,7 @@ class Method(NamedTuple):
 def _on_id(build: Callable[[LossInputs], Loss], attacked: str) -> Method:
     """Train on the ID half of a pair."""
 
-    def built(given: LossInputs) -> Loss:
+    def on_id(given: LossInputs) -> Loss:
         inner = build(given)
 
         def loss(params, state, batch: Pair, key):
@@ -145,7 +146,7 @@ def _on_id(build: Callable[[LossInputs], Loss], attacked: str) -> Method:
 
         return loss
 
-    return Method(built, uses_ood=False, attacked=attacked)
+    return Method(on_id, uses_ood=False, attacked=attacked)
 
 
 def _ccu(given: LossInputs) -> Loss:
@@ -247,13 +248,15 @@ def method(name: str, *, flag: str = "--loss") -> Method:
     """Find a method by name.
 
     Args:
-      name: of the table; or `module:name` of a function from `LossInputs` to a loss, or of a `Method`.
+      name: of the table; or `module:name` of a function with parameters of `LossInputs`, or of a `Method`.
       flag: what the name was given to, for the error.
     Raises:
       ValueError: in one line, if there is no such method, or nothing to import.
     """
     found = named(METHODS, name, flag=flag)
-    return found if isinstance(found, Method) else Method(found)
+    if isinstance(found, Method):
+        return found
+    return Method(lambda given: built(found, given.chosen(*given._fields), flag=flag))
 
 
 def loss(

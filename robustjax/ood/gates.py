@@ -64,7 +64,7 @@ def gated(score: Score, threshold: float, *, calibration: ArrayLike | None = Non
 def score_of(features_fn: FeaturesFn, form: Form) -> Score:
     """Score images by a form of their features, as an argument for compiled functions.
 
-    Like `scores.through`; both parts must be pytrees: a `jax.tree_util.Partial` and a form such as `ssd.Clusters`.
+    Like `scores.scored`; both parts must be pytrees: a `jax.tree_util.Partial` and a form such as `ssd.Clusters`.
     """
     return jax.tree_util.Partial(_scored, features_fn, form)
 

@@ -95,8 +95,8 @@ from robustjax.attacks import pgd
 from robustjax.losses import acet
 from robustjax.ood import ScoreAttack, detectors, gaussian_scores, lowered, raised
 
-def my_loss(given):
-    return acet(given.model, given.ood_ascent, weight=2.0)
+def my_loss(model, ood_ascent):
+    return acet(model, ood_ascent, weight=2.0)
 
 def my_score(logits_fn):
     return lambda x: logits_fn(x).max(axis=-1)

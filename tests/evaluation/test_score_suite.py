@@ -94,8 +94,8 @@ def test_it_finds_what_the_compiled_searches_find():
 
     found = score_suite.score_suite(network, same_keys, batch_size=16)(KEY, X, INSIDE, ball, HIDDEN, OUT)
     score, ascent = network(HIDDEN, OUT).score, apgd(ball, steps=6)
-    down = jax.jit(lambda x: score_attacks.down(ascent, score, restarts=2)(KEY, x))(X)
-    up = jax.jit(lambda x: score_attacks.up(ascent, score, restarts=2)(KEY, x))(X)
+    down = jax.jit(lambda x: score_attacks.lowered(ascent, score, restarts=2)(KEY, x))(X)
+    up = jax.jit(lambda x: score_attacks.raised(ascent, score, restarts=2)(KEY, x))(X)
     np.testing.assert_allclose(found.worst, np.where(INSIDE, down.value, up.value), atol=1e-4)
 
 

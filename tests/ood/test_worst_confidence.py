@@ -60,7 +60,9 @@ def test_the_image_competes_and_every_search_adds():
     alone = jax.jit(lambda: worst_confidence(threat, NET, steps=5, restarts=1)(KEY, X))()
     clean = confidence_score(NET)(X)
     assert (alone.value >= clean).all() and (alone.value > clean).any()
-    part = jax.jit(lambda: raised(apgd(threat, steps=5), confidence_score(NET))(fold(keys_for(KEY, 12), 0), X))()
+    part = jax.jit(
+        lambda: raised(apgd(threat, steps=5), confidence_score(NET))(fold(keys_for(KEY, 12), 0), X)
+    )()
     assert (alone.value >= part.value - 1e-5).all()  # it is the first of the four
     assert (alone.value > part.value + 1e-3).any()
     assert threat.contains(alone.x, X).all()
