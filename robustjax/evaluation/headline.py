@@ -46,7 +46,7 @@ def headline(
     """Refuse a robust accuracy that the evaluation does not support.
 
     There is none if A1 to A4 were not all run, on fewer than 200 examples, if a point left its ball or the box, if
-    the gate's threshold comes from test images (or nobody knows whence), if the translator's answer depends on its
+    the gate's threshold comes from test images (or it is unknown whence), if the translator's answer depends on its
     batch-mates, or if radius 1 leaves more than 5 % accuracy: then the attacks do not work.
 
     Args:

@@ -4,37 +4,65 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from robustjax.evaluation.results import NOT_RUN, Results
+from robustjax.evaluation.score_suite import ScoreResults
 from robustjax.runtime.files import write_whole
 from robustjax.runtime.snapshot import in_bytes
 
 SCHEMA = 1
 
 
+R = TypeVar("R")
+
+
 def write(folder: str | Path, results: Results, about: Mapping[str, Any]) -> Path:
-    """Write both files; return where the .npz is.
+    """Write results of attacks on a classifier, both files; return where the .npz is.
 
     Args:
       folder: made if absent.
+      results: of `evaluation.suite`.
       about: what else to say, as plain data; `about["network"]` says what was attacked, and reports about different
         networks are not merged.
     """
+    summary = {"schema": SCHEMA, "accuracy": rows(results), "examples": _examples(results), **about}
+    return write_arrays(folder, results, about, summary=summary)
+
+
+def write_scores(folder: str | Path, results: ScoreResults, about: Mapping[str, Any]) -> Path:
+    """Write results of attacks on the score of an OOD detector, both files; return where the .npz is."""
+    metrics = results.summary()
+    summary = {"schema": SCHEMA, "metrics": metrics, "examples": _scored_examples(results), **about}
+    return write_arrays(folder, results, about, summary=summary)
+
+
+def write_arrays(
+    folder: str | Path, results: Any, about: Mapping[str, Any], *, summary: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a dataclass of arrays and tuples of names as results.npz, and `summary` as results.json if given."""
     folder = Path(folder)
-    fields = {f.name: getattr(results, f.name) for f in dataclasses.fields(results) if f.name != "attacks"}
-    arrays = {**fields, "attacks": np.array(results.attacks), "about": np.array(json.dumps(about))}
+    fields = {f.name: np.asarray(getattr(results, f.name)) for f in dataclasses.fields(results)}
+    arrays = {**fields, "about": np.array(json.dumps(about))}
     write_whole(folder / "results.npz", in_bytes(arrays, compressed=True))
-    page = {"schema": SCHEMA, "accuracy": rows(results), "examples": _examples(results), **about}
-    write_whole(folder / "results.json", json.dumps(page, indent=1) + "\n")
+    if summary is not None:
+        write_whole(folder / "results.json", json.dumps(summary, indent=1) + "\n")
     return folder / "results.npz"
 
 
 def read(path: str | Path) -> tuple[Results, dict[str, Any]]:
+    """Read results of attacks on a classifier; see `read_arrays`."""
+    return read_arrays(path, Results)
+
+
+def read_arrays(path: str | Path, kind: type[R]) -> tuple[R, dict[str, Any]]:
     """Read results.npz (earlier: verdicts.npz), or the folder it is in: the results and what was said about them.
 
+    Args:
+      path: of the file or its folder.
+      kind: which dataclass it holds: `results.Results`, `score_suite.ScoreResults` or `assessments.Assessment`.
     Raises:
       ValueError: if there is no such file, or it is another one.
     """
@@ -44,11 +72,14 @@ def read(path: str | Path) -> tuple[Results, dict[str, Any]]:
         path = old if old.exists() and not new.exists() else new
     try:
         with np.load(path) as file:
-            arrays = dict(file)
+            arrays: dict[str, Any] = dict(file)
         about = json.loads(str(arrays.pop("about")))
         if "subject" in about:  # in files of earlier versions
             about["network"] = about.pop("subject")
-        return Results(attacks=tuple(str(name) for name in arrays.pop("attacks")), **arrays), about
+        for name in ("attacks", "models"):
+            if name in arrays:
+                arrays[name] = tuple(str(item) for item in arrays[name])
+        return kind(**arrays), about
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"result_files: {path} holds no results ({type(error).__name__}: {error})") from None
 
@@ -90,4 +121,19 @@ def _examples(results: Results) -> list[dict[str, Any]]:
             "outcome": dict(zip(results.attacks, results.outcome[:, i].tolist(), strict=True)),
         }
         for i in range(len(results.label))
+    ]
+
+
+def _scored_examples(results: ScoreResults) -> list[dict[str, Any]]:
+    """One line per example: its score, the worst one, and that of each case."""
+    return [
+        {
+            "index": int(results.index[i]),
+            "ID": bool(results.inside[i]),
+            "clean": float(results.clean[i]),
+            "worst": float(results.worst[i]),
+            "distance": float(results.distance[i]),
+            "scores": dict(zip(results.attacks, results.scores[:, i].tolist(), strict=True)),
+        }
+        for i in range(len(results.index))
     ]

@@ -265,3 +265,35 @@ def test_plans_that_ask_for_what_is_not_there():
         run(defence, [unseen, dataclasses.replace(unseen, goal="wrong")])
     with pytest.raises(ValueError, match="loss is 'hinge'"):
         gated_objectives.only("hinge")
+
+
+class Diary:
+    """Keeps everything, and is killed after some segments."""
+
+    def __init__(self):
+        self.kept, self.lives = None, 10**9
+
+    def load(self):
+        return self.kept
+
+    def keep(self, arrays):
+        self.kept = {name: np.array(value) for name, value in arrays().items()}
+        self.lives -= 1
+        if self.lives == 0:
+            raise KeyboardInterrupt
+
+
+def test_killed_and_resumed_it_is_the_same_bit_for_bit():
+    defence = Defence(f, rounding, ALWAYS)
+    plan = [one for one in gated_cases.adaptive(4, **SHORT) if one.attack[:2] == "A1"]
+    whole, diary, found = run(defence, plan), Diary(), None
+    kills = 0
+    while found is None:
+        diary.lives = 2
+        try:
+            found = run(defence, plan, memory=lambda name: diary)
+        except KeyboardInterrupt:
+            kills += 1
+    assert kills > 0
+    for name in ("wrong", "unseen", "margin", "x", "gradients", "runs"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name), err_msg=name)

@@ -9,6 +9,7 @@ import pytest
 
 from robustjax.evaluation.results import Results
 from robustjax.evaluation.runner import Progress
+from robustjax.evaluation.score_suite import ScoreResults
 from robustjax.runtime import result_files
 from robustjax.runtime.attack_progress import attack_progress
 
@@ -46,6 +47,39 @@ def test_the_page_of_numbers(tmp_path):
     assert [e["broken_by"] for e in page["examples"]] == ["a", None, None]
     assert [e["robust"] for e in page["examples"]] == [False, True, False]
     assert page["examples"][1]["outcome"] == {"a": 0, "b": 0} and page["eps"] == 0.3
+
+
+SCORED = ScoreResults(
+    attacks=("a", "b"),
+    index=np.array([3, 4, 5]),
+    inside=np.array([True, False, True]),
+    clean=np.array([2.0, 0.0, 1.0], np.float32),
+    scores=np.array([[1.0, 0.5, 1.5], [1.5, 1.2, 0.5]], np.float32),
+    x=np.zeros((3, 2, 2, 1), np.float32),
+    worst=np.array([1.0, 1.2, 0.5], np.float32),
+    distance=np.array([0.1, 0.1, 0.1]),
+    steps=np.array([20, 10]),
+    seconds=np.array([1.5, 0.5]),
+)
+
+
+def test_scores_come_back_and_their_metrics_are_in_the_page(tmp_path):
+    result_files.write_scores(tmp_path, SCORED, {"eps": 0.3})
+    found, about = result_files.read_arrays(tmp_path, ScoreResults)
+    assert about == {"eps": 0.3} and found.attacks == SCORED.attacks
+    np.testing.assert_array_equal(found.scores, SCORED.scores)
+    page = json.loads((tmp_path / "results.json").read_text())
+    assert page["metrics"]["clean"]["auroc"] == 1.0 and page["metrics"]["both attacked"]["auroc"] == 0.0
+    assert page["examples"][1]["scores"] == pytest.approx({"a": 0.5, "b": 1.2})
+    with pytest.raises(ValueError, match="holds no results"):
+        result_files.read(tmp_path)
+
+
+def test_files_of_earlier_versions_are_read(tmp_path):
+    result_files.write(tmp_path, FOUND, {"subject": {"model": "m"}})
+    (tmp_path / "results.npz").rename(tmp_path / "verdicts.npz")
+    found, about = result_files.read(tmp_path)
+    assert about == {"network": {"model": "m"}} and found.attacks == FOUND.attacks
 
 
 def test_other_files_are_refused(tmp_path):
