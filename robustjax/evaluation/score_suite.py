@@ -31,8 +31,8 @@ from robustjax.threats import Threat
 from robustjax.types import LogitsFn, Mask, PerExample
 
 
-class Detector(NamedTuple):
-    """What an attack on a detector may use.
+class ScoredNetwork(NamedTuple):
+    """A score and the network behind it: what attacks use. `ood.detectors.BuiltDetector` serves as well.
 
     Attributes:
       score: larger on ID images, in a form that does not saturate.
@@ -44,26 +44,26 @@ class Detector(NamedTuple):
 
 
 Surrogate = Callable[
-    [Detector, Rows, Array], PerExample
+    [ScoredNetwork, Rows, Array], PerExample
 ]  # to be ascended; `rows.data` says which images are ID
 
 
-def on_score(detector: Detector, rows: Rows, x: Array) -> PerExample:
+def on_score(detector: ScoredNetwork, rows: Rows, x: Array) -> PerExample:
     """Ascend the score itself: minus the score on ID images, the score on OOD images."""
     return signed(detector.score(x), rows.data)
 
 
-def on_entropy(detector: Detector, rows: Rows, x: Array) -> PerExample:
+def on_entropy(detector: ScoredNetwork, rows: Rows, x: Array) -> PerExample:
     """Ascend the logarithm of the entropy on ID images, and minus it on OOD images."""
     return signed(entropy_log(_logits(detector, x)), rows.data)
 
 
-def on_uniform(detector: Detector, rows: Rows, x: Array) -> PerExample:
+def on_uniform(detector: ScoredNetwork, rows: Rows, x: Array) -> PerExample:
     """Ascend mean_k log p_k on ID images, and minus it on OOD images: cross-entropy to the uniform distribution."""
     return signed(logit.ce_to_uniform(_logits(detector, x)), rows.data)
 
 
-def on_class(detector: Detector, rows: Rows, x: Array) -> PerExample:
+def on_class(detector: ScoredNetwork, rows: Rows, x: Array) -> PerExample:
     """Ascend the log odds of one class in each run on OOD images, and minus the log confidence on ID images.
 
     The likeliest class at the start need not be the one that can become surest.
@@ -100,7 +100,7 @@ def score_case(
       settings: `passes`, `parameters`, `start`, `black_box` and `note` of `Case`.
     """
 
-    def objective(detector: Detector, rows: Rows) -> ValueAndMerit:
+    def objective(detector: ScoredNetwork, rows: Rows) -> ValueAndMerit:
         def both(x: Array) -> tuple[PerExample, PerExample]:
             return surrogate(detector, rows, x), signed(detector.score(x), rows.data)
 
@@ -205,7 +205,7 @@ class ScoreResults:
 
 
 def score_suite(
-    detector: Callable[..., Detector],
+    detector: Callable[..., ScoredNetwork],
     cases: Cases,
     *,
     batch_size: int = 512,
@@ -219,7 +219,7 @@ def score_suite(
     See `runner.runner` for how: full batches, random numbers per image, resumption.
 
     Args:
-      detector: (*arguments) -> Detector.
+      detector: (*arguments) -> ScoredNetwork, the OOD detector.
       cases: from the threat, such as `functools.partial(score_suite.standard, classes=10)`.
       batch_size, smallest, segment, sharding, clock: as for `runner.runner`.
     Returns:
@@ -350,7 +350,7 @@ def _above(first: ScoreResults, second: ScoreResults) -> ScoreResults:
     )
 
 
-def _answer(detector: Detector, keys: PRNGKeyArray, inside: Mask, x: Array) -> dict[str, Array]:
+def _answer(detector: ScoredNetwork, keys: PRNGKeyArray, inside: Mask, x: Array) -> dict[str, Array]:
     del keys
     score = detector.score(x)
     return {"score": score, "merit": signed(score, inside)}
@@ -362,7 +362,7 @@ def _none(answers: dict[str, np.ndarray], inside: np.ndarray) -> np.ndarray:
     return np.zeros(len(inside), bool)
 
 
-def _logits(detector: Detector, x: Array) -> Array:
+def _logits(detector: ScoredNetwork, x: Array) -> Array:
     if detector.logits_fn is None:
         raise ValueError("score_suite: a case needs logits_fn, which the detector has not")
     return detector.logits_fn(x)

@@ -10,7 +10,7 @@ import pytest
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.square import square
 from robustjax.evaluation import score_suite
-from robustjax.evaluation.score_suite import Detector, score_case
+from robustjax.evaluation.score_suite import ScoredNetwork, score_case
 from robustjax.numerics import fold
 from robustjax.ood import logit_scores, metrics, score_attacks
 from robustjax.threats import Threat
@@ -27,14 +27,14 @@ FIELDS = ("attacks", "index", "inside", "clean", "scores", "x", "worst", "steps"
 
 
 def linear(w):
-    return Detector(lambda x: x.reshape(len(x), -1) @ w)
+    return ScoredNetwork(lambda x: x.reshape(len(x), -1) @ w)
 
 
 def network(hidden, out):
     def logits_fn(x):
         return jnp.tanh(x.reshape(len(x), -1) @ hidden) @ out
 
-    return Detector(lambda x: logit_scores.msp_margin(logits_fn(x)), logits_fn)
+    return ScoredNetwork(lambda x: logit_scores.msp_margin(logits_fn(x)), logits_fn)
 
 
 def cases(threat):
