@@ -26,7 +26,7 @@ from robustjax import logit, runtime
 from robustjax.analysis.intervals import proportion
 from robustjax.evaluation.headline import percent
 from robustjax.perturbations import adversarial_pairs
-from robustjax.perturbations.pairs import Views
+from robustjax.perturbations.pairs import ImagePair
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.report import Report
 from robustjax.runtime.snapshot import in_bytes
@@ -87,7 +87,7 @@ def main(cfg: Config) -> int:
         asked = families(cfg, classifier, test)
         f = jax.jit(lambda x: logit.correct(classifier(x), test.label) > 0.5)
         rights = {"no translator": {name: np.asarray(f(x)) for name, x in asked.items()}}
-        pool: dict[str, Views] = {}
+        pool: dict[str, ImagePair] = {}
         for group in ("", *cfg.groups):
             path = run.folder / "parts" / f"without {group or 'none'}.npz".replace(" ", "_")
             if not path.exists():
@@ -123,7 +123,7 @@ def families(cfg: Config, classifier: Any, test: Any) -> dict[str, Any]:
     return found
 
 
-def pairs_by_attack(cfg: Config, sets: Any, classifier: Any) -> dict[str, Views]:
+def pairs_by_attack(cfg: Config, sets: Any, classifier: Any) -> dict[str, ImagePair]:
     """Make the pairs of every attack, and those of images with themselves, apart from each other."""
     pool = {}
     for name in ("", *cfg.recipe.attacks):
@@ -131,7 +131,7 @@ def pairs_by_attack(cfg: Config, sets: Any, classifier: Any) -> dict[str, Views]
         views = views_of(sets, classifier, recipe, cfg.seed)
         # Every image comes with itself as well: kept once.
         moved = np.asarray(jnp.abs(views.perturbed - views.image).max(axis=(1, 2, 3)) > 0) | (not name)
-        pool[name] = Views(views.image[moved], views.perturbed[moved])
+        pool[name] = ImagePair(views.image[moved], views.perturbed[moved])
     return pool
 
 

@@ -123,7 +123,7 @@ def features(encoder: Network) -> Callable[[Images], jax.Array]:
 
 
 def stages(
-    kind: Kind, sets: Sets, classifier: Network, pool: pairs.Views | None, recipe: Recipe, seed: int
+    kind: Kind, sets: Sets, classifier: Network, pool: pairs.ImagePair | None, recipe: Recipe, seed: int
 ) -> tuple[Model, list[Callable[[Any], Stage]]]:
     """List the trainings of a translator; each is built from the weights that the one before left, None at first.
 
@@ -153,7 +153,7 @@ def stages(
 
 
 def train_translator(
-    kind: Kind, sets: Sets, classifier: Network, pool: pairs.Views | None, recipe: Recipe, seed: int
+    kind: Kind, sets: Sets, classifier: Network, pool: pairs.ImagePair | None, recipe: Recipe, seed: int
 ) -> Network:
     """Train a translator in memory; see `stages`."""
     model, parts = stages(kind, sets, classifier, pool, recipe, seed)
@@ -163,7 +163,7 @@ def train_translator(
     return Network(model, *weights)
 
 
-def train_pix2pix(pool: pairs.Views, recipe: Recipe, seed: int) -> Network:
+def train_pix2pix(pool: pairs.ImagePair, recipe: Recipe, seed: int) -> Network:
     """Train a translator by pix2pix without looking through a classifier, in memory."""
     model = translator_of("pix2pix", recipe, pool.image.shape[1:])
     return Network(model, *weights_of(_duel("pix2pix", model, _NOBODY, pool, recipe, seed)))
@@ -200,7 +200,7 @@ def _ignoring_keys(apply: Any) -> Callable[..., Images]:
 
 
 def _duel(
-    kind: Kind, model: Model, classifier: Network, pool: pairs.Views, recipe: Recipe, seed: int
+    kind: Kind, model: Model, classifier: Network, pool: pairs.ImagePair, recipe: Recipe, seed: int
 ) -> Stage:
     shape, per_epoch = pool.image.shape[1:], len(pool.image) // recipe.batch_size
     total = (recipe.epochs + recipe.decay) * per_epoch
@@ -245,7 +245,7 @@ def _begun(rules: pix2pix.Rules, shape: tuple[int, ...]) -> Callable[[jax.Array]
     return training.once(lambda key: pix2pix.start(key, rules, shape))
 
 
-def _moved(kind: Kind, rules: pix2pix.Rules) -> Callable[[Any, pairs.Views], Any]:
+def _moved(kind: Kind, rules: pix2pix.Rules) -> Callable[[Any, pairs.ImagePair], Any]:
     step = pix2pix.joint(rules) if kind == "pix2pixhd" else pix2pix.alternating(rules)
     return lambda duel, views: step(duel, as_floats(views))
 
@@ -253,12 +253,12 @@ def _moved(kind: Kind, rules: pix2pix.Rules) -> Callable[[Any, pairs.Views], Any
 @functools.cache
 def _shared(
     kind: Kind, model: Model, shape: tuple[int, ...], recipe: Recipe, per_epoch: int
-) -> Callable[[Any, pairs.Views], Any]:
+) -> Callable[[Any, pairs.ImagePair], Any]:
     """Build the step that looks through no classifier: one function, and so one program, for all seeds."""
     return _moved(kind, _rules(kind, model, shape, recipe, per_epoch))
 
 
-def _dae(model: Model, pool: pairs.Views, recipe: Recipe, seed: int) -> Stage:
+def _dae(model: Model, pool: pairs.ImagePair, recipe: Recipe, seed: int) -> Stage:
     total = (recipe.epochs + recipe.decay) * (len(pool.image) // recipe.batch_size)
     tx = optimizers.adam(optimizers.one_cycle(2e-3, total, peak=0.3))
     step = training.step(restoring(model), tx)

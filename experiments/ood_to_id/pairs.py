@@ -37,7 +37,7 @@ def kinds(recipe: Recipe, logits_fn: Callable[[Images], jax.Array], share: float
 
 def views_of(
     sets: Sets, classifier: Network, recipe: Recipe, seed: int, *, turn: int = 0, batch_size: int = 250
-) -> pairs.Views:
+) -> pairs.ImagePair:
     """Make every kind of pair of every training image, or of a share of them; each turn draws anew."""
 
     def kept(x: jax.Array) -> np.ndarray:
@@ -62,14 +62,14 @@ def views_of(
 
 
 @functools.cache
-def _made(model: Model, recipe: Recipe, share: float) -> Callable[..., pairs.Views]:
+def _made(model: Model, recipe: Recipe, share: float) -> Callable[..., pairs.ImagePair]:
     @jax.jit
-    def made(key: jax.Array, x: Images, params: Any, state: Any) -> pairs.Views:
+    def made(key: jax.Array, x: Images, params: Any, state: Any) -> pairs.ImagePair:
         return adversarial_pairs.every(*kinds(recipe, frozen(model, params, state), share))(key, x)
 
     return made
 
 
-def as_floats(views: pairs.Views) -> pairs.Views:
+def as_floats(views: pairs.ImagePair) -> pairs.ImagePair:
     """Turn pairs that are kept as bytes into images in [0, 1]."""
     return jax.tree.map(lambda x: to_float(x) if x.dtype == jnp.uint8 else x, views)

@@ -24,7 +24,7 @@ from robustjax.models.cvae import CVAE
 from robustjax.perturbations import sets
 from robustjax.perturbations.latent_attacks import worst_case
 from robustjax.perturbations.learned import encoder, learned, noisy, perturbed
-from robustjax.perturbations.pairs import Pairs, Views
+from robustjax.perturbations.pairs import ImagePair, Pairs
 from robustjax.perturbations.quality import Quality, quality
 from robustjax.smoothing.certify import certify
 from robustjax.smoothing.latent_attack import attack_smoothed
@@ -77,7 +77,7 @@ def study(family: str, digits: Digits, cfg: CompareConfig, seed: int) -> Arrays:
         "true perturbations": augmented(network, lambda k, x: _perturbed_padded(pairs, k, x)),
         "augmented": augmented(network, perturbed(space)),
         "adversarial": max_clean_adversarial(
-            network, sets.through(space, compose.against(ascent, objectives.cross_entropy))
+            network, sets.attack_through(space, compose.against(ascent, objectives.cross_entropy))
         ),
     }
     train = Batch(pairs(key, digits.train.image).image, digits.train.label)
@@ -89,13 +89,15 @@ def study(family: str, digits: Digits, cfg: CompareConfig, seed: int) -> Arrays:
         weights: Params, statistics: State, trained: tuple[Params, State], test: Batch, radius: jax.Array
     ) -> Found:
         inside = learned(model, *trained, radius=radius)
-        attack = sets.through(inside, worst_case(inside.threat, steps=cfg.steps, restarts=cfg.restarts))
+        attack = sets.attack_through(
+            inside, worst_case(inside.threat, steps=cfg.steps, restarts=cfg.restarts)
+        )
         return attack(key, frozen(network, weights, statistics), test.image, test.label)
 
     @jax.jit
     def blind(weights: Params, statistics: State, trained: tuple[Params, State], test: Batch) -> PerExample:
         inside = learned(model, *trained, radius=largest)
-        attack = sets.through(inside, as_attack(square(inside.threat, queries=cfg.queries)))
+        attack = sets.attack_through(inside, as_attack(square(inside.threat, queries=cfg.queries)))
         return attack(key, frozen(network, weights, statistics), test.image, test.label).value
 
     for name in METHODS:
@@ -211,10 +213,10 @@ def _perturbed_padded(pairs: Pairs, key: jax.Array, x: Images) -> Images:
 
 
 def _quality(
-    model: CVAE, params: Params, state: State, real: Views, eps: np.ndarray, cfg: CompareConfig
+    model: CVAE, params: Params, state: State, real: ImagePair, eps: np.ndarray, cfg: CompareConfig
 ) -> Arrays:
     @jax.jit
-    def measure(params: Params, state: State, real: Views, radius: jax.Array) -> Quality:
+    def measure(params: Params, state: State, real: ImagePair, radius: jax.Array) -> Quality:
         return quality(model, params, state, radius=radius, steps=cfg.steps)(jax.random.key(0), *real)
 
     each = [measure(params, state, real, jnp.float32(r)) for r in eps]
@@ -224,7 +226,7 @@ def _quality(
 
 
 def _example_images(
-    space: sets.PerturbationSet, real: Views, divergence: np.ndarray, largest: float, key: jax.Array
+    space: sets.PerturbationSet, real: ImagePair, divergence: np.ndarray, largest: float, key: jax.Array
 ) -> Arrays:
     """Decode along the most used latents, and samples of the set beside real perturbations."""
     decode = jax.jit(lambda x, u: space.decode(key, space.prepare(x), u))

@@ -13,7 +13,7 @@ from robustjax.attacks.pgd import at_origin, pgd
 from robustjax.data.augment import chain, crop, flip
 from robustjax.losses.macer import macer
 from robustjax.losses.max_clean_adversarial import max_clean_adversarial
-from robustjax.losses.segmentation import harder_segmentation, segmentation
+from robustjax.losses.segmentation import max_clean_adversarial_segmentation, segmentation
 from robustjax.losses.smoothadv import smoothadv
 from robustjax.losses.stability import augmented, stability
 from robustjax.losses.standard import standard
@@ -93,10 +93,12 @@ def loss_on_set(
             "plain": lambda: segmentation(model),
             "real": lambda: segmentation(model),
             "augmented": lambda: segmentation(model, perturb=perturbed(space)),
-            "adversarial": lambda: harder_segmentation(model, sets.ascent_through(space, ascent)),
+            "adversarial": lambda: max_clean_adversarial_segmentation(
+                model, sets.ascent_through(space, ascent)
+            ),
             "smoothed": lambda: segmentation(model, perturb=noise),
         }[cfg.method]()
-    attack = sets.through(space, compose.against(ascent, objectives.cross_entropy))
+    attack = sets.attack_through(space, compose.against(ascent, objectives.cross_entropy))
     return {
         "plain": lambda: standard(model),
         "real": lambda: standard(model),

@@ -97,7 +97,7 @@ class PairsOf(NamedTuple):
 def pairs_of(cfg: TrainConfig) -> PairsOf:
     """Build the pairs that a config names."""
     unlimited = pairs.side_by_side() if cfg.folder else named(PAIRS, cfg.pairs, flag="--pairs")()
-    limited = unlimited if cfg.limit is None else pairs.limited(unlimited, times=cfg.limit)
+    limited = unlimited if cfg.limit is None else pairs.limited(unlimited, count=cfg.limit)
     augmented = limited if cfg.pad is None else pairs.jointly(limited, crop(cfg.pad), flip())
     return PairsOf(unlimited, limited, augmented)
 

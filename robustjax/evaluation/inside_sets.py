@@ -14,7 +14,7 @@ from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.solver import as_attack
 from robustjax.attacks.square import square
-from robustjax.losses.segmentation import accuracy, overlaps, wrong_pixels
+from robustjax.losses.segmentation import accuracy, mean_pixel_loss, overlaps
 from robustjax.models.cvae import CVAE
 from robustjax.numerics import fold
 from robustjax.perturbations.corruptions.table import corrupt
@@ -22,7 +22,7 @@ from robustjax.perturbations.latent_attacks import worst_case
 from robustjax.perturbations.learned import Perturb, encoder, learned
 from robustjax.perturbations.pairs import Pairs
 from robustjax.perturbations.relit import under
-from robustjax.perturbations.sets import ascent_through, through
+from robustjax.perturbations.sets import ascent_through, attack_through
 from robustjax.types import Batch, Found, Images, Labels, LogitsFn, Model, Params, State, frozen
 
 Arrays = dict[str, Array]
@@ -121,12 +121,12 @@ def in_set(
             u = space.threat.project(encoding, x)
             return Found(u, objectives.margin(logits_fn, y)(u))
 
-        attack = through(space, worst_case(space.threat, encoded, steps=steps, restarts=restarts))
+        attack = attack_through(space, worst_case(space.threat, encoded, steps=steps, restarts=restarts))
         found = attack(keys, logits_fn, image, batch.label)
         predicted = logits_fn(found.x).argmax(axis=1)
         out = {"robust": found.value <= 0, "image": image, "worst": found.x, "predicted": predicted}
         if queries:
-            blind = through(space, as_attack(square(space.threat, queries=queries)))
+            blind = attack_through(space, as_attack(square(space.threat, queries=queries)))
             out["square"] = blind(keys, logits_fn, image, batch.label).value <= 0
         return out
 
@@ -187,7 +187,7 @@ def pixels_in_set(model: Model, autoencoder: CVAE, reference: Perturb, *, steps:
         space = learned(autoencoder, set_params, set_state, radius=radius)
         ascent = pgd(space.threat, steps=steps, step_size=radius / 20)
         found = ascent_through(space, compose.restarts(ascent, restarts))(
-            keys, wrong_pixels(logits_fn, batch.label), image
+            keys, mean_pixel_loss(logits_fn, batch.label), image
         )
         logits = logits_fn(found.x)
         both, either = jax.vmap(lambda z, y: overlaps(z[None], y[None]))(logits, batch.label)

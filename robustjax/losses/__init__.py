@@ -12,12 +12,12 @@ awp                    adversarial weight perturbation, around any of the above
 sam                    sharpness-aware minimisation, plain and adaptive, around any loss
 
 max_clean_adversarial  the harder of an image and what an attack made of it
-stability              random perturbations: trained on alone (augmented), or steady under them
+stability              random perturbations: trained on alone (augmented), or with stable predictions
 smoothadv              adversarial training of the smoothed classifier
 macer                  a large certified radius, without attacks
 noise_augmentation     several samples of noise for every image in one batch
-segmentation           a class for every pixel: plain, perturbed, the harder of two
-elbo                   conditional autoencoders of perturbations, over pairs of views
+segmentation           a class for every pixel: plain, perturbed, max of clean and adversarial
+elbo                   conditional autoencoders of perturbations, over pairs of images
 contrastive            features without labels: NT-Xent, SupCon
 pix2pix                a translator against a critic, one step of both
 image_pool             earlier translations that the critic is shown again

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from robustjax.models.cvae import CVAE, Gaussian, Likelihood, error
 from robustjax.numerics import fold, keys_for
-from robustjax.perturbations.pairs import Pairs, Views
+from robustjax.perturbations.pairs import ImagePair, Pairs
 from robustjax.types import Batch, Loss, Number, Params, State
 
 
@@ -33,7 +33,7 @@ def elbo(model: CVAE, *, beta: Number = 1.0, likelihood: Likelihood = "gaussian"
       beta: weight of the divergence; a schedule by `training.scheduled` and `interpolated`.
       likelihood: see `error`.
     Returns:
-      A loss over `Views`; metrics `reconstruction` (sum over pixels) and `kl` (nats), means over the batch.
+      A loss over `ImagePair`; metrics `reconstruction` (sum over pixels) and `kl` (nats), means over the batch.
     Raises:
       ValueError: if the likelihood is unknown or a known beta negative.
 
@@ -47,22 +47,25 @@ def elbo(model: CVAE, *, beta: Number = 1.0, likelihood: Likelihood = "gaussian"
     if isinstance(beta, int | float) and not beta >= 0:
         raise ValueError(f"elbo: beta is {beta}, must be at least 0")
 
-    def loss(params: Params, state: State, batch: Views, key: PRNGKeyArray):
+    def loss(params: Params, state: State, batch: ImagePair, key: PRNGKeyArray):
         x, target = batch
         prior, state = model.prior(params, state, x, train=True)
         posterior, state = model.posterior(params, state, x, target, train=True)
         keys = keys_for(key, x.shape[0])
         noise = jax.vmap(lambda k: jax.random.normal(k, (model.dimension,), posterior.mean.dtype))(keys)
         raw, state = model.decode(params, state, x, posterior.sample(noise), train=True)
-        missed = error(raw, target, likelihood, model.link).mean()
+        reconstruction = error(raw, target, likelihood, model.link).mean()
         divergence = kl(posterior, prior).sum(axis=1).mean()
-        return missed + beta * divergence, (state, {"reconstruction": missed, "kl": divergence})
+        return reconstruction + beta * divergence, (
+            state,
+            {"reconstruction": reconstruction, "kl": divergence},
+        )
 
     return loss
 
 
 def on_pairs(loss: Loss, pairs: Pairs) -> Loss:
-    """Turn a loss over `Views` into one over a `Batch`, with fresh perturbations at every step."""
+    """Turn a loss over `ImagePair` into one over a `Batch`, with new perturbations at every step."""
 
     def drawn(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
         keys = keys_for(key, batch.image.shape[0])

@@ -14,7 +14,7 @@ def max_clean_adversarial(model: Model, attack: Attack) -> AdversarialLoss:
 
     Args:
       model: the classifier; the attack sees it frozen, in evaluation mode.
-      attack: such as `sets.through(space, against(pgd(space.threat, ...)))`.
+      attack: such as `sets.attack_through(space, against(pgd(space.threat, ...)))`.
     Returns:
       A loss over a `Batch`; metrics `risk` (nats), `accuracy`, `robust_accuracy`.
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
 
 from robustjax.losses.image_pool import ImagePool, empty, exchanged
 from robustjax.models.critics import Judgement, together
-from robustjax.perturbations.pairs import Views
+from robustjax.perturbations.pairs import ImagePair
 from robustjax.types import Images, Metrics, Model, Number, Params, State
 
 Realism = Callable[[Array, bool], Scalar]  # (logits of patches, what they should say) -> loss
@@ -139,7 +139,7 @@ def start(key: PRNGKeyArray, rules: Rules, shape: tuple[int, ...]) -> Duel:
     )
 
 
-def alternating(rules: Rules) -> Callable[[Duel, Views], tuple[Duel, Metrics]]:
+def alternating(rules: Rules) -> Callable[[Duel, ImagePair], tuple[Duel, Metrics]]:
     """Build pix2pix's step: translate once, move the critic, then the translator against the critic that moved.
 
     The critic's loss is half the sum of both its errors, on translated images cut from the translator's gradient.
@@ -156,7 +156,7 @@ def alternating(rules: Rules) -> Callable[[Duel, Views], tuple[Duel, Metrics]]:
     return _step(rules, moved_first=True)
 
 
-def joint(rules: Rules) -> Callable[[Duel, Views], tuple[Duel, Metrics]]:
+def joint(rules: Rules) -> Callable[[Duel, ImagePair], tuple[Duel, Metrics]]:
     """Build pix2pixHD's step: both move at once, by gradients at the same point; else as `alternating`.
 
     Reference: Wang et al. 2018, arXiv:1711.11585.
@@ -164,8 +164,8 @@ def joint(rules: Rules) -> Callable[[Duel, Views], tuple[Duel, Metrics]]:
     return _step(rules, moved_first=False)
 
 
-def _step(rules: Rules, moved_first: bool) -> Callable[[Duel, Views], tuple[Duel, Metrics]]:
-    def step(duel: Duel, views: Views) -> tuple[Duel, Metrics]:
+def _step(rules: Rules, moved_first: bool) -> Callable[[Duel, ImagePair], tuple[Duel, Metrics]]:
+    def step(duel: Duel, views: ImagePair) -> tuple[Duel, Metrics]:
         clean, unusual = views
         noise, drawn = jax.random.split(jax.random.fold_in(duel.key, duel.step))
         made, pull, statistics = _translated(rules.translator, duel.translator, unusual, noise)

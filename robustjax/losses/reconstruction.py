@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, Scalar
 
-from robustjax.perturbations.pairs import Views
+from robustjax.perturbations.pairs import ImagePair
 from robustjax.types import Images, Loss, Model, Params, State
 
 Compare = Callable[[Images, Images], Scalar]  # (translated, clean) -> loss
@@ -23,12 +23,12 @@ def restoring(translator: Model, compare: Compare = squares) -> Loss:
       translator: what is trained.
       compare: the price, such as `squares`, `pix2pix.l1()` or `pix2pix.by_features(...)`, for a guided one.
     Returns:
-      A loss over `Views`; metric `error`, the mean absolute difference of pixels.
+      A loss over `ImagePair`; metric `error`, the mean absolute difference of pixels.
 
     Reference: Vincent et al. 2008 (denoising autoencoders); guided by a classifier, Liao et al. 2018, arXiv:1712.02976.
     """
 
-    def loss(params: Params, state: State, batch: Views, key: PRNGKeyArray):
+    def loss(params: Params, state: State, batch: ImagePair, key: PRNGKeyArray):
         made, state = translator.apply(params, state, batch.perturbed, train=True, key=key)
         return compare(made, batch.image), (state, {"error": jnp.abs(made - batch.image).mean()})
 

@@ -21,22 +21,22 @@ def cross_entropy(logits: PixelLogits, label: PixelLabels) -> PerExample:
     known = label != IGNORE
     picked = jnp.where(known, label, 0)[..., None]
     each = -jnp.take_along_axis(jax.nn.log_softmax(logits), picked, axis=-1)[..., 0]
-    return _averaged(each, known)
+    return _mean(each, known)
 
 
 def accuracy(logits: PixelLogits, label: PixelLabels) -> PerExample:
     """Give the share of the labelled pixels of each image that are right."""
-    return _averaged((logits.argmax(axis=-1) == label).astype(jnp.float32), label != IGNORE)
+    return _mean((logits.argmax(axis=-1) == label).astype(jnp.float32), label != IGNORE)
 
 
 def overlaps(logits: PixelLogits, label: PixelLabels) -> tuple[Int[Array, "k"], Int[Array, "k"]]:
-    """Count, per class, labelled pixels that are of it and said to be, and those that are either.
+    """Count, per class, labelled pixels that are of it and predicted as it, and those that are either.
 
     Sums over batches, divided, are the intersection over union of each class.
     """
     classes, known = jnp.arange(logits.shape[-1]), (label != IGNORE)[..., None]
-    said, is_it = (a[..., None] == classes for a in (logits.argmax(axis=-1), label))
-    counts = (((said & is_it) & known), ((said | is_it) & known))
+    predicted, actual = (a[..., None] == classes for a in (logits.argmax(axis=-1), label))
+    counts = (((predicted & actual) & known), ((predicted | actual) & known))
     return counts[0].sum(axis=(0, 1, 2)), counts[1].sum(axis=(0, 1, 2))
 
 
@@ -52,20 +52,21 @@ def segmentation(model: Model, *, perturb: Callable[[PRNGKeyArray, Images], Imag
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
         draw, inner = jax.random.split(key)
-        seen = batch.image if perturb is None else jax.lax.stop_gradient(perturb(draw, batch.image))
-        logits, state = model.apply(params, state, seen, train=True, key=inner)
+        image = batch.image if perturb is None else jax.lax.stop_gradient(perturb(draw, batch.image))
+        logits, state = model.apply(params, state, image, train=True, key=inner)
         risk = cross_entropy(logits, batch.label).mean()
         return risk, (state, {"risk": risk, "accuracy": accuracy(logits, batch.label).mean()})
 
     return loss
 
 
-def harder_segmentation(model: Model, ascent: Ascent) -> AdversarialLoss:
+def max_clean_adversarial_segmentation(model: Model, ascent: Ascent) -> AdversarialLoss:
     """Minimise the mean over images of the larger of two losses: of an image, and of what an attack made of it.
 
     Args:
       model: the segmenter; the attack sees it frozen, in evaluation mode.
-      ascent: climbs the mean loss of an image's pixels, such as `sets.ascent_through(space, pgd(space.threat, ...))`.
+      ascent: maximises the mean loss of an image's pixels, such as
+        `sets.ascent_through(space, pgd(space.threat, ...))`.
     Returns:
       A loss over a `Batch` whose labels are (b, h, w); metrics `risk` (nats), `accuracy`, `robust_accuracy`.
 
@@ -73,27 +74,27 @@ def harder_segmentation(model: Model, ascent: Ascent) -> AdversarialLoss:
     """
 
     def find(params, state, batch: Batch, key):
-        return ascent(key, wrong_pixels(frozen(model, params, state), batch.label), batch.image).x
+        return ascent(key, mean_pixel_loss(frozen(model, params, state), batch.label), batch.image).x
 
     def risk(params, state, batch: Batch, attacked, key):
         logits, state = model.apply(params, state, numerics.pack(batch.image, attacked), train=True, key=key)
-        clean, moved = numerics.unpack(logits)
-        worse = jnp.maximum(cross_entropy(clean, batch.label), cross_entropy(moved, batch.label)).mean()
+        clean, adversarial = numerics.unpack(logits)
+        worse = jnp.maximum(cross_entropy(clean, batch.label), cross_entropy(adversarial, batch.label)).mean()
         metrics = {
             "risk": worse,
             "accuracy": accuracy(clean, batch.label).mean(),
-            "robust_accuracy": accuracy(moved, batch.label).mean(),
+            "robust_accuracy": accuracy(adversarial, batch.label).mean(),
         }
         return worse, (state, metrics)
 
     return AdversarialLoss(find, risk)
 
 
-def wrong_pixels(logits_fn: Callable[[Images], PixelLogits], label: PixelLabels) -> Objective:
-    """Wish for a large mean cross-entropy over the labelled pixels of each image."""
+def mean_pixel_loss(logits_fn: Callable[[Images], PixelLogits], label: PixelLabels) -> Objective:
+    """Build the objective: the mean cross-entropy over the labelled pixels of each image."""
     return lambda x: cross_entropy(logits_fn(x), label)
 
 
-def _averaged(values: Float[Array, "b h w"], known: Array) -> PerExample:
+def _mean(values: Float[Array, "b h w"], known: Array) -> PerExample:
     total = jnp.where(known, values, 0.0).sum(axis=(1, 2))
     return divide(total, known.sum(axis=(1, 2)).astype(values.dtype))

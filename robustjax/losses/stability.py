@@ -1,4 +1,4 @@
-"""Training on random perturbations, of pixels or of a learned set: on them alone, or steady under them."""
+"""Training on random perturbations, of pixels or of a learned set: on them alone, or to be stable under them."""
 
 from collections.abc import Callable
 
@@ -35,8 +35,8 @@ def augmented(model: Model, perturb: Perturb, *, smoothing: Number = 0.0) -> Los
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
         draw, inner = jax.random.split(key)
-        seen = jax.lax.stop_gradient(perturb(draw, batch.image))
-        logits, state = model.apply(params, state, seen, train=True, key=inner)
+        perturbed = jax.lax.stop_gradient(perturb(draw, batch.image))
+        logits, state = model.apply(params, state, perturbed, train=True, key=inner)
         risk = logit.cross_entropy(logits, batch.label, smoothing=smoothing).mean()
         return risk, (state, {"risk": risk, "accuracy": logit.correct(logits, batch.label).mean()})
 
@@ -62,11 +62,13 @@ def stability(model: Model, perturb: Perturb, *, weight: Number = 1.0) -> Loss:
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
         draw, inner = jax.random.split(key)
-        seen = jax.lax.stop_gradient(perturb(draw, batch.image))
-        logits, state = model.apply(params, state, numerics.pack(batch.image, seen), train=True, key=inner)
-        clean, moved = numerics.unpack(logits)
+        perturbed = jax.lax.stop_gradient(perturb(draw, batch.image))
+        logits, state = model.apply(
+            params, state, numerics.pack(batch.image, perturbed), train=True, key=inner
+        )
+        clean, noisy = numerics.unpack(logits)
         risk = logit.cross_entropy(clean, batch.label).mean()
-        drift = logit.kl(clean, moved).mean()
+        drift = logit.kl(clean, noisy).mean()
         accuracy = logit.correct(clean, batch.label).mean()
         return risk + weight * drift, (state, {"risk": risk, "drift": drift, "accuracy": accuracy})
 

@@ -4,8 +4,8 @@ sets               a ball of parameters with a decoder, and attacks, ascents, so
 spatial            rotation, shift, scale and shear
 strength           the severity of a corruption as a set, the worst of many corruptions
 corruptions/  the nineteen corruptions of CIFAR-10-C at real severities
-pairs              views of the same content: noise, warps, lights, corruptions
-adversarial_pairs  views made by attacks and natural shifts, for a translator to lead back
+pairs              pairs of images of the same content: noise, warps, lights, corruptions
+adversarial_pairs  pairs made by attacks and natural shifts, for a translator to lead back
 tones              natural shifts: darker, brighter, sharper, blurred, of less contrast
 relit              scenes under many lights: pairs of lights, joint augmentation with the classes of pixels
 learned            sets learned from pairs by a conditional autoencoder; encode, decode, perturb(key, x)
@@ -29,10 +29,10 @@ from robustjax.perturbations.quality import quality as quality
 from robustjax.perturbations.relit import relit as relit
 from robustjax.perturbations.sets import PerturbationSet as PerturbationSet
 from robustjax.perturbations.sets import ascent_through as ascent_through
+from robustjax.perturbations.sets import attack_through as attack_through
 from robustjax.perturbations.sets import loss_through as loss_through
 from robustjax.perturbations.sets import solver_through as solver_through
 from robustjax.perturbations.sets import spatial as spatial
-from robustjax.perturbations.sets import through as through
 from robustjax.perturbations.spatial import warp as warp
 from robustjax.perturbations.strength import strength as strength
 from robustjax.perturbations.strength import worst_corruption as worst_corruption

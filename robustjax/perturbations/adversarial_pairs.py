@@ -1,6 +1,6 @@
 """Pairs of an unusual image and the usual one that it was made from: what a translator learns its way back from.
 
-They are `Pairs` like all others, (key, images) -> Views, with the unusual image as the perturbed view.
+They are `Pairs` like all others, (key, images) -> ImagePair, with the unusual image as the perturbed view.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from robustjax.attacks.solver import as_attack
 from robustjax.attacks.spsa import spsa
 from robustjax.attacks.square import square
 from robustjax.numerics import fold, keys_for, per_example
-from robustjax.perturbations.pairs import Pairs, Views
+from robustjax.perturbations.pairs import ImagePair, Pairs
 from robustjax.perturbations.tones import Shift
 from robustjax.threats import Threat
 from robustjax.types import Attack, Images, LogitsFn
@@ -41,7 +41,7 @@ ATTACKS: dict[str, Callable[[float], Attack]] = {
 
 def identity() -> Pairs:
     """Pair every image with itself, so that usual images come through a translator unharmed."""
-    return lambda key, x: Views(x, x)
+    return lambda key, x: ImagePair(x, x)
 
 
 def attacked(logits_fn: LogitsFn, attack: Attack) -> Pairs:
@@ -55,9 +55,9 @@ def attacked(logits_fn: LogitsFn, attack: Attack) -> Pairs:
       attack: finds the unusual image; `ATTACKS` has some by name.
     """
 
-    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         answer = logits_fn(x).argmax(axis=1).astype(jnp.int32)
-        return Views(x, jax.lax.stop_gradient(attack(key, logits_fn, x, answer).x))
+        return ImagePair(x, jax.lax.stop_gradient(attack(key, logits_fn, x, answer).x))
 
     return pairs
 
@@ -66,9 +66,9 @@ def shifted(shift: Shift, *strengths: float) -> Pairs:
     """Pair images with a natural shift of them, each at one of the strengths, those of the shift by default."""
     choices = jnp.asarray(strengths or shift.strengths, jnp.float32)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         which = _chosen(keys_for(key, x.shape[0]), len(choices))
-        return Views(x, shift.apply(x, choices[which]))
+        return ImagePair(x, shift.apply(x, choices[which]))
 
     return pairs
 
@@ -81,7 +81,7 @@ def every(*kinds: Pairs) -> Pairs:
     """
     _check("every", kinds)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         views = [kind(fold(keys, i), x) for i, kind in enumerate(kinds)]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *views)
@@ -97,13 +97,13 @@ def one_of(*kinds: Pairs) -> Pairs:
     """
     _check("one_of", kinds)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         which = _chosen(fold(keys, 0), len(kinds))
         made = x
         for i, kind in enumerate(kinds):
             made = jnp.where(per_example(which == i, x), kind(fold(keys, 1 + i), x).perturbed, made)
-        return Views(x, made)
+        return ImagePair(x, made)
 
     return pairs
 

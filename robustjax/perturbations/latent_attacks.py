@@ -15,7 +15,7 @@ def worst_case(threat: Threat, *others: Attack, steps: int, restarts: int) -> At
       steps: of each search, each a twentieth of the radius long.
       restarts: of each search, from random starts.
     Returns:
-      An attack on vectors; `sets.through(space, attack)` turns it into one on images.
+      An attack on vectors; `sets.attack_through(space, attack)` turns it into one on images.
     """
     repeated = compose.restarts(pgd(threat, steps=steps, step_size=threat.eps / 20), restarts)
     surrogates = (objectives.cross_entropy, objectives.margin)

@@ -33,7 +33,7 @@ class Encoding(NamedTuple):
 
     @property
     def norm(self) -> PerExample:
-        """Measure the distance from the middle of the ball to the mean."""
+        """Measure the distance from the centre of the ball to the mean."""
         return jnp.linalg.norm(self.mean, axis=1)
 
     def kl(self) -> Float[Array, "b k"]:
@@ -45,7 +45,7 @@ class Encoding(NamedTuple):
 def learned(model: CVAE, params: Params, state: State, *, radius: Radius) -> PerturbationSet:
     """Take decode(x, u) = g(mean(x) + u std(x), x) for |u| <= radius in l2, mean and deviation being the prior's.
 
-    Any solver climbs in it by `sets.through` and its siblings; u = 0 is near x, not x itself. The networks run in
+    Any solver searches it by `sets.attack_through` and its siblings; u = 0 is near x, not x itself. The networks run in
     evaluation mode and no gradient flows to their parameters.
 
     Args:
@@ -72,7 +72,7 @@ def learned(model: CVAE, params: Params, state: State, *, radius: Radius) -> Per
 
 
 def encoder(model: CVAE, params: Params, state: State) -> Callable[[Images, Images], Encoding]:
-    """Build (x, perturbed) -> Encoding: where in the ball around x a perturbed view lies.
+    """Build (x, perturbed) -> Encoding: where in the ball around x a perturbation of it lies.
 
     Reference: Wong and Kolter 2020, arXiv:2007.08450. Distances are divided by the prior's standard deviation;
       the published metrics code divides by its log-variance.

@@ -1,4 +1,4 @@
-"""Pairs of views of the same content, from which a perturbation set is learned: functions (key, images) -> Views."""
+"""Pairs of images of the same content, to learn a perturbation set from: functions (key, images) -> ImagePair."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -34,14 +34,14 @@ STRUCTURED = (
 )
 
 
-class Views(NamedTuple):
-    """Images, and perturbed views of the same content: what a set around `image` should hold."""
+class ImagePair(NamedTuple):
+    """Images, and perturbations of them: what a set around `image` should hold."""
 
     image: Images
     perturbed: Images
 
 
-Pairs = Callable[[PRNGKeyArray, Images], Views]
+Pairs = Callable[[PRNGKeyArray, Images], ImagePair]
 
 
 def linf(eps: float) -> Pairs:
@@ -51,7 +51,7 @@ def linf(eps: float) -> Pairs:
       ValueError: if eps is negative.
     """
     threat = Threat("linf", eps)
-    return lambda key, x: Views(x, threat.sample(key, x))
+    return lambda key, x: ImagePair(x, threat.sample(key, x))
 
 
 def rotated_shifted_scaled(
@@ -75,16 +75,16 @@ def rotated_shifted_scaled(
         raise ValueError(
             f"rotated_shifted_scaled: settings are {(degrees, growth, shift, pad)}, must be at least 0, growth below 1"
         )
-    moved = crop(shift)
+    shifted = crop(shift)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
         share = _uniform(fold(keys, 0), 2)
         theta = jnp.stack(
             [degrees * share[:, 0], 0.0 * share[:, 0], 0.0 * share[:, 0], growth * share[:, 1]], axis=1
         )
-        return Views(x, moved(fold(keys, 1), warp(x, theta, sampler=nearest)))
+        return ImagePair(x, shifted(fold(keys, 1), warp(x, theta, sampler=nearest)))
 
     return pairs
 
@@ -102,9 +102,9 @@ def warped(limits: Sequence[float], *, pad: int = 0) -> Pairs:
     if pad < 0:
         raise ValueError(f"warped: pad is {pad}, must be at least 0")
 
-    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        return Views(x, space.sample(key, x))
+        return ImagePair(x, space.sample(key, x))
 
     return pairs
 
@@ -121,7 +121,7 @@ def lighting(*, dim: float = 0.4, glow: float = 0.6) -> Pairs:
     if not (0 <= dim <= 1 and 0 <= glow <= 1):
         raise ValueError(f"lighting: dim is {dim} and glow {glow}, must be in [0, 1]")
 
-    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         share = 0.5 * (1.0 + _uniform(keys_for(key, x.shape[0]), 3))
         scale, light, angle = (per_example(share[:, i], x) for i in range(3))
         down = jnp.linspace(-1.0, 1.0, x.shape[1], dtype=x.dtype)[:, None, None]
@@ -129,7 +129,7 @@ def lighting(*, dim: float = 0.4, glow: float = 0.6) -> Pairs:
         turn = 2.0 * jnp.pi * angle
         ramp = 0.5 * (1.0 + jnp.cos(turn) * down + jnp.sin(turn) * across)
         lit = (dim + (1.0 - dim) * scale) * x + glow * light * ramp
-        return Views(x, jnp.clip(lit, 0.0, 1.0))
+        return ImagePair(x, jnp.clip(lit, 0.0, 1.0))
 
     return pairs
 
@@ -145,10 +145,10 @@ def corrupted(names: Sequence[str] = STRUCTURED, *, severity: float = 5.0) -> Pa
     """
     apply = _each("corrupted", names, severity)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         which = _integers(fold(keys, 0), 0, len(names))
-        return Views(x, apply(fold(keys, 1), x, which))
+        return ImagePair(x, apply(fold(keys, 1), x, which))
 
     return pairs
 
@@ -169,11 +169,11 @@ def corrupted_twice(
     if choices < 2:
         raise ValueError(f"corrupted_twice: names is {tuple(names)}, must leave two choices")
 
-    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         first = _integers(fold(keys, 0), 0, choices)
         second = (first + _integers(fold(keys, 1), 1, choices)) % choices
-        return Views(apply(fold(keys, 2), x, first), apply(fold(keys, 3), x, second))
+        return ImagePair(apply(fold(keys, 2), x, first), apply(fold(keys, 3), x, second))
 
     return pairs
 
@@ -181,45 +181,45 @@ def corrupted_twice(
 def side_by_side() -> Pairs:
     """Take apart images that are pairs already, the image on the left: what `data.paired` reads from folders."""
 
-    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         del key
         left, right = jnp.split(x, 2, axis=2)
-        return Views(left, right)
+        return ImagePair(left, right)
 
     return pairs
 
 
 def jointly(pairs: Pairs, *augments: Augment) -> Pairs:
-    """Augment both views of each pair alike, such as `jointly(corrupted(), crop(4), flip())`."""
+    """Augment both images of each pair alike, such as `jointly(corrupted(), crop(4), flip())`."""
     augment = chain(*augments)
 
-    def augmented(key: PRNGKeyArray, x: Images) -> Views:
+    def augmented(key: PRNGKeyArray, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         image, perturbed = pairs(fold(keys, 0), x)
-        return Views(augment(fold(keys, 1), image), augment(fold(keys, 1), perturbed))
+        return ImagePair(augment(fold(keys, 1), image), augment(fold(keys, 1), perturbed))
 
     return augmented
 
 
-def limited(pairs: Pairs, *, times: int, seed: int = 0) -> Pairs:
-    """Draw from a fixed pool of `times` perturbations per image, told apart by their pixels.
+def limited(pairs: Pairs, *, count: int, seed: int = 0) -> Pairs:
+    """Draw from `count` fixed perturbations per image; images are recognised by their pixels.
 
     Args:
       pairs: what is drawn once and for all; the same on every machine, as it depends on the seed and the image.
-      times: size of the pool.
-      seed: of the pool.
+      count: perturbations per image.
+      seed: of the perturbations.
     Raises:
-      ValueError: if times is less than 1.
+      ValueError: if count is less than 1.
     """
-    if times < 1:
-        raise ValueError(f"limited: times is {times}, must be at least 1")
+    if count < 1:
+        raise ValueError(f"limited: count is {count}, must be at least 1")
 
-    def drawn(key: PRNGKeyArray, x: Images) -> Views:
-        which = _integers(keys_for(key, x.shape[0]), 0, times)
+    def limited_pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+        which = _integers(keys_for(key, x.shape[0]), 0, count)
         own = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), fingerprint(x))
         return pairs(jax.vmap(jax.random.fold_in)(own, which), x)
 
-    return drawn
+    return limited_pairs
 
 
 def _each(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from robustjax.data.augment import Augment, chain
 from robustjax.numerics import fold, keys_for
-from robustjax.perturbations.pairs import Pairs, Views
+from robustjax.perturbations.pairs import ImagePair, Pairs
 from robustjax.types import Images
 
 IGNORE = 255  # the label of a pixel whose class is not known
@@ -31,10 +31,10 @@ def relit(lights: int = 25) -> Pairs:
     if lights < 2:
         raise ValueError(f"relit: lights is {lights}, must be at least 2")
 
-    def pairs(key: PRNGKeyArray, x: Images) -> Views:
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         first = _drawn(fold(keys, 0), 0, lights)
-        return Views(
+        return ImagePair(
             under(x, first, lights), under(x, (first + _drawn(fold(keys, 1), 1, lights)) % lights, lights)
         )
 

@@ -50,7 +50,7 @@ class PerturbationSet(NamedTuple):
     prepare: Callable[[Images], Any] = _as_it_is
 
     def origin(self, x: Images) -> Float[Array, "b d"]:
-        """Give every image the middle of the ball, u = 0."""
+        """Give every image the centre of the ball, u = 0."""
         return jnp.broadcast_to(constant(x, 0.0)[:, None], (x.shape[0], self.dimension))
 
     def sample(self, key: PRNGKeyArray, x: Images) -> Images:
@@ -84,7 +84,7 @@ def spatial(limits: Sequence[float], *, border: Border = "zero") -> Perturbation
     return PerturbationSet(decode, Threat("linf", 1.0, -1.0, 1.0), len(units))
 
 
-def through(space: PerturbationSet, attack: Attack) -> Attack:
+def attack_through(space: PerturbationSet, attack: Attack) -> Attack:
     """Let an attack search the parameters u of a set, and return the image it ends at.
 
     Args:
@@ -109,7 +109,7 @@ def through(space: PerturbationSet, attack: Attack) -> Attack:
 
 
 def ascent_through(space: PerturbationSet, ascent: Ascent) -> Ascent:
-    """Let an ascent climb an objective of images over the parameters of a set: max over u of f(decode(x, u))."""
+    """Let an ascent maximise an objective of images over the parameters of a set: max over u of f(decode(x, u))."""
 
     def outer(key: PRNGKeyArray, objective: Objective, x: Images) -> Found:
         own, inner = _keys(key, x)
@@ -127,7 +127,7 @@ def loss_through(space: PerturbationSet, model: Model, build: Callable[[Model], 
     pixels train in latents as they are: `lambda net: smoothadv(net, pgd(space.threat, ...), sigma=sigma)`.
 
     Args:
-      space: what u may do; only what the loss itself climbs is held to `space.threat`.
+      space: what u may do; only the attack of the loss is held to `space.threat`.
       model: the network on images.
       build: from a network to its loss over a `Batch`, whose forward passes may have several rows per image, next to
         one another as `losses.noise_augmentation` and `numerics.pack` lay them.

@@ -6,7 +6,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks.compose import worst_of
 from robustjax.perturbations.corruptions.table import CORRUPTIONS, corrupt
-from robustjax.perturbations.sets import PerturbationSet, through
+from robustjax.perturbations.sets import PerturbationSet, attack_through
 from robustjax.threats import Threat
 from robustjax.types import Attack, Images
 
@@ -53,4 +53,4 @@ def worst_corruption(
     if not names:
         raise ValueError("worst_corruption: names is empty, must hold at least one")
     spaces = [strength(name, strongest=strongest) for name in names]
-    return worst_of(*(through(space, attack(space.threat)) for space in spaces))
+    return worst_of(*(attack_through(space, attack(space.threat)) for space in spaces))

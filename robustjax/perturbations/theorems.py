@@ -1,4 +1,4 @@
-"""What the evidence lower bound promises about a learned set, as computed bounds."""
+"""Bounds on the quality of a learned set, from the evidence lower bound."""
 
 from typing import NamedTuple
 
@@ -11,14 +11,14 @@ from robustjax.types import PerExample, Radius
 
 
 class Bounds(NamedTuple):
-    """A promise about one pair, (b,) each: within `radius` of the middle lies a point of squared error `error`."""
+    """A bound for each pair, (b,) each: within `radius` of the centre lies a point of squared error `error`."""
 
     radius: PerExample
     error: PerExample
 
 
 def nearest_bound(found: Encoding, expected: PerExample, *, excess: float) -> Bounds:
-    """Promise a small error in the ball, from the posterior's expected error and its divergence per latent.
+    """Bound the smallest error in the ball, from the posterior's expected error and its divergence per latent.
 
     Some u with |u| <= B r + sqrt(sum_i K_i) has |g(u) - perturbed|^2 <= expected / (1 - excess), where K_i is twice
     the divergence of latent i, B^2 the larger root t of t - log t = 1 + max_i K_i, and r holds N(0, I) with

@@ -1,4 +1,4 @@
-"""Randomised smoothing: what a classifier says under Gaussian noise, in pixels or in latents, with a certificate.
+"""Randomised smoothing: the class of most votes under Gaussian noise, in pixels or in latents, with a certificate.
 
 noise           samples of an image under noise: in its pixels, or in the parameters of a perturbation set
 normal_samples  many normal numbers at once, cheaply on a CPU too

@@ -59,7 +59,7 @@ def test_every_kind_is_a_list_of_stages():
     sets = translators.Sets(batch, batch, batch)
     model = translators.classifier_of(recipe, "digits", 10, (16, 16, 1))
     classifier = translators.Network(model, *zeros(jax.eval_shape(model.init, jax.random.key(0))))
-    pool = translators.pairs.Views(x, jnp.zeros(x.shape, jnp.uint8))
+    pool = translators.pairs.ImagePair(x, jnp.zeros(x.shape, jnp.uint8))
     for kind, length in {"pix2pix": 1, "pix2pixhd": 1, "dae": 1, "ddpm": 1, "atop": 2}.items():
         _, parts = translators.stages(kind, sets, classifier, pool, recipe, 0)
         assert len(parts) == length

@@ -10,7 +10,7 @@ import pytest
 
 from robustjax.losses import pix2pix
 from robustjax.losses.image_pool import empty, exchanged
-from robustjax.perturbations.pairs import Views
+from robustjax.perturbations.pairs import ImagePair
 from robustjax.types import Model
 
 
@@ -50,7 +50,7 @@ def toy(**settings):
     )
 
 
-VIEWS = Views(jnp.full((2, 3, 3, 1), Y), jnp.full((2, 3, 3, 1), X))
+VIEWS = ImagePair(jnp.full((2, 3, 3, 1), Y), jnp.full((2, 3, 3, 1), X))
 
 
 def by_hand(moved_first, matching):

@@ -10,7 +10,7 @@ from robustjax.losses.segmentation import (
     IGNORE,
     accuracy,
     cross_entropy,
-    harder_segmentation,
+    max_clean_adversarial_segmentation,
     overlaps,
     segmentation,
 )
@@ -67,7 +67,7 @@ def test_training_losses_are_means_and_ignored_pixels_have_no_slope():
 
 
 def test_attacks_on_segmenters_raise_the_loss_and_the_harder_one_counts():
-    loss = harder_segmentation(MODEL, pgd(Threat("linf", 0.1), steps=3, step_size=0.05))
+    loss = max_clean_adversarial_segmentation(MODEL, pgd(Threat("linf", 0.1), steps=3, step_size=0.05))
     batch = Batch(X, Y)
     attacked = jax.jit(lambda k: loss.attack(WEIGHT, {}, batch, k))(KEY)
     before, after = (cross_entropy(x @ WEIGHT, Y) for x in (X, attacked))

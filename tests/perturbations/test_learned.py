@@ -35,7 +35,7 @@ def test_the_loss_at_the_optimum_and_its_divergences_are_those_of_probabilistic_
     assert toy.active.sum() == 5
     best = toy.eigenvalues.sum() - top.sum() + (BETA / 2 * (1 + np.log(2 * top / BETA))).sum()
     loss = elbo(toy.model(), beta=BETA)
-    views = pairs.Views(toy.image, toy.perturbed)
+    views = pairs.ImagePair(toy.image, toy.perturbed)
 
     @jax.jit
     def averaged(params):
@@ -214,7 +214,7 @@ def test_nothing_depends_on_the_rest_of_the_batch():
     whole, part = measure(keys, X, XT), measure(keys[order], X[order], XT[order])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[order], b, atol=1e-5), whole, part)
     ascent = pgd(SPACE.threat, steps=5, step_size=0.6)
-    attack = jax.jit(lambda k, x, y: sets.through(SPACE, compose.against(ascent))(k, net, x, y).x)
+    attack = jax.jit(lambda k, x, y: sets.attack_through(SPACE, compose.against(ascent))(k, net, x, y).x)
     np.testing.assert_allclose(attack(keys, X, Y)[order], attack(keys[order], X[order], Y[order]), atol=1e-5)
     # The control: limiting columns instead of rows would not pass.
     u = 3.0 * jax.random.normal(KEY, (6, 5))
@@ -231,7 +231,7 @@ def test_pixel_solvers_climb_in_latents_and_gradients_beat_random_search():
         "random": compose.against(compose.restarts(pgd(SPACE.threat, steps=0, step_size=0.0), 20)),
     }
     found = {
-        name: jax.jit(lambda k, a=attack: sets.through(SPACE, a)(k, net, X, Y).value)(KEY)
+        name: jax.jit(lambda k, a=attack: sets.attack_through(SPACE, a)(k, net, X, Y).value)(KEY)
         for name, attack in own.items()
     }
     middle = SPACE.decode(keys_for(KEY, 6), SPACE.prepare(X), SPACE.origin(X))
@@ -246,7 +246,7 @@ def test_a_search_runs_the_prior_once():
     passes = []
     counted = MODEL._replace(prior=lambda *a, **k: (passes.append(1), MODEL.prior(*a, **k))[1])
     space = learned(counted, PARAMS, STATE, radius=3.0)
-    attack = sets.through(space, compose.against(pgd(space.threat, steps=3, step_size=0.6)))
+    attack = sets.attack_through(space, compose.against(pgd(space.threat, steps=3, step_size=0.6)))
     jax.eval_shape(lambda k: attack(k, net, X, Y), KEY)
     count = votes(net, in_parameters(space, 1.0), classes=3, chunk_size=8)
     jax.eval_shape(lambda k: count(k, X[:1], 16), KEY)

@@ -24,7 +24,7 @@ FAMILIES = {
     "rts": pairs.rotated_shifted_scaled(),
     "lighting": pairs.lighting(),
     "warped": pairs.warped((20.0, 0.7, 0.7, 0.1, 10.0), pad=1),
-    "limited": pairs.limited(pairs.linf(0.3), times=3),
+    "limited": pairs.limited(pairs.linf(0.3), count=3),
     "jointly": pairs.jointly(pairs.lighting(), crop(2), flip()),
 }
 
@@ -104,7 +104,7 @@ def test_joint_augmentation_moves_both_views_alike():
     # Coordinates as pixels: whatever is done to them shows.
     rows, columns = jnp.meshgrid(jnp.arange(8.0) + 1, jnp.arange(8.0) + 1, indexing="ij")
     x = jnp.broadcast_to(jnp.stack([rows, columns, rows], -1) / 10, (20, 8, 8, 3))
-    half = lambda key, x: pairs.Views(x, 0.5 * x)
+    half = lambda key, x: pairs.ImagePair(x, 0.5 * x)
     image, perturbed = pairs.jointly(half, crop(2), flip())(KEY, x)
     np.testing.assert_allclose(perturbed, 0.5 * image, atol=1e-6)
     assert not np.allclose(image, x) and len(np.unique(np.asarray(image).reshape(20, -1), axis=0)) > 10
@@ -118,7 +118,7 @@ def test_pairs_side_by_side_are_taken_apart():
 
 def test_a_limited_pool_has_so_many_perturbations_of_each_image():
     x = jnp.tile(X[:2], (60, 1, 1, 1))
-    out = np.asarray(pairs.limited(pairs.linf(0.3), times=3)(KEY, x).perturbed).reshape(60, 2, -1)
+    out = np.asarray(pairs.limited(pairs.linf(0.3), count=3)(KEY, x).perturbed).reshape(60, 2, -1)
     assert [len(np.unique(out[:, i], axis=0)) for i in range(2)] == [3, 3]
     assert not np.allclose(out[0, 0] - np.asarray(X[0]).ravel(), out[0, 1] - np.asarray(X[1]).ravel())
 
@@ -161,7 +161,7 @@ def test_an_exported_decoder_survives_a_file_and_has_slopes():
         (lambda: pairs.corrupted(()), "names is empty"),
         (lambda: pairs.corrupted(("nothing",)), "must be one of"),
         (lambda: pairs.corrupted_twice(("fog",)), "two choices"),
-        (lambda: pairs.limited(pairs.linf(0.1), times=0), "times is 0"),
+        (lambda: pairs.limited(pairs.linf(0.1), count=0), "count is 0"),
         (lambda: pairs.rotated_shifted_scaled(growth=1.0), "growth below 1"),
         (lambda: pairs.warped((20.0, 1.0)), "3 to 5 numbers"),
         (lambda: pairs.lighting(dim=2.0), "dim is 2.0"),

@@ -48,7 +48,7 @@ def attacks(space):
 
 
 def test_grid_through_a_warp_is_brute_force():
-    found = jax.jit(lambda k: sets.through(SPACE, attacks(SPACE)["grid"])(k, net, X, Y))(KEY)
+    found = jax.jit(lambda k: sets.attack_through(SPACE, attacks(SPACE)["grid"])(k, net, X, Y))(KEY)
     best, image = np.asarray(CLEAN), np.asarray(X)
     for rotation, down, right in itertools.product(np.linspace(-30, 30, 5), (-2, 0, 2), (-2, 0, 2)):
         warped = warp(X, jnp.tile(jnp.asarray([rotation, down, right], jnp.float32), (B, 1)))
@@ -61,7 +61,7 @@ def test_grid_through_a_warp_is_brute_force():
 
 @pytest.mark.parametrize("name", attacks(SPACE))
 def test_any_solver_goes_through(name):
-    found = jax.jit(lambda k: sets.through(SPACE, attacks(SPACE)[name])(k, net, X, Y))(KEY)
+    found = jax.jit(lambda k: sets.attack_through(SPACE, attacks(SPACE)[name])(k, net, X, Y))(KEY)
     assert found.x.shape == X.shape and found.x.dtype == X.dtype
     assert (found.x >= 0).all() and (found.x <= 1).all()
     np.testing.assert_allclose(logit.margin(net(found.x), Y), found.value, atol=1e-5)
@@ -74,11 +74,11 @@ def test_a_larger_box_is_no_weaker_and_refinement_no_worse_than_its_grid():
     values = []
     for limits in ((0.0, 0.0, 0.0), (15.0, 1.0, 1.0), (30.0, 2.0, 2.0)):
         space = sets.spatial(limits)
-        attack = sets.through(space, attacks(space)["grid"])
+        attack = sets.attack_through(space, attacks(space)["grid"])
         values.append(jax.jit(lambda k: attack(k, net, X, Y).value)(KEY))
     np.testing.assert_allclose(values[0], CLEAN, atol=1e-6)
     assert (values[1] >= values[0] - 1e-6).all() and (values[2].mean() > values[1].mean())
-    refining = sets.through(SPACE, attacks(SPACE)["grid then apgd"])
+    refining = sets.attack_through(SPACE, attacks(SPACE)["grid then apgd"])
     better = jax.jit(lambda k: refining(k, net, X, Y).value)(KEY)
     assert (better >= values[2] - 1e-5).all() and (better > values[2] + 1e-3).any()
 
@@ -126,7 +126,7 @@ def test_the_decoder_sees_one_fixed_key_per_example():
 
     space = sets.PerturbationSet(decode, Threat("linf", 0.1, 0.0, 0.1), 1)
     attack = jax.jit(
-        lambda k, x, y: sets.through(space, as_attack(apgd(space.threat, steps=5)))(k, net, x, y)
+        lambda k, x, y: sets.attack_through(space, as_attack(apgd(space.threat, steps=5)))(k, net, x, y)
     )
     keys = keys_for(KEY, B)
     found, order = attack(keys, X, Y), jnp.array([3, 1, 2, 0])

@@ -11,7 +11,7 @@ from robustjax.attacks.grid import grid, refined
 from robustjax.attacks.solver import as_attack
 from robustjax.numerics import fold, keys_for
 from robustjax.perturbations.corruptions.table import corrupt
-from robustjax.perturbations.sets import through
+from robustjax.perturbations.sets import attack_through
 from robustjax.perturbations.strength import strength, worst_corruption
 
 B = 4
@@ -63,7 +63,7 @@ def test_gradients_find_severities_between_the_grid():
     coarse = whole_severities(space.threat)
     fine = refined(coarse, lambda start: as_attack(apgd(space.threat, steps=15, start=start)))
     first, after = (
-        jax.jit(lambda k, attack=attack: through(space, attack)(k, net, X, Y))(KEY)
+        jax.jit(lambda k, attack=attack: attack_through(space, attack)(k, net, X, Y))(KEY)
         for attack in (coarse, fine)
     )
     margins = jax.jit(lambda s: logit.margin(net(corrupt("contrast")(KEY, X, s)), Y))
