@@ -1,10 +1,13 @@
 """robustjax: robustness research in JAX, as pure functions.
 
+    robustjax.evaluate(network, x, y, norm="linf", eps=8 / 255)    # a table: clean, per attack, robust, flags
+
 Everything is an objective (Array[b ...] -> Array[b], to be maximised) over a perturbation set (a ball and a
 box), and solvers that know nothing else. The architecture, floor by floor; imports go down only:
 
 7  experiments/   scripts: a folder per topic
-6  catalog/       from names to factories: models, losses, attacks, scores, OOD sets
+6  api            the front door: evaluate
+   catalog/       from names to factories: models, losses, attacks, scores, OOD sets
 5  runtime/       the impure edge: devices, checkpoints, records, figures, reports
 4  training       TrainState, start, step            optimizers   the field's optimisers and schedules
    staged_training  whole epochs as one compiled loop, exact to resume
@@ -26,12 +29,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustjax.api import Evaluation as Evaluation
+    from robustjax.api import evaluate as evaluate
     from robustjax.models.adapters import from_flax as from_flax
     from robustjax.threats import Threat as Threat
     from robustjax.types import Network as Network
 
 __version__ = "0.1.0"
 _HOMES = {
+    "Evaluation": "api",
+    "evaluate": "api",
     "from_flax": "models.adapters",
     "Threat": "threats",
     "Network": "types",

@@ -12,6 +12,9 @@ from robustjax.attacks.flags import Flag
 
 SHARE = 0.002  # of all images: AutoAttack's threshold for what black-box attacks may break alone
 AHEAD = 0.1  # of the images that are robust to everything: where black-box attacks may come nearer by luck
+# Of the margin that gradients leave: on a linear network, where gradients say everything, Square comes nearer by up to
+# 7 % at 95 of 100 images, as gradients of cross-entropy and DLR lead to another corner than that of the margin.
+NEARER = 0.1
 LUCK = 0.05  # of the images: what a random start may do
 TIE = 1e-4  # in units of the logits: other hardware or another batch size may decide otherwise
 
@@ -116,7 +119,10 @@ def ahead(outcome: np.ndarray, margin: np.ndarray, blind: np.ndarray) -> Flag:
     reached = np.where(np.isnan(margin), -np.inf, margin)
     without, by_gradient = reached[blind].max(axis=0), reached[~blind].max(axis=0)
     robust = ~(outcome == 1).any(axis=0) & np.isfinite(without) & np.isfinite(by_gradient)
-    nearer, total = int((robust & (without > by_gradient)).sum()), int(robust.sum())
+    nearer, total = (
+        int((robust & (without > by_gradient + NEARER * np.abs(by_gradient))).sum()),
+        int(robust.sum()),
+    )
     says = f"at {nearer} of {total} robust images, attacks without gradients come nearer"
     evidence = {"share": nearer / max(total, 1), "images": float(total)}
     return Flag("black box ahead", nearer > max(1.0, AHEAD * total), says, evidence)

@@ -292,6 +292,9 @@ def test_attacks_without_gradients_must_not_come_nearer():
     margin, outcome = MARGIN.copy(), OUTCOME.copy()
     margin[2] = -2.0
     assert not outcomes_checked(margin=margin)["black box ahead"].raised
+    margin[2] = 0.95 * margin[:2].max(axis=0)  # by a little: other surrogates lead to other corners
+    assert not outcomes_checked(margin=margin)["black box ahead"].raised
+    margin[2] = -2.0
     margin[2, :101] = -0.5
     flag = outcomes_checked(margin=margin)["black box ahead"]
     assert flag.raised and flag.evidence == {"share": 0.101, "images": 1000}

@@ -1,0 +1,162 @@
+"""The front door: evaluate a network in one call, checked before any work and told honestly after it."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from robustjax import checks
+from robustjax.analysis.intervals import Estimate
+from robustjax.attacks import autoattack, masking_checks
+from robustjax.attacks.flags import Flag
+from robustjax.evaluation import suite as suites
+from robustjax.evaluation.results import Results
+from robustjax.numerics import Norm
+from robustjax.runtime import result_files
+from robustjax.runtime.attack_progress import attack_progress
+from robustjax.runtime.provenance import made_with, plain
+from robustjax.runtime.snapshot import Snapshot
+from robustjax.threats import Threat
+from robustjax.types import LogitsFn, Model, Network, Params, State, frozen
+
+SUITES = {"standard": autoattack.standard, "plus": autoattack.plus, "rand": autoattack.rand}
+LOOKED_AT = 64  # images that the gradient-masking checks see
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What attacks did to a network; printed, a table.
+
+    Attributes:
+      title: norm, radius, suite and number of images.
+      results: every image's outcome, margin and strongest point for every attack.
+      flags: the gradient-masking checks; a raised one says why the number may be too high.
+      seconds: of the whole call, compiling included.
+    """
+
+    title: str
+    results: Results
+    flags: tuple[Flag, ...]
+    seconds: float
+
+    @property
+    def clean(self) -> Estimate:
+        """Estimate the accuracy on the images themselves, with its 95 % interval."""
+        return self.results.accuracy()[0][1]
+
+    @property
+    def robust(self) -> Estimate:
+        """Estimate the accuracy under all attacks, worst case per image, with its 95 % interval."""
+        return self.results.accuracy()[-1][1]
+
+    def __repr__(self) -> str:
+        spent = (0.0, *self.results.seconds)
+        lines = [self.title]
+        for (name, a), seconds in zip(self.results.accuracy(), spent, strict=True):
+            took = f"{seconds:8.1f} s" if seconds else ""
+            lines.append(
+                f"  {name:<10}{100 * a.value:6.1f} %  ({100 * a.low:.1f} to {100 * a.high:.1f}){took}".rstrip()
+            )
+        a = self.robust
+        lines.append(f"  {'robust':<10}{100 * a.value:6.1f} %  ({100 * a.low:.1f} to {100 * a.high:.1f})")
+        raised = [flag for flag in self.flags if flag.raised]
+        lines += [f"  warning: {flag.name}: {flag.says}" for flag in raised]
+        if self.flags and not raised:
+            lines.append(f"  gradient-masking checks: none of {len(self.flags)} raised")
+        return "\n".join([*lines, f"  {self.seconds:.0f} s in all"])
+
+
+def evaluate(
+    network: LogitsFn | Network,
+    x: Any,
+    y: Any,
+    *,
+    norm: Norm = "linf",
+    eps: float = 8 / 255,
+    suite: Literal["standard", "plus", "rand"] = "standard",
+    lower: float = 0.0,
+    upper: float = 1.0,
+    batch_size: int = 512,
+    masking: bool = True,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> Evaluation:
+    """Attack a classifier with AutoAttack on every image, and look for signs of masked gradients.
+
+    Args:
+      network: from images (b, h, w, c) to logits (b, k), in evaluation mode; or a `Network` with its weights.
+      x: (n, h, w, c) bytes, or floats in the box.
+      y: (n,) labels, whole numbers from 0.
+      norm, eps: of the threat; eps in the units of x, after bytes are divided by 255.
+      suite: AutoAttack's version.
+      lower, upper: the box that pixels must stay in.
+      batch_size: images on the devices at a time.
+      masking: run the gradient-masking checks, on 64 images.
+      seed: of all random numbers; the outcome for an image depends on it and on the image's place in x alone.
+      out: a folder for results.npz and results.json; a call that was killed goes on from there.
+
+    Returns:
+      An `Evaluation`; its repr is a table of accuracies with 95 % intervals after each attack.
+
+    Raises:
+      ValueError: in one line, for images outside the box or channels first, labels that are not 0..k-1, an impossible
+        radius, or a network that JAX cannot trace or that gives no logits.
+
+    Reference: Croce and Hein 2020, arXiv:2003.01690; l1: 2021, arXiv:2103.01208.
+    """
+    began = time.perf_counter()
+    if suite not in SUITES:
+        raise ValueError(f"evaluate: suite is {suite!r}, must be one of {', '.join(SUITES)}")
+    logits_fn: Any = network.logits_fn if isinstance(network, Network) else network
+    # A model's programs are kept for its next weights. A function may have changed what it closes over: it is traced
+    # anew in every call.
+    system, arguments = (lambda: logits_fn), ()
+    if isinstance(network, Network):
+        system, arguments = _Frozen(network.model), (network.params, network.state)
+    images = checks.images("evaluate", x, lower=lower, upper=upper)
+    classes = checks.logits("evaluate", logits_fn, images)
+    labels = checks.labels("evaluate", y, count=len(images), classes=classes)
+    eps = checks.radius("evaluate", eps, norm=norm, shape=images.shape[1:], lower=lower, upper=upper)
+    threat, key = Threat(norm, eps, lower, upper), jax.random.key(seed)
+
+    def cases(threat: Threat) -> tuple[autoattack.Case, ...]:
+        return SUITES[suite](threat, classes=classes)
+
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    memory = None if folder is None else Snapshot(folder / "progress.npz")
+    attack = suites.over(system, cases, batch_size=batch_size)
+    results = attack(key, images, labels, threat, *arguments, memory=memory, progress=attack_progress())
+    flags: tuple[Flag, ...] = ()
+    if masking:
+        few = slice(0, LOOKED_AT)
+        found = masking_checks.from_outcomes(
+            results.attacks, results.outcome, results.margin, black_box=("square",)
+        )
+        seen = masking_checks.checks(
+            key, logits_fn, jnp.asarray(images[few]), jnp.asarray(labels[few]), threat
+        )
+        flags = (*seen, *found)
+    title = f"{norm} {eps:.4g}, AutoAttack {suite}, {len(images)} images"
+    evaluation = Evaluation(title, results, flags, time.perf_counter() - began)
+    if folder is not None:
+        about = {"norm": norm, "eps": eps, "suite": suite, "seed": seed}
+        told = {"flags": [plain(flag) for flag in flags], "made_with": made_with()}
+        result_files.write(folder, results, {"network": about, **told})
+        if memory is not None:
+            memory.remove()
+    return evaluation
+
+
+class _Frozen(NamedTuple):
+    """A model as the system under attack: equal for equal models, so that compiled programs are found again."""
+
+    model: Model
+
+    def __call__(self, params: Params, state: State) -> LogitsFn:
+        """Close the model over its parameters."""
+        return frozen(self.model, params, state)
