@@ -2,7 +2,7 @@
 
 Unpickling runs code: a pickle is a program for a small stack machine, and two of its instructions import and
 call whatever the file names. Here the machine has no such instructions. A name stays a name, an instance
-becomes a `StandIn`, and the few calls that a state dict needs are replaced by descriptions.
+becomes a `StandIn`, and so does the result of a call; those that make tensors and plain containers are understood.
 """
 
 import dataclasses
@@ -54,18 +54,66 @@ VALUES = {
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 FRESH = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-# Calls by which pickles write down plain values of other libraries: kept as stand-ins, like instances.
-RECORDED = {
-    "numpy.dtype", "torch.device", "copyreg._reconstructor", "copy_reg._reconstructor", "_codecs.encode",
-    "collections.Counter", "collections.deque",
-    *(f"{numpy}.multiarray.{name}" for numpy in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
+# Every other call is recorded as a stand-in, like an instance: that is how pickles write down settings, enumerations,
+# dates, slices and partial functions. These are no values of any kind, and a file that calls them is not what it seems.
+NO_VALUES = {
     *(
-        f"{pathlib}.{pure}{system}Path"
-        for pathlib in ("pathlib", "pathlib._local")
-        for pure in ("", "Pure")
-        for system in ("", "Posix", "Windows")
+        "os",
+        "posix",
+        "nt",
+        "sys",
+        "subprocess",
+        "importlib",
+        "runpy",
+        "shutil",
+        "socket",
+        "pty",
+        "ctypes",
+        "code",
     ),
-}  # fmt: skip
+    *(
+        "io",
+        "_io",
+        "pickle",
+        "_pickle",
+        "webbrowser",
+        "multiprocessing",
+        "signal",
+        "tempfile",
+        "urllib",
+        "http",
+    ),
+}
+BUILTINS = {
+    *(
+        "bool",
+        "bytearray",
+        "bytes",
+        "complex",
+        "dict",
+        "enumerate",
+        "filter",
+        "float",
+        "getattr",
+        "int",
+        "iter",
+        "list",
+    ),
+    *(
+        "list",
+        "map",
+        "memoryview",
+        "object",
+        "range",
+        "reversed",
+        "slice",
+        "str",
+        "type",
+        "unicode",
+        "xrange",
+        "zip",
+    ),
+}
 
 
 def read(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
@@ -78,8 +126,8 @@ def read(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
       Plain containers and values as they are; ordered and default dictionaries as dict; tensors of PyTorch as
       `Tensor`; instances of any other class as `StandIn`.
     Raises:
-      ValueError: if the pickle calls anything but the constructors of tensors and plain containers, in which
-        case the message names it, or is damaged.
+      ValueError: if the pickle calls what makes no value, such as `os.system`, in which case the message names it,
+        or is damaged. Nothing is called in any case.
     """
     try:
         return _read(stream, {} if storages is None else storages)
@@ -199,9 +247,15 @@ def _called(function: Any, arguments: Any) -> Any:
         return tuple(*arguments)
     if name in ("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset"):
         return frozenset(*arguments)
-    if name in RECORDED:
-        return StandIn(function, arguments)
-    raise ValueError(f"the pickle calls {name}, which is refused: only tensors and plain values are read")
+    if name == "torch._tensor._rebuild_from_type_v2":
+        return _called(arguments[0], arguments[2])  # a tensor of a subclass, and what else it held
+    if not isinstance(function, Named):
+        raise ValueError("the pickle calls what another call gave, which is refused: no value is written so")
+    module = function.module.partition(".")[0]
+    builtin = module in ("builtins", "__builtin__")
+    if module in NO_VALUES or (builtin and function.name not in BUILTINS):
+        raise ValueError(f"the pickle calls {name}, which is refused: only tensors and plain values are read")
+    return StandIn(function, arguments)
 
 
 def _outside(identity: Any) -> Storage | Named:

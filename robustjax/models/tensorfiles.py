@@ -1,27 +1,25 @@
 """Files of tensors, read without PyTorch: .safetensors, and what `torch.save` writes, in the zip and older formats.
 
 Nothing in a file is executed, see `pickles`. Arrays come as they are stored, except that bfloat16, which numpy
-lacks, is widened to float32. They are read-only and, but for those out of zip files, mapped from the disk.
+lacks, is widened to float32. They are read-only.
 """
 
 import io
-import json
 import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import ml_dtypes as ml_dtypes  # gives numpy the bfloat16 that safetensors asks it for
 import numpy as np
+import safetensors
 
 from robustjax.models import pickles
 
 Array = np.ndarray
 Path = str | os.PathLike[str]
-SAFETENSORS = {
-    "F64": "f8", "F32": "f4", "F16": "f2", "BF16": "bfloat16", "BOOL": "?",
-    "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U64": "u8", "U32": "u4", "U16": "u2", "U8": "u1",
-}  # fmt: skip
+SAFETENSORS = {"F64", "F32", "F16", "BF16", "BOOL", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"}
 STORAGES = {
     "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bfloat16",
     "BoolStorage": "?", "LongStorage": "i8", "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1",
@@ -46,6 +44,9 @@ def state_dict(path: Path, entry: str | None = None) -> dict[str, Array]:
     try:
         found, numbers = _opened(path)
         chosen = _chosen(found, entry)
+        for name, value in chosen.items():
+            if isinstance(value, pickles.StandIn) and str(value.kind).startswith("torch._"):
+                raise ValueError(f"{name} is made by {value.kind}, must be a dense tensor")
         return {
             name: value if isinstance(value, Array) else _strided(value, numbers(value.storage))
             for name, value in chosen.items()
@@ -104,29 +105,27 @@ def _opened(path: Path) -> tuple[Any, Numbers]:
 
 
 def _safetensors(path: Path) -> tuple[Any, Numbers]:
-    """Read 8 bytes of length, a header in JSON of types, shapes and places, and the numbers, as mapped."""
-    raw = np.memmap(path, np.uint8, mode="r")
-    size = int.from_bytes(raw[:8].tobytes(), "little")
-    if size > len(raw) - 8:
-        raise ValueError("it is cut off in its header")
-    body, tensors = raw[8 + size :], {}
     try:
-        header: Any = json.loads(raw[8 : 8 + size].tobytes())
-        header.pop("__metadata__", None)
-        entries = [(name, e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in header.items()]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ValueError("its header is damaged") from None
-    for name, kind, shape, start, end in entries:
-        if kind not in SAFETENSORS:
-            raise ValueError(f"{name} has the type {kind}, must be one of {', '.join(SAFETENSORS)}")
-        if not all(isinstance(n, int) and n >= 0 for n in (start, end, *shape)):
-            raise ValueError(f"its header places {name} at {start} to {end}, of shape {shape}")
-        if not start <= end <= len(body):
-            raise ValueError(f"it is cut off within {name}")
-        if end - start != math.prod(shape) * _width(SAFETENSORS[kind]):
-            raise ValueError(f"{name} has {end - start} bytes, which do not fit its shape {shape}")
-        tensors[name] = _numbers(body[start:end], SAFETENSORS[kind]).reshape(shape)
-    return tensors, lambda storage: np.empty(0)
+        with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
+            tensors = {name: _plain(name, file) for name in file.offset_keys()}
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"it is damaged ({error})") from None
+    # A tensor of several names is stored under one; the others are metadata: from the name to the one that is stored.
+    shared = {
+        name: tensors[kept] for name, kept in metadata.items() if kept in tensors and name not in tensors
+    }
+    return tensors | shared, lambda storage: np.empty(0)
+
+
+def _plain(name: str, file: Any) -> Array:
+    kind = file.get_slice(name).get_dtype()
+    if kind not in SAFETENSORS:
+        raise ValueError(f"{name} has the type {kind}, must be one of {', '.join(sorted(SAFETENSORS))}")
+    value = file.get_tensor(name)
+    value = value.astype(np.float32) if kind == "BF16" else value
+    value.setflags(write=False)
+    return value
 
 
 def _zipped(path: Path) -> tuple[Any, Numbers]:

@@ -140,8 +140,7 @@ class Convolution:
         if self.strides == (1, 1) and max(kernel.shape[:2]) <= 2:
             # The fast order is no help with kernels of two taps: their gradient would take many times this product.
             return blocks(self, x, kernel)
-        turned = self.run(x.transpose(3, 1, 2, 0), kernel.transpose(2, 0, 1, 3), ("CHWN", "IHWO", "HWNC"))
-        return turned.transpose(2, 0, 1, 3)
+        return self._in_fast_order(x, kernel)
 
     def run(self, x: Array, kernel: Array, order: Any, pads: Pads | None = None) -> Array:
         """Convolve in the given order of dimensions."""
@@ -154,6 +153,10 @@ class Convolution:
             precision=self.precision,
             preferred_element_type=self.dtype,
         )
+
+    def _in_fast_order(self, x: Array, kernel: Array) -> Array:
+        turned = self.run(x.transpose(3, 1, 2, 0), kernel.transpose(2, 0, 1, 3), ("CHWN", "IHWO", "HWNC"))
+        return turned.transpose(2, 0, 1, 3)
 
     def _as_product(self, x: Array, kernel: Array) -> Array | None:
         """Convolve by a form that is fast in all its gradients, where there is one."""
