@@ -11,7 +11,7 @@ from experiments.shared.fields import Fraction
 from robustjax.catalog import models as model_names
 from robustjax.losses.diffusion import trainable
 from robustjax.models import diffusion, pix2pixhd, selfsup, translator
-from robustjax.models.pooled import pooled
+from robustjax.models.small import pooled
 from robustjax.perturbations import adversarial_pairs, tones
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.types import Images, Model, frozen

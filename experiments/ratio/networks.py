@@ -18,7 +18,7 @@ from robustjax.data.extra import enriched
 from robustjax.data.sources import Split
 from robustjax.losses import confidences
 from robustjax.losses.sam import asam, sam
-from robustjax.models.tiny import tiny
+from robustjax.models.small import tiny
 from robustjax.runtime.stopping import Stop
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Loss, Model, Pair

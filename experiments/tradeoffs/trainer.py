@@ -20,7 +20,7 @@ from robustjax.data.scenes import Scenes
 from robustjax.losses.adversarial import adversarial
 from robustjax.losses.group_dro import GroupBatch, adversarial_group_dro, group_dro, weighted
 from robustjax.losses.standard import standard
-from robustjax.models.strided import strided
+from robustjax.models.small import strided
 from robustjax.runtime.pytree_files import named
 from robustjax.runtime.stopping import Stop
 from robustjax.threats import Threat

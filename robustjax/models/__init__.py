@@ -4,10 +4,7 @@ cpu              convolutions and pooling that are computed in other forms on a 
 layers           convolution, linear and BatchNorm as PyTorch has them
 normalisation    channel means and standard deviations of data sets
 adapters         from a flax module to a Model
-small            linear, mlp, convnet_small, convnet
-tiny             tiny: two convolutions for images of 8 x 8
-strided          strided: small, fast with many networks at once
-pooled           pooled: two convolutions for images of 16 x 16
+small            linear, mlp; convnet_small, convnet, tiny, pooled, strided: a few convolutions and a hidden layer
 resnet           resnet18, resnet34, resnet50 for small images
 preact           preact_resnet18
 wideresnet       wideresnet: WRN-depth-width
@@ -39,7 +36,6 @@ depth, and the last one is what the final linear layer reads.
 
 from robustjax.models.adapters import from_flax as from_flax
 from robustjax.models.densenet import densenet as densenet
-from robustjax.models.pooled import pooled as pooled
 from robustjax.models.preact import preact_resnet18 as preact_resnet18
 from robustjax.models.published import preact_resnet18_rice as preact_resnet18_rice
 from robustjax.models.published import preact_resnet18_wong as preact_resnet18_wong
@@ -53,6 +49,7 @@ from robustjax.models.small import convnet as convnet
 from robustjax.models.small import convnet_small as convnet_small
 from robustjax.models.small import linear as linear
 from robustjax.models.small import mlp as mlp
-from robustjax.models.strided import strided as strided
-from robustjax.models.tiny import tiny as tiny
+from robustjax.models.small import pooled as pooled
+from robustjax.models.small import strided as strided
+from robustjax.models.small import tiny as tiny
 from robustjax.models.wideresnet import wideresnet as wideresnet

@@ -1,9 +1,11 @@
-"""Small classifiers: linear, multi-layer perceptron, and the two convolutional networks of MNIST robustness.
+"""Small classifiers: linear, multi-layer perceptron, and convolutional networks with a hidden layer.
 
 Feature taps are named stage0, stage1, ... by depth; the last is what the final linear layer reads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,8 +13,8 @@ from jaxtyping import Array, Float
 
 from robustjax.models import layers
 from robustjax.models.adapters import from_flax
-from robustjax.models.cpu import convolve, max_pool
-from robustjax.models.layers import DType
+from robustjax.models.cpu import convolve, halved, max_pool
+from robustjax.models.layers import DType, Initializer
 from robustjax.types import Images, Logits, Model
 
 MNIST = (28, 28, 1)
@@ -36,62 +38,68 @@ class MLP(nn.Module):
         return layers.linear(x, self.classes, dtype=self.dtype, name="head")
 
 
-class ConvNetSmall(nn.Module):
-    """Strided 4x4 convolutions and a hidden layer."""
+class Initial(NamedTuple):
+    """How weights are drawn: kernels, and biases from the number of inputs."""
 
-    classes: int
-    widths: tuple[int, ...]
-    hidden: int
-    dtype: DType = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Images, train: bool = False) -> Logits:
-        for i, features in enumerate(self.widths):
-            name = f"conv{i}"
-            x = nn.relu(
-                layers.conv(x, features, 4, stride=2, padding=1, bias=True, dtype=self.dtype, name=name)
-            )
-            self.sow("features", f"stage{i}", x)
-        return _hidden_and_head(self, x, self.hidden, self.classes, self.dtype)
+    kernel: Initializer
+    bias: Callable[[int], Initializer]
 
 
-class PooledConv(nn.Module):
-    """A 5x5 convolution, 2x2 max pooling and ReLU.
+PYTORCH = Initial(layers.fan_in_uniform, layers.bias_uniform)
+LECUN = Initial(nn.initializers.lecun_normal(), lambda fan_in: nn.initializers.zeros)
+
+
+class Conv(nn.Module):
+    """A convolution with bias and ReLU, and max pooling of disjoint windows between them.
 
     Bias and ReLU come after the pooling, on a quarter of the values: a maximum commutes with both, exactly.
     """
 
     features: int
-    dtype: DType
+    kernel: int
+    stride: int = 1
+    pool: int = 1
+    many: bool = False  # networks at once: for 3x3 kernels of stride 2
+    initial: Initial = PYTORCH
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j o"]:
-        fan_in = 25 * x.shape[-1]
-        kernel = self.param("kernel", layers.fan_in_uniform, (5, 5, x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", layers.bias_uniform(fan_in), (self.features,), jnp.float32)
+        side, channels = self.kernel, x.shape[-1]
+        kernel = self.param("kernel", self.initial.kernel, (side, side, channels, self.features), jnp.float32)
+        bias = self.param("bias", self.initial.bias(side * side * channels), (self.features,), jnp.float32)
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        x = convolve(x, kernel, (1, 1), "SAME")
-        return nn.relu(max_pool(x, 2) + bias)
+        if self.many:
+            x = halved(x, kernel)
+        else:
+            pad = (side - 1) // 2
+            x = convolve(x, kernel, (self.stride, self.stride), ((pad, pad), (pad, pad)))
+        return nn.relu((x if self.pool == 1 else max_pool(x, self.pool)) + bias)
 
 
 class ConvNet(nn.Module):
-    """Two 5x5 convolutions (32, 64), each followed by 2x2 max pooling, and a hidden layer of 1024."""
+    """Convolutions with ReLU, a hidden layer and a linear one."""
 
     classes: int
+    convs: tuple[Callable[..., Conv], ...]
+    hidden: int
+    pool: int = 1  # windows of which the maximum is taken before the hidden layer
+    initial: Initial = PYTORCH
     dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Logits:
-        for i, features in enumerate((32, 64)):
-            x = PooledConv(features, self.dtype, name=f"conv{i}")(x)
+        for i, conv in enumerate(self.convs):
+            x = conv(initial=self.initial, dtype=self.dtype, name=f"conv{i}")(x)
             self.sow("features", f"stage{i}", x)
-        return _hidden_and_head(self, x, 1024, self.classes, self.dtype)
+        x = x if self.pool == 1 else max_pool(x, self.pool)
+        x = nn.relu(self._linear(x.reshape(x.shape[0], -1), self.hidden, "hidden"))
+        self.sow("features", f"stage{len(self.convs)}", x)
+        return self._linear(x, self.classes, "head")
 
-
-def _hidden_and_head(module: nn.Module, x: Array, width: int, classes: int, dtype: DType) -> Logits:
-    x = nn.relu(layers.linear(x.reshape(x.shape[0], -1), width, dtype=dtype, name="hidden"))
-    module.sow("features", "stage2", x)
-    return layers.linear(x, classes, dtype=dtype, name="head")
+    def _linear(self, x: Array, features: int, name: str) -> Array:
+        kernel, bias = self.initial.kernel, self.initial.bias(x.shape[-1])
+        return nn.Dense(features, kernel_init=kernel, bias_init=bias, dtype=self.dtype, name=name)(x)
 
 
 def linear(
@@ -145,8 +153,8 @@ def convnet_small(
     Reference: Wong and Kolter 2018, arXiv:1711.00851. With widths (32, 64) and 1024 hidden units it is the MNIST
       classifier of Wong and Kolter 2020, arXiv:2007.08450.
     """
-    network = ConvNetSmall(classes, tuple(widths), hidden, dtype)
-    return from_flax(network, shape=shape, mean=mean, std=std)
+    convs = tuple(partial(Conv, width, 4, stride=2) for width in widths)
+    return from_flax(ConvNet(classes, convs, hidden, dtype=dtype), shape=shape, mean=mean, std=std)
 
 
 def convnet(
@@ -161,4 +169,57 @@ def convnet(
 
     Reference: Madry et al. 2018, arXiv:1706.06083; initialised as PyTorch does, not by truncated normals.
     """
-    return from_flax(ConvNet(classes, dtype), shape=shape, mean=mean, std=std)
+    convs = tuple(partial(Conv, width, 5, pool=2) for width in (32, 64))
+    return from_flax(ConvNet(classes, convs, 1024, dtype=dtype), shape=shape, mean=mean, std=std)
+
+
+def tiny(
+    *,
+    classes: int = 10,
+    shape: tuple[int, ...] = (8, 8, 1),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype: DType = jnp.float32,
+) -> Model:
+    """Build a network for images of 8 x 8: 3x3 convolutions to 32 and, of stride 2, 64 channels; as in `linear`."""
+    convs = partial(Conv, 32, 3), partial(Conv, 64, 3, stride=2)
+    return from_flax(ConvNet(classes, convs, 128, dtype=dtype), shape=shape, mean=mean, std=std)
+
+
+def pooled(
+    *,
+    classes: int = 10,
+    shape: tuple[int, ...] = (16, 16, 1),
+    widths: tuple[int, int] = (16, 32),
+    hidden: int = 128,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype: DType = jnp.float32,
+) -> Model:
+    """Build a network for images of 16 x 16; settings as in `convnet_small`.
+
+    Two 3x3 convolutions, the second of stride 2, and 2x2 max pooling before the hidden layer.
+    """
+    convs = partial(Conv, widths[0], 3), partial(Conv, widths[1], 3, stride=2)
+    return from_flax(ConvNet(classes, convs, hidden, 2, dtype=dtype), shape=shape, mean=mean, std=std)
+
+
+def strided(
+    *,
+    classes: int = 10,
+    shape: tuple[int, ...] = (16, 16, 3),
+    widths: Sequence[int] = (24, 48, 64),
+    hidden: int = 128,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype: DType = jnp.float32,
+) -> Model:
+    """Build a network of strided 3x3 convolutions, fast with many networks at once, as `vmap` over seeds gives them.
+
+    Weights are drawn with variance 1 / fan in. PyTorch's third of that, which the other networks have, is too little
+    here: adversarial training then often ends in a network that always gives the same answer. Settings as in
+    `convnet_small`.
+    """
+    convs = tuple(partial(Conv, width, 3, stride=2, many=True) for width in widths)
+    network = ConvNet(classes, convs, hidden, initial=LECUN, dtype=dtype)
+    return from_flax(network, shape=shape, mean=mean, std=std)

@@ -14,7 +14,7 @@ from robustjax.models.cpu.by_platform import multiply
 from robustjax.models.cpu.convolution import Convolution
 from robustjax.models.cpu.patches import Halved
 from robustjax.models.cpu.transposed import Doubled
-from robustjax.models.strided import strided
+from robustjax.models.small import strided
 
 KEY = jax.random.key(0)
 

@@ -23,6 +23,26 @@ def size(model):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+# Of networks that have been trained and recorded: a key must give the weights that it has always given, and they the
+# same logits. The first ones of the first image, from when each network was a module of its own.
+RECORDED = {
+    "convnet_small": ((9, 11, 3), [0.0361973, 0.10032073, 0.10058986]),
+    "convnet": ((9, 11, 3), [-0.01025368, 0.06396716, 0.04389828]),
+    "tiny": ((8, 8, 1), [0.03364658, 0.09933731, 0.06858464]),
+    "pooled": ((9, 11, 3), [0.02262531, 0.12420638, 0.091244]),
+    "strided": ((9, 7, 3), [-0.10226737, 0.12548608, -0.1186881]),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_key_gives_the_network_that_it_always_gave(name):
+    shape, expected = RECORDED[name]
+    model = getattr(small, name)(classes=3, shape=shape)
+    x = jax.random.uniform(jax.random.key(1), (2, *shape))
+    logits = jax.jit(lambda key: model.apply(*model.init(key), x)[0])(jax.random.key(0))
+    np.testing.assert_allclose(logits[0], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "count"),
     [

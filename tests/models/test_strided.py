@@ -1,16 +1,15 @@
 """The strided network: its convolution is jax's, under vmap over parameters as well."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from robustjax.models.strided import Patches, strided
+from robustjax.models.small import Conv, strided
 
 SHAPES = [(16, 16, 3), (7, 9, 1)]
 
 
 def test_convolution_is_jaxs():
-    module, order = Patches(5, jnp.float32), ("NHWC", "HWIO", "NHWC")
+    module, order = Conv(5, 3, stride=2, many=True), ("NHWC", "HWIO", "NHWC")
 
     @jax.jit
     def both(key):
@@ -22,7 +21,8 @@ def test_convolution_is_jaxs():
             theirs = jax.lax.conv_general_dilated(
                 x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=order
             )
-            pairs.append((module.apply(variables, x), theirs))
+            bias = variables["params"]["bias"]
+            pairs.append((module.apply(variables, x), jax.nn.relu(theirs + bias)))
         return pairs
 
     for ours, theirs in both(jax.random.key(0)):

@@ -2,7 +2,7 @@
 
 import jax
 
-from robustjax.models.tiny import tiny
+from robustjax.models.small import tiny
 
 
 def test_layers_and_taps():
