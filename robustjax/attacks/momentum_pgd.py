@@ -52,11 +52,11 @@ def monotone(
     """Take only steps that do not lower the objective; after one that would, go back and make shorter ones.
 
     Args:
-      threat, steps, step_size, momentum, start: as in `heavy`.
+      threat, steps, step_size, momentum, start: as in `momentum_pgd`.
       shrink: what a refused step multiplies all later steps of that example by, in (0, 1).
 
     Raises:
-      ValueError: as `heavy`, or if a known shrink is outside (0, 1).
+      ValueError: as `momentum_pgd`, or if a known shrink is outside (0, 1).
 
     Reference: MonotonePGD in the code of Augustin, Meinke and Hein 2020, arXiv:2003.09461. There a refused step
       keeps its own gradient and the step its length. Here point, gradient and velocity all go back, so that a step

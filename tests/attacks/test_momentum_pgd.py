@@ -33,7 +33,7 @@ def recorded(solver, objective):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_heavy_is_pgd_with_momentum(norm):
+def test_momentum_pgd_is_pgd_with_momentum(norm):
     threat = Threat(norm, 0.3)
     expected = jax.jit(lambda: pgd(threat, **SETTINGS, start=at_origin)(KEY, bumpy, X))()
     found = jax.jit(lambda: momentum_pgd(threat, **SETTINGS)(KEY, bumpy, X))()
@@ -103,8 +103,8 @@ def test_steps_rise_evenly_and_then_stay():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: momentum_pgd(THREAT, steps=-1, step_size=0.1), "heavy: steps is -1"),
-        (lambda: momentum_pgd(THREAT, steps=1, step_size=-0.1), "heavy: step_size is -0.1"),
+        (lambda: momentum_pgd(THREAT, steps=-1, step_size=0.1), "momentum_pgd: steps is -1"),
+        (lambda: momentum_pgd(THREAT, steps=1, step_size=-0.1), "momentum_pgd: step_size is -0.1"),
         (lambda: monotone(THREAT, steps=1, step_size=0.1, shrink=1.0), "monotone: shrink is 1.0"),
         (lambda: monotone(Threat("l2", float("inf")), steps=1, step_size=0.1), "monotone: eps is inf"),
         (lambda: rising(0, first=3, last=2, over=1), "rising: first, last, over are 3, 2, 1"),
