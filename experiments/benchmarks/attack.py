@@ -5,77 +5,37 @@
 
 Each run folder of classification.train (convnet_small, convnet or resnet18) is attacked by AutoAttack's
 standard attacks, ours and torchattacks' set to as many iterations and queries, and by PGD, ours and foolbox's. With
---attacks detector, PGD pushes the score of the test images down and that of as many uniform noise images up, ours
-and in a loop of PyTorch; "robust" is the AUROC then, and the parts end with images per second, both sides.
+--attacks detector, PGD pushes the score of the test images (ID) down and that of as many uniform noise images (OOD) up,
+ours and in a loop of PyTorch; "robust" is the AUROC then, and the parts end with images per second, both sides.
 The contenders take turns, each with random numbers of its own, so that a noisy machine disturbs all of them;
 robust accuracy is the mean over the turns. Our seconds are those of compiled
 programs; what compiling took is shown beside. Needs torch, torchattacks and foolbox: pip install -e '.[peers]'.
 """
 
-import dataclasses
-import datetime
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.benchmarks import peers, score_attacks
-from experiments.benchmarks.train import chip
+from experiments.benchmarks import measured_on, peers, score_attacks
+from experiments.benchmarks.config import ATTACK_PRESETS as PRESETS
+from experiments.benchmarks.config import AttackConfig, AttackName
 from experiments.shared import classifiers, command_line
-from experiments.shared.fields import Fraction
 from robustjax import logit, runtime
 from robustjax.attacks import autoattack
 from robustjax.attacks.case import Case
 from robustjax.attacks.steady import steady
-from robustjax.catalog import models as model_names
+from robustjax.catalog import models
 from robustjax.data import subsets
 from robustjax.evaluation import pool, suite
 from robustjax.threats import Threat
-from robustjax.types import frozen
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Measure attacks."""
-
-    runs: tuple[str, ...] = ()  # folders of classification.train
-    eps: tuple[Fraction, ...] = ()  # linf radius for each
-    images: tuple[int, ...] = ()  # first test images for each, of those classified correctly and not
-    batch_size: int = 512
-    steps: int = 100  # of APGD, APGD-T and FAB-T
-    queries: int = 5000  # of Square
-    pgd_steps: int = 40
-    targets: int = 9
-    repeats: int = 1  # turns of every contender
-    attacks: tuple[str, ...] = ("standard", "pgd")
-    peers: bool = True  # also measure torchattacks and foolbox, if they are installed
-    data_dir: str | None = None
-    out: str | None = None  # a file to append one line of JSON to
-
-    def check(self) -> None:
-        """Refuse what cannot be meant."""
-        if not self.runs:
-            raise ValueError("--runs is missing, must name one or more folders of classification.train")
-        if not len(self.runs) == len(self.eps) == len(self.images):
-            raise ValueError(
-                f"--runs, --eps and --images have {len(self.runs)}, {len(self.eps)} and {len(self.images)} values, "
-                "must have as many"
-            )
-
-
-PRESETS = {
-    "cpu": Config(),
-    "full": Config(batch_size=1024, repeats=3),
-    "smoke": Config(eps=(0.1,), images=(20,), steps=3, queries=10, pgd_steps=3, targets=2, batch_size=32),
-}
+from robustjax.types import Network, frozen
 
 
 class Outcome(NamedTuple):
@@ -88,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 def ours(
-    network: Any, arguments: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: str
+    it: Network, images: np.ndarray, labels: np.ndarray, eps: float, cfg: AttackConfig, kind: AttackName
 ) -> Callable[..., Outcome]:
     """Build one turn of the library's suite runner, and one that only compiles."""
 
@@ -103,14 +63,14 @@ def ours(
             autoattack.random_search(threat, queries=cfg.queries),
         )
 
-    size = min(cfg.batch_size, len(labels))
+    network, size = partial(frozen, it.model), min(cfg.batch_size, len(labels))
     if kind == "detector":
-        settings = {"eps": eps, "steps": cfg.pgd_steps, "size": size}
-        return _outcome(
-            score_attacks.ours(network, arguments, images, noise(images), **settings), 2 * len(labels)
+        search = score_attacks.ours(
+            network, (it.params, it.state), images, noise(images), eps=eps, steps=cfg.pgd_steps, size=size
         )
+        return _outcome(search, 2 * len(labels))
     mesh = runtime.data_mesh()
-    rows, arguments = runtime.over_data(mesh), runtime.place(arguments, mesh)
+    rows, arguments = runtime.over_data(mesh), runtime.place((it.params, it.state), mesh)
     smallest = min(size, 32, max(4, size // 4))
     evaluate = suite.over(network, cases, batch_size=size, smallest=smallest, sharding=rows)
     seeds = itertools.count()
@@ -132,13 +92,16 @@ def ours(
     return turn
 
 
-def theirs(net: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: str) -> Callable[[], Outcome]:
+def theirs(
+    net: Any, images: np.ndarray, labels: np.ndarray, eps: float, cfg: AttackConfig, kind: AttackName
+) -> Callable[[], Outcome]:
     """Build one turn of torchattacks (standard) or foolbox (pgd), in batches of our size."""
     import torch
 
     if kind == "detector":
-        settings = {"eps": eps, "steps": cfg.pgd_steps, "size": min(cfg.batch_size, len(labels))}
-        return _outcome(score_attacks.theirs(net, images, noise(images), **settings), 2 * len(labels))
+        size = min(cfg.batch_size, len(labels))
+        search = score_attacks.theirs(net, images, noise(images), eps=eps, steps=cfg.pgd_steps, size=size)
+        return _outcome(search, 2 * len(labels))
     x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     y = torch.from_numpy(labels.astype(np.int64))
 
@@ -188,7 +151,7 @@ def theirs(net: Any, images: Any, labels: Any, eps: float, cfg: Config, kind: st
 
 
 def noise(images: np.ndarray) -> np.ndarray:
-    """Draw as many uniform noise images: the outliers of the attack on the detector."""
+    """Draw as many uniform noise images: the OOD images of the attack on the detector."""
     return np.random.default_rng(0).random(images.shape, np.float32)
 
 
@@ -202,19 +165,18 @@ def _outcome(turn: Callable[[], score_attacks.Turn], count: int) -> Callable[...
     return timed
 
 
-def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, Any]]:
+def measure(folder: str, eps: float, count: int, cfg: AttackConfig) -> list[dict[str, Any]]:
     """Measure all contenders on one run folder."""
-    it = classifiers.trained(folder, data_dir=cfg.data_dir)
-    test = subsets.first(it.test, count)
+    it, test = classifiers.open_classifier(folder, data_dir=cfg.data_dir)
+    test = subsets.first(test, count)
     images, labels = test.image.astype(np.float32) / 255, test.label
-    network, results = partial(frozen, it.model), []
+    results = []
     for kind in cfg.attacks:
-        turns = {"ours": ours(network, (it.params, it.state), images, labels, eps, cfg, kind)}
+        turns = {"ours": ours(it, images, labels, eps, cfg, kind)}
         peer = {"standard": "torchattacks", "pgd": "foolbox", "detector": "torch"}[kind]
         if cfg.peers and find_spec("torch") and find_spec(peer):
-            net = peers.network(
-                it.config["model"], it.params, it.state, model_names.NORMALISATIONS.get(it.config["dataset"])
-            )
+            constants = models.NORMALISATIONS.get(it.about["dataset"])
+            net = peers.network(it.about["model"], it.params, it.state, constants)
             turns[peer] = theirs(net, images, labels, eps, cfg, kind)
         compiling = turns["ours"](compiling=True).seconds
         outcomes: dict[str, list[Outcome]] = {name: [] for name in turns}
@@ -225,10 +187,11 @@ def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, 
             seconds = [o.seconds for o in found]
             # Turn by turn: what slows the machine for a while slows both contenders of a turn.
             shares = [a.seconds / b.seconds for a, b in zip(outcomes["ours"], found, strict=True)]
+            mine = name == "ours"
             results.append(
                 {
                     "run": folder,
-                    "network": it.config["model"],
+                    "network": it.about["model"],
                     "eps": eps,
                     "images": len(labels),
                     "attack": kind,
@@ -236,10 +199,8 @@ def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, 
                     "robust %": 100 * float(np.mean([o.robust for o in found])),
                     "seconds": statistics.median(seconds),
                     "spread": [min(seconds), max(seconds)],
-                    "ours / peer": None
-                    if name == "ours"
-                    else [statistics.median(shares), min(shares), max(shares)],
-                    "compiling": compiling if name == "ours" else None,
+                    "ours / peer": None if mine else [statistics.median(shares), min(shares), max(shares)],
+                    "compiling": compiling if mine else None,
                     "parts": {k: round(v, 2) for k, v in found[-1].parts.items()},
                     "microseconds": {
                         k: round(1e6 * found[-1].parts[k] / max(n, 1), 1) for k, n in found[-1].steps.items()
@@ -249,11 +210,11 @@ def measure(folder: str, eps: float, count: int, cfg: Config) -> list[dict[str, 
     return results
 
 
-def main(cfg: Config) -> int:
+def main(cfg: AttackConfig) -> int:
     """Measure, print a table, append a line."""
     runtime.one_device_per_core()
-    versions = {p: version(p) for p in ("jax", "flax", "torch", "torchattacks", "foolbox") if find_spec(p)}
-    print(f"{chip()}, {versions}")
+    packages = measured_on.versions("jax", "flax", "torch", "torchattacks", "foolbox")
+    print(f"{measured_on.chip()}, {packages}")
     print(
         f"{'network':14s} {'eps':>7s} {'images':>6s} {'attack':9s} {'contender':12s} {'robust %':>8s} "
         f"{'seconds':>9s}  parts"
@@ -273,11 +234,7 @@ def main(cfg: Config) -> int:
                 f"{row['robust %']:8.2f} {row['seconds']:9.2f} ({row['spread'][0]:.2f} to {row['spread'][1]:.2f})  "
                 f"{row['parts']}{first}"
             )
-    if cfg.out:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        about = {"date": now, "chip": chip(), "versions": versions, "config": dataclasses.asdict(cfg)}
-        with open(cfg.out, "a") as file:
-            file.write(json.dumps({**about, "results": results}) + "\n")
+    measured_on.append(cfg.out, cfg, packages, results=results)
     return 0
 
 

@@ -12,14 +12,10 @@ image are of; its loop is the published one, with the votes counted by one call 
 from a run folder of classification.train, or are random: a certificate takes as long whatever its result.
 """
 
-import dataclasses
-import datetime
-import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -27,101 +23,67 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from experiments.benchmarks import peers
-from experiments.benchmarks.train import chip
+from experiments.benchmarks import measured_on, peers
+from experiments.benchmarks.config import CERTIFY_PRESETS as PRESETS
+from experiments.benchmarks.config import SHAPES, CertifyConfig
 from experiments.shared import classifiers, command_line
 from robustjax import runtime
-from robustjax.catalog import models as model_names
+from robustjax.catalog import models
 from robustjax.data import subsets
 from robustjax.smoothing import curves
 from robustjax.smoothing.certify import Certificate, certificate, certify
 from robustjax.smoothing.noise import in_pixels
 from robustjax.smoothing.votes import votes
-from robustjax.types import Model, Params, State, frozen
+from robustjax.types import Network
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Measure certificates."""
+class Certified(NamedTuple):
+    """A network to certify, and the images to do it on.
 
-    networks: tuple[str, ...] = ("convnet_small",)  # of random weights
-    run: str | None = None  # a folder of classification.train, whose network is certified on its test images
-    images: int = 100
-    peer_images: int = 10  # of them, how many PyTorch certifies too; 0 for none
-    sigma: float = 0.25
-    selection_samples: int = 100
-    samples: int = 100_000
-    alpha: float = 0.001
-    batch_size: int = 100  # samples per forward pass
-    dtype: str = "float32"  # what the networks compute in; AMP on the other side
-    compiled: bool = False  # also measure torch.compile
-    radii: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)  # for the accuracy of a trained network
-    seed: int = 0
-    data_dir: str | None = None
-    out: str | None = None  # a file to append one line of JSON to
-
-    def check(self) -> None:
-        """Refuse what cannot be meant."""
-        if min(self.images, self.selection_samples, self.samples, self.batch_size) < 1:
-            raise ValueError("--images --selection-samples --samples --batch-size: must be at least 1")
-        if not 0 <= self.peer_images <= self.images:
-            raise ValueError(f"--peer-images is {self.peer_images}, must be in [0, {self.images}]")
-        if self.run is None and (unknown := set(self.networks) - set(SHAPES)):
-            raise ValueError(f"--networks has {sorted(unknown)}, must be of {', '.join(SHAPES)}")
-
-
-_CIFAR = ("resnet18",)
-PRESETS = {
-    "mnist": Config(),
-    "cifar10": Config(networks=_CIFAR, images=4, peer_images=2, samples=2000, batch_size=100),
-    "full": Config(networks=("convnet_small", *_CIFAR), batch_size=2000, dtype="bfloat16", compiled=True),
-    "smoke": Config(images=2, peer_images=1, selection_samples=8, samples=16, batch_size=8),
-}
-SHAPES = {"convnet_small": (28, 28, 1), "convnet": (28, 28, 1), "resnet18": (32, 32, 3)}
-
-
-class Subject(NamedTuple):
-    """What is certified."""
+    Attributes:
+      name: of its architecture.
+      constants: mean and std inside the model, or None.
+      labels: of the images; None for drawn weights and images.
+    """
 
     name: str
-    model: Model
-    params: Params
-    state: State
-    constants: Any  # mean and std inside the model, or None
+    network: Network
+    constants: Mapping[str, Any] | None
     images: np.ndarray
     labels: np.ndarray | None
 
 
-def subjects(cfg: Config) -> list[Subject]:
+def networks(cfg: CertifyConfig) -> list[Certified]:
     """Read the network of a run folder, or draw the weights of those named."""
     if cfg.run is not None:
-        it = classifiers.trained(cfg.run, data_dir=cfg.data_dir)
-        test = subsets.first(it.test, cfg.images)
+        network, test = classifiers.open_classifier(cfg.run, data_dir=cfg.data_dir)
+        test = subsets.first(test, cfg.images)
         images = test.image.astype(np.float32) / 255
-        constants = model_names.NORMALISATIONS.get(it.config["dataset"])
-        return [Subject(it.config["model"], it.model, it.params, it.state, constants, images, test.label)]
+        constants = models.NORMALISATIONS.get(network.about["dataset"])
+        return [Certified(network.about["model"], network, constants, images, test.label)]
     drawn = []
     for name in cfg.networks:
         shape = SHAPES[name]
-        model = model_names.classifier(name, dataset="none", classes=10, shape=shape, dtype=cfg.dtype)
+        model = models.classifier(name, dataset="none", classes=10, shape=shape, dtype=cfg.dtype)
         images = np.random.default_rng(cfg.seed).random((cfg.images, *shape), np.float32)
-        drawn.append(Subject(name, model, *model.init(jax.random.key(cfg.seed)), None, images, None))
+        network = Network(model, *model.init(jax.random.key(cfg.seed)), {"model": name})
+        drawn.append(Certified(name, network, None, images, None))
     return drawn
 
 
-def ours(it: Subject, cfg: Config) -> tuple[Callable[[int, int], Certificate], float]:
+def ours(it: Certified, cfg: CertifyConfig) -> tuple[Callable[[int, int], Certificate], float]:
     """Build the certificates of images i to j, compiled, and tell how long compiling took."""
     classes = 10 if it.labels is None else int(it.labels.max()) + 1
     mesh = runtime.data_mesh()
     count = votes(
-        frozen(it.model, it.params, it.state),
+        it.network.logits_fn,
         in_pixels(cfg.sigma),
         classes=classes,
         chunk_size=cfg.batch_size,
     )
     rows, everywhere = PartitionSpec("data"), PartitionSpec()
     over = jax.shard_map(count, mesh=mesh, in_specs=(rows, rows, everywhere), out_specs=rows)
-    settings: Any = {"sigma": cfg.sigma, "alpha": cfg.alpha}
+    noisy = partial(certify, over, sigma=cfg.sigma, alpha=cfg.alpha)
     keys = jax.random.split(jax.random.key(cfg.seed), cfg.images)
 
     def some(first: int, last: int, run: Any) -> Certificate:
@@ -133,16 +95,12 @@ def ours(it: Subject, cfg: Config) -> tuple[Callable[[int, int], Certificate], f
         return Certificate(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     began = time.perf_counter()
-    some(
-        0, 1, certify(over, selection_samples=1, samples=1, **settings)
-    )  # compiles what every number of samples runs
+    some(0, 1, noisy(selection_samples=1, samples=1))  # compiles what every number of samples runs
     compiling = time.perf_counter() - began
-    return partial(
-        some, run=certify(over, selection_samples=cfg.selection_samples, samples=cfg.samples, **settings)
-    ), compiling
+    return partial(some, run=noisy(selection_samples=cfg.selection_samples, samples=cfg.samples)), compiling
 
 
-def theirs(it: Subject, cfg: Config, form: peers.Form) -> Callable[[int, int], Certificate]:
+def theirs(it: Certified, cfg: CertifyConfig, form: peers.Form) -> Callable[[int, int], Certificate]:
     """Build the same of PyTorch: one image after the other, a batch of samples at a time."""
     import torch
 
@@ -168,12 +126,12 @@ def theirs(it: Subject, cfg: Config, form: peers.Form) -> Callable[[int, int], C
     return some
 
 
-def measure(it: Subject, cfg: Config) -> list[dict[str, Any]]:
+def measure(it: Certified, cfg: CertifyConfig) -> list[dict[str, Any]]:
     """Certify all images, in turns with PyTorch."""
     mine, compiling = ours(it, cfg)
     sides = {"ours": mine}
     if cfg.peer_images and find_spec("torch") and it.name in peers.NETWORKS:
-        net = peers.network(it.name, it.params, it.state, it.constants)
+        net = peers.network(it.name, it.network.params, it.network.state, it.constants)
         for name, form in peers.forms(net, dtype=cfg.dtype, compiled=cfg.compiled).items():
             sides[name] = theirs(it, cfg, form)
             sides[name](0, 1) if name != "pytorch" else None  # compiles
@@ -217,21 +175,21 @@ def measure(it: Subject, cfg: Config) -> list[dict[str, Any]]:
     return rows
 
 
-def main(cfg: Config) -> int:
+def main(cfg: CertifyConfig) -> int:
     """Measure, print a table, append a line."""
     runtime.one_device_per_core()
-    versions = {p: version(p) for p in ("jax", "flax", "torch") if find_spec(p)}
+    packages = measured_on.versions("jax", "flax", "torch")
     print(
         f"{cfg.samples} samples after {cfg.selection_samples}, sigma {cfg.sigma:g}, "
         f"{cfg.batch_size} at once, {cfg.dtype}"
     )
-    print(f"{chip()}, {versions}")
+    print(f"{measured_on.chip()}, {packages}")
     print(
         f"{'network':14s} {'contender':10s} {'images':>6s} {'s/image':>9s} {'min':>9s} {'max':>9s} "
         f"{'per min':>9s} {'samples/s':>9s} {'x ours':>7s}  labels as ours, certified at radii"
     )
     results = []
-    for it in subjects(cfg):
+    for it in networks(cfg):
         rows = measure(it, cfg)
         results += rows
         for row in rows:
@@ -246,11 +204,7 @@ def main(cfg: Config) -> int:
                 f"{100 * row['same_label']:.0f} %  {radii}"
             )
         print(f"{'':14s} compiling took {rows[0]['compiling']:.1f} s")
-    if cfg.out:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        about = {"date": now, "chip": chip(), "versions": versions, "config": dataclasses.asdict(cfg)}
-        with open(cfg.out, "a") as file:
-            file.write(json.dumps({**about, "results": results}) + "\n")
+    measured_on.append(cfg.out, cfg, packages, results=results)
     return 0
 
 

@@ -70,8 +70,8 @@ def sources(program: str) -> dict[str, str]:
         inside = [i for i, part in enumerate(parts) if re.fullmatch(r"(transpose\()?jvp\([A-Z]\w*\)+", part)]
         if inside and inside[0] + 2 < len(parts):
             layers = parts[inside[0] + 1 : -1]
-            twice = [i for i, part in enumerate(layers) if part.startswith("jvp(") or part.startswith("jit(")]
-            where = "/".join(layers[: twice[0]] if twice else layers)
+            within = [i for i, part in enumerate(layers) if "(" in part]  # transformations within a layer
+            where = "/".join(layers[: within[0]] if within else layers)
             way = "backward" if parts[inside[0]].startswith("transpose") else "forward"
             found[name] = f"{where:24s} {way:8s} {parts[-1]}"
     return found

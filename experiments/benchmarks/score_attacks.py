@@ -24,8 +24,8 @@ class Turn(NamedTuple):
     Attributes:
       seconds: of both sides.
       parts: of each side.
-      above: (n,) for every image of the data, the share of outliers that score below it under attack; the mean is
-        the AUROC.
+      above: (n,) for every ID image, the share of OOD images that score below it under attack; the mean is the
+        AUROC.
     """
 
     seconds: float
@@ -43,7 +43,7 @@ def ours(
     steps: int,
     size: int,
 ) -> Callable[[], Turn]:
-    """Push the margin of the data down and that of the outliers up by PGD, every device its own rows.
+    """Push the margin of ID images down and that of OOD images up by PGD, every device its own rows.
 
     Compiled once for both batches.
     """
@@ -90,7 +90,7 @@ def theirs(
         first, top = z.max(dim=1)
         return first - torch.logsumexp(z.scatter(1, top[:, None], -torch.inf), dim=1)
 
-    def climb(x: Any, sign: float) -> np.ndarray:
+    def maximise(x: Any, sign: float) -> np.ndarray:
         best = sign * margin(x).detach()
         moved = (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
         for _ in range(steps):
@@ -112,7 +112,7 @@ def theirs(
         for name, sign, images in (("down", -1.0, inside), ("up", 1.0, outside)):
             began = time.perf_counter()
             x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-            value[name] = np.concatenate([climb(part, sign) for part in x.split(size)])
+            value[name] = np.concatenate([maximise(part, sign) for part in x.split(size)])
             parts[name] = time.perf_counter() - began
         return Turn(sum(parts.values()), parts, above(value["down"], value["up"]))
 
@@ -125,7 +125,7 @@ def batches(count: int, size: int) -> list[np.ndarray]:
 
 
 def above(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Compute for each score of the data the share of the outliers' scores below it, ties counted half."""
+    """Compute for each ID score the share of OOD scores below it, ties counted half."""
     ordered = np.sort(high)
     left, right = (np.searchsorted(ordered, low, side) for side in ("left", "right"))
     return (left + right) / (2 * len(high))

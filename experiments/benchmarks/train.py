@@ -7,99 +7,34 @@ Steps of PGD training, RATIO and ALOE (see train_steps.py), over networks, batch
 turns, so that a noisy machine disturbs all of them; the table shows medians over the turns. `scan` is the library's
 own step, its attack a compiled loop, over all devices; `unrolled` repeats the body in the program; `pytorch` is the
 same in eager mode, channels last and with automatic mixed precision on an accelerator, `compiled` by torch.compile,
-both on one device. What does not fit into memory is said and left out. Images are data and outliers together.
+both on one device. What does not fit into memory is said and left out. Images are ID and OOD images together.
 --profile 20 lists where the time of a turn goes, by layer and operation.
 """
 
-import dataclasses
-import datetime
-import json
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import peers, profiles, train_steps
+from experiments.benchmarks import measured_on, peers, profiles, train_steps
+from experiments.benchmarks.config import TRAIN_PRESETS as PRESETS
+from experiments.benchmarks.config import Dtype, Method, Network, TrainConfig
 from experiments.shared import command_line
 from robustjax import runtime
-from robustjax.catalog import models as model_names
+from robustjax.catalog.models import DTYPES
 from robustjax.models import resnet, small
 from robustjax.models.wideresnet import wideresnet
 from robustjax.types import Batch, Model, Pair
 
-Network = Literal["convnet", "convnet_small", "resnet18", "wideresnet28_10"]
-Dtype = Literal["float32", "bfloat16"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Measure adversarial training."""
-
-    networks: tuple[Network, ...] = ("convnet", "resnet18")
-    batch_size: tuple[int, ...] = (128, 32)  # one for each network: images of the data
-    scales: tuple[int, ...] = (1,)  # multiples of it to measure
-    methods: tuple[train_steps.Name, ...] = ("pgd",)
-    dtypes: tuple[Dtype, ...] = ("float32",)  # what our network computes in; AMP on the other side
-    steps: int = 10  # of the attack; ALOE has its own two
-    repeats: int = 5  # turns of every contender
-    updates: int = 1  # training steps in a turn
-    remat: bool = False  # recompute residual blocks in our backward pass
-    unrolled: bool = True  # also measure the attack without a loop
-    torch: bool = True  # also measure PyTorch, if it is installed
-    compiled: bool = False  # also torch.compile
-    peak: int = 2048  # side of the matrix product that measures the peak
-    profile: int = 0  # operations to list of one turn of ours, by the time they take
-    out: str | None = None  # a file to append one line of JSON to
-
-    def check(self) -> None:
-        """Refuse what cannot be meant."""
-        if len(self.batch_size) != len(self.networks):
-            raise ValueError(
-                f"--batch-size has {len(self.batch_size)} numbers, must have {len(self.networks)}"
-            )
-        if min(self.steps, self.repeats, self.updates, self.peak, *self.batch_size, *self.scales) < 1:
-            raise ValueError("--steps --repeats --updates --peak --batch-size --scales: must be at least 1")
-        if self.profile < 0:
-            raise ValueError(f"--profile is {self.profile}, must be at least 0")
-
-
-PRESETS = {
-    "cpu": Config(),
-    "full": Config(
-        networks=("convnet", "resnet18", "wideresnet28_10"),
-        batch_size=(1024, 256, 64),
-        scales=(1, 2, 4),
-        methods=("pgd", "ratio", "aloe"),
-        dtypes=("bfloat16", "float32"),
-        unrolled=False,
-        compiled=True,
-        updates=5,
-        peak=8192,
-    ),
-    "smoke": Config(
-        networks=("convnet_small",),
-        batch_size=(4,),
-        methods=("pgd", "ratio", "aloe"),
-        steps=2,
-        repeats=1,
-        peak=64,
-        unrolled=False,
-        profile=3,
-    ),
-}
-
-
-class Case(NamedTuple):
+class Setup(NamedTuple):
     """A network, its images and the radius it is trained at."""
 
     factory: Callable[..., Model]
@@ -107,11 +42,11 @@ class Case(NamedTuple):
     eps: float
 
 
-CASES = {
-    "convnet": Case(small.convnet, (28, 28, 1), 0.3),
-    "convnet_small": Case(small.convnet_small, (28, 28, 1), 0.3),
-    "resnet18": Case(resnet.resnet18, (32, 32, 3), 8 / 255),
-    "wideresnet28_10": Case(wideresnet, (32, 32, 3), 8 / 255),
+SETUPS: dict[Network, Setup] = {
+    "convnet": Setup(small.convnet, (28, 28, 1), 0.3),
+    "convnet_small": Setup(small.convnet_small, (28, 28, 1), 0.3),
+    "resnet18": Setup(resnet.resnet18, (32, 32, 3), 8 / 255),
+    "wideresnet28_10": Setup(wideresnet, (32, 32, 3), 8 / 255),
 }
 NO_ROOM = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory")  # in what XLA and PyTorch say
 
@@ -143,20 +78,13 @@ def peak_flops(side: int, dtype: Any) -> float:
     return 2 * side**3 / min(times)
 
 
-def chip() -> str:
-    """Name what the numbers were measured on."""
-    device = jax.devices()[0]
-    cores = f"{os.cpu_count()} cores {platform.machine()}"
-    return cores if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}, {cores}"
-
-
-def measure(name: Network, method: train_steps.Name, count: int, dtype: Dtype, cfg: Config) -> dict[str, Any]:
+def measure(name: Network, method: Method, count: int, dtype: Dtype, cfg: TrainConfig) -> dict[str, Any]:
     """Measure all contenders on one network."""
-    case = CASES[name]
+    setup = SETUPS[name]
     kept: Any = {"remat": True} if cfg.remat and "resnet" in name else {}
-    model = case.factory(classes=10, shape=case.shape, dtype=model_names.DTYPES[dtype], **kept)
-    it = train_steps.method(method, eps=case.eps, steps=cfg.steps)
-    images = np.random.default_rng(0).random((count * (1 + it.outliers), *case.shape), np.float32)
+    model = setup.factory(classes=10, shape=setup.shape, dtype=DTYPES[dtype], **kept)
+    it = train_steps.method(method, eps=setup.eps, steps=cfg.steps)
+    images = np.random.default_rng(0).random((count * (1 + it.outliers), *setup.shape), np.float32)
     labels = np.random.default_rng(1).integers(0, 10, count).astype(np.int32)
     batch = data = Batch(jnp.asarray(images[:count]), jnp.asarray(labels))
     if it.outliers:
@@ -196,7 +124,7 @@ def measure(name: Network, method: train_steps.Name, count: int, dtype: Dtype, c
     if "scan" in rates:
         flops = it.passes * forward_flops(model, data.image) * statistics.median(rates["scan"])
         result["flops"] = flops
-        result["utilisation"] = flops / (mesh.size * peak_flops(cfg.peak, model_names.DTYPES[dtype]))
+        result["utilisation"] = flops / (mesh.size * peak_flops(cfg.peak, DTYPES[dtype]))
         if cfg.profile:
             found = profiles.profile(contenders["scan"], programs["scan"]())
             result["profile"] = [share._asdict() for share in found[: cfg.profile]]
@@ -217,17 +145,15 @@ def fitting(label: str, build: Callable[[], train_steps.Turn]) -> train_steps.Tu
     return turn
 
 
-def main(cfg: Config) -> int:
+def main(cfg: TrainConfig) -> int:
     """Measure, print a table, append a line."""
-    packages = [p for p in ("jax", "flax", "torch") if find_spec(p)]
-    versions = {package: version(package) for package in packages}
-    print(f"PGD-{cfg.steps}, {chip()}, {versions}")
+    packages = measured_on.versions("jax", "flax", "torch")
+    print(f"PGD-{cfg.steps}, {measured_on.chip()}, {packages}")
     print(
         f"{'network':15s} {'method':6s} {'dtype':8s} {'batch':>5s} {'contender':10s} {'images/s':>9s} {'min':>9s} "
         f"{'max':>9s} {'ours / it':>9s}"
     )
-    results = []
-    cases: list[Any] = [
+    cases: list[tuple[Network, Method, int, Dtype]] = [
         (name, method, scale * count, dtype)
         for name, count in zip(cfg.networks, cfg.batch_size, strict=True)
         for method in cfg.methods
@@ -236,7 +162,6 @@ def main(cfg: Config) -> int:
     ]
     for _, (name, method, count, dtype) in runtime.progress(cases, total=len(cases), label="cases"):
         result = measure(name, method, count, dtype, cfg)
-        results.append(result)
         for label, rate in result["images_per_s"].items():
             low, high = result["spread"][label]
             ratio = result["images_per_s"].get("scan", math.nan) / rate
@@ -250,11 +175,8 @@ def main(cfg: Config) -> int:
         for row in result.get("profile", ()):
             share = 100 * row["milliseconds"] / result["profiled"]
             print(f"{row['milliseconds']:12.1f} ms {share:6.1f} % {row['calls']:6d} x  {row['what']}")
-        if cfg.out:  # a line for each case: a later one may end the script
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            about = {"date": now, "chip": chip(), "versions": versions, "config": dataclasses.asdict(cfg)}
-            with open(cfg.out, "a") as file:
-                file.write(json.dumps({**about, "result": result}) + "\n")
+        # A line for each case: a later one may end the script.
+        measured_on.append(cfg.out, cfg, packages, result=result)
     return 0
 
 

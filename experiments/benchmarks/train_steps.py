@@ -1,8 +1,8 @@
 """Training steps to be timed, ours and the same in PyTorch: PGD, RATIO and ALOE.
 
 An update attacks the network in evaluation mode and takes one SGD step in train mode on what was found. RATIO attacks
-data and as many outliers in l2, ALOE data and twice as many outliers in linf by two steps; both sides make outliers
-unsure by the cross-entropy to the uniform distribution.
+ID images and as many OOD images in l2, ALOE ID images and twice as many OOD images in linf by two steps; both lower the
+confidence on OOD images by the cross-entropy to the uniform distribution.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from experiments.benchmarks import peers
+from experiments.benchmarks import config, peers
 from robustjax import optimizers, runtime, training
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
@@ -24,7 +24,6 @@ from robustjax.threats import Threat
 from robustjax.types import Ascent, Batch, Found, Loss, Model, Pair
 
 RATE = 0.01
-Name = Literal["pgd", "ratio", "aloe"]
 Turn = Callable[[], None]
 
 
@@ -34,8 +33,8 @@ class Method(NamedTuple):
     Attributes:
       norm, eps, outlier_eps: of the attacks.
       steps: gradients of each attack.
-      outliers: how many for each image of the data.
-      weight: of the outliers' term.
+      outliers: OOD images for each ID image.
+      weight: of the term of OOD images.
       share: of the sum of both terms; RATIO's half.
     """
 
@@ -53,7 +52,7 @@ class Method(NamedTuple):
         return 2 * self.steps + 3
 
 
-def method(name: Name, *, eps: float, steps: int) -> Method:
+def method(name: config.Method, *, eps: float, steps: int) -> Method:
     """Set up a method: PGD with the radius and steps given, RATIO with the steps, ALOE as it was published."""
     return {
         "pgd": Method("linf", eps, eps, steps, 0, 0.0),
@@ -75,7 +74,7 @@ def unrolled(threat: Threat, *, steps: int, step_size: float) -> Ascent:
     return ascend
 
 
-def loss(it: Method, name: Name, model: Model, *, loop: bool = True) -> Loss:
+def loss(it: Method, name: config.Method, model: Model, *, loop: bool = True) -> Loss:
     """Build our loss, the attack as a compiled loop or written out."""
 
     def ascent(eps: float) -> Ascent:
@@ -138,7 +137,7 @@ def theirs(it: Method, net: Any, form: peers.Form, batch: Batch | Pair, updates:
         moved = z - origin
         return (origin + moved * (eps / length(moved)).clamp_max(1.0)).clamp(0, 1)
 
-    def climb(objective: Callable[[Any], Any], origin: Any, eps: float) -> Any:
+    def maximise(objective: Callable[[Any], Any], origin: Any, eps: float) -> Any:
         noise = torch.rand_like(origin) * 2 - 1
         z = project(origin + eps * (noise if it.norm == "linf" else noise / length(noise)), origin, eps)
         for _ in range(it.steps):
@@ -150,9 +149,9 @@ def theirs(it: Method, net: Any, form: peers.Form, batch: Batch | Pair, updates:
 
     def update() -> None:
         net.eval()
-        inside = climb(lambda z: f.cross_entropy(z, y, reduction="none"), x, it.eps)
+        inside = maximise(lambda z: f.cross_entropy(z, y, reduction="none"), x, it.eps)
         # The outliers' objective goes up, away from the uniform distribution, as ours does.
-        both = inside if out is None else torch.cat([inside, climb(unsure, out, it.outlier_eps)])
+        both = inside if out is None else torch.cat([inside, maximise(unsure, out, it.outlier_eps)])
         net.train()
         tx.zero_grad()
         logits = form.logits(both)
