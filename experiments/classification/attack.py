@@ -38,25 +38,33 @@ from robustjax.runtime.attack_progress import attack_progress
 from robustjax.runtime.provenance import digest, made_with, plain
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.threats import Threat
+from robustjax.types import Network, frozen
 
 
 def main(cfg: AttackConfig) -> None:
     """Attack, check, tabulate, draw."""
     # --- network, images, attacks ---
     runtime.one_device_per_core()
-    it = network_source.opened(cfg.source, cfg.images, cfg.seed)
+    it = network_source.open_network(cfg.source, cfg.images, cfg.seed)
     test = part_of(it.test, *cfg.part())
     name = f"{cfg.suite}_{cfg.norm}_{cfg.eps:.4g}"
     out = pathlib.Path(cfg.out or pathlib.Path(cfg.source.run or "") / "attack" / name)
     out.mkdir(parents=True, exist_ok=True)
     cases = partial(cfg.cases, classes=len(test.info.classes))
-    identity = {"network": it.about, "data": plain(test.info), "norm": cfg.norm}
+    identity = {"network": it.network.about, "data": plain(test.info), "norm": cfg.norm}
 
     # --- attack ---
     mesh = runtime.data_mesh()
     rows = runtime.over_data(mesh) if mesh.size > 1 else None
-    arguments = runtime.place(it.arguments, mesh) if rows else it.arguments
-    evaluate = suite.over(it.network, cases, reference=it.verdict, batch_size=cfg.batch_size, sharding=rows)
+    arguments = (it.network.params, it.network.state)
+    arguments = runtime.place(arguments, mesh) if rows else arguments
+    evaluate = suite.over(
+        partial(frozen, it.network.model),
+        cases,
+        reference=partial(frozen, it.reference.model),
+        batch_size=cfg.batch_size,
+        sharding=rows,
+    )
     report = earlier_report(cfg, identity)
     curve: list[Results] = []
     for i, eps in enumerate(cfg.grid()):
@@ -77,7 +85,7 @@ def main(cfg: AttackConfig) -> None:
     last = curve[-1]
     flags = masking_checks.from_outcomes(last.attacks, last.outcome, last.margin, black_box=black_box)
     if cfg.masking_checks:
-        flags = (*checks_on_few(cfg, it, test, last), *flags)
+        flags = (*checks_on_few(cfg, it.network, test, last), *flags)
 
     # --- report ---
     for row in result_files.rows(last):
@@ -96,7 +104,7 @@ def main(cfg: AttackConfig) -> None:
         "made_with": made_with(),
     }
     result_files.write(out, last, about)
-    runtime.say(f"report: {write_report(cfg, it, test, curve, ran, flags, out)}")
+    runtime.say(f"report: {write_report(cfg, it.network, test, curve, ran, flags, out)}")
     for left in out.glob("progress_*.npz"):
         left.unlink()
 
@@ -128,15 +136,15 @@ def earlier_report(cfg: AttackConfig, identity: dict[str, Any]) -> Results | Non
 
 
 def checks_on_few(
-    cfg: AttackConfig, it: network_source.Subject, test: Split, report: Results
+    cfg: AttackConfig, network: Network, test: Split, report: Results
 ) -> tuple[masking_checks.Flag, ...]:
     """Look for masked gradients by small attacks on the first 64 images classified correctly."""
     rows = np.flatnonzero(report.clean == report.label)[:64]
     if len(rows) == 0:
         return ()
     x, y = jnp.asarray(suite.as_floats(test.image[rows])), jnp.asarray(test.label[rows])
-    threat, network = Threat(cfg.norm, cfg.eps), it.network(*it.arguments)
-    return masking_checks.checks(jax.random.key(cfg.seed), network, x, y, threat)
+    threat = Threat(cfg.norm, cfg.eps)
+    return masking_checks.checks(jax.random.key(cfg.seed), network.logits_fn, x, y, threat)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.classification.config import AttackConfig
-from experiments.shared import network_source
 from robustjax.attacks import masking_checks
 from robustjax.attacks.case import Case
 from robustjax.data import Split
 from robustjax.evaluation.results import BROKEN, Results
 from robustjax.runtime import figures, image_grids, result_files
 from robustjax.runtime.report import Report
+from robustjax.types import Network
 
 
 def write_report(
     cfg: AttackConfig,
-    it: network_source.Subject,
+    network: Network,
     test: Split,
     curve: list[Results],
     cases: Sequence[Case],
@@ -27,7 +27,7 @@ def write_report(
 ) -> pathlib.Path:
     """Write report.html."""
     report, names = curve[-1], test.info.classes
-    page = Report(f"{it.title} under attack", cfg)
+    page = Report(f"{network.title} under attack", cfg)
     robust = report.accuracy()[-1][1]
     page.text(
         f"Robust accuracy {100 * robust.value:.1f} % ({100 * robust.low:.1f} to {100 * robust.high:.1f}) in "
@@ -97,7 +97,7 @@ def write_report(
         )
     notes = [f" ({case.note})" if case.note else "" for case in cases]
     page.scope(
-        attacked=[f"{it.title}, {len(test.label)} test images: {json.dumps(it.about)}"],
+        attacked=[f"{network.title}, {len(test.label)} test images: {json.dumps(network.about)}"],
         attacks=[
             f"{case.name}: {case.solver.length} iterations, {case.runs} run{'s' * (case.runs > 1)} per image{note}"
             for case, note in zip(cases, notes, strict=True)

@@ -7,7 +7,7 @@ Raw files are idx (.gz or not), CIFAR pickles or binaries, SVHN's .mat, npy or n
 in a folder or zip for each class; which of them is found out. Sets that are known (mnist,
 fashion_mnist, kmnist, emnist/letters, notmnist, kannada_mnist, kannada_mnist/dig, cifar10, cifar100,
 svhn_cropped, cifar10_corrupted/<type>_<severity>, omniglot, tiny_imagenet, tiny_imagenet/outliers, random_images)
-must agree with the known counts and checksums; tiny_images/<count> draws outliers from the file of 80 Million Tiny
+must agree with the known counts and checksums; tiny_images/<count> draws OOD images from the file of 80 Million Tiny
 Images, without what the lists beside it name; cifar10_extra are pseudo-labelled images; multi_illumination/mip5 is a
 level of its tree; any other name is a set of your own. Nothing is downloaded. The result is a TFDS data set in
 $TFDS_DATA_DIR or ~/tensorflow_datasets; the embedded sets (digits, letters, letters/28) prepare themselves.
@@ -19,6 +19,7 @@ import pathlib
 import tyro
 
 from experiments.shared import command_line
+from experiments.shared.fields import Count
 from robustjax.data import multi_illumination, raw, sources, store
 
 
@@ -29,12 +30,13 @@ class Config:
     name: tyro.conf.Positional[str] = ""  # of the data set
     source: str | None = None  # folder of raw files
     data_dir: str | None = None  # where to put it
-    size: int | None = None  # scale and crop pictures to so many pixels a side
+    size: Count | None = None  # scale and crop pictures to so many pixels a side
     list: bool = False  # show what is there
 
 
 def main(cfg: Config) -> None:
     """Prepare one set, or list what is there."""
+    # --- what is asked for ---
     root = sources.place(cfg.data_dir)
     if cfg.list:
         return show(root)
@@ -51,11 +53,13 @@ def main(cfg: Config) -> None:
         source = pathlib.Path(cfg.source).expanduser()
         print(f"prepared in {multi_illumination.prepare(source, int(level), root)}")
         return None
+    # --- read and write ---
     contents = raw.contents(cfg.name, pathlib.Path(cfg.source).expanduser(), size=cfg.size)
     try:
         folder = store.write(contents, root)
     except OSError as error:
         raise ValueError(f"cannot write to {root}: {error}") from error
+    # --- read it back, and say what it is ---
     for split in contents.parts:
         name = "test" if split == "validation" and "test" not in contents.parts else split
         found = sources.load(cfg.name, name, data_dir=root)
@@ -80,5 +84,16 @@ def show(root: pathlib.Path) -> None:
             print(f"  {name:24} {folder.name}  {stored}")
 
 
+def run() -> None:
+    """Read the command line and do what it says; what is wrong with it ends in one line and exit code 2."""
+
+    def job() -> None:
+        config = tyro.cli(Config, description=__doc__)
+        command_line.validate(config)
+        main(config)
+
+    command_line.guarded(job)
+
+
 if __name__ == "__main__":
-    command_line.guarded(lambda: main(tyro.cli(Config, description=__doc__)))
+    run()

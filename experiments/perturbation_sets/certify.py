@@ -157,10 +157,10 @@ def open_smoothed(cfg: CertifyConfig, mesh: Mesh) -> Smoothed:
 def _in_pixels(cfg: CertifyConfig, mesh: Mesh) -> Smoothed:
     if cfg.sigma is None:
         raise ValueError("--sigma is missing, must be given for runs of classification.train")
-    nets = [classifiers.trained(folder, data_dir=cfg.data_dir) for folder in cfg.runs]
-    if len({net.config["dataset"] for net in nets}) > 1:
+    opened = [classifiers.open_classifier(folder, data_dir=cfg.data_dir) for folder in cfg.runs]
+    nets, test = [network for network, _ in opened], opened[0][1]
+    if len({net.about["dataset"] for net in nets}) > 1:
         raise ValueError("--runs were trained on different data sets, must be one")
-    test = nets[0].test
     rows = _rows(cfg, len(test.label))
     return Smoothed(
         f"{', '.join(cfg.runs)}, noise {cfg.sigma:g} in pixels",

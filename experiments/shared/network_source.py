@@ -67,13 +67,13 @@ class Opened(NamedTuple):
 
     Attributes:
       network: what attacks see.
-      deciding: by what it is decided whether an image is robust: the same network, or for a randomised function its
+      reference: by what it is decided whether an image is robust: the same network, or for a randomised function its
         average over more passes.
       test: the test images.
     """
 
     network: Network
-    deciding: Network
+    reference: Network
     test: data.Split
 
 
@@ -103,12 +103,12 @@ def open_network(source: Source, images: int | None, seed: int) -> Opened:
         def mean(passes: int, number: int) -> Model:
             return of_function(lambda: averaged(call, jax.random.fold_in(key, number), passes=passes))
 
-        about |= {"passes": source.passes, "deciding passes": 5 * source.passes}
-        seen, deciding = (
+        about |= {"passes": source.passes, "reference passes": 5 * source.passes}
+        seen, reference = (
             Network(mean(passes, number), {}, {}, about, title)
             for number, passes in enumerate((source.passes, 5 * source.passes))
         )
-        return Opened(seen, deciding, test)
+        return Opened(seen, reference, test)
 
     probe = jax.eval_shape(lambda x: call(x), jax.ShapeDtypeStruct((2, *test.image.shape[1:]), jnp.float32))
     expected = (2, len(test.info.classes))
@@ -123,17 +123,16 @@ def open_network(source: Source, images: int | None, seed: int) -> Opened:
 
 def open_checkpoint(source: Source, test: data.Split) -> Network:
     """Read the checkpoint of a source, for the classes and images of a data set."""
-    found = imported(source, test)
-    file = os.path.basename(source.checkpoint or "")
-    about = {
-        "checkpoint": file,
-        "sha256": found.fingerprint,
-        "architecture": source.architecture,
-        "mean": found.mean,
-        "std": found.std,
-    }
-    title = f"{source.architecture} of {file} on {source.dataset}"
-    return Network(found.model, found.params, found.state, about, title)
+    file = source.checkpoint or ""
+    network = weights.imported(
+        file,
+        architecture=source.architecture or "",
+        classes=len(test.info.classes),
+        shape=test.image.shape[1:],
+        entry=source.entry,
+        **CONSTANTS[source.normalisation],
+    )
+    return network._replace(title=f"{source.architecture} of {os.path.basename(file)} on {source.dataset}")
 
 
 def of_function(logits_fn: Callable[[], LogitsFn]) -> Model:
@@ -168,18 +167,11 @@ class Subject(NamedTuple):
 
 def opened(source: Source, images: int | None, seed: int) -> Subject:
     """Do as `open_network`."""
-    seen, deciding, test = open_network(source, images, seed)
-    network, verdict = partial(frozen, seen.model), partial(frozen, deciding.model)
+    seen, reference, test = open_network(source, images, seed)
+    network, verdict = partial(frozen, seen.model), partial(frozen, reference.model)
     return Subject(seen.title, network, verdict, (seen.params, seen.state), test, seen.about)
 
 
-def imported(source: Source, test: data.Split) -> weights.Imported:
-    """Read the checkpoint of a source, for the classes and images of a data set."""
-    return weights.imported(
-        source.checkpoint or "",
-        architecture=source.architecture or "",
-        classes=len(test.info.classes),
-        shape=test.image.shape[1:],
-        entry=source.entry,
-        **CONSTANTS[source.normalisation],
-    )
+def imported(source: Source, test: data.Split) -> Network:
+    """Do as `open_checkpoint`."""
+    return open_checkpoint(source, test)

@@ -42,12 +42,11 @@ class Measured(NamedTuple):
 def from_runs(cfg: CompareConfig) -> Iterator[Pretrained]:
     """Open run folders of classification.train, with the test images of their own data set."""
     for folder in cfg.runs:
-        it = classifiers.trained(folder, data_dir=cfg.data_dir)
-        attack = it.config["attack"]
-        eps = 0.0 if it.config["loss"] == "standard" else float(attack["eps"])
-        network = Network(it.model, it.params, it.state, {"run": folder}, folder)
-        sets = {"original": [scenes(subsets.first(it.test, cfg.test))]}
-        yield Pretrained(network, attack["norm"], eps, sets)
+        network, test = classifiers.open_classifier(folder, data_dir=cfg.data_dir)
+        attack = network.about["attack"]
+        eps = 0.0 if network.about["loss"] == "standard" else float(attack["eps"])
+        sets = {"original": [scenes(subsets.first(test, cfg.test))]}
+        yield Pretrained(network._replace(title=folder), attack["norm"], eps, sets)
 
 
 def from_checkpoints(cfg: CompareConfig) -> Iterator[Pretrained]:
@@ -55,9 +54,8 @@ def from_checkpoints(cfg: CompareConfig) -> Iterator[Pretrained]:
     for words in cfg.checkpoints:
         source, norm, eps = checkpoint(words)
         test = data.load(source.dataset or "", "test", data_dir=cfg.data_dir)
-        found = network_source.imported(source, test)
         name = f"{pathlib.PurePath(source.checkpoint or '').stem} ({source.architecture})"
-        network = Network(found.model, found.params, found.state, {"sha256": found.fingerprint}, name)
+        network = network_source.open_checkpoint(source, test)._replace(title=name)
         yield Pretrained(network, norm, eps, {"original": [scenes(subsets.first(test, cfg.test))]})
 
 

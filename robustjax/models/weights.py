@@ -1,7 +1,7 @@
 """Weights of others: PyTorch checkpoints of public model zoos, read without PyTorch and without running them.
 
     net = weights.imported("wong.pt", architecture="preact_resnet18_wong", classes=10, **normalisation.CIFAR10)
-    logits_fn = frozen(net.model, net.params, net.state)
+    net.logits_fn(images)
 
 Two things a file does not tell, and the caller must know: which of several networks with the same layers it is
 of (see `published`), and, unless it stores them, the constants by which images are normalised.
@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ import numpy as np
 from robustjax.models import layernames, preact, published, resnet, resnet_imagenet, tensorfiles
 from robustjax.models.layers import DType
 from robustjax.models.wideresnet import wideresnet
-from robustjax.types import Model, Params, State
+from robustjax.types import Model, Network, Params, State
 
 Path = str | os.PathLike[str]
 Tensors = Mapping[str, np.ndarray]
@@ -52,17 +52,6 @@ ARCHITECTURES: dict[str, Callable[..., Model]] = {
 }
 
 
-class Imported(NamedTuple):
-    """A network with the weights of a file, and what a report should say of it."""
-
-    model: Model
-    params: Params
-    state: State
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    fingerprint: str
-
-
 def imported(
     path: Path,
     *,
@@ -73,7 +62,7 @@ def imported(
     std: Sequence[float] | None = None,
     entry: str | None = None,
     dtype: DType = jnp.float32,
-) -> Imported:
+) -> Network:
     """Build a network with the weights of a checkpoint.
 
     Args:
@@ -85,6 +74,8 @@ def imported(
         as some zoos do, and for ImageNet, whose constants are the default.
       entry: which state dict to take from a file with several, such as "ema".
       dtype: what the network computes in.
+    Returns:
+      The network; `about` has the file's name and SHA-256, the architecture, mean and std.
     Raises:
       ValueError: in one line, if the file cannot be read or does not fit, or if the constants are unknown or
         other than those it stores.
@@ -112,7 +103,15 @@ def imported(
         )
     model = factory(classes=classes, shape=size, mean=chosen[0], std=chosen[1], dtype=dtype)
     params, state = into(model, tensors)
-    return Imported(model, params, state, chosen[0], chosen[1], fingerprint(path))
+    file = os.path.basename(path)
+    about = {
+        "checkpoint": file,
+        "sha256": fingerprint(path),
+        "architecture": architecture,
+        "mean": chosen[0],
+        "std": chosen[1],
+    }
+    return Network(model, params, state, about, f"{architecture} of {file}")
 
 
 def load(path: Path, *, entry: str | None = None) -> dict[str, np.ndarray]:

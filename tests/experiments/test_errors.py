@@ -28,6 +28,11 @@ CASES = {
         ["smoke", "--model", "resnet19"],
         "--model is 'resnet19', must be one of",
     ),
+    "unknown loss": (
+        "classification.train",
+        ["smoke", "--loss", "tradse"],
+        "--loss is 'tradse', must be one of standard, adversarial, half_adversarial, trades",
+    ),
     "unknown data": ("classification.train", ["smoke", "--dataset", "mnits"], "no mnits in"),
     "no updates": ("classification.train", ["smoke", "--updates", "0"], "--updates is 0, must be at least 1"),
     "unknown augmentation": ("classification.train", ["smoke", "--augment", "blur"], "--augment has 'blur'"),
@@ -93,9 +98,10 @@ def test_one_line_and_exit_code_2(name, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
 
 
-def test_another_config_in_the_same_folder_is_refused_and_nothing_changed(trained):
+def test_another_config_in_the_same_folder_is_refused_and_nothing_changed(trained, capsys, monkeypatch):
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
-    done = scripts.run("classification.train", "smoke", "--out", trained, "--attack.eps", "0.2")
+    words = ("smoke", "--out", trained, "--attack.eps", "0.2")
+    done = scripts.call(capsys, monkeypatch, "classification.train", *words)
     assert done.returncode == 2 and "attack.eps" in done.stderr and "Traceback" not in done.stderr
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
 

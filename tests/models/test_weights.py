@@ -136,7 +136,7 @@ def test_stored_constants_are_used_and_defended(tmp_path, tiny, names, shape):
     stored = {name: np.float32(value).reshape(shape) for name, value in zip(names, (MEAN, STD))}
     path = save(tmp_path / "x.safetensors", {**wide_tensors(), **stored})
     net = tiny(path)
-    np.testing.assert_allclose((net.mean, net.std), (MEAN, STD), rtol=1e-6)
+    np.testing.assert_allclose((net.about["mean"], net.about["std"]), (MEAN, STD), rtol=1e-6)
     tiny(path, mean=MEAN, std=STD)
     one_line(lambda: tiny(path, mean=(0.5,) * 3, std=STD), "imported:", "0.5", "leave them out")
     one_line(lambda: tiny(path, mean=MEAN), "both or neither")
@@ -161,8 +161,8 @@ def test_constants_of_the_architecture_are_the_last_resort(tmp_path, tiny, monke
     usual = functools.partial(wideresnet, depth=10, width=1, mean=MEAN, std=STD)
     monkeypatch.setitem(weights.ARCHITECTURES, "tiny", usual)
     path = save(tmp_path / "x.safetensors", wide_tensors())
-    assert tiny(path).mean == MEAN
-    assert tiny(path, mean=STD, std=MEAN).mean == STD
+    assert tiny(path).about["mean"] == MEAN
+    assert tiny(path, mean=STD, std=MEAN).about["mean"] == STD
     assert weights.ARCHITECTURES["resnet50_imagenet"].__kwdefaults__["mean"] == (0.485, 0.456, 0.406)
 
 
@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_told(tmp_path, tiny):
 def test_fingerprint(tmp_path, tiny):
     path = save(tmp_path / "x.safetensors", wide_tensors())
     expected = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert weights.fingerprint(path) == tiny(path, mean=MEAN, std=STD).fingerprint == expected
+    assert weights.fingerprint(path) == tiny(path, mean=MEAN, std=STD).about["sha256"] == expected
 
 
 # --- against PyTorch ----------------------------------------------------------------------------------
@@ -338,5 +338,5 @@ def test_the_format_of_the_robustness_library(tmp_path, tiny):
         {"model": whole, "optimizer": torch.optim.SGD([torch.ones(1)], 0.1).state_dict(), "epoch": 1}, path
     )
     net = tiny(path)
-    np.testing.assert_allclose(net.mean, MEAN, rtol=1e-6)
+    np.testing.assert_allclose(net.about["mean"], MEAN, rtol=1e-6)
     np.testing.assert_array_equal(net.params["head"]["bias"], inner["fc.bias"].numpy())

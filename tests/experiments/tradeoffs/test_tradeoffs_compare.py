@@ -14,6 +14,7 @@ from experiments.tradeoffs import results as numbers
 from experiments.tradeoffs.config import COMPARE_PRESETS, HIGH_CONTRAST
 from experiments.tradeoffs.trainer import Trainer
 from robustjax.models import small, weights
+from robustjax.types import Network
 
 SCRIPT = "tradeoffs.compare"
 
@@ -84,7 +85,7 @@ def test_checkpoints_of_trained_classifiers(tmp_path, capsys, monkeypatch):
     def imported(path, *, architecture, classes, shape, entry, mean, std):
         asked.append((path, architecture, mean))
         model = small.linear(classes=classes, shape=shape)
-        return weights.Imported(model, *model.init(jax.random.key(0)), (0.0,), (1.0,), "0" * 64)
+        return Network(model, *model.init(jax.random.key(0)), {})
 
     monkeypatch.setattr(weights, "imported", imported)
     words = ("--checkpoints", "a/net.pt:resnet18:digits:none:linf:8/255", "--test", 40)

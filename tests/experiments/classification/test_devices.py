@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 
+import jax
 import numpy as np
 import scripts
 from test_interruption import final_arrays
@@ -39,10 +40,12 @@ def two_processes(out):
         assert process.returncode == 0, said
 
 
-def test_same_losses_and_parameters(tmp_path):
-    for devices in (1, 8):
-        done = scripts.run("classification.train", *WORDS, "--out", tmp_path / str(devices), devices=devices)
-        assert done.returncode == 0, done.stderr
+def test_same_losses_and_parameters(tmp_path, capsys, monkeypatch):
+    done = scripts.run("classification.train", *WORDS, "--out", tmp_path / "1")
+    assert done.returncode == 0, done.stderr
+    assert jax.device_count() == 8  # of this process
+    done = scripts.call(capsys, monkeypatch, "classification.train", *WORDS, "--out", tmp_path / "8")
+    assert done.returncode == 0, done.stderr
     two_processes(tmp_path / "two")
     reference = final_arrays(tmp_path / "1", 4)
     for other in ("8", "two"):

@@ -15,19 +15,19 @@ from robustjax.losses.standard import standard
 from robustjax.models import small
 
 
-def test_smoke_resumes_and_is_a_run_folder(tmp_path):
+def test_smoke_resumes_and_is_a_run_folder(tmp_path, capsys, monkeypatch):
     words = ("smoke", "--out", tmp_path / "run")
-    done = scripts.run("classification.speedrun", *words)
+    done = scripts.call(capsys, monkeypatch, "classification.speedrun", *words)
     assert done.returncode == 0, done.stderr
     assert "20 % robust on validation images: after" in done.stderr and "test, best epoch" in done.stderr
-    again = scripts.run("classification.speedrun", *words)  # nothing is left to do
+    again = scripts.call(capsys, monkeypatch, "classification.speedrun", *words)  # nothing is left to do
     assert again.returncode == 0 and "epoch 3:" not in again.stderr
     assert done.stderr.splitlines()[-1] == again.stderr.splitlines()[-1]
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
-    found = classifiers.trained(str(tmp_path / "run"))
-    logits, _ = found.model.apply(found.params, found.state, found.test.image[:64].astype(np.float32) / 255)
-    assert (logits.argmax(axis=1) == found.test.label[:64]).mean() > 0.5
+    network, test = classifiers.open_classifier(str(tmp_path / "run"))
+    logits = network.logits_fn(test.image[:64].astype(np.float32) / 255)
+    assert (logits.argmax(axis=1) == test.label[:64]).mean() > 0.5
 
 
 def test_an_epoch_sees_every_image_once_in_a_new_order():

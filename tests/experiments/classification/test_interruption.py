@@ -1,6 +1,5 @@
 """A run that is killed, or told to stop, ends as if nothing had happened."""
 
-import json
 import random
 import signal
 import subprocess
@@ -34,55 +33,51 @@ def assert_same_run(one, other):
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
 
 
-def test_killed_three_times_at_random_it_ends_bit_identical(tmp_path):
+def start(out):
+    return subprocess.Popen(
+        scripts.command("classification.train", *WORDS, "--out", out),
+        env=scripts.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lines(folder):
+    path = folder / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_for(process, folder, count):
+    """Wait until so many lines are written, or the process has ended."""
+    while process.poll() is None and lines(folder) < count:
+        time.sleep(0.01)
+
+
+def test_killed_three_times_at_random_and_stopped_once_it_ends_bit_identical(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert scripts.run("classification.train", *WORDS, "--out", whole).returncode == 0
     rng = random.Random()
     seed = rng.randrange(10**6)
     rng.seed(seed)
-    kills, metrics = 0, cut / "metrics.jsonl"
-    while kills < 3:
-        process = subprocess.Popen(
-            scripts.command("classification.train", *WORDS, "--out", cut),
-            env=scripts.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        before = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-        while process.poll() is None and (
-            not metrics.exists() or len(metrics.read_text().splitlines()) < max(before, kills * 7) + 3
-        ):
-            time.sleep(0.01)
+    for kills in range(3):
+        process = start(cut)
+        wait_for(process, cut, max(lines(cut), kills * 7) + 3)
         time.sleep(rng.uniform(0, 0.1))
-        if process.poll() is not None:
-            break  # it finished first: there is nothing left to kill
+        assert process.poll() is None, f"seed {seed}: the run was too fast to be killed"
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills == 3, f"seed {seed}: the run was too fast to be killed"
-    done = scripts.run("classification.train", *WORDS, "--out", cut)
-    assert done.returncode == 0, done.stderr
-    assert_same_run(whole, cut)
+        process.communicate()
 
-
-def test_sigterm_saves_and_leaves_with_a_clear_line(tmp_path):
-    out = tmp_path / "run"
-    process = subprocess.Popen(
-        scripts.command("classification.train", *WORDS, "--out", out),
-        env=scripts.environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not (out / "metrics.jsonl").exists():
-        time.sleep(0.02)
-        assert process.poll() is None
+    # SIGTERM saves, and leaves with a clear line.
+    process = start(cut)
+    wait_for(process, cut, lines(cut) + 2)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143, said
     assert "saved; the same command goes on from there" in said
     step = int(said.split("stopped after ")[1].split()[0])
-    assert (out / "checkpoints" / str(step)).is_dir()
-    done = scripts.run("classification.train", *WORDS, "--out", out)
-    assert done.returncode == 0 and f"{step}/300" not in done.stderr.splitlines()[-1]
-    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["step"] == 299
+    assert (cut / "checkpoints" / str(step)).is_dir()
+
+    done = scripts.run("classification.train", *WORDS, "--out", cut)
+    assert done.returncode == 0 and f"{step}/300" not in done.stderr.splitlines()[-1], done.stderr
+    assert_same_run(whole, cut)
