@@ -256,7 +256,9 @@ def method(name: str, *, flag: str = "--loss") -> Method:
     found = named(METHODS, name, flag=flag)
     if isinstance(found, Method):
         return found
-    return Method(lambda given: built(found, given.chosen(*given._fields), flag=flag))
+    return Method(
+        lambda given: built(found, given.chosen(*given._fields), flag=flag), attacked="what its loss attacks"
+    )
 
 
 def loss(
