@@ -17,7 +17,7 @@ from robustjax.data.sources import Split
 from robustjax.losses import gaussian_mixture
 from robustjax.losses.ccu import mixed
 from robustjax.runtime.pytree_files import named
-from robustjax.types import LogitsFn, Model, Network
+from robustjax.types import Model, Network
 
 FITTED = 10_000  # images that a density is fitted to, at most
 
@@ -145,32 +145,13 @@ def evaluated(cfg: EvaluateConfig) -> Evaluated:
 
 
 def _classifier(folder: str, *, data_dir: str | None) -> Network:
-    it = classifiers.trained(folder, data_dir=data_dir)
-    about = {"run": folder, "model": it.config["model"], "loss": it.config["loss"], "checkpoint": it.step}
-    return Network(it.model, it.params, it.state, about | {"method": "standard"}, pathlib.Path(folder).name)
+    network, _ = classifiers.open_classifier(folder, data_dir=data_dir)
+    about = network.about | {"method": "standard"}
+    return network._replace(about=about, title=pathlib.Path(folder).name)
 
 
 def _imported(source: network_source.Source, images: int | None, seed: int) -> Evaluated:
-    it = network_source.opened(source, images, seed)
+    network, _, test = network_source.open_network(source, images, seed)
     title = pathlib.Path(source.checkpoint or source.function or "").stem.replace(":", ".")
-    about = it.about | {"method": "standard"}
-    if source.checkpoint:
-        params, state = it.arguments
-        network = Network(network_source.imported(source, it.test).model, params, state, about, title)
-    else:
-        network = Network(_of_function(it.network()), {}, {}, about, title)
-    return Evaluated([network], source.dataset or "", it.test)
-
-
-def _of_function(logits_fn: LogitsFn) -> Model:
-    """Wrap a function of images as a model without parameters and without inner activations."""
-
-    def init(key):
-        del key
-        return {}, {}
-
-    def apply(params, state, x, *, train=False, key=None):
-        del params, train, key
-        return logits_fn(x), state
-
-    return Model(init, apply, lambda params, state, x: {})
+    network = network._replace(about=network.about | {"method": "standard"}, title=title)
+    return Evaluated([network], source.dataset or "", test)
