@@ -30,7 +30,7 @@ from experiments.shared import classifiers, command_line
 from robustjax import logit, runtime
 from robustjax.attacks import autoattack
 from robustjax.attacks.case import Case
-from robustjax.attacks.steady import steady
+from robustjax.attacks.pgd import pgd_solver
 from robustjax.catalog import models
 from robustjax.data import subsets
 from robustjax.evaluation import pool, suite
@@ -54,7 +54,7 @@ def ours(
 
     def cases(threat: Threat) -> tuple[Case, ...]:
         if kind == "pgd":
-            solver = steady(threat, steps=cfg.pgd_steps, step_size=2.5 * threat.eps / cfg.pgd_steps)
+            solver = pgd_solver(threat, steps=cfg.pgd_steps, step_size=2.5 * threat.eps / cfg.pgd_steps)
             return (autoattack.untargeted("pgd", solver, logit.cross_entropy),)
         return (
             autoattack.apgd_ce(threat, steps=cfg.steps),

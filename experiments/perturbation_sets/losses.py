@@ -9,7 +9,8 @@ from experiments.perturbation_sets.config import TrainClassifierConfig
 from experiments.perturbation_sets.networks import LearnedSet, as_images, pairs_of, sigma_of
 from robustjax import data
 from robustjax.attacks import compose, objectives
-from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.pgd import pgd
+from robustjax.attacks.starts import at_origin
 from robustjax.data.augment import chain, crop, flip
 from robustjax.losses.macer import macer
 from robustjax.losses.max_clean_adversarial import max_clean_adversarial

@@ -9,8 +9,8 @@ from jaxtyping import Array
 
 from experiments.ratio.config import Config, Method
 from robustjax import data, runtime, training
-from robustjax.attacks import apgd, momentum_pgd, objectives, pgd
-from robustjax.attacks.pgd import at_origin, gaussian
+from robustjax.attacks import apgd, objectives, pgd, pgd_solver
+from robustjax.attacks.starts import at_origin, gaussian_start
 from robustjax.attacks.step_schedule import first_steps, rising
 from robustjax.catalog import augmentations, models, ood_losses, outlier_sets
 from robustjax.data import order, subsets
@@ -93,14 +93,12 @@ def training_loss(
 
     def ascent(threat: Threat, steps: int, first: int, update: Array) -> Ascent:
         # TRADES climbs the divergence from the clean prediction, whose slope at the image itself is zero.
-        start = gaussian(1e-3) if name.startswith("trades") else at_origin
+        start = gaussian_start(1e-3) if name.startswith("trades") else at_origin
         momentum: dict[str, Any] = {"step_size": cfg.step_size, "momentum": 0.9, "start": start}
         if cfg.step_schedule == "constant":
             return apgd(threat, steps=steps) if cfg.ascent == "apgd" else pgd(threat, steps=steps, **momentum)
         solver = (
-            apgd(threat, steps=steps)
-            if cfg.ascent == "apgd"
-            else momentum_pgd(threat, steps=steps, **momentum)
+            apgd(threat, steps=steps) if cfg.ascent == "apgd" else pgd_solver(threat, steps=steps, **momentum)
         )
         over = max(cfg.updates // 2, 1)
         return first_steps(solver, rising(update, first=min(first, steps), last=steps, over=over))

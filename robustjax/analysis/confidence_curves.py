@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.compose import Surrogate
-from robustjax.attacks.pgd import Start
+from robustjax.attacks.starts import Start
 from robustjax.numerics import Norm
 from robustjax.ood.score_attacks import Search, highest, over_radii, raised
 from robustjax.threats import Threat

@@ -11,7 +11,7 @@ from jaxtyping import Array, Scalar, Shaped
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.frank_wolfe import frank_wolfe
-from robustjax.attacks.pgd import Start
+from robustjax.attacks.starts import Start
 from robustjax.numerics import norm as length
 from robustjax.ood.score_attacks import Search, highest, over_radii, raised
 from robustjax.threats import Threat

@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from robustjax import evaluation, logit
 from robustjax.analysis.intervals import Estimate, proportion
 from robustjax.attacks import objectives
-from robustjax.attacks.pgd import better
+from robustjax.attacks.solver import better
 from robustjax.numerics import fold
 from robustjax.types import Attack, Batch, Found, Mask, Model, Params, State, frozen
 

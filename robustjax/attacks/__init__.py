@@ -2,8 +2,6 @@
 
 objectives            what to maximise, from a classifier's logits
 pgd                   projected gradient ascent and its one-step form
-steady                the same as a solver
-momentum_pgd          ascent with momentum over normalised gradients as a solver, and its monotone form
 step_schedule         a number of steps that grows with training
 half_batch            an ascent for half of a batch
 compose               restarts, the worst of several, all targets, attacks from ascents
@@ -62,10 +60,10 @@ from robustjax.attacks.frank_wolfe import frank_wolfe as frank_wolfe
 from robustjax.attacks.grid import grid as grid
 from robustjax.attacks.grid import refined as refined
 from robustjax.attacks.half_batch import half_batch as half_batch
-from robustjax.attacks.momentum_pgd import momentum_pgd as momentum_pgd
-from robustjax.attacks.momentum_pgd import monotone as monotone
 from robustjax.attacks.pgd import fgsm as fgsm
+from robustjax.attacks.pgd import monotone as monotone
 from robustjax.attacks.pgd import pgd as pgd
+from robustjax.attacks.pgd import pgd_solver as pgd_solver
 from robustjax.attacks.solver import Solver as Solver
 from robustjax.attacks.solver import as_attack as as_attack
 from robustjax.attacks.solver import until_found as until_found

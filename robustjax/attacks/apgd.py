@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient_ascent
-from robustjax.attacks.pgd import Start, gaussian
 from robustjax.attacks.solver import Solver, check_finite, select
 from robustjax.attacks.sparse import sparse
-from robustjax.attacks.starts import rim
+from robustjax.attacks.starts import Start, gaussian_start, rim
 from robustjax.numerics import per_example
 from robustjax.threats import Threat
 from robustjax.types import PerExample
@@ -86,7 +85,7 @@ def apgd_shrinking(
         raise ValueError(f"apgd_shrinking: {steps} steps give stages of {lengths}, each must have at least 1")
     check_finite("apgd_shrinking", threat)
     series = [(scale, length) for (scale, _), length in zip(stages, lengths, strict=True)]
-    return gradient_ascent(threat, _rule(threat, rho, False, compat), series, start or gaussian(1.0))
+    return gradient_ascent(threat, _rule(threat, rho, False, compat), series, start or gaussian_start(1.0))
 
 
 def _rule(threat: Threat, rho: float, random_start: bool, compat: str | None) -> Rule:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks import objectives
-from robustjax.attacks.pgd import better
+from robustjax.attacks.solver import better
 from robustjax.numerics import fold, keys_for
 from robustjax.types import Ascent, Attack, Found, Labels, LogitsFn, Objective
 

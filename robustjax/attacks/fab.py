@@ -11,8 +11,8 @@ from robustjax.attacks.compose import best_of, wrong_classes
 from robustjax.attacks.flatten import flat_box, flattened
 from robustjax.attacks.hyperplane import onto_hyperplane
 from robustjax.attacks.minimum_norm import Kept, answer, facing, keep, nobody
-from robustjax.attacks.pgd import Start, at_origin
 from robustjax.attacks.solver import Count, Solver, ValueAndMerit, as_attack, classified, repeat, select
+from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import constant, fold, keys_for, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Number, PerExample

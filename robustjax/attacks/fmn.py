@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from robustjax.attacks.minimum_norm import DUAL, Hunt, Rule, View, annealed, hunt, unit
-from robustjax.attacks.pgd import Start, at_origin
 from robustjax.attacks.solver import Solver
+from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import TINY, constant, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import PerExample, Radius

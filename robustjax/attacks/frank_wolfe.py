@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from robustjax.attacks.apgd import momentum
 from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient_ascent
-from robustjax.attacks.pgd import Start, at_origin
 from robustjax.attacks.solver import Solver
+from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import TINY, constant, divide, per_example
 from robustjax.threats import Threat
 from robustjax.types import PerExample, Radius

@@ -153,7 +153,8 @@ def unseen(view: View, y: Labels, target: Target, parameters: AttackParameters) 
 def selective(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
     """A3, selective PGD: ascend L(f(x)) where f is right, and lower the gap where it errs.
 
-    Its value jumps from one to the other: use solvers that follow slopes without comparing values, such as `steady`.
+    Its value jumps from one to the other: use solvers that follow slopes without comparing values,
+    such as `pgd_solver`.
 
     Reference: Bryniarski et al. 2021, arXiv:2106.15023.
     """

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from robustjax.attacks.flatten import flat_box, flattened
-from robustjax.attacks.pgd import Start, better
-from robustjax.attacks.solver import Count, Solver, ValueAndMerit, nothing_yet, repeat, select
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit, better, nothing_yet, repeat, select
+from robustjax.attacks.starts import Start
 from robustjax.numerics import constant
 from robustjax.threats import Threat
 from robustjax.types import Found, PerExample

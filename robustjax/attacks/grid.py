@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from robustjax.attacks.pgd import Start, better
-from robustjax.attacks.solver import Count, Solver, ValueAndMerit, check_finite, nothing_yet, repeat
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit, better, check_finite, nothing_yet, repeat
+from robustjax.attacks.starts import Start
 from robustjax.numerics import constant, fold, keys_for, per_example
 from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, LogitsFn

@@ -10,9 +10,9 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from robustjax import logit
+from robustjax.attacks.pgd import pgd_solver
 from robustjax.attacks.solver import classified
 from robustjax.attacks.square import square
-from robustjax.attacks.steady import steady
 from robustjax.numerics import norm
 from robustjax.threats import Threat
 from robustjax.types import Labels, Logits, LogitsFn, Mask, Number, PerExample
@@ -93,7 +93,7 @@ def walk(
     def loss(logits, y):
         return jnp.where(margin, logit.margin(logits, y), logit.cross_entropy(logits, y))
 
-    solver = steady(threat, steps=LONGEST, step_size=share * threat.eps, start=lambda key, x: start)
+    solver = pgd_solver(threat, steps=LONGEST, step_size=share * threat.eps, start=lambda key, x: start)
     objective = classified(network, y, loss)
 
     def onward(state, count):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from robustjax.attacks.gradient_ascent import evaluate
-from robustjax.attacks.pgd import Start, at_origin, better
-from robustjax.attacks.solver import Count, Solver, ValueAndMerit, nothing_yet, repeat, select
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit, better, nothing_yet, repeat, select
+from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import TINY, Norm, constant, divide, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Found, Number, PerExample

@@ -1,17 +1,17 @@
-"""Projected gradient ascent over a threat, and its one-step form."""
+"""Projected gradient ascent over a threat: as one loop, as a solver, in one step, and monotone."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax.numerics import constant, divide, keys_for, norm, per_example
+from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient_ascent
+from robustjax.attacks.solver import Solver, better, check_finite, select
+from robustjax.attacks.starts import Start, at_origin
+from robustjax.numerics import constant, divide, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Found, Number, Objective, Radius
-
-Start = Callable[[PRNGKeyArray, Array], Array]  # (key, x) -> the first point, before projection
 
 
 def pgd(
@@ -32,7 +32,7 @@ def pgd(
       steps: gradient evaluations.
       step_size: length of a step in the threat's norm, in the units of x; one number or one per example.
       momentum: m in [0, 1].
-      start: the first point; by default uniform in the threat. `at_origin` and `gaussian` are others.
+      start: the first point; by default uniform in the threat. `starts` has others.
       keep: return the best point met, or the last one as training often does; "last" costs one forward pass
         less where its value is not used.
 
@@ -92,26 +92,121 @@ def fgsm(threat: Threat, *, step_size: Radius | None = None) -> Ascent:
     return pgd(threat, steps=1, step_size=length, start=at_origin, keep="last")
 
 
-def at_origin(key: PRNGKeyArray, x: Array) -> Array:
-    """Start at x itself."""
-    del key
-    return x
+def pgd_solver(
+    threat: Threat,
+    *,
+    steps: int,
+    step_size: Radius,
+    momentum: Number = 0.0,
+    start: Start | None = None,
+) -> Solver:
+    """Make the same search as `pgd` as a solver, which can be driven in segments by evaluation suites.
+
+    It keeps the best point. `pgd` is one loop of fixed length, which compiles and runs faster inside a loss.
+
+    Args:
+      threat, steps, step_size, momentum, start: as in `pgd`. Steps make steps + 1 evaluations with the first point.
+
+    Raises:
+      ValueError: if steps or a known step_size is negative, or eps is infinite.
+
+    Reference: Madry et al. 2018, arXiv:1706.06083; with momentum the training attack of Augustin, Meinke and Hein 2020,
+      arXiv:2003.09461 (ArgminPGD in their code).
+    """
+    _check("pgd_solver", threat, steps, step_size)
+    if isinstance(momentum, int | float) and momentum == 0:
+
+        def begin(stage: Stage, state: AscentState) -> AscentState:
+            del stage
+            return state._replace(memory=())
+
+        def propose(stage: Stage, state: AscentState) -> Array:
+            return state.x + per_example(step_size, state.x) * stage.threat.steepest(state.grad, state.x)
+
+        def keep(stage: Stage, before: AscentState, after: AscentState) -> AscentState:
+            del stage, before
+            return after
+
+        rule = Rule(begin, propose, keep)
+    else:
+
+        def remember(stage: Stage, before: AscentState, after: AscentState) -> AscentState:
+            del stage
+            return after._replace(memory=_velocity(before, momentum))
+
+        rule = Rule(_at_rest(step_size), _propose(momentum), remember)
+    return gradient_ascent(threat, rule, [(1.0, steps)], start or threat.sample)
 
 
-def gaussian(scale: Number) -> Start:
-    """Start at x plus normal noise of the given standard deviation, in the units of x."""
+def monotone(
+    threat: Threat,
+    *,
+    steps: int,
+    step_size: Radius,
+    momentum: Number = 0.9,
+    shrink: Number = 0.5,
+    start: Start | None = None,
+) -> Solver:
+    """Take only steps that do not lower the objective; after one that would, go back and make shorter ones.
 
-    def start(key: PRNGKeyArray, x: Array) -> Array:
-        keys = keys_for(key, x.shape[0])
-        return x + scale * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
+    Args:
+      threat, steps, step_size, momentum, start: as in `pgd_solver`; the start is x itself by default.
+      shrink: what a refused step multiplies all later steps of that example by, in (0, 1).
 
-    return start
+    Raises:
+      ValueError: as `pgd_solver`, or if a known shrink is outside (0, 1).
+
+    Reference: MonotonePGD in the code of Augustin, Meinke and Hein 2020, arXiv:2003.09461. There a refused step
+      keeps its own gradient and the step its length. Here point, gradient and velocity all go back, so that a step
+      of the same length would be refused forever.
+    """
+    _check("monotone", threat, steps, step_size)
+    if isinstance(shrink, int | float) and not 0 < shrink < 1:
+        raise ValueError(f"monotone: shrink is {shrink}, must be in (0, 1)")
+
+    def review(stage: Stage, before: AscentState, after: AscentState) -> AscentState:
+        del stage
+        refused = after.value < before.value
+        return after._replace(
+            x=select(refused, before.x, after.x),
+            grad=select(refused, before.grad, after.grad),
+            value=select(refused, before.value, after.value),
+            memory=select(refused, before.memory, _velocity(before, momentum)),
+            step_size=jnp.where(refused, shrink * before.step_size, before.step_size),
+        )
+
+    rule = Rule(_at_rest(step_size), _propose(momentum), review)
+    return gradient_ascent(threat, rule, [(1.0, steps)], start or at_origin)
 
 
-def better(old: Found, new: Found) -> Found:
-    """Keep, per example, the point of larger value; a value that is NaN never wins."""
-    wins = (new.value > old.value) | jnp.isnan(old.value)
-    return Found(jnp.where(per_example(wins, new.x), new.x, old.x), jnp.where(wins, new.value, old.value))
+def _at_rest(step_size: Radius):
+    def begin(stage: Stage, state: AscentState) -> AscentState:
+        del stage
+        length = constant(state.x, jnp.asarray(step_size, jnp.float32))
+        return state._replace(step_size=length, memory=jnp.zeros_like(state.x))
+
+    return begin
+
+
+def _propose(momentum: Number):
+    def propose(stage: Stage, state: AscentState) -> Array:
+        ahead = stage.threat.steepest(_velocity(state, momentum), state.x)
+        return state.x + per_example(state.step_size, state.x) * ahead
+
+    return propose
+
+
+def _velocity(state: AscentState, momentum: Number) -> Array:
+    length = per_example(norm(state.grad, "l1"), state.grad)
+    return momentum * state.memory + divide(state.grad, length)
+
+
+def _check(name: str, threat: Threat, steps: int, step_size: Radius) -> None:
+    if steps < 0:
+        raise ValueError(f"{name}: steps is {steps}, must be at least 0")
+    if isinstance(step_size, int | float) and not step_size >= 0:
+        raise ValueError(f"{name}: step_size is {step_size}, must be at least 0")
+    check_finite(name, threat)
 
 
 def _summed(objective: Objective):

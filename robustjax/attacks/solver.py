@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from robustjax import logit
-from robustjax.numerics import constant
+from robustjax.numerics import constant, per_example
 from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Objective, PerExample
 
@@ -128,3 +128,9 @@ def check_finite(name: str, threat: Threat) -> None:
 def nothing_yet(x: Array) -> Found:
     """Hold a feasible point that nobody has evaluated, so that any value beats it."""
     return Found(x, constant(x, -jnp.inf))
+
+
+def better(old: Found, new: Found) -> Found:
+    """Keep, per example, the point of larger value; a value that is NaN never wins."""
+    wins = (new.value > old.value) | jnp.isnan(old.value)
+    return Found(jnp.where(per_example(wins, new.x), new.x, old.x), jnp.where(wins, new.value, old.value))

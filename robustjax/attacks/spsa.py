@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from robustjax.attacks.adam import Moments, adam, rest
-from robustjax.attacks.pgd import Start, at_origin, better
-from robustjax.attacks.solver import Count, Solver, ValueAndMerit, nothing_yet, repeat
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit, better, nothing_yet, repeat
+from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import constant, fold, keys_for, per_example
 from robustjax.threats import Threat
 from robustjax.types import Found, Number, Objective

@@ -9,8 +9,16 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from robustjax.attacks import square_windows
 from robustjax.attacks.flatten import flat_box, flattened
-from robustjax.attacks.pgd import better
-from robustjax.attacks.solver import Count, Solver, ValueAndMerit, check_finite, nothing_yet, repeat, select
+from robustjax.attacks.solver import (
+    Count,
+    Solver,
+    ValueAndMerit,
+    better,
+    check_finite,
+    nothing_yet,
+    repeat,
+    select,
+)
 from robustjax.numerics import Norm, constant, divide, keys_for, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Found, PerExample

@@ -1,12 +1,32 @@
-"""First points in random directions, as the published APGD and FAB draw them."""
+"""First points of a search: x itself, normal noise, and random directions as the published APGD and FAB draw them."""
+
+from collections.abc import Callable
 
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax.attacks.pgd import Start
 from robustjax.attacks.solver import check_finite
 from robustjax.numerics import divide, keys_for, norm, per_example
 from robustjax.threats import Threat
+from robustjax.types import Number
+
+Start = Callable[[PRNGKeyArray, Array], Array]  # (key, x) -> the first point, before projection
+
+
+def at_origin(key: PRNGKeyArray, x: Array) -> Array:
+    """Start at x itself."""
+    del key
+    return x
+
+
+def gaussian_start(scale: Number) -> Start:
+    """Start at x plus normal noise of the given standard deviation, in the units of x."""
+
+    def start(key: PRNGKeyArray, x: Array) -> Array:
+        keys = keys_for(key, x.shape[0])
+        return x + scale * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
+
+    return start
 
 
 def rim(threat: Threat) -> Start:

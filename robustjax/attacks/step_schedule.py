@@ -12,10 +12,10 @@ def first_steps(solver: Solver, steps: Count) -> Ascent:
     """Stop a solver after some of its steps, a number that may be traced.
 
     Under `training.scheduled` the loss of update t is then
-    `adversarial(model, against(first_steps(momentum_pgd(threat, steps=20, ...), rising(t, ...))))`.
+    `adversarial(model, against(first_steps(pgd_solver(threat, steps=20, ...), rising(t, ...))))`.
 
     Args:
-      solver: such as `momentum_pgd`, `steady` or `apgd`, built for the largest number of steps.
+      solver: such as `pgd_solver` or `apgd`, built for the largest number of steps.
       steps: how many to take after the evaluation of the first point; more than the solver has change nothing.
 
     Returns:

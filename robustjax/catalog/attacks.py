@@ -18,9 +18,9 @@ from robustjax.attacks.ddn import ddn
 from robustjax.attacks.deepfool import deepfool
 from robustjax.attacks.fab import leads
 from robustjax.attacks.fmn import fmn
+from robustjax.attacks.pgd import pgd_solver
 from robustjax.attacks.solver import OfLogits, Solver
 from robustjax.attacks.spsa import spsa
-from robustjax.attacks.steady import steady
 from robustjax.catalog.names import named
 from robustjax.threats import Threat
 
@@ -50,7 +50,7 @@ Build = Callable[[Threat, int, AttackSettings], Case]  # (threat, classes, setti
 def _pgd(name: str, loss: OfLogits) -> Build:
     def build(threat: Threat, classes: int, its: AttackSettings) -> Case:
         del classes
-        solver = steady(threat, steps=its.steps, step_size=its.step * threat.eps)
+        solver = pgd_solver(threat, steps=its.steps, step_size=its.step * threat.eps)
         return untargeted(name, solver, loss, restarts=its.restarts)
 
     return build

@@ -14,11 +14,11 @@ from robustjax.attacks import gated_objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.case import Case
 from robustjax.attacks.gated_objectives import AttackParameters, Surrogate
-from robustjax.attacks.pgd import at_origin
+from robustjax.attacks.pgd import pgd_solver
 from robustjax.attacks.solver import Solver
 from robustjax.attacks.spsa import spsa
 from robustjax.attacks.square import square
-from robustjax.attacks.steady import steady
+from robustjax.attacks.starts import at_origin
 from robustjax.evaluation.defences import GatedParameters, GatedProgram
 from robustjax.threats import Threat
 
@@ -27,12 +27,12 @@ Search = Callable[[Threat, int], Solver]
 
 def even(threat: Threat, steps: int) -> Solver:
     """Follow PGD with steps of eps / 20, or longer where 20 of them are more than there are."""
-    return steady(threat, steps=steps, step_size=threat.eps * max(1 / 20, 2.5 / steps))
+    return pgd_solver(threat, steps=steps, step_size=threat.eps * max(1 / 20, 2.5 / steps))
 
 
 def single(threat: Threat, steps: int) -> Solver:
     """Follow FGSM: one step to the edge, from the image itself."""
-    return steady(threat, steps=steps, step_size=threat.eps, start=at_origin)
+    return pgd_solver(threat, steps=steps, step_size=threat.eps, start=at_origin)
 
 
 def auto(threat: Threat, steps: int) -> Solver:

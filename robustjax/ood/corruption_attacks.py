@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax.attacks.pgd import better
+from robustjax.attacks.solver import better
 from robustjax.numerics import fold, keys_for
 from robustjax.ood.score_attacks import Direction, Search
 from robustjax.ood.scores import Score

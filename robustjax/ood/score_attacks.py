@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from robustjax.attacks.compose import best_of
-from robustjax.attacks.pgd import Start, better
-from robustjax.attacks.solver import Solver, nothing_yet
+from robustjax.attacks.solver import Solver, better, nothing_yet
+from robustjax.attacks.starts import Start
 from robustjax.numerics import fold, keys_for
 from robustjax.ood import surrogates
 from robustjax.ood.scores import Score

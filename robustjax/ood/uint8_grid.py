@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks.gradient_ascent import evaluate
-from robustjax.attacks.pgd import better
-from robustjax.attacks.solver import nothing_yet, own_merit
+from robustjax.attacks.solver import better, nothing_yet, own_merit
 from robustjax.numerics import keys_for, per_example
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Found, Objective

@@ -8,8 +8,8 @@ from jaxtyping import Array, PRNGKeyArray, Scalar
 
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
-from robustjax.attacks.momentum_pgd import momentum_pgd
-from robustjax.attacks.pgd import Start
+from robustjax.attacks.pgd import pgd_solver
+from robustjax.attacks.starts import Start
 from robustjax.numerics import Norm, per_example
 from robustjax.numerics import norm as norm_of
 from robustjax.ood.logit_scores import msp_margin
@@ -48,8 +48,12 @@ def worst_confidence(
     """
     score = confidence_score(logits_fn)
     ascent = apgd(threat, steps=steps)
-    grey = momentum_pgd(
-        threat, steps=steps, step_size=2.5 * threat.eps / max(steps, 1), start=toward_grey(threat)
+    grey = pgd_solver(
+        threat,
+        steps=steps,
+        step_size=2.5 * threat.eps / max(steps, 1),
+        momentum=0.9,
+        start=toward_grey(threat),
     )
     return highest(
         raised(ascent, score, restarts=restarts),

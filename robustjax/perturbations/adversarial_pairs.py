@@ -14,10 +14,11 @@ from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.carlini_wagner import carlini_wagner
 from robustjax.attacks.compose import against
-from robustjax.attacks.pgd import at_origin, fgsm, pgd
+from robustjax.attacks.pgd import fgsm, pgd
 from robustjax.attacks.solver import as_attack
 from robustjax.attacks.spsa import spsa
 from robustjax.attacks.square import square
+from robustjax.attacks.starts import at_origin
 from robustjax.numerics import fold, keys_for, per_example
 from robustjax.perturbations.pairs import ImagePair, Pairs
 from robustjax.perturbations.tones import Shift

@@ -10,7 +10,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks import compose
 from robustjax.attacks.apgd import apgd
-from robustjax.attacks.pgd import better, pgd
+from robustjax.attacks.pgd import pgd
+from robustjax.attacks.solver import better
 from robustjax.models.cvae import CVAE, Likelihood, error
 from robustjax.numerics import constant, fold, keys_for
 from robustjax.perturbations.learned import encoder, learned

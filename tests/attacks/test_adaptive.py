@@ -9,8 +9,9 @@ from robustjax import logit
 from robustjax.attacks.adaptive import averaged, fingerprint, substituted
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.compose import against
-from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.pgd import pgd
 from robustjax.attacks.solver import as_attack
+from robustjax.attacks.starts import at_origin
 from robustjax.threats import Threat
 
 N, D, K = 6, 20, 4

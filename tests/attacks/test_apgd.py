@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from robustjax import logit
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd, apgd_shrinking
-from robustjax.attacks.pgd import at_origin
 from robustjax.attacks.solver import as_attack, classified, own_merit
-from robustjax.attacks.starts import rim
+from robustjax.attacks.starts import at_origin, rim
 from robustjax.numerics import norm
 from robustjax.threats import Threat
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from robustjax import numerics
 from robustjax.attacks import compose, objectives
-from robustjax.attacks.pgd import at_origin, fgsm, gaussian, pgd
+from robustjax.attacks.pgd import fgsm, pgd
+from robustjax.attacks.starts import at_origin, gaussian_start
 from robustjax.losses import fast
 from robustjax.threats import Threat
 
@@ -34,7 +35,7 @@ def solvers(threat):
         "pgd": plain,
         "pgd with momentum": pgd(threat, momentum=0.9, **steps),
         "pgd from x": pgd(threat, start=at_origin, **steps),
-        "pgd from noise": pgd(threat, start=gaussian(0.001), **steps),
+        "pgd from noise": pgd(threat, start=gaussian_start(0.001), **steps),
         "pgd, last": pgd(threat, keep="last", **steps),
         "restarts": compose.restarts(plain, 3),
         "restarts in parts": compose.restarts(plain, 3, chunk_size=2),

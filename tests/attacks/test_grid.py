@@ -8,8 +8,9 @@ import pytest
 from robustjax import logit
 from robustjax.attacks.compose import against
 from robustjax.attacks.grid import grid, refined
-from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.pgd import pgd
 from robustjax.attacks.solver import as_attack, classified, own_merit
+from robustjax.attacks.starts import at_origin
 from robustjax.threats import Threat
 
 B = 5

@@ -14,8 +14,8 @@ from robustjax.attacks.deepfool import deepfool
 from robustjax.attacks.fab import leads
 from robustjax.attacks.fmn import fmn
 from robustjax.attacks.hyperplane import onto_hyperplane
-from robustjax.attacks.pgd import gaussian
 from robustjax.attacks.solver import as_attack, classified, until_found
+from robustjax.attacks.starts import gaussian_start
 from robustjax.numerics import norm
 from robustjax.threats import Threat
 
@@ -191,7 +191,7 @@ def test_networks_without_a_slope_leave_a_feasible_point():
 @pytest.mark.parametrize("attack", [ddn, fmn])
 def test_starts_may_be_random_and_rows_may_rest_when_found(attack):
     y, _, _ = slopes(X)
-    solver = attack(Threat("l2", 9.0), start=gaussian(0.1), steps=40)
+    solver = attack(Threat("l2", 9.0), start=gaussian_start(0.1), steps=40)
     found = attacked(solver, X, y)
     resting = attacked(until_found(solver), X, y)
     assert (resting.value > 0).all() and (norm(resting.x - X, "l2") >= norm(found.x - X, "l2")).all()

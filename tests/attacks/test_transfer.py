@@ -6,7 +6,8 @@ import numpy as np
 
 from robustjax import logit
 from robustjax.attacks.compose import against, worst_of
-from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.pgd import pgd
+from robustjax.attacks.starts import at_origin
 from robustjax.attacks.transfer import transferred
 from robustjax.threats import Threat
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from robustjax import logit
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.apgd import apgd
-from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.pgd import pgd
+from robustjax.attacks.starts import at_origin
 from robustjax.bounds import confidence
 from robustjax.bounds.enclosure import differences, enclose
 from robustjax.losses import confidences

@@ -12,7 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from robustjax import numerics
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.half_batch import half_batch
-from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.pgd import pgd
+from robustjax.attacks.starts import at_origin
 from robustjax.losses import batchnorm_modes, confidences
 from robustjax.losses.acet import acet
 from robustjax.losses.adversarial import adversarial

@@ -7,7 +7,8 @@ import pytest
 from scipy import special, stats
 
 from robustjax.attacks import compose, objectives
-from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.pgd import pgd
+from robustjax.attacks.starts import at_origin
 from robustjax.losses.macer import gap, macer
 from robustjax.losses.max_clean_adversarial import max_clean_adversarial
 from robustjax.losses.noise_augmentation import noise_augmented

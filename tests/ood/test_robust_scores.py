@@ -8,8 +8,8 @@ from scipy import stats
 
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
-from robustjax.attacks.pgd import at_origin, fgsm, pgd
-from robustjax.attacks.steady import steady
+from robustjax.attacks.pgd import fgsm, pgd, pgd_solver
+from robustjax.attacks.starts import at_origin
 from robustjax.models import small
 from robustjax.numerics import keys_for
 from robustjax.ood import gaussian_scores, logit_scores, presets, protocols, score_attacks, surrogates
@@ -143,7 +143,7 @@ def test_a_solver_keeps_the_highest_score_on_its_way():
     score, along = lambda x: -jnp.square(x[:, 0] - 0.35), lambda x: x[:, 0]
     x = jnp.zeros((2, 1))
     kept = score_attacks.raised(
-        steady(threat, steps=10, step_size=0.05, start=at_origin), score, surrogates=[along]
+        pgd_solver(threat, steps=10, step_size=0.05, start=at_origin), score, surrogates=[along]
     )(KEY, x)
     np.testing.assert_allclose(kept.x, 0.35, atol=1e-6)
     ended = score_attacks.raised(
@@ -158,8 +158,8 @@ def test_every_class_is_tried():
     logits_fn = lambda x: x @ kernel + jnp.asarray([0.5, 0.0, 0.0])
     score = scored(logits_fn, logit_scores.max_logit)
     x, threat = jnp.zeros((2, 1)), Threat("linf", 1.0, **OPEN)
-    ascent = steady(threat, steps=10, step_size=0.25, start=at_origin)
-    stuck = score_attacks.raised(steady(threat, steps=3, step_size=0.01, start=at_origin), score)(KEY, x)
+    ascent = pgd_solver(threat, steps=10, step_size=0.25, start=at_origin)
+    stuck = score_attacks.raised(pgd_solver(threat, steps=3, step_size=0.01, start=at_origin), score)(KEY, x)
     np.testing.assert_allclose(stuck.value, 0.503, atol=1e-5)
     found = score_attacks.over_classes(ascent, score, logits_fn, restarts=2)(KEY, x)
     np.testing.assert_allclose(found.value, 2.0, atol=1e-6)
@@ -240,7 +240,7 @@ def test_results_do_not_depend_on_the_batch():
 
 
 def test_runs_under_every_transformation(variant):
-    solver = steady(Threat("linf", 0.1), steps=3, step_size=0.05)
+    solver = pgd_solver(Threat("linf", 0.1), steps=3, step_size=0.05)
     climbing = [margin, objectives.ce_to_uniform(LOGITS_FN)]
 
     def run(keys, x):
@@ -310,7 +310,7 @@ def test_odin_is_attacked_through_its_step_and_around_it():
     """All slopes are judged by the score with its step; none alone is the best for every example."""
     score = odin(LOGITS_FN, magnitude=0.02)
     plain = odin(LOGITS_FN, magnitude=0.0)
-    ascent = steady(Threat("linf", 0.1), steps=15, step_size=0.02, start=at_origin)
+    ascent = pgd_solver(Threat("linf", 0.1), steps=15, step_size=0.02, start=at_origin)
     surrogates = [score, plain, objectives.ce_to_uniform(LOGITS_FN)]  # the last is the transfer of the papers
     searches = [
         score_attacks.raised(ascent, score, surrogates=some)

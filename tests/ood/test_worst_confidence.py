@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from robustjax.attacks.apgd import apgd
-from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.pgd import pgd
+from robustjax.attacks.starts import at_origin
 from robustjax.losses import confidences
 from robustjax.models import small
 from robustjax.numerics import fold, keys_for

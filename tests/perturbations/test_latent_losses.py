@@ -8,7 +8,8 @@ from scipy import special, stats
 from toys import K, Linear
 
 from robustjax import numerics
-from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.pgd import pgd
+from robustjax.attacks.starts import at_origin
 from robustjax.losses.macer import macer
 from robustjax.losses.smoothadv import smoothadv
 from robustjax.losses.stability import stability

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from robustjax import optimizers
 from robustjax.analysis.linear.gaussian import Gaussian, arrays
-from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.pgd import pgd
+from robustjax.attacks.starts import at_origin
 from robustjax.numerics import Norm
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Number, Objective

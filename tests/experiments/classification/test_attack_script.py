@@ -13,7 +13,7 @@ from experiments.classification import attack as attack_script
 from experiments.classification import merge_reports
 from experiments.classification.config import MergeConfig
 from robustjax.attacks import autoattack
-from robustjax.attacks.steady import steady
+from robustjax.attacks.pgd import pgd_solver
 from robustjax.catalog.attacks import ATTACKS
 from robustjax.runtime import result_files
 from robustjax.runtime.snapshot import Snapshot
@@ -127,7 +127,7 @@ def test_any_function(attack, tmp_path, monkeypatch):
 
 def ascent_of_ones_own(threat):
     """A solver that a user names: PGD from a random start."""
-    return steady(threat, steps=3, step_size=threat.eps / 2)
+    return pgd_solver(threat, steps=3, step_size=threat.eps / 2)
 
 
 def case_of_ones_own(threat, classes):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustjax.attacks.momentum_pgd import momentum_pgd, monotone
-from robustjax.attacks.pgd import at_origin, pgd
+from robustjax.attacks.pgd import monotone, pgd, pgd_solver
+from robustjax.attacks.starts import at_origin
 from robustjax.attacks.step_schedule import first_steps, rising
 from robustjax.threats import Threat
 
@@ -15,7 +15,7 @@ X = jnp.asarray(RNG.uniform(size=(4, 6)), jnp.float32)
 A = jnp.asarray(RNG.normal(size=(6, 5)), jnp.float32)
 KEY = jax.random.key(0)
 THREAT = Threat("l2", 0.5)
-SETTINGS = {"steps": 6, "step_size": 0.2, "momentum": 0.9}
+SETTINGS = {"steps": 6, "step_size": 0.2, "momentum": 0.9, "start": at_origin}
 
 
 def bumpy(z):
@@ -35,15 +35,15 @@ def recorded(solver, objective):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_momentum_pgd_is_pgd_with_momentum(norm):
     threat = Threat(norm, 0.3)
-    expected = jax.jit(lambda: pgd(threat, **SETTINGS, start=at_origin)(KEY, bumpy, X))()
-    found = jax.jit(lambda: momentum_pgd(threat, **SETTINGS)(KEY, bumpy, X))()
+    expected = jax.jit(lambda: pgd(threat, **SETTINGS)(KEY, bumpy, X))()
+    found = jax.jit(lambda: pgd_solver(threat, **SETTINGS)(KEY, bumpy, X))()
     np.testing.assert_allclose(found.x, expected.x, atol=1e-5)
     np.testing.assert_allclose(found.value, expected.value, rtol=1e-4)
     assert (found.value >= bumpy(X)).all()
 
 
 def test_scale_of_the_objective_and_company_in_the_batch_do_not_matter():
-    run = jax.jit(lambda scale, x: momentum_pgd(THREAT, **SETTINGS)(KEY, lambda z: scale * bumpy(z), x).x)
+    run = jax.jit(lambda scale, x: pgd_solver(THREAT, **SETTINGS)(KEY, lambda z: scale * bumpy(z), x).x)
     reference = run(1.0, X)
     for scale in (1e3, 1e-3):
         np.testing.assert_allclose(run(scale, X), reference, rtol=1e-4, atol=1e-5)
@@ -78,16 +78,14 @@ def test_monotone_accepts_no_step_downwards_and_backtracks_with_shorter_ones():
 
 
 def test_a_traced_number_of_steps_serves_all_lengths():
-    solver = momentum_pgd(THREAT, **SETTINGS)
+    solver = pgd_solver(THREAT, **SETTINGS)
     run = jax.jit(lambda count: first_steps(solver, count)(KEY, bumpy, X))
     values = []
     for count in (0, 2, 6, 9):
         found = run(jnp.int32(count))
         values.append(found.value)
         if count in (2, 6):
-            exact = jax.jit(
-                lambda n=count: pgd(THREAT, **(SETTINGS | {"steps": n}), start=at_origin)(KEY, bumpy, X)
-            )()
+            exact = jax.jit(lambda n=count: pgd(THREAT, **(SETTINGS | {"steps": n}))(KEY, bumpy, X))()
             np.testing.assert_allclose(found.x, exact.x, atol=1e-5)
     assert run._cache_size() == 1
     np.testing.assert_array_equal(run(jnp.int32(0)).x, X)
@@ -103,8 +101,8 @@ def test_steps_rise_evenly_and_then_stay():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: momentum_pgd(THREAT, steps=-1, step_size=0.1), "momentum_pgd: steps is -1"),
-        (lambda: momentum_pgd(THREAT, steps=1, step_size=-0.1), "momentum_pgd: step_size is -0.1"),
+        (lambda: pgd_solver(THREAT, steps=-1, step_size=0.1), "pgd_solver: steps is -1"),
+        (lambda: pgd_solver(THREAT, steps=1, step_size=-0.1), "pgd_solver: step_size is -0.1"),
         (lambda: monotone(THREAT, steps=1, step_size=0.1, shrink=1.0), "monotone: shrink is 1.0"),
         (lambda: monotone(Threat("l2", float("inf")), steps=1, step_size=0.1), "monotone: eps is inf"),
         (lambda: rising(0, first=3, last=2, over=1), "rising: first, last, over are 3, 2, 1"),
