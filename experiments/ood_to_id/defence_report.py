@@ -1,13 +1,14 @@
-"""What the page of ood_to_id.defence says: the adaptive number first, the static one beside it, and why."""
+"""The report of ood_to_id.defence: the adaptive number first, the static one beside it, and why."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
+from experiments.ood_to_id.config import DefenceConfig
 from experiments.ood_to_id.defence_results import DETECTOR, FAMILIES, Results
-from experiments.ood_to_id.measure import SHARES, SHOWN
 from robustjax.analysis.intervals import proportion
+from robustjax.evaluation.translation import SHARES
+from robustjax.evaluation.translation_attacks import SHOWN
 from robustjax.runtime import figures
 from robustjax.runtime.bar_charts import bars
 from robustjax.runtime.image_grids import grid
@@ -19,67 +20,69 @@ GAIN = 2.0  # of differences
 Drawn = tuple[bytes, str, str]  # picture, name, caption
 
 
-def page(cfg: Any, it: Results) -> Report:
-    """Write the page."""
+def defence_report(cfg: DefenceConfig, it: Results) -> Report:
+    """Write the report."""
     holds, eps = [c["holds"] == "yes" for c in it.claims()], cfg.recipe.eps
-    page = Report("Translating outliers back to the data, and attacks that know", cfg)
-    page.text("\n".join(f"Seed {s}: {head.says}." for s, head in enumerate(it.heads)))
-    page.text(
+    report = Report("Translating OOD images back to ID images, under attacks that know of it", cfg)
+    report.text("\n".join(f"Seed {s}: {head.says}." for s, head in enumerate(it.headlines)))
+    report.text(
         f"linf radius {eps:g}, {len(it.found['adaptive'][0].label)} test images, {cfg.seeds} trainings. "
         f"{sum(holds)} of {len(holds)} checks hold. Intervals are Clopper-Pearson, 95 %, over all seeds and images "
-        "together; seeds are judged on the same images, so that they are a little too narrow. The system is "
+        "together; all seeds have the same test images, so that they are a little too narrow. The system is "
         "reconstructed from the abstract of arXiv:2202.08944 and from its components: the paper's tables were not "
         "available to us, the column `paper` is empty for that reason, and our numbers are our own."
     )
-    page.table(it.main_rows(), caption="What the defence is worth, by what the adversary knows.")
-    _draw(page, _bars(it))
-    page.table(it.claims(), caption="What was expected before the run, and what was found in the worst seed.")
-    page.section("What translation does")
+    report.table(it.main_rows(), caption="Accuracy of the defence, by what the adversary knows.")
+    _draw(report, _bars(it))
+    report.table(
+        it.claims(), caption="What was expected before the run, and what was found in the worst seed."
+    )
+    report.section("What translation does")
     for picture in _pictures(it):
-        _draw(page, picture)
-    page.table(
+        _draw(report, picture)
+    report.table(
         it.route_rows(),
         caption="Accuracy by route, all seeds together. A missed detection is not translated.",
     )
-    page.section("Is what is adversarial an outlier?")
-    page.text(
+    report.section("Are adversarial images OOD?")
+    report.text(
         "Scores of attacks stand beside those of noise that moves every pixel as far and that the classifier does not "
         "mind. Where noise is detected as well, the detector sees the size of a change; where images that fool the "
-        "classifier can be made to pass the gate (IDAR), being an outlier is not what fools it."
+        "classifier can be made to pass the gate (IDAR), being OOD is not what fools it."
     )
-    page.table(
+    report.table(
         it.detection_rows(), caption=f"Detectors on attacks and noise at {eps:g}, means over the seeds."
     )
     for picture in _detection(it):
-        _draw(page, picture)
-    page.table(
-        it.cause_rows(), caption=f"How often f errs on what {DETECTOR} calls an outlier, and on the rest."
-    )
-    page.section("Attacks")
-    page.table(
+        _draw(report, picture)
+    report.table(it.cause_rows(), caption=f"How often f errs on what {DETECTOR} calls OOD, and on the rest.")
+    report.section("Attacks")
+    report.table(
         it.sweep_rows(),
-        caption=f"A1, A3 and A4 over the radius, {it.cfg.swept} test images of each seed; all images and attacks at "
-        f"{it.cfg.recipe.eps:g}. At 1 every image is allowed, and none may resist.",
+        caption=f"A1, A3 and A4 over the radius, {it.cfg.sweep_images} test images of each seed; all images and "
+        f"attacks at {it.cfg.recipe.eps:g}. At 1 every image is allowed, and none may be robust.",
     )
-    page.table(it.attack_rows(), caption="Seed 0: what every attack left, judged by the defence itself.")
-    page.table(
+    report.table(
+        it.attack_rows(), caption="Seed 0: what every attack left, classified by the defence itself."
+    )
+    report.table(
         it.attack_rows("swapped"),
-        caption=f"Seed 0 behind another gate, Mahalanobis distances of f's features; {it.cfg.swept} images.",
+        caption=f"Seed 0 behind another gate, Mahalanobis distances of f's features; {it.cfg.sweep_images} images.",
     )
-    page.table(
+    report.table(
         it.attack_rows("baseline"),
         caption="Seed 0: the classifier trained against PGD, no gate, no translator.",
     )
-    page.table(
-        it.flag_rows(), caption="Signs that gradients are masked, seed 0. f after T is probed on 64 images."
+    report.table(
+        it.flag_rows(), caption="Signs that gradients are masked, seed 0. f after T is checked on 64 images."
     )
-    page.section("Natural shifts")
-    page.table(
+    report.section("Natural shifts")
+    report.table(
         it.natural_rows(),
         caption="Darker by a factor, sharper by a factor. T was trained on attacked images, or on these and on "
         "images darker by 0.3 or sharper by 3.",
     )
-    page.scope(
+    report.scope(
         attacked=["the hard defence: classifier, gate with its threshold, and translator together"],
         attacks=[
             f"A1 to A6 by APGD or PGD with {cfg.steps} steps (selective and orthogonal PGD "
@@ -90,12 +93,12 @@ def page(cfg: Any, it: Results) -> Report:
         ],
         not_attacked=["other norms", "decision-based attacks", "corruptions beyond darker and sharper"],
     )  # fmt: skip
-    return page
+    return report
 
 
-def _draw(page: Report, drawn: Drawn) -> None:
+def _draw(report: Report, drawn: Drawn) -> None:
     picture, name, caption = drawn
-    page.picture(picture, caption=caption, name=name)
+    report.picture(picture, caption=caption, name=name)
 
 
 def _bars(it: Results) -> Drawn:
@@ -129,7 +132,7 @@ def _bars(it: Results) -> Drawn:
 
 
 def _pictures(it: Results) -> Iterator[Drawn]:
-    cell, count = it.cells["detection_0"], min(COUNT, SHOWN, len(it.cells["detection_0"]["clean/shown"]))
+    cell, count = it.parts["detection_0"], min(COUNT, SHOWN, len(it.parts["detection_0"]["clean/shown"]))
     clean, made, back, own = (
         cell[name][:count]
         for name in ("clean/shown", "PGD 1 eps/shown", "PGD 1 eps/translated", "clean/translated")
@@ -147,25 +150,27 @@ def _pictures(it: Results) -> Iterator[Drawn]:
     found = it.found["adaptive"][0]
     rows, names, captions = [clean], ["image"], [[str(k) for k in found.label[:count]]]
 
-    def outcome(wrong: bool, unseen: bool) -> str:
-        return ("unseen" if unseen else "translated") if wrong else "resists"
+    def outcome(wrong: bool, undetected: bool) -> str:
+        return ("undetected" if undetected else "translated") if wrong else "right"
 
     shown = ("A1 through translator", "A3 gate bypass", "A4 soft gate")
     for name in (one for one in shown if one in found.attacks):
         i = found.attacks.index(name)
         rows += [found.x[i][:count], difference(found.x[i][:count], clean)]
         names += [name, "difference"]
-        fates = [outcome(*one) for one in zip(found.wrong[i][:count], found.unseen[i][:count], strict=True)]
-        captions += [fates, []]
+        outcomes = [
+            outcome(*one) for one in zip(found.wrong[i][:count], found.unseen[i][:count], strict=True)
+        ]
+        captions += [outcomes, []]
     yield (
         grid(rows, rows=names, captions=captions), "adaptive_points",
-        "What adaptive attacks made of the images, seed 0: the class below the image, then whether the defence errs "
-        "untranslated (unseen by its gate) or after translation.",
+        "Points of adaptive attacks, seed 0: the class below the image, then whether the defence errs "
+        "untranslated (undetected by its gate) or after translation.",
     )  # fmt: skip
 
 
 def _detection(it: Results) -> Iterator[Drawn]:
-    cell = it.cells["detection_0"]
+    cell = it.parts["detection_0"]
     inside, lines = cell[f"clean/score/{DETECTOR}"], {}
     for family in (*FAMILIES[:1], "PGD 0.5 eps", *FAMILIES[2:5]):
         outside = cell[f"{family}/score/{DETECTOR}"]
@@ -182,10 +187,10 @@ def _detection(it: Results) -> Iterator[Drawn]:
         right[kind] = Line(radii, hits.mean(axis=1), hits.min(axis=1), hits.max(axis=1))
     pictures = [
         Panel("detected", drawn, "linf radius", f"AUROC of {DETECTOR}", (0.4, 1.02)),
-        Panel("understood", right, "linf radius", "accuracy of f", (0, 1.02)),
+        Panel("classified", right, "linf radius", "accuracy of f", (0, 1.02)),
     ]
     yield (
         panels(pictures), "over_radii",
-        "Attacks and noise of the same size over the radius: how well the gate tells them from data, and what f makes "
-        "of them. Shades: least and largest of the seeds.",
+        "Attacks and noise of the same size over the radius: how well the gate tells them from clean images, and the "
+        "accuracy of f on them. Shades: least and largest of the seeds.",
     )  # fmt: skip

@@ -1,13 +1,13 @@
-"""What ood_to_id.defence measured, and what of it was expected."""
+"""The numbers and tables of ood_to_id.defence, and what of them was expected."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.ood_to_id import measure
+from experiments.ood_to_id.config import DefenceConfig
 from robustjax.analysis.intervals import proportion
-from robustjax.evaluation import headline
+from robustjax.evaluation import translation_attacks
 from robustjax.evaluation.headline import Headline, percent
 from robustjax.ood import controls
 
@@ -17,45 +17,51 @@ FAMILIES = (
     "PGD 1 eps", "PGD 1 eps, 8 bits", "sign noise 1 eps", "uniform noise 1 eps", "normal noise as far as PGD",
     "PGD on an adversarially trained f",
 )  # fmt: skip
-LEADING = ("A1", "A2", "A3", "A4")
+GRADIENT_ATTACKS = ("A1", "A2", "A3", "A4")
 
 
 class Results:
     """The parts of all seeds, and how to look at them."""
 
     def __init__(
-        self, cells: Mapping[str, Mapping[str, np.ndarray]], cfg: Any, heads: Sequence[Headline]
+        self,
+        parts: Mapping[str, Mapping[str, np.ndarray]],
+        cfg: DefenceConfig,
+        headlines: Sequence[Headline],
     ) -> None:
-        self.cells, self.cfg, self.heads = cells, cfg, heads
+        self.parts, self.cfg, self.headlines = parts, cfg, headlines
         self.seeds = range(cfg.seeds)
         self.found = {
-            name: [measure.from_arrays(cells[f"{name}_{seed}"]) for seed in self.seeds]
+            name: [translation_attacks.from_arrays(parts[f"{name}_{seed}"]) for seed in self.seeds]
             for name in ("adaptive", "swapped", "baseline")
         }
         self.detectors = [
-            key.removeprefix("clean/score/") for key in cells["detection_0"] if key.startswith("clean/score/")
+            key.removeprefix("clean/score/") for key in parts["detection_0"] if key.startswith("clean/score/")
         ]
 
     def seconds(self) -> float:
         """Add up the CPU time of all parts."""
-        return float(sum(cell["cpu_seconds"] for cell in self.cells.values()))
+        return float(sum(part["cpu_seconds"] for part in self.parts.values()))
 
     def of(self, part: str, key: str) -> np.ndarray:
         """Stack an array of a part over the seeds: (s, ...)."""
-        return np.stack([self.cells[f"{part}_{seed}"][key] for seed in self.seeds])
+        return np.stack([self.parts[f"{part}_{seed}"][key] for seed in self.seeds])
 
     def right(self, family: str, who: int) -> np.ndarray:
         """Say where an answer is right, (s, n): 0 for f, 1 for the defence, 2 for f after T, 3 for the robust f."""
         return ~self.of("detection", f"{family}/wrong")[:, who]
 
     def robust(self, part: str, *names: str) -> np.ndarray:
-        """Say which images resist the attacks of these names or threat models, (s, n)."""
-        return np.stack([one.robust(*names) for one in self.found[part]])
+        """Say which images are right under the attacks of these names or threat models, (s, n)."""
+        return np.stack([translation_attacks.robust(one, *names) for one in self.found[part]])
 
-    def leading(self, part: str) -> np.ndarray:
-        """Say which images resist A1 to A4, (s, n)."""
+    def robust_to_gradients(self, part: str) -> np.ndarray:
+        """Say which images are right under A1 to A4, (s, n)."""
         return np.stack(
-            [one.robust(*(a for a in one.attacks if a[:2] in LEADING)) for one in self.found[part]]
+            [
+                translation_attacks.robust(one, *(a for a in one.attacks if a[:2] in GRADIENT_ATTACKS))
+                for one in self.found[part]
+            ]
         )
 
     def idar(self) -> np.ndarray:
@@ -76,7 +82,7 @@ class Results:
     # --- tables -----------------------------------------------------------------------------------------
 
     def main_rows(self) -> list[dict[str, Any]]:
-        """Tabulate the question: what the defence is worth, by what the adversary knows; pooled over the seeds."""
+        """Tabulate accuracies by what the adversary knows, pooled over the seeds."""
         it: dict[str, np.ndarray] = {
             "clean accuracy, f": self.right("clean", 0),
             "clean accuracy, defence": self.right("clean", 1),
@@ -99,7 +105,7 @@ class Results:
         ]
 
     def detection_rows(self) -> list[dict[str, Any]]:
-        """Tabulate what a detector says of attacks and of noise, means over the seeds."""
+        """Tabulate how detectors score attacks and noise, means over the seeds."""
         rows = []
         for detector in self.detectors:
             for family in FAMILIES:
@@ -108,7 +114,7 @@ class Results:
                 rows.append(
                     {
                         "detector": detector, "images": family, "AUROC": f"{mean['auroc']:.3f}",
-                        "AUPR, outliers": f"{mean['aupr_out']:.3f}", "FPR95": f"{mean['fpr95']:.3f}",
+                        "AUPR, OOD": f"{mean['aupr_out']:.3f}", "FPR95": f"{mean['fpr95']:.3f}",
                         "detected at 0 / 1 / 5 % false alarms": " / ".join(
                             f"{mean[f'detected at {r}']:.2f}" for r in ("0", "0.01", "0.05")
                         ),
@@ -119,7 +125,7 @@ class Results:
         return rows
 
     def cause_rows(self) -> list[dict[str, Any]]:
-        """Tabulate how often f errs on what the gate calls an outlier, and on what it does not."""
+        """Tabulate how often f errs on images that the gate calls OOD, and on the rest."""
         rows = []
         for family in ("clean", *FAMILIES[:5]):
             wrong, flagged = (
@@ -128,7 +134,7 @@ class Results:
             )
             table = controls.two_by_two(wrong, flagged)
             rows.append({"images": family} | {k: f"{v:.3f}" for k, v in list(table.items())[:2]}
-                        | {"outliers": int(table["outliers"]), "data": int(table["data"])})  # fmt: skip
+                        | {"OOD": int(table["OOD"]), "ID": int(table["ID"])})  # fmt: skip
         return rows
 
     def route_rows(self) -> list[dict[str, Any]]:
@@ -152,7 +158,7 @@ class Results:
 
     def natural_rows(self) -> list[dict[str, Any]]:
         """Tabulate natural shifts, means over the seeds."""
-        names = self.cells["natural_0"]
+        names = self.parts["natural_0"]
         rows = []
         for i, (shift, trained) in enumerate(zip(names["shift"], names["T trained on"], strict=True)):
             kinds = ("accuracy_plain", "routed", "accuracy", "accuracy_translated")
@@ -171,7 +177,7 @@ class Results:
         rows = []
         for eps in sorted({*self.cfg.radii, self.cfg.recipe.eps}):
             if eps == self.cfg.recipe.eps:
-                left, seen = self.leading("adaptive"), self.idar()
+                left, seen = self.robust_to_gradients("adaptive"), self.idar()
             else:
                 left, seen = ~self.of("sweep", f"{eps:g}"), self.of("sweep", f"{eps:g}/unseen")
             accuracy = percent(proportion(left.ravel()))
@@ -180,7 +186,7 @@ class Results:
 
     def attack_rows(self, part: str = "adaptive", seed: int = 0) -> list[dict[str, Any]]:
         """Tabulate what every attack left."""
-        return headline.by_attack(self.found[part][seed])
+        return translation_attacks.by_attack(self.found[part][seed])
 
     # --- what was expected --------------------------------------------------------------------------------
 
@@ -216,7 +222,7 @@ class Results:
             "14 where and gather, one and many: largest difference of logits",
         )
         without, with_shifts = dark["attacks"][0], dark["attacks and shifts"][1]
-        swapped = most(self.leading("swapped"))
+        swapped = most(self.robust_to_gradients("swapped"))
         table = [
             ("1 clean accuracy of f", "at least 0.92", clean, clean >= 0.92),
             (f"2 accuracy of f under PGD-40 at {eps:g}", "at most 0.02", most(self.right("PGD 1 eps", 0)),
@@ -237,8 +243,8 @@ class Results:
              bool((halved <= 0.5).all())),
             ("9 static: defence under PGD on f", "at least 0.80", least(self.right("PGD 1 eps", 1)),
              least(self.right("PGD 1 eps", 1)) >= 0.8),
-            ("10 adaptive worst case of A1 to A4", "at most 0.10", most(self.leading("adaptive")),
-             most(self.leading("adaptive")) <= 0.1),
+            ("10 adaptive worst case of A1 to A4", "at most 0.10", most(self.robust_to_gradients("adaptive")),
+             most(self.robust_to_gradients("adaptive")) <= 0.1),
             ("11 IDAR", "at least 0.85", least(self.idar()), least(self.idar()) >= 0.85),
             ("12 darker 0.3: defence trained on attacks alone, less f", "below 0", without, without < 0),
             ("12 darker 0.3: defence trained on shifts too", "at least 0.90", with_shifts, with_shifts >= 0.9),
@@ -255,7 +261,7 @@ class Results:
         return max(1.0, *(float(np.abs(one.plain).max()) for one in self.found["adaptive"]))
 
     def _dark(self, trained: str) -> tuple[float, float]:
-        names = self.cells["natural_0"]
+        names = self.parts["natural_0"]
         at = next(
             i for i, (s, t) in enumerate(zip(names["shift"], names["T trained on"], strict=True))
             if str(s) == "darker 0.3" and str(t) == trained
@@ -266,7 +272,7 @@ class Results:
     def facts(self) -> dict[str, Any]:
         """Collect everything that is tabulated, as plain data."""
         return {
-            "headline": [head.says for head in self.heads], "checks": self.claims(), "main": self.main_rows(),
+            "headline": [one.says for one in self.headlines], "checks": self.claims(), "main": self.main_rows(),
             "detection": self.detection_rows(), "cause": self.cause_rows(), "routes": self.route_rows(),
             "natural": self.natural_rows(), "radii": self.sweep_rows(),
             "attacks": {f"{part}_{s}": self.attack_rows(part, s) for part in self.found for s in self.seeds},
@@ -275,13 +281,13 @@ class Results:
 
     def flag_rows(self) -> list[dict[str, Any]]:
         """Tabulate signs of masked gradients, of the first seed."""
-        cell = self.cells["adaptive_0"]
+        part = self.parts["adaptive_0"]
         names = ("check", "raised", "what was seen", "numbers")
-        columns = [[str(value) for value in cell[f"flag/{name}"]] for name in names]
+        columns = [[str(value) for value in part[f"flag/{name}"]] for name in names]
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def lines(self) -> list[str]:
         """Say on a terminal what was found and whether each check holds."""
         table = [f"{row['quantity']}: {row['found %']}" for row in self.main_rows()]
         checks = [f"{c['holds']:>3}  {c['check']}: {c['found']} ({c['expected']})" for c in self.claims()]
-        return [*table, *checks, *(f"seed {s}: {head.says}" for s, head in enumerate(self.heads))]
+        return [*table, *checks, *(f"seed {s}: {headline.says}" for s, headline in enumerate(self.headlines))]

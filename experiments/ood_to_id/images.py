@@ -1,6 +1,6 @@
 """The images of experiments on translation, all of them in memory."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,46 +12,69 @@ from robustjax.types import Batch, Images
 
 
 class Sets(NamedTuple):
-    """Images in [0, 1] with labels: to train on, to calibrate and choose on, to judge on."""
+    """Images in [0, 1] with labels: to train on, to calibrate and choose on, to test on."""
 
     train: Batch
     valid: Batch
     test: Batch
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Say what one image measures, (h, w, c)."""
+        return self.train.image.shape[1:]
 
-def digits(seed: int, *, calibration: int = 200) -> Sets:
-    """Load the embedded digits enlarged to 16 x 16; which ones calibrate is drawn by the seed."""
+    @property
+    def classes(self) -> int:
+        """Count the classes."""
+        return int(self.train.label.max()) + 1
+
+
+def load(
+    dataset: str,
+    seed: int,
+    *,
+    data_dir: str | None = None,
+    size: int | None = None,
+    images: int | None = None,
+) -> Sets:
+    """Load a data set: the embedded digits enlarged to 16 x 16, or a prepared one.
+
+    Args:
+      dataset: its name.
+      seed: draws which of the digits calibrate.
+      data_dir: where prepared sets are.
+      size: scale and cut prepared sets to so many pixels.
+      images: the first N of each part, all for None.
+    """
+    if dataset == "digits":
+        return Sets(*(first(part, images) for part in _digits(seed)))
+    parts = [
+        data.load(dataset, split, data_dir=data_dir, size=size) for split in ("train", "validation", "test")
+    ]
+    return Sets(
+        *(
+            Batch(jnp.asarray(part.image[:images], jnp.float32) / 255, jnp.asarray(part.label[:images]))
+            for part in parts
+        )
+    )
+
+
+def first(batch: Batch, count: int | None) -> Batch:
+    """Keep the first N, all for None."""
+    return Batch(batch.image[:count], batch.label[:count])
+
+
+def _digits(seed: int, *, calibration: int = 200) -> Sets:
     parts = [data.load("digits", split) for split in ("train", "validation", "test")]
-    train, valid, test = (Batch(enlarged(part.image), jnp.asarray(part.label)) for part in parts)
+    train, valid, test = (Batch(_enlarged(part.image), jnp.asarray(part.label)) for part in parts)
     known = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), train, valid)
     order = np.random.default_rng(seed).permutation(len(known.label))
-    return Sets(picked(known, order[calibration:]), picked(known, order[:calibration]), test)
+    rest, held = order[calibration:], order[:calibration]
+    train, valid = (Batch(known.image[rows], known.label[rows]) for rows in (rest, held))
+    return Sets(train, valid, test)
 
 
-def enlarged(image: np.ndarray) -> Images:
+def _enlarged(image: np.ndarray) -> Images:
     """Make images of bytes twice as large, linearly between pixel centres."""
     x = jnp.asarray(image, jnp.float32) / 255
     return resampling.resize(x, (2 * x.shape[1], 2 * x.shape[2]))
-
-
-def prepared(
-    dataset: str, *, data_dir: str | None = None, size: int | None = None, images: int | None = None
-) -> Sets:
-    """Load a prepared data set, scaled and cut to `size` pixels; `images` of each part, all for None."""
-    parts = [data.load(dataset, split, data_dir=data_dir, size=size) for split in data_splits()]
-
-    def batch(part: data.Split) -> Batch:
-        chosen = slice(images)
-        return Batch(jnp.asarray(part.image[chosen], jnp.float32) / 255, jnp.asarray(part.label[chosen]))
-
-    return Sets(*(batch(part) for part in parts))
-
-
-def data_splits() -> tuple[str, str, str]:
-    """Name the parts in the order of `Sets`."""
-    return "train", "validation", "test"
-
-
-def picked(batch: Batch, rows: Any) -> Batch:
-    """Keep some rows."""
-    return Batch(batch.image[rows], batch.label[rows])

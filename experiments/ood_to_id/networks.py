@@ -1,8 +1,7 @@
-"""The pieces of a translation system, trained: a classifier, an encoder for its gate, and translators of five kinds.
+"""The networks of a translation system and their trainings: a classifier, an encoder for its gate, and translators.
 
-What ood_to_id.train and the experiments on translation share. The system is reconstructed from the abstract of
-arXiv:2202.08944 and from the papers of its parts, since that paper's tables were not available; sizes, attacks and
-lengths are choices made here.
+The system is reconstructed from the abstract of arXiv:2202.08944 and from the papers of its parts, since that paper's
+tables were not available; sizes, attacks and lengths are choices made here.
 """
 
 import dataclasses
@@ -11,79 +10,96 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from experiments.ood_to_id.images import Sets, digits, picked, prepared
-from experiments.ood_to_id.pairs import as_floats, views_of
-from experiments.ood_to_id.recipe import (
-    KINDS,
-    NATURAL,
-    Kind,
-    Network,
-    Recipe,
-    Translate,
-    classifier_of,
-    denoiser_of,
-    encoder_of,
-    translator_of,
-)
-from robustjax import optimizers, training
+from experiments.ood_to_id.config import Recipe
+from experiments.ood_to_id.images import Sets, first
+from robustjax import optimizers, runtime, training
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
+from robustjax.catalog import models as model_names
+from robustjax.catalog import translators
+from robustjax.catalog.translators import TRANSLATORS
 from robustjax.data import views
+from robustjax.data.batches import to_float
 from robustjax.losses import pix2pix
+from robustjax.losses.adversarial import adversarial
 from robustjax.losses.atop import atop
 from robustjax.losses.contrastive import contrastive
 from robustjax.losses.diffusion import denoising
 from robustjax.losses.reconstruction import restoring
 from robustjax.losses.standard import standard
 from robustjax.models import critics, diffusion, selfsup
-from robustjax.ood.purify import purify
-from robustjax.perturbations import pairs
+from robustjax.models.small import pooled
+from robustjax.perturbations import adversarial_pairs, pairs, tones
+from robustjax.perturbations.pairs import Pairs, ImagePair
 from robustjax.runtime import weights_of
 from robustjax.staged_training import Stage
 from robustjax.threats import Threat
-from robustjax.types import Images, Model
+from robustjax.types import Images, LogitsFn, Model, Network, frozen
 
-__all__ = [
-    "KINDS",
-    "NATURAL",
-    "Kind",
-    "Network",
-    "Recipe",
-    "Sets",
-    "Translate",
-    "digits",
-    "picked",
-    "prepared",
-    "views_of",
-]
-_NOBODY: Any = None
+Shape = tuple[int, ...]
 NEVER = 2**30
+ENCODERS: dict[str, Callable[..., Model]] = {
+    "small": selfsup.small_encoder,
+    "resnet18": selfsup.resnet18_encoder,
+    "resnet50": selfsup.resnet50_encoder,
+}
 
 # --- classifier and encoder -----------------------------------------------------------------------------
+# Networks of the same sizes are one object, and so are their steps: other weights share compiled programs.
+
+
+@functools.cache
+def classifier_of(recipe: Recipe, dataset: str, classes: int, shape: Shape) -> Model:
+    """Build the network to be protected."""
+    if recipe.classifier == "pooled":
+        return pooled(classes=classes, shape=shape)
+    return model_names.classifier(recipe.classifier, dataset=dataset, classes=classes, shape=shape)
+
+
+@functools.cache
+def encoder_of(recipe: Recipe, shape: Shape) -> Model:
+    """Build the encoder that the gate's features come from."""
+    return ENCODERS[recipe.encoder](shape=shape)
+
+
+def translator_of(kind: str, recipe: Recipe, shape: Shape) -> Model:
+    """Build the network of a translator."""
+    return translators.network(kind, shape=shape, sizes=recipe.sizes)
 
 
 def classifier_stage(
     sets: Sets, recipe: Recipe, seed: int, *, dataset: str = "digits"
 ) -> tuple[Model, Stage]:
     """Train the classifier plainly, by Adam with one cycle."""
-    model = classifier_of(recipe, dataset, int(sets.train.label.max()) + 1, sets.train.image.shape[1:])
+    model = classifier_of(recipe, dataset, sets.classes, sets.shape)
     total = recipe.classifier_epochs * (len(sets.train.label) // recipe.batch_size)
-    tx, step = _classifying(model, total)
+    tx, step = _classifier_step(model, total)
     return model, Stage(
         "classifier", lambda: training.start(jax.random.key(seed), model, tx), step, sets.train,
         recipe.batch_size, total, seed,
     )  # fmt: skip
 
 
+def robust_stage(model: Model, sets: Sets, recipe: Recipe, epochs: int, seed: int) -> Stage:
+    """Train a classifier against PGD in the same ball: what a defence is compared with."""
+    total = epochs * (len(sets.train.label) // recipe.batch_size)
+    tx, step = _robust_step(model, total, recipe.eps)
+    return Stage(
+        "robust classifier", lambda: training.start(jax.random.key(seed + 50), model, tx), step, sets.train,
+        recipe.batch_size, total, seed,
+    )  # fmt: skip
+
+
 def encoder_stage(sets: Sets, recipe: Recipe, seed: int) -> tuple[Model, Stage]:
-    """Train the encoder on views without labels."""
-    shape = sets.train.image.shape[1:]
-    model = encoder_of(recipe, shape)
-    chosen = picked(sets.train, slice(recipe.encoder_images))
+    """Train the encoder on random views, without labels."""
+    model = encoder_of(recipe, sets.shape)
+    chosen = first(sets.train, recipe.encoder_images)
     total = recipe.encoder_epochs * (len(chosen.label) // recipe.encoder_batch)
-    tx, step = _encoding(model, shape[-1] == 1)
+    tx, step = _encoder_step(model, sets.shape[-1] == 1)
     return model, Stage(
         "encoder", lambda: training.start(jax.random.key(seed), model, tx), step, chosen,
         recipe.encoder_batch, total, seed,
@@ -91,13 +107,20 @@ def encoder_stage(sets: Sets, recipe: Recipe, seed: int) -> tuple[Model, Stage]:
 
 
 @functools.cache
-def _classifying(model: Model, total: int) -> tuple[Any, Any]:
+def _classifier_step(model: Model, total: int) -> tuple[Any, Any]:
     tx = optimizers.adam(optimizers.one_cycle(2e-3, total, peak=0.3))
     return tx, training.step(standard(model), tx)
 
 
 @functools.cache
-def _encoding(model: Model, grey: bool) -> tuple[Any, Any]:
+def _robust_step(model: Model, total: int, eps: float) -> tuple[Any, Any]:
+    tx = optimizers.adam(optimizers.one_cycle(2e-3, total, peak=0.3))
+    around = pgd(Threat("linf", eps), steps=10, step_size=eps / 4, keep="last")
+    return tx, training.step(adversarial(model, against(around, objectives.cross_entropy)), tx)
+
+
+@functools.cache
+def _encoder_step(model: Model, grey: bool) -> tuple[Any, Any]:
     tx = optimizers.adam(1e-3)
     return tx, training.step(contrastive(model, views.shifted_and_dimmed() if grey else views.simclr()), tx)
 
@@ -105,173 +128,182 @@ def _encoding(model: Model, grey: bool) -> tuple[Any, Any]:
 def train_classifier(sets: Sets, recipe: Recipe, seed: int, *, dataset: str = "digits") -> Network:
     """Train the classifier in memory."""
     model, stage = classifier_stage(sets, recipe, seed, dataset=dataset)
-    return Network(model, *weights_of(stage))
+    return Network(model, *weights_of(stage), {})
 
 
-def train_encoder(sets: Sets, recipe: Recipe, seed: int) -> Network:
-    """Train the encoder in memory."""
-    model, stage = encoder_stage(sets, recipe, seed)
-    return Network(model, *weights_of(stage))
+# --- pairs ----------------------------------------------------------------------------------------------
 
 
-def features(encoder: Network) -> Callable[[Images], jax.Array]:
-    """Read the features of an encoder, or those that the last layer of a classifier reads: images -> (b, d)."""
-    return selfsup.encoded(*encoder)
+def pairs_of(
+    sets: Sets, classifier: Network, recipe: Recipe, seed: int, *, turn: int = 0, batch_size: int = 250
+) -> ImagePair:
+    """Make every kind of pair of every training image, or of a share of them; each turn draws anew."""
+
+    def stored(x: jax.Array) -> np.ndarray:
+        return np.asarray(jnp.round(255.0 * x).astype(jnp.uint8) if recipe.as_bytes else x)
+
+    images, key = sets.train.image[: recipe.pairs_of], jax.random.key(seed)
+    if turn:
+        key = jax.random.fold_in(key, 2**31 + turn)
+    shares = {1.0, *(share for name, share in recipe.subset if name in recipe.attacks)}
+    work = []
+    for share in sorted(shares, reverse=True):
+        # Training images are in no order, so that the first ones are as good as any.
+        x = images[: max(1, round(share * len(images)))]
+        work += [(share, x[begin : begin + batch_size]) for begin in range(0, len(x), batch_size)]
+    found = []
+    for i, (share, x) in runtime.progress(work, total=len(work), label="pairs"):
+        made = _pairs_program(classifier.model, recipe, share)
+        part = made(jax.random.fold_in(key, i), x, classifier.params, classifier.state)
+        found.append(jax.tree.map(stored, part))
+    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *found)
+
+
+@functools.cache
+def _pairs_program(model: Model, recipe: Recipe, share: float) -> Callable[..., ImagePair]:
+    @jax.jit
+    def made(key: jax.Array, x: Images, params: Any, state: Any) -> ImagePair:
+        return adversarial_pairs.every(*_kinds_of_pairs(recipe, frozen(model, params, state), share))(key, x)
+
+    return made
+
+
+def _kinds_of_pairs(recipe: Recipe, logits_fn: LogitsFn, share: float) -> list[Pairs]:
+    """List the pairs that are made of a share of the images; of all: the images themselves, attacks, natural shifts."""
+    found, shares = [], dict(recipe.subset)
+    for name in recipe.attacks:
+        if shares.get(name, 1.0) == share:
+            radii = [part * recipe.eps for part in recipe.shares]
+            found += [
+                adversarial_pairs.attacked(logits_fn, adversarial_pairs.ATTACKS[name](eps)) for eps in radii
+            ]
+    if share < 1.0:
+        return found
+    for name, strength in recipe.shifts:
+        if name in tones.SHIFTS:
+            found.append(adversarial_pairs.shifted(tones.SHIFTS[name], strength))
+        else:
+            found.append(pairs.corrupted((name,), severity=strength))
+    return [adversarial_pairs.identity(), *found]
+
+
+def as_floats(given: ImagePair) -> ImagePair:
+    """Turn pairs that are stored as bytes into images in [0, 1]."""
+    return jax.tree.map(lambda x: to_float(x) if x.dtype == jnp.uint8 else x, given)
 
 
 # --- translators ----------------------------------------------------------------------------------------
 
 
-def stages(
-    kind: Kind, sets: Sets, classifier: Network, pool: pairs.ImagePair | None, recipe: Recipe, seed: int
-) -> tuple[Model, list[Callable[[Any], Stage]]]:
+def translator_stages(
+    kind: str, sets: Sets, classifier: Network, pool: ImagePair | None, recipe: Recipe, seed: int
+) -> list[Callable[[Any], Stage]]:
     """List the trainings of a translator; each is built from the weights that the one before left, None at first.
 
     Args:
-      kind: of translator.
+      kind: of `catalog.translators`.
       sets: for ddpm and atop, which train on images.
       classifier: to be protected; for pix2pixhd and atop, which look through it.
       pool: pairs, which all but ddpm train on.
       recipe, seed: sizes and lengths; of everything random.
     """
-    shape = sets.train.image.shape[1:]
-    model = translator_of(kind, recipe, shape)
-    if kind == "ddpm":
-        return model, [lambda _: _ddpm(model, sets, recipe, seed)]
+    model = translator_of(kind, recipe, sets.shape)
+    if not TRANSLATORS[kind].paired:
+        return [lambda _: _ddpm(model, sets, recipe, seed)]
     assert pool is not None
-    first = (
+    begun = (
         _dae(model, pool, recipe, seed)
         if kind == "dae"
-        else _duel(kind, model, classifier, pool, recipe, seed)
+        else _pix2pix(kind, model, classifier, pool, recipe, seed)
+    )._replace(
+        renew_every=recipe.refresh, renew=lambda turn: pairs_of(sets, classifier, recipe, seed, turn=turn)
     )
-    first = first._replace(
-        renew_every=recipe.refresh, renew=lambda turn: views_of(sets, classifier, recipe, seed, turn=turn)
-    )
-    if kind == "atop":
-        return model, [lambda _: first, lambda weights: _atop(model, weights, sets, classifier, recipe, seed)]
-    return model, [lambda _: first]
+    if TRANSLATORS[kind].adversarial:
+        return [lambda _: begun, lambda weights: _atop(model, weights, sets, classifier, recipe, seed)]
+    return [lambda _: begun]
 
 
-def train_translator(
-    kind: Kind, sets: Sets, classifier: Network, pool: pairs.ImagePair | None, recipe: Recipe, seed: int
-) -> Network:
-    """Train a translator in memory; see `stages`."""
-    model, parts = stages(kind, sets, classifier, pool, recipe, seed)
-    weights: Any = None
-    for part in parts:
-        weights = weights_of(part(weights))
-    return Network(model, *weights)
-
-
-def train_pix2pix(pool: pairs.ImagePair, recipe: Recipe, seed: int) -> Network:
-    """Train a translator by pix2pix without looking through a classifier, in memory."""
+def train_pix2pix(pool: ImagePair, recipe: Recipe, seed: int) -> Network:
+    """Train a translator by pix2pix, without looking through a classifier, in memory."""
     model = translator_of("pix2pix", recipe, pool.image.shape[1:])
-    return Network(model, *weights_of(_duel("pix2pix", model, _NOBODY, pool, recipe, seed)))
+    return Network(model, *weights_of(_pix2pix("pix2pix", model, None, pool, recipe, seed)), {})
 
 
-def translate_of(network: Network) -> Translate:
-    """Turn a trained translator into `translate(key, x)`; all but ddpm are deterministic and ignore the key.
-
-    It is a `jax.tree_util.Partial` over the weights, so that compiled functions can take it as an argument.
-    """
-    return jax.tree_util.Partial(_ignoring_keys(network.model.apply), network.params, network.state)
-
-
-def purifier(network: Network, recipe: Recipe, until: float) -> Translate:
-    """Turn a trained ddpm into `translate(key, x)`, a `Partial` over the weights as well."""
-    return jax.tree_util.Partial(_purifying(recipe, until), network.params)
-
-
-@functools.cache
-def _purifying(recipe: Recipe, until: float) -> Callable[..., Images]:
-    def translate(params: Any, key: jax.Array, x: Images) -> Images:
-        denoiser = denoiser_of(recipe, x.shape[1:])
-        return purify(denoiser, params, diffusion.Process(), until=until, steps=recipe.steps)(key, x)
-
-    return translate
-
-
-@functools.cache
-def _ignoring_keys(apply: Any) -> Callable[..., Images]:
-    return lambda params, state, key, x: apply(params, state, x)[0]
-
-
-# --- one stage of each kind -----------------------------------------------------------------------------
-
-
-def _duel(
-    kind: Kind, model: Model, classifier: Network, pool: pairs.ImagePair, recipe: Recipe, seed: int
+def _pix2pix(
+    kind: str, model: Model, classifier: Network | None, pool: ImagePair, recipe: Recipe, seed: int
 ) -> Stage:
     shape, per_epoch = pool.image.shape[1:], len(pool.image) // recipe.batch_size
     total = (recipe.epochs + recipe.decay) * per_epoch
     # What pairs are made of is no part of a program.
     plain = dataclasses.replace(recipe, attacks=(), shares=(), shifts=(), subset=(), refresh=0)
-    if weight := recipe.guided or (10.0 if kind == "pix2pixhd" else 0.0):
-        seen = pix2pix.by_features(lambda x: classifier.model.features(*classifier[1:], x), weight)
-        rules = _rules(kind, model, shape, plain, per_epoch, seen)
-        step = _moved(kind, rules)
+    weight = recipe.guided or (10.0 if kind == "pix2pixhd" else 0.0)
+    if weight and classifier is not None:
+        model_of_f, params, state = classifier[:3]
+        guide = pix2pix.by_features(lambda x: model_of_f.features(params, state, x), weight)
+        rules = _rules(kind, model, shape, plain, per_epoch, guide)
+        step = _pix2pix_step(kind, rules)
     else:
-        rules = _alike(kind, model, shape, plain, 1)
-        step = _shared(kind, model, shape, plain, per_epoch if recipe.decay else 1)
+        rules = _shared_rules(kind, model, shape, plain, 1)
+        step = _shared_step(kind, model, shape, plain, per_epoch if recipe.decay else 1)
     return Stage(
-        "translator", lambda: _begun(rules, shape)(jax.random.key(seed)), step, pool, recipe.batch_size, total, seed,
-        lambda duel: (duel.translator.params, duel.translator.state),
+        "translator", lambda: _pix2pix_start(rules, shape)(jax.random.key(seed)), step, pool, recipe.batch_size,
+        total, seed, lambda both: (both.translator.params, both.translator.state),
     )  # fmt: skip
 
 
 def _rules(
-    kind: Kind, model: Model, shape: tuple[int, ...], recipe: Recipe, per_epoch: int, *prices: pix2pix.Compare
+    kind: str, model: Model, shape: Shape, recipe: Recipe, per_epoch: int, *costs: pix2pix.Compare
 ) -> pix2pix.Rules:
     # Without a decay the rate never changes: then neither epochs nor their length are part of the program.
     constant = recipe.epochs if recipe.decay else NEVER
     rate = pix2pix.linear_decay(recipe.rate, constant=constant, decay=recipe.decay, per_epoch=per_epoch)
     large = kind == "pix2pixhd"
     if not large:
-        prices = (pix2pix.l1(recipe.l1), *prices)
+        costs = (pix2pix.l1(recipe.l1), *costs)
     build = critics.multiscale_critic if large else critics.patch_critic
     critic = build(shape=shape, width=recipe.critic_width, layers=recipe.critic_layers)
     return pix2pix.Rules(
         model, critic, pix2pix.adam(rate), pix2pix.adam(rate),
         pix2pix.least_squares if large else pix2pix.vanilla,
-        pix2pix.both(*prices), recipe.matching if large else 0.0, recipe.pool,
+        pix2pix.both(*costs), recipe.matching if large else 0.0, recipe.pool,
     )  # fmt: skip
 
 
-_alike = functools.cache(_rules)
+_shared_rules = functools.cache(_rules)
 
 
 @functools.lru_cache(maxsize=4)
-def _begun(rules: pix2pix.Rules, shape: tuple[int, ...]) -> Callable[[jax.Array], Any]:
+def _pix2pix_start(rules: pix2pix.Rules, shape: Shape) -> Callable[[jax.Array], Any]:
     return training.once(lambda key: pix2pix.start(key, rules, shape))
 
 
-def _moved(kind: Kind, rules: pix2pix.Rules) -> Callable[[Any, pairs.ImagePair], Any]:
+def _pix2pix_step(kind: str, rules: pix2pix.Rules) -> Callable[[Any, ImagePair], Any]:
     step = pix2pix.joint(rules) if kind == "pix2pixhd" else pix2pix.alternating(rules)
-    return lambda duel, views: step(duel, as_floats(views))
+    return lambda both, given: step(both, as_floats(given))
 
 
 @functools.cache
-def _shared(
-    kind: Kind, model: Model, shape: tuple[int, ...], recipe: Recipe, per_epoch: int
-) -> Callable[[Any, pairs.ImagePair], Any]:
+def _shared_step(
+    kind: str, model: Model, shape: Shape, recipe: Recipe, per_epoch: int
+) -> Callable[[Any, ImagePair], Any]:
     """Build the step that looks through no classifier: one function, and so one program, for all seeds."""
-    return _moved(kind, _rules(kind, model, shape, recipe, per_epoch))
+    return _pix2pix_step(kind, _rules(kind, model, shape, recipe, per_epoch))
 
 
-def _dae(model: Model, pool: pairs.ImagePair, recipe: Recipe, seed: int) -> Stage:
+def _dae(model: Model, pool: ImagePair, recipe: Recipe, seed: int) -> Stage:
     total = (recipe.epochs + recipe.decay) * (len(pool.image) // recipe.batch_size)
     tx = optimizers.adam(optimizers.one_cycle(2e-3, total, peak=0.3))
     step = training.step(restoring(model), tx)
     return Stage(
         "translator", lambda: training.start(jax.random.key(seed), model, tx),
-        lambda state, views: step(state, as_floats(views)), pool, recipe.batch_size, total, seed,
+        lambda state, given: step(state, as_floats(given)), pool, recipe.batch_size, total, seed,
     )  # fmt: skip
 
 
 def _ddpm(model: Model, sets: Sets, recipe: Recipe, seed: int) -> Stage:
     total = (recipe.epochs + recipe.decay) * (len(sets.train.label) // recipe.batch_size)
     tx = optimizers.adam(optimizers.one_cycle(1e-3, total, peak=0.1))
-    loss = denoising(denoiser_of(recipe, sets.train.image.shape[1:]), diffusion.Process())
+    loss = denoising(translators.denoiser(sets.shape, recipe.sizes), diffusion.Process())
     return Stage(
         "translator", lambda: training.start(jax.random.key(seed), model, tx, ema=True),
         training.step(loss, tx), sets.train, recipe.batch_size, total, seed, training.for_evaluation,
@@ -285,7 +317,7 @@ def _atop(model: Model, weights: Any, sets: Sets, classifier: Network, recipe: R
         Threat("linf", recipe.eps), steps=recipe.adversarial_steps,
         step_size=2.5 * recipe.eps / recipe.adversarial_steps, keep="last",
     )  # fmt: skip
-    loss = atop(model, classifier, against(ascent, objectives.cross_entropy))
+    loss = atop(model, classifier.logits_fn, against(ascent, objectives.cross_entropy))
 
     def start() -> training.TrainState:
         begun = model._replace(init=lambda key: weights)

@@ -1,61 +1,58 @@
-"""The page of ood_to_id.train."""
-
-import pathlib
-from typing import Any
+"""The report of ood_to_id.train."""
 
 import numpy as np
 
+from experiments.ood_to_id.config import TrainConfig
+from experiments.ood_to_id.training import Trained
 from robustjax import runtime
 from robustjax.runtime import figures, image_grids
 from robustjax.runtime.report import Report
 
-STORY = (
-    "T leads unusual images back to usual ones; f is the classifier it works for. Attacks on this page are made on f "
+INTRODUCTION = (
+    "T leads OOD images back to ID images; f is the classifier it works for. Attacks in this report are made on f "
     "alone and know nothing of T: accuracies under them say that T undoes what it was trained on, and nothing about "
     "an adversary who knows it. The system is reconstructed from the abstract of arXiv:2202.08944 and the papers of "
     "its parts; that paper's tables were not available."
 )
 
 
-def report(
-    cfg: Any, folder: pathlib.Path, rows: list[dict[str, Any]], pictures: Any, until: float | None
-) -> Report:
-    """Write the page a person reads."""
-    page = Report(f"A translator ({cfg.kind}) for {cfg.dataset}", cfg)
-    page.text(STORY)
+def training_report(cfg: TrainConfig, trained: Trained) -> Report:
+    """Write the report of a training."""
+    until, report = trained.until, Report(f"A translator ({cfg.kind}) for {cfg.dataset}", cfg)
+    report.text(INTRODUCTION)
     if until is not None:
-        page.text(
+        report.text(
             f"Images are mixed with noise up to time {until:g}, the best of those tried on validation images."
         )
-    page.table(
-        rows,
-        caption=f"The first {cfg.judged} test images at most; distances are mean absolute differences of pixels from "
-        "the clean image, before and after T.",
+    report.table(
+        trained.rows,
+        caption=f"The first {cfg.evaluation_images} test images at most; distances are mean absolute differences of "
+        "pixels from the clean image, before and after T.",
     )
-    page.section("Before and after")
-    for name, (clean, unusual, back) in pictures.items():
-        page.picture(strip(clean, unusual, back), caption=name)
-    page.section("Training")
-    measured = runtime.read_metrics(folder)
+    report.section("Before and after")
+    for name, (clean, perturbed, back) in trained.pictures.items():
+        report.picture(strip(clean, perturbed, back), caption=name)
+    report.section("Training")
+    measured = runtime.read_metrics(trained.folder)
     names = dict.fromkeys(name for line in measured for name in line)
-    page.picture(
+    report.picture(
         figures.training(measured, names=[name for name in names if name not in ("step", "classifier_risk")]),
-        caption="What was measured on the way; one stage after the other.",
+        caption="Metrics over the updates; one stage after the other.",
         name="training",
     )
-    page.scope(
+    report.scope(
         attacked=[f"the classifier alone, on test images of {cfg.dataset}"],
-        attacks=[f"PGD, {cfg.judge_steps} steps, linf {cfg.recipe.eps:.3g}, on the cross-entropy"],
+        attacks=[f"PGD, {cfg.evaluation_steps} steps, linf {cfg.recipe.eps:.3g}, on the cross-entropy"],
         not_attacked=["the translator and the gate: anybody who knows them", "other norms and radii"],
     )
-    return page
+    return report
 
 
-def strip(clean: np.ndarray, unusual: np.ndarray, back: np.ndarray) -> bytes:
-    """Show images, what became of them, what T makes of that, and what T changed and missed, amplified."""
-    largest = max(float(np.abs(back - unusual).max()), float(np.abs(back - clean).max()), 0.01)
+def strip(clean: np.ndarray, perturbed: np.ndarray, back: np.ndarray) -> bytes:
+    """Show images, perturbed ones, what T makes of those, and what T changed and missed, amplified."""
+    largest = max(float(np.abs(back - perturbed).max()), float(np.abs(back - clean).max()), 0.01)
     gain = round(0.5 / largest, 1)
-    rows = [clean, unusual, back]
-    rows += [np.clip(0.5 + gain * difference, 0, 1) for difference in (back - unusual, back - clean)]
+    rows = [clean, perturbed, back]
+    rows += [np.clip(0.5 + gain * difference, 0, 1) for difference in (back - perturbed, back - clean)]
     names = ["clean", "before T", "after T", f"changed ×{gain:g}", f"missed ×{gain:g}"]  # noqa: RUF001
     return image_grids.grid(rows, rows=names)

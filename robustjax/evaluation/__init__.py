@@ -14,6 +14,8 @@ defences     such a classifier as a system under attack
 gated_cases  cases against it, by what the adversary knows
 inside_sets  accuracy on real perturbations, and under attack inside a learned perturbation set
 headline     when a robust accuracy may be printed
+translation  what OOD-to-ID translation does: detection beside noise, natural shifts, resubmissions
+translation_attacks  attacks on it: the plans, radius 1, the headline
 """
 
 from robustjax.evaluation.mapped import mapped as mapped

@@ -47,9 +47,9 @@ def atop(
     def find(params: Params, state: State, batch: Batch, key: PRNGKeyArray) -> Images:
         return attack(key, through(translator, logits_fn, params, state), batch.image, batch.label).x
 
-    def risk(params: Params, state: State, batch: Batch, unusual: Images, key: PRNGKeyArray):
+    def risk(params: Params, state: State, batch: Batch, adversarial: Images, key: PRNGKeyArray):
         count = batch.image.shape[0]
-        both = jnp.concatenate([batch.image, unusual])
+        both = jnp.concatenate([batch.image, adversarial])
         made, state_next = translator.apply(params, state, both, train=True, key=key)
         logits = logits_fn(made)
         plain = logit.cross_entropy(logits[:count], batch.label).mean()

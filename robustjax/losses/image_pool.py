@@ -28,7 +28,7 @@ def empty(size: int, shape: tuple[int, ...]) -> ImagePool:
 
 
 def exchanged(
-    key: PRNGKeyArray, history: ImagePool | None, new: Float[Array, "b ..."]
+    key: PRNGKeyArray, pool: ImagePool | None, new: Float[Array, "b ..."]
 ) -> tuple[Array, ImagePool | None]:
     """Pass every new result on, or keep it and pass on an earlier one; without a pool all are passed on.
 
@@ -37,9 +37,9 @@ def exchanged(
 
     Reference: Shrivastava et al. 2017, arXiv:1612.07828, in the variant of CycleGAN's code. One row after another.
     """
-    if history is None:
+    if pool is None:
         return new, None
-    size = history.rows.shape[0]
+    size = pool.rows.shape[0]
 
     def one(pool: ImagePool, item: tuple[Array, Array]) -> tuple[ImagePool, Array]:
         key, row = item
@@ -51,5 +51,5 @@ def exchanged(
         rows = pool.rows.at[at].set(jnp.where(room | swap, row, pool.rows[at]))
         return ImagePool(rows, pool.filled + room.astype(jnp.int32)), out
 
-    after, out = jax.lax.scan(one, history, (keys_for(key, len(new)), new))
+    after, out = jax.lax.scan(one, pool, (keys_for(key, len(new)), new))
     return out, after

@@ -29,14 +29,14 @@ class Player(NamedTuple):
     opt_state: PyTree
 
 
-class Duel(NamedTuple):
+class Adversaries(NamedTuple):
     """All that the training of both goes on from, arrays only; step t draws from `fold_in(key, t)`."""
 
     step: Int[Array, ""]
     key: PRNGKeyArray
     translator: Player
     critic: Player
-    history: ImagePool | None
+    pool: ImagePool | None
 
 
 class Rules(NamedTuple):
@@ -46,7 +46,7 @@ class Rules(NamedTuple):
       translator, critic: the networks.
       translator_tx, critic_tx: their optimisers.
       realism: `vanilla` or `least_squares`.
-      compare: adds a price of what translated images miss, in any form: see `l1`, `by_features`, `both`.
+      compare: weighs how far translated images are from clean ones: see `l1`, `by_features`, `both`.
       matching: weight of the difference between the critic's maps of translated and of clean images; 10 in pix2pixHD.
       pool: earlier translations that the critic is shown again; 0 in pix2pix and pix2pixHD.
     """
@@ -77,10 +77,10 @@ def l1(weight: Number = 200.0) -> Compare:
 
 
 def by_features(features: Callable[[Images], Any], weight: Number = 1.0) -> Compare:
-    """Weigh how far translated images are from clean ones in the eyes of a network, such as the one to be protected.
+    """Weigh how far translated images are from clean ones in the activations of a network.
 
     Args:
-      features: images -> any tree of arrays, such as the logits or all activations of a frozen classifier.
+      features: images -> any tree of arrays, such as the activations of the frozen classifier to be protected.
       weight: of the mean absolute difference, summed over the arrays.
 
     Reference: Liao et al. 2018, arXiv:1712.02976, guides a denoiser so; it takes the place of VGG in pix2pixHD.
@@ -94,9 +94,9 @@ def by_features(features: Callable[[Images], Any], weight: Number = 1.0) -> Comp
     return compare
 
 
-def both(*prices: Compare) -> Compare:
-    """Add prices up."""
-    return lambda made, clean: sum((price(made, clean) for price in prices), start=jnp.zeros(()))
+def both(*costs: Compare) -> Compare:
+    """Add costs up."""
+    return lambda made, clean: sum((cost(made, clean) for cost in costs), start=jnp.zeros(()))
 
 
 def adam(rate: float | optax.Schedule = 2e-4) -> optax.GradientTransformation:
@@ -121,7 +121,7 @@ def linear_decay(rate: float, *, constant: int, decay: int, per_epoch: int = 1) 
     return schedule
 
 
-def start(key: PRNGKeyArray, rules: Rules, shape: tuple[int, ...]) -> Duel:
+def start(key: PRNGKeyArray, rules: Rules, shape: tuple[int, ...]) -> Adversaries:
     """Draw both networks; `shape` is that of one image, (h, w, c)."""
     first, second, later = jax.random.split(key, 3)
 
@@ -130,7 +130,7 @@ def start(key: PRNGKeyArray, rules: Rules, shape: tuple[int, ...]) -> Duel:
         return Player(params, state, tx.init(params))
 
     pair = (*shape[:2], 2 * shape[2])
-    return Duel(
+    return Adversaries(
         jnp.zeros((), jnp.int32),
         later,
         player(first, rules.translator, rules.translator_tx),
@@ -139,7 +139,7 @@ def start(key: PRNGKeyArray, rules: Rules, shape: tuple[int, ...]) -> Duel:
     )
 
 
-def alternating(rules: Rules) -> Callable[[Duel, ImagePair], tuple[Duel, Metrics]]:
+def alternating(rules: Rules) -> Callable[[Adversaries, ImagePair], tuple[Adversaries, Metrics]]:
     """Build pix2pix's step: translate once, move the critic, then the translator against the critic that moved.
 
     The critic's loss is half the sum of both its errors, on translated images cut from the translator's gradient.
@@ -147,16 +147,16 @@ def alternating(rules: Rules) -> Callable[[Duel, ImagePair], tuple[Duel, Metrics
     Args:
       rules: what is trained.
     Returns:
-      (duel, views of clean and unusual images) -> (duel, metrics): `critic` is its loss before it moved, `fooled` the
-      translator's adversarial loss, `missed` what `compare` gives, `matched` the weighted difference of maps, if it
-      counts, and `error`, the mean absolute difference of pixels.
+      (networks, views of clean and perturbed images) -> (networks, metrics): `critic` is its loss before it moved,
+      `fooled` the translator's adversarial loss, `missed` what `compare` gives, `matched` the weighted
+      difference of maps, if it counts, and `error`, the mean absolute difference of pixels.
 
     Reference: Isola et al. 2017, arXiv:1611.07004.
     """
     return _step(rules, moved_first=True)
 
 
-def joint(rules: Rules) -> Callable[[Duel, ImagePair], tuple[Duel, Metrics]]:
+def joint(rules: Rules) -> Callable[[Adversaries, ImagePair], tuple[Adversaries, Metrics]]:
     """Build pix2pixHD's step: both move at once, by gradients at the same point; else as `alternating`.
 
     Reference: Wang et al. 2018, arXiv:1711.11585.
@@ -164,19 +164,19 @@ def joint(rules: Rules) -> Callable[[Duel, ImagePair], tuple[Duel, Metrics]]:
     return _step(rules, moved_first=False)
 
 
-def _step(rules: Rules, moved_first: bool) -> Callable[[Duel, ImagePair], tuple[Duel, Metrics]]:
-    def step(duel: Duel, views: ImagePair) -> tuple[Duel, Metrics]:
-        clean, unusual = views
-        noise, drawn = jax.random.split(jax.random.fold_in(duel.key, duel.step))
-        made, pull, statistics = _translated(rules.translator, duel.translator, unusual, noise)
-        fakes, history = exchanged(drawn, duel.history, together(unusual, made))
-        critic, wrong = _critic_moved(rules, duel.critic, fakes, together(unusual, clean))
-        judge = critic if moved_first else duel.critic
-        price = jax.value_and_grad(_price(rules, judge, unusual, clean), has_aux=True)
-        (_, metrics), slope = price(made)
-        translator = _updated(duel.translator, pull(slope)[0], statistics, rules.translator_tx)
+def _step(rules: Rules, moved_first: bool) -> Callable[[Adversaries, ImagePair], tuple[Adversaries, Metrics]]:
+    def step(networks: Adversaries, views: ImagePair) -> tuple[Adversaries, Metrics]:
+        clean, perturbed = views
+        noise, drawn = jax.random.split(jax.random.fold_in(networks.key, networks.step))
+        made, pull, statistics = _translated(rules.translator, networks.translator, perturbed, noise)
+        fakes, pool = exchanged(drawn, networks.pool, together(perturbed, made))
+        critic, wrong = _critic_moved(rules, networks.critic, fakes, together(perturbed, clean))
+        opponent = critic if moved_first else networks.critic
+        cost = jax.value_and_grad(_cost(rules, opponent, perturbed, clean), has_aux=True)
+        (_, metrics), slope = cost(made)
+        translator = _updated(networks.translator, pull(slope)[0], statistics, rules.translator_tx)
         metrics |= {"critic": wrong, "error": jnp.abs(made - clean).mean()}
-        return Duel(duel.step + 1, duel.key, translator, critic, history), metrics
+        return Adversaries(networks.step + 1, networks.key, translator, critic, pool), metrics
 
     return step
 
@@ -193,27 +193,29 @@ def _translated(model: Model, player: Player, x: Images, key: PRNGKeyArray):
 
 def _critic_moved(rules: Rules, player: Player, fakes: Array, reals: Array) -> tuple[Player, Scalar]:
     def wrong(params: Params) -> tuple[Scalar, State]:
-        judged, state = rules.critic.apply(params, player.state, jax.lax.stop_gradient(fakes), train=True)
-        fake = _realism(rules, judged, False)
-        judged, state = rules.critic.apply(params, state, reals, train=True)
-        return 0.5 * (fake + _realism(rules, judged, True)), state
+        scales, state = rules.critic.apply(params, player.state, jax.lax.stop_gradient(fakes), train=True)
+        fake = _realism(rules, scales, False)
+        scales, state = rules.critic.apply(params, state, reals, train=True)
+        return 0.5 * (fake + _realism(rules, scales, True)), state
 
     (value, state), grads = jax.value_and_grad(wrong, has_aux=True)(player.params)
     return _updated(player, grads, state, rules.critic_tx), value
 
 
-def _price(rules: Rules, judge: Player, unusual: Images, clean: Images):
-    def price(made: Images) -> tuple[Scalar, Metrics]:
-        judged, _ = rules.critic.apply(judge.params, judge.state, together(unusual, made), train=True)
-        fooled, missed = _realism(rules, judged, True), rules.compare(made, clean)
+def _cost(rules: Rules, opponent: Player, perturbed: Images, clean: Images):
+    def cost(made: Images) -> tuple[Scalar, Metrics]:
+        scales, _ = rules.critic.apply(opponent.params, opponent.state, together(perturbed, made), train=True)
+        fooled, missed = _realism(rules, scales, True), rules.compare(made, clean)
         metrics = {"fooled": fooled, "missed": missed}
         if not rules.matching:
             return fooled + missed, metrics
-        wanted, _ = rules.critic.apply(judge.params, judge.state, together(unusual, clean), train=True)
-        matched = rules.matching * matching(cast(Any, judged), jax.lax.stop_gradient(cast(Any, wanted)))
+        wanted, _ = rules.critic.apply(
+            opponent.params, opponent.state, together(perturbed, clean), train=True
+        )
+        matched = rules.matching * matching(cast(Any, scales), jax.lax.stop_gradient(cast(Any, wanted)))
         return fooled + missed + matched, metrics | {"matched": matched}
 
-    return price
+    return cost
 
 
 def matching(made: Judgement, wanted: Judgement) -> Scalar:
@@ -230,8 +232,8 @@ def matching(made: Judgement, wanted: Judgement) -> Scalar:
     return total / len(made)
 
 
-def _realism(rules: Rules, judged: Any, real: bool) -> Scalar:
-    return sum((rules.realism(maps[-1], real) for maps in judged), start=jnp.zeros(()))
+def _realism(rules: Rules, scales: Any, real: bool) -> Scalar:
+    return sum((rules.realism(maps[-1], real) for maps in scales), start=jnp.zeros(()))
 
 
 def _updated(player: Player, grads: Params, state: State, tx: optax.GradientTransformation) -> Player:

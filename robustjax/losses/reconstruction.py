@@ -1,4 +1,4 @@
-"""Plain training of a translator: what it makes of an unusual image should be the usual one."""
+"""Plain training of a translator: its output for a perturbed image should be the clean one."""
 
 from collections.abc import Callable
 
@@ -17,11 +17,11 @@ def squares(made: Images, clean: Images) -> Scalar:
 
 
 def restoring(translator: Model, compare: Compare = squares) -> Loss:
-    """Minimise the price of what a translator misses.
+    """Minimise the difference between translated and clean images.
 
     Args:
       translator: what is trained.
-      compare: the price, such as `squares`, `pix2pix.l1()` or `pix2pix.by_features(...)`, for a guided one.
+      compare: the difference, such as `squares`, `pix2pix.l1()` or `pix2pix.by_features(...)`, for a guided one.
     Returns:
       A loss over `ImagePair`; metric `error`, the mean absolute difference of pixels.
 

@@ -1,7 +1,7 @@
-"""Does a detector see that an image is adversarial, or merely that it was changed by eps? Noise of the same size.
+"""Does a detector tell that an image is adversarial, or merely that it was changed by eps? Noise of the same size.
 
-A claim that adversarial examples are outliers needs these beside it: if noise that the classifier does not mind
-scores as low, being an outlier is not what makes the classifier fail.
+A claim that adversarial examples are OOD needs these beside it: if noise that the classifier classifies correctly
+scores as low, being OOD is not what makes the classifier fail.
 """
 
 import jax
@@ -45,16 +45,16 @@ def detection(
     *,
     rates: tuple[float, ...] = (0.0, 0.01, 0.05),
 ) -> dict[str, float]:
-    """Measure how well scores tell outliers from data: over thresholds, and at those of held-out data.
+    """Measure how well scores tell OOD from ID images: over thresholds, and at those of held-out images.
 
     Args:
-      inside: scores of test data (n,), larger than those of outliers.
-      outside: scores of outliers, adversarial examples or noise (m,).
-      calibration: scores of held-out training data, which set the thresholds.
-      rates: shares of the calibration data that the thresholds reject.
+      inside: scores of ID test images (n,), larger than those of OOD images.
+      outside: scores of OOD images, adversarial examples or noise (m,).
+      calibration: scores of held-out training images, which set the thresholds.
+      rates: shares of the calibration images that the thresholds reject.
     Returns:
-      auroc; aupr_out and aupr_in, by which side is positive; fpr95, the share of outliers that score above the 5 %
-      quantile of the test data; and for every rate `detected at r` and `false alarms at r`, in test data.
+      auroc; aupr_out and aupr_in, by which side is positive; fpr95, the share of OOD images that score above the
+      5 % quantile of the ID ones; and for every rate `detected at r` and `false alarms at r`, in ID test images.
     """
     found = {
         "auroc": auroc(inside, outside),
@@ -70,9 +70,9 @@ def detection(
 
 
 def two_by_two(wrong: ArrayLike, flagged: ArrayLike) -> dict[str, float]:
-    """Tabulate P(misclassified | called an outlier) and P(misclassified | called data), with the counts.
+    """Tabulate P(misclassified | detected as OOD) and P(misclassified | taken for ID), with the counts.
 
-    NaN where nothing fell on a side. If being an outlier caused mistakes, noise that is called an outlier would be
+    NaN where nothing fell on a side. If being OOD caused mistakes, noise that is detected as OOD would be
     misclassified too.
 
     Raises:
@@ -86,10 +86,10 @@ def two_by_two(wrong: ArrayLike, flagged: ArrayLike) -> dict[str, float]:
         return float(bad[side].mean()) if side.any() else float("nan")
 
     return {
-        "wrong if outlier": share(out),
-        "wrong if data": share(~out),
-        "outliers": float(out.sum()),
-        "data": float((~out).sum()),
+        "wrong if OOD": share(out),
+        "wrong if ID": share(~out),
+        "OOD": float(out.sum()),
+        "ID": float((~out).sum()),
     }
 
 

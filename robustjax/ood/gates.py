@@ -1,4 +1,4 @@
-"""Gates: what to do with an input whose score is low. One decision per input, by a threshold from held-out data.
+"""Gates: what to do with an input whose score is low. One decision per input, by a threshold from held-out images.
 
 Thresholds are `metrics.threshold_keeping(calibration, 1 - rate)`, with rate 0 for the lowest score of all, or
 `conformal.threshold(calibration, miss=rate)` with its guarantee: of n scores the floor(rate (n + 1))-th smallest,
@@ -27,7 +27,7 @@ class Gate(NamedTuple):
     With a `jax.tree_util.Partial` as score it is an argument for compiled functions.
 
     Attributes:
-      score: larger on data.
+      score: larger on ID images.
       threshold: the least score that passes.
       scale: the unit of `gap`, in the units of the score.
     """
@@ -49,8 +49,8 @@ def gated(score: Score, threshold: float, *, calibration: ArrayLike | None = Non
     """Make a gate whose gap is measured in standard deviations of calibration scores.
 
     Args:
-      score: larger on data.
-      threshold: from held-out training data, never from test data.
+      score: larger on ID images.
+      threshold: from held-out training images, never from test images.
       calibration: scores (n,) that set the unit; by default the unit is |threshold|, for distances, or 1 where the
         threshold is 0 or infinite.
     """
@@ -74,12 +74,12 @@ def _scored(features_fn: FeaturesFn, form: Form, x: Images) -> PerExample:
 
 
 def never(x: Images) -> PerExample:
-    """Score everything as data: the gate of a classifier without a defence."""
+    """Score everything as ID: the gate of a classifier without a defence."""
     return x.reshape(x.shape[0], -1)[:, 0] * 0.0
 
 
 def always(x: Images) -> PerExample:
-    """Score everything as an outlier: the gate of a translator in front of every input."""
+    """Score everything as OOD: the gate of a translator in front of every input."""
     return never(x) - 1.0
 
 
@@ -87,7 +87,7 @@ def together(gate: Gate) -> Decide:
     """Decide once for a whole batch, by its mean score: for comparison only.
 
     Batches of adversarial examples look perfectly separable that way, single queries mean nothing, and the
-    verdict on an input depends on its batch-mates. Never a default here.
+    decision on an input depends on its batch-mates. Never a default here.
     """
 
     def decide(x: Images) -> Mask:
@@ -102,8 +102,6 @@ def window_threshold(key: PRNGKeyArray, scores: ArrayLike, *, window: int, share
     Raises:
       ValueError: if window is not in [1, n].
     """
-    import jax
-
     values = vector("window_threshold", scores, -np.inf)
     if not 1 <= window <= values.size:
         raise ValueError(f"window_threshold: window is {window}, must be in [1, {values.size}]")
@@ -112,7 +110,7 @@ def window_threshold(key: PRNGKeyArray, scores: ArrayLike, *, window: int, share
 
 
 def with_reject(correct: ArrayLike, rejected: ArrayLike) -> dict[str, float]:
-    """Judge a classifier that abstains where the gate would route.
+    """Evaluate a classifier that abstains where the gate would route.
 
     Args:
       correct: (n,) whether the class is right.

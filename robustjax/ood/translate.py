@@ -1,4 +1,4 @@
-"""OOD-to-ID translation as a defence: F(x) = f(T(x)) where a gate calls x an outlier, f(x) elsewhere."""
+"""OOD-to-ID translation as a defence: F(x) = f(T(x)) where a gate detects x as OOD, f(x) elsewhere."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -120,7 +120,7 @@ def predictions(
 
 
 def any_wrong(predicted: Int[Array, "r b"], y: Labels) -> Mask:
-    """Say where one of several submissions is misclassified: what an adversary who may retry needs."""
+    """Say where one of several submissions is misclassified, which is enough for an adversary who may retry."""
     return (predicted != y).any(axis=0)
 
 

@@ -1,6 +1,6 @@
-"""Pairs of an unusual image and the usual one that it was made from: what a translator learns its way back from.
+"""Pairs of an adversarial or shifted image and the clean one that it was made from: what a translator trains on.
 
-They are `Pairs` like all others, (key, images) -> ImagePair, with the unusual image as the perturbed view.
+They are `Pairs` like all others, (key, images) -> ImagePair, with the adversarial or shifted image as the perturbed view.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from robustjax.attacks.spsa import spsa
 from robustjax.attacks.square import square
 from robustjax.attacks.starts import at_origin
 from robustjax.numerics import fold, keys_for, per_example
-from robustjax.perturbations.pairs import ImagePair, Pairs
+from robustjax.perturbations.pairs import Pairs, ImagePair
 from robustjax.perturbations.tones import Shift
 from robustjax.threats import Threat
 from robustjax.types import Attack, Images, LogitsFn
@@ -41,7 +41,7 @@ ATTACKS: dict[str, Callable[[float], Attack]] = {
 
 
 def identity() -> Pairs:
-    """Pair every image with itself, so that usual images come through a translator unharmed."""
+    """Pair every image with itself, so that a translator leaves clean images as they are."""
     return lambda key, x: ImagePair(x, x)
 
 
@@ -53,7 +53,7 @@ def attacked(logits_fn: LogitsFn, attack: Attack) -> Pairs:
 
     Args:
       logits_fn: the network that is attacked.
-      attack: finds the unusual image; `ATTACKS` has some by name.
+      attack: finds the adversarial image; `ATTACKS` has some by name.
     """
 
     def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:

@@ -12,7 +12,7 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
 class Shift(NamedTuple):
-    """One way for images to be unusual, and the strengths at which it is looked at, from mild to strong."""
+    """A natural shift, and the strengths at which it is evaluated, from mild to strong."""
 
     apply: Callable[[Images, Radius], Images]
     strengths: tuple[float, ...]

@@ -138,5 +138,5 @@ def test_the_critic_is_shown_earlier_translations():
     step = jax.jit(pix2pix.alternating(rules))
     for _ in range(4):
         duel, _ = step(duel, VIEWS)
-    assert int(duel.history.filled) == 8
-    assert len({float(row[0, 0, 1]) for row in duel.history.rows}) == 4  # of four states of the translator
+    assert int(duel.pool.filled) == 8
+    assert len({float(row[0, 0, 1]) for row in duel.pool.rows}) == 4  # of four states of the translator

@@ -224,5 +224,5 @@ def test_detection_on_six_numbers():
 
 def test_the_table_of_mistakes_and_flags():
     found = controls.two_by_two([1, 1, 0, 0, 0], [1, 0, 1, 0, 0])
-    assert found["wrong if outlier"] == 0.5 and found["wrong if data"] == pytest.approx(1 / 3)
-    assert np.isnan(controls.two_by_two([1], [1])["wrong if data"])
+    assert found["wrong if OOD"] == 0.5 and found["wrong if ID"] == pytest.approx(1 / 3)
+    assert np.isnan(controls.two_by_two([1], [1])["wrong if ID"])

@@ -1,0 +1,235 @@
+"""Attack a translation system, attack by attack, in a folder: what ood_to_id.evaluate and compare share."""
+
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.ood_to_id import images
+from experiments.ood_to_id.config import DISTANCES, EVALUATE_MAY_DIFFER, EvaluateConfig
+from experiments.ood_to_id.images import Sets, first
+from experiments.ood_to_id.training import Stopped, System, open_system
+from robustjax import runtime
+from robustjax.attacks.flags import Flag
+from robustjax.catalog.names import imported
+from robustjax.catalog.translators import TRANSLATORS
+from robustjax.evaluation import translation, translation_attacks
+from robustjax.evaluation.translation_attacks import Arrays, Assessment, GatedCase, Headline
+from robustjax.ood.gates import Gate, always
+from robustjax.ood.translate import Defence
+from robustjax.runtime.provenance import made_with, plain
+from robustjax.runtime.stopping import Stop, stopping
+from robustjax.types import Batch
+
+
+class Target(NamedTuple):
+    """What is attacked.
+
+    Attributes:
+      defence: classifier, gate and translator.
+      copy: another training of it, for attacks that transfer.
+      sets: the images it was trained, calibrated and is tested on.
+      test: the test images that are attacked.
+      eps: radius, linf.
+      random: whether the translator draws anew at every call.
+    """
+
+    defence: Defence
+    copy: Defence | None
+    sets: Sets
+    test: Batch
+    eps: float
+    random: bool
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+      target: what was attacked.
+      found: by mode (deterministic, a fixed draw, the mean of draws), what every attack did.
+      headline: what may be printed.
+      flags: signs of masked gradients.
+      at_one: accuracy at radius 1.
+      controls: table of noise and natural shifts.
+      submissions: by mode, table of several submissions to a random translator.
+    """
+
+    target: Target
+    found: dict[str, Assessment]
+    headline: Headline
+    flags: tuple[Flag, ...]
+    at_one: float
+    controls: list[dict[str, str]]
+    submissions: dict[str, list[dict[str, str]]]
+
+
+class Comparison(NamedTuple):
+    """What a gate that decides for ten images at once does, beside the same gate image by image: no headline."""
+
+    target: Target
+    rows: list[dict[str, str]]
+
+
+def evaluate_system(cfg: EvaluateConfig) -> Evaluation | Comparison:
+    """Attack a defence with and without knowledge of it; every attack is kept in the folder when it is done.
+
+    Raises:
+      Stopped: if asked to; the same settings go on with the next attack.
+    """
+    # --- the defence ---
+    target = open_target(cfg)
+    defence, test, eps = target.defence, target.test, target.eps
+    given = translation_attacks.as_argument(defence)
+    modes: dict[str, int | None] = {"fixed draw" if target.random else "deterministic": None}
+    if target.random and cfg.samples:
+        modes[f"mean of {cfg.samples} draws"] = cfg.samples
+    found: dict[str, Assessment] = {}
+    submissions: dict[str, list[dict[str, str]]] = {}
+
+    # --- attacks ---
+    with runtime.Run(cfg.out, cfg, may_differ=EVALUATE_MAY_DIFFER) as run, stopping() as stop:
+        for mode, samples in modes.items():
+            parts = _attacked(cfg, run, mode, target, samples, stop)
+            if cfg.gate == "grouped":
+                points = {str(part["attacks"][0]): part["points"] for part in parts}
+                return Comparison(target, translation.grouped_rows(defence, test, points, eps))
+            found[mode] = translation_attacks.joined(
+                [translation_attacks.from_arrays(part) for part in parts]
+            )
+            if target.random:
+                found[mode], submissions[mode] = translation.resubmitted(
+                    given, test, [part["points"] for part in parts], found[mode],
+                    times=cfg.resubmissions, batch_size=cfg.batch_size,
+                )  # fmt: skip
+
+    # --- controls, radius 1, and what may be printed ---
+    controls = translation.noise_and_shifts(defence, test, eps, _pgd_points(pathlib.Path(cfg.out)))
+    mode, worst = min(found.items(), key=lambda item: translation_attacks.robust(item[1]).mean())
+    plan = [
+        case
+        for case in translation_attacks.at_radius_one(cfg.steps)
+        if not case.attack.startswith(cfg.exempt or ("-",))
+    ]
+    at_one = translation_attacks.attack_defence(
+        defence, test, 1.0, plan, seed=cfg.seed, batch_size=cfg.batch_size
+    )
+    left = float(translation_attacks.robust(at_one).mean())
+    calibration = None if cfg.function else target.sets.valid.image
+    single = translation_attacks.one_by_one(
+        given, test.image[:16], key=jax.random.key(cfg.seed), samples=modes[mode]
+    )
+    headline = translation_attacks.conclude(worst, test, calibration, single, left, cfg.exempt)
+    flags = translation_attacks.masking(worst, translation_attacks.gradient_checks(given, test, eps))
+    return Evaluation(target, found, headline, flags, left, controls, submissions)
+
+
+def write_results(cfg: EvaluateConfig, facts: dict[str, Any]) -> None:
+    """Write results.json: what was found, with what made it."""
+    whole = {"made_with": made_with(), "config": plain(cfg), **facts}
+    runtime.write_whole(pathlib.Path(cfg.out) / "results.json", json.dumps(whole, indent=1) + "\n")
+
+
+def open_target(cfg: EvaluateConfig) -> Target:
+    """Build the defence, its copy and the images.
+
+    Raises:
+      ValueError: if the run or the function is not there.
+    """
+    if cfg.function is not None:
+        built = imported(cfg.function, flag="--function")()
+        if not isinstance(built, Defence):
+            raise ValueError(
+                f"--function gave {type(built).__name__}, must be a robustjax.ood.translate.Defence"
+            )
+        sets = images.load(str(cfg.dataset), cfg.seed, data_dir=cfg.data_dir)
+        return Target(built, None, sets, first(sets.test, cfg.images), float(cfg.eps or 0.0), cfg.random)
+    system = open_system(str(cfg.run))
+    made = system.settings
+    sets = images.load(made.dataset, made.seed, data_dir=cfg.data_dir, size=made.size)
+    kind = TRANSLATORS.get(made.kind)
+    return Target(
+        _defence(cfg, system, sets),
+        None if cfg.copy is None else _defence(cfg, open_system(cfg.copy), sets),
+        sets,
+        first(sets.test, cfg.images),
+        made.recipe.eps if cfg.eps is None else cfg.eps,
+        cfg.random if kind is None else kind.random,
+    )
+
+
+def _defence(cfg: EvaluateConfig, system: System, sets: Sets) -> Defence:
+    """Put the networks of a run behind the gate that is asked for."""
+    features = translation.as_features(system.encoder), translation.as_features(system.classifier)
+    parts = translation.Parts(
+        translation.as_logits(system.classifier), system.translate, features, sets.valid.image
+    )
+    if cfg.gate == "always":
+        gate = Gate(jax.tree_util.Partial(always), jnp.float32(0.0))
+    elif cfg.gate == "grouped":
+        gate = translation.grouped_gate(features[0], sets.train, sets.test, cfg.seed)
+    else:
+        score = translation.detectors(parts, first(sets.train, cfg.fit_images))[cfg.gate]
+        gate = translation.calibrated(score, parts.calibration, rate=cfg.rate, distance=cfg.gate in DISTANCES)
+    return Defence(parts.f, parts.translate, gate, features)
+
+
+def _attacked(
+    cfg: EvaluateConfig, run: runtime.Run, mode: str, target: Target, samples: int | None, stop: Stop
+) -> list[Arrays]:
+    """Run the attacks that have left no file yet; read those that have."""
+    steps = (cfg.averaged_steps if samples else None) or cfg.steps
+    plan = translation_attacks.static() + translation_attacks.adaptive(
+        int(target.test.label.max()) + 1, steps=steps, restarts=cfg.restarts, penalties=cfg.penalties,
+        targets=cfg.targets, queries=cfg.queries, estimates=cfg.estimates,
+        matches=3 if target.defence.features else 0,
+    )  # fmt: skip
+    plan += translation_attacks.transferred(steps) if target.copy is not None else ()
+    plan = _chosen(cfg, plan, cfg.averaged_only if samples else ())
+    done, began, valid = [], time.monotonic(), target.sets.valid
+
+    def attack(name: str) -> Arrays:
+        found = translation_attacks.attack_defence(
+            target.defence, target.test, target.eps, [case for case in plan if case.attack == name],
+            seed=cfg.seed, batch_size=cfg.batch_size, samples=samples, copy=target.copy,
+            pool=(valid.image[:1000], valid.label[:1000]),
+        )  # fmt: skip
+        left = 100 * translation_attacks.robust(found).mean()
+        runtime.say(f"{mode}: {name}: accuracy {left:.1f} %, {time.monotonic() - began:.0f} s")
+        return translation_attacks.in_arrays(found) | {"points": found.x[0]}
+
+    for name in dict.fromkeys(case.attack for case in plan):
+        file = f"{mode} {name}".replace(" ", "_").replace(",", "")
+        found = run.cached(f"attacks/{file}", lambda name=name: attack(name))
+        assert found is not None
+        done.append(found)
+        if stop.requested:
+            runtime.say("stopped; the same command goes on with the next attack")
+            raise Stopped(stop.exit_code)
+    return done
+
+
+def _chosen(
+    cfg: EvaluateConfig, plan: Sequence[GatedCase], averaged: tuple[str, ...]
+) -> tuple[GatedCase, ...]:
+    """Keep the attacks that were asked for, and of those the ones that the gate gives a meaning."""
+    only = averaged or cfg.only
+    if cfg.gate == "grouped":
+        plan = [case for case in plan if case.attack in ("PGD on f", "A3 gate bypass")]
+    return tuple(
+        case
+        for case in plan
+        if (not only or case.attack.startswith(only)) and case.attack[:2] not in cfg.exempt
+    )
+
+
+def _pgd_points(folder: pathlib.Path) -> np.ndarray | None:
+    for path in sorted((folder / "attacks").glob("*_PGD_on_f.npz"))[:1]:
+        with np.load(path) as file:
+            return file["points"]
+    return None
