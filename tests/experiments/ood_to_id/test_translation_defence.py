@@ -9,7 +9,7 @@ import scripts
 from experiments.ood_to_id import config, networks
 from robustjax.runtime.snapshot import in_bytes
 
-SMALL = {"classifier": "linear", "width": 2, "depth": 1}
+SMALL = {"classifier": "linear", "width": 2, "depth": 2}
 
 
 def untrained(seed):
