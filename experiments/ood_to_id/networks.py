@@ -34,7 +34,7 @@ from robustjax.losses.standard import standard
 from robustjax.models import critics, diffusion, selfsup
 from robustjax.models.small import pooled
 from robustjax.perturbations import adversarial_pairs, pairs, tones
-from robustjax.perturbations.pairs import Pairs, ImagePair
+from robustjax.perturbations.pairs import ImagePair, Pairs
 from robustjax.runtime import weights_of
 from robustjax.staged_training import Stage
 from robustjax.threats import Threat

@@ -16,8 +16,8 @@ from robustjax.attacks.flags import Flag
 from robustjax.evaluation import defences, gated_cases, purifier
 from robustjax.evaluation.assessments import Assessment as Assessment
 from robustjax.evaluation.assessments import joined as joined
-from robustjax.evaluation.gated_cases import GatedCase as GatedCase
 from robustjax.evaluation.defences import as_argument as as_argument
+from robustjax.evaluation.gated_cases import GatedCase as GatedCase
 from robustjax.evaluation.headline import Headline as Headline
 from robustjax.evaluation.headline import by_attack as by_attack
 from robustjax.evaluation.headline import by_threat_model as by_threat_model
@@ -107,7 +107,7 @@ def attack_defence(
       copy: another training of the defence, for attacks that transfer.
       pool: images and labels whose features may be matched.
       every: attack all images; else only those that no attack before has brought to an error.
-      watch: is told of every run.
+      watch: called after every run.
     """
     threat = Threat("linf", jnp.float32(eps), jnp.float32(0), jnp.float32(1))
     return purifier.assess(

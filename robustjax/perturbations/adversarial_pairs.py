@@ -20,7 +20,7 @@ from robustjax.attacks.spsa import spsa
 from robustjax.attacks.square import square
 from robustjax.attacks.starts import at_origin
 from robustjax.numerics import fold, keys_for, per_example
-from robustjax.perturbations.pairs import Pairs, ImagePair
+from robustjax.perturbations.pairs import ImagePair, Pairs
 from robustjax.perturbations.tones import Shift
 from robustjax.threats import Threat
 from robustjax.types import Attack, Images, LogitsFn

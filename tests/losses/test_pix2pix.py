@@ -22,8 +22,8 @@ def test_rates_fall_as_published():
     assert float(factor(7 * 300)) == 0
 
 
-# A translator a x + b, and a critic that judges a pair by u first + v second, everywhere.
-X, Y = 0.5, 0.25  # the unusual and the clean image, of one pixel
+# A translator a x + b, and a critic whose logit for a pair is u first + v second, everywhere.
+X, Y = 0.5, 0.25  # the perturbed and the clean image, of one pixel
 A, B, U, V = 0.8, 0.1, 0.3, -0.4
 RATE = 0.1
 

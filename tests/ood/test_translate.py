@@ -65,7 +65,7 @@ def test_ssd_takes_the_nearest_cluster_and_the_few_known_outliers():
     np.testing.assert_allclose(found, out - data, rtol=1e-3, atol=1e-3)
 
 
-def test_ssd_refuses_too_few_examples_unless_told_how_to_invert():
+def test_ssd_refuses_too_few_examples_without_a_way_to_invert():
     with pytest.raises(ValueError, match="59 examples of 6 features in a cluster, must be at least 60"):
         ssd(TRAIN[:59])
     flat = np.concatenate([TRAIN, TRAIN[:, :1]], axis=1)[:30]  # rank 6 of 7
@@ -108,7 +108,7 @@ def test_gates_decide_per_input_and_the_batch_rule_does_not():
     assert gate(x).tolist() == [True, False, False, True]
     np.testing.assert_allclose(gate.gap(x)[:3], [0.5, 0.0, -0.5])
     assert gates.together(gate)(x[:3]).tolist() == [False] * 3
-    assert gates.together(gate)(x[:1]).tolist() == [True]  # the same input, other mates, another verdict
+    assert gates.together(gate)(x[:1]).tolist() == [True]  # the same input, other mates, another decision
     assert gates.gated(lambda v: v, -4.0).scale == 4.0
     window = gates.window_threshold(KEY, np.arange(20.0), window=20)
     assert window == 1.0
@@ -209,7 +209,7 @@ def test_noise_of_the_same_size():
 
 
 def test_detection_on_six_numbers():
-    """Pairs (data, outlier): 8 of 9 in order, so AUROC is 8/9; one of three outliers is above the 5 % quantile."""
+    """Pairs (ID, OOD): 8 of 9 in order, so AUROC is 8/9; one of three OOD scores is above the 5 % quantile."""
     inside, outside = [0.9, 0.7, 0.4], [0.5, 0.2, 0.1]
     found = controls.detection(inside, outside, [0.3, 0.6, 0.8, 1.0], rates=(0.0, 0.25))
     assert found["auroc"] == 8 / 9

@@ -1,4 +1,4 @@
-"""Unusual images: natural shifts beside Pillow, pairs of every kind."""
+"""Adversarial and shifted images: natural shifts beside Pillow, pairs of every kind."""
 
 import jax
 import jax.numpy as jnp
