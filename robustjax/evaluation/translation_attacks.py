@@ -107,7 +107,7 @@ def attack_defence(
       copy: another training of the defence, for attacks that transfer.
       pool: images and labels whose features may be matched.
       every: attack all images; else only those that no attack before has brought to an error.
-      watch: called after every run.
+      progress: called after every segment of an attack.
     """
     threat = Threat("linf", jnp.float32(eps), jnp.float32(0), jnp.float32(1))
     return purifier.assess(
