@@ -1,6 +1,6 @@
 """Pairs of an adversarial or shifted image and the clean one that it was made from: what a translator trains on.
 
-They are `Pairs` like all others, (key, images) -> ImagePair, with the adversarial or shifted image as the perturbed view.
+They are `Pairs` like all others, (key, images) -> ImagePair; the adversarial or shifted image is the perturbed view.
 """
 
 from collections.abc import Callable
