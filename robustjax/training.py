@@ -135,5 +135,5 @@ def averaged(average: PyTree, new: PyTree, updates: Int[Array, ""], decay: Numbe
 
 
 def for_evaluation(state: TrainState) -> tuple[Params, State]:
-    """Return the parameters and network state to judge: the moving average if there is one."""
+    """Return the parameters and network state to evaluate: the moving average if there is one."""
     return (state.params, state.state) if state.ema is None else state.ema

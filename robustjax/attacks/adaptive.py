@@ -37,7 +37,7 @@ def averaged(
     Raises:
       ValueError: if passes or chunk_size is less than 1, or key is not one typed key.
 
-    Reference: Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420. Values, gradients and verdicts all
+    Reference: Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420. Values, gradients and outcomes all
       come from the mean of the same passes.
     """
     if passes < 1:

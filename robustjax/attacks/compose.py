@@ -61,11 +61,11 @@ def worst_of(*attacks: Attack, measure: Surrogate = objectives.margin) -> Attack
         raise ValueError("worst_of: no attack given, must be at least 1")
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
-        keys, verdict = keys_for(key, x.shape[0]), measure(logits_fn, y)
-        worst = Found(x, verdict(x))
+        keys, value = keys_for(key, x.shape[0]), measure(logits_fn, y)
+        worst = Found(x, value(x))
         for i, one in enumerate(attacks):
             point = one(fold(keys, i), logits_fn, x, y).x
-            worst = better(worst, Found(point, verdict(point)))
+            worst = better(worst, Found(point, value(point)))
         return jax.lax.stop_gradient(worst)
 
     return attack
@@ -99,11 +99,11 @@ def over_targets(
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         ranked = wrong_classes(logits_fn(x), y, targets)
-        keys, verdict = keys_for(key, x.shape[0]), measure(logits_fn, y)
+        keys, value = keys_for(key, x.shape[0]), measure(logits_fn, y)
 
         def target(rank: Array) -> Found:
             point = ascent(fold(keys, rank), surrogate(logits_fn, y, ranked[:, rank]), x).x
-            return Found(point, verdict(point))
+            return Found(point, value(point))
 
         return jax.lax.stop_gradient(best_of(_each(target, jnp.arange(ranked.shape[1]), chunk_size)))
 

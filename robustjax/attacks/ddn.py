@@ -1,4 +1,4 @@
-"""DDN: the nearest adversarial point in l2, by steps on spheres whose radius follows the verdict."""
+"""DDN: the nearest adversarial point in l2, by steps on spheres whose radius follows the outcome."""
 
 import jax.numpy as jnp
 from jaxtyping import Array

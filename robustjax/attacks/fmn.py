@@ -1,4 +1,4 @@
-"""FMN: the nearest adversarial point in linf, l2 and l1, by projected steps whose radius follows the verdict."""
+"""FMN: the nearest adversarial point in linf, l2 and l1, by projected steps whose radius follows the outcome."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def fmn(
     gamma: float = 0.05,
     start: Start = at_origin,
 ) -> Solver:
-    """Step along the gradient and project onto a ball, which shrinks or grows with the verdict on its points.
+    """Step along the gradient and project onto a ball, which shrinks or grows with the outcome at its points.
 
         x <- project(x + a g / |g|_2)
 

@@ -1,4 +1,4 @@
-"""Adversarial points made on one network and judged by another."""
+"""Adversarial points made on one network and evaluated on another."""
 
 import jax
 from jaxtyping import Array, PRNGKeyArray
@@ -22,8 +22,8 @@ def transferred(attack: Attack, source: LogitsFn, *, measure: Surrogate = object
     Reference: Papernot et al. 2016, arXiv:1605.07277.
     """
 
-    def judged(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+    def attack_source(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         point = attack(key, source, x, y).x
         return jax.lax.stop_gradient(Found(point, measure(logits_fn, y)(point)))
 
-    return judged
+    return attack_source

@@ -64,7 +64,7 @@ class Stop:
 
 @contextmanager
 def stopping(*, every: int = 20) -> Iterator[Stop]:
-    """Turn SIGTERM and SIGINT into a wish to stop while the block runs; a second SIGINT interrupts it.
+    """Turn SIGTERM and SIGINT into a request to stop while the block runs; a second SIGINT interrupts it.
 
     Outside of the main thread, where Python delivers no signals, nothing is turned.
 
