@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from robustjax.attacks.adaptive import averaged
 from robustjax.catalog import names
 from robustjax.data import subsets
 from robustjax.models import normalisation, weights
-from robustjax.types import LogitsFn, Model, Network, frozen
+from robustjax.types import LogitsFn, Model, Network
 
 CONSTANTS: dict[str, Any] = {
     "cifar10": normalisation.CIFAR10,
@@ -149,29 +148,3 @@ def of_function(logits_fn: Callable[[], LogitsFn]) -> Model:
         raise ValueError("features: a function of images has no inner activations")
 
     return Model(lambda key: ({}, {}), apply, features)
-
-
-# --- the former names, until nobody uses them ---
-
-
-class Subject(NamedTuple):
-    """As `Opened`, with functions of (parameters, state) instead of networks."""
-
-    title: str
-    network: Callable[..., LogitsFn]
-    verdict: Callable[..., LogitsFn]
-    arguments: tuple[Any, ...]
-    test: data.Split
-    about: dict[str, Any]
-
-
-def opened(source: Source, images: int | None, seed: int) -> Subject:
-    """Do as `open_network`."""
-    seen, reference, test = open_network(source, images, seed)
-    network, verdict = partial(frozen, seen.model), partial(frozen, reference.model)
-    return Subject(seen.title, network, verdict, (seen.params, seen.state), test, seen.about)
-
-
-def imported(source: Source, test: data.Split) -> Network:
-    """Do as `open_checkpoint`."""
-    return open_checkpoint(source, test)

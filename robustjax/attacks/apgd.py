@@ -97,7 +97,7 @@ def _rule(threat: Threat, rho: float, random_start: bool, compat: str | None) ->
 
 
 class Checks(NamedTuple):
-    """What the checkpoints need: rising steps and all steps since the last one, its distance, whether it was a success."""
+    """What the checkpoints need: rising steps and all steps since the last one, its distance, its success."""
 
     rises: Int[Array, "b"]
     since: Int[Array, "b"]
