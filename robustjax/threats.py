@@ -128,8 +128,13 @@ class Threat:
         rtol: float = 1e-6,
         atol: float = 1e-7,
     ) -> Mask:
-        """Say which points are feasible, up to the rounding of float32: |x - origin| <= eps (1 + rtol) + atol."""
-        inside = norm(x - origin, self.norm) <= jnp.asarray(self.eps) * (1 + rtol) + atol
+        """Say which points are feasible, up to the rounding of float32: |x - origin| <= eps (1 + rtol) + |atol|.
+
+        Rounding moves every feature by up to `atol`; |atol| is the norm of all of that: atol, sqrt(d) atol or d atol.
+        """
+        features = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[self.norm]
+        slack = atol * (x.size / max(x.shape[0], 1)) ** features
+        inside = norm(x - origin, self.norm) <= jnp.asarray(self.eps) * (1 + rtol) + slack
         boxed = ((x >= self.lower) & (x <= self.upper)).reshape(x.shape[0], -1).all(axis=1)
         return inside & boxed & jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1)
 

@@ -93,13 +93,15 @@ class ConvNet(nn.Module):
             x = conv(initial=self.initial, dtype=self.dtype, name=f"conv{i}")(x)
             self.sow("features", f"stage{i}", x)
         x = x if self.pool == 1 else max_pool(x, self.pool)
-        x = nn.relu(self._linear(x.reshape(x.shape[0], -1), self.hidden, "hidden"))
+        x = nn.relu(_dense(x.reshape(x.shape[0], -1), self.hidden, "hidden", self.initial, self.dtype))
         self.sow("features", f"stage{len(self.convs)}", x)
-        return self._linear(x, self.classes, "head")
+        return _dense(x, self.classes, "head", self.initial, self.dtype)
 
-    def _linear(self, x: Array, features: int, name: str) -> Array:
-        kernel, bias = self.initial.kernel, self.initial.bias(x.shape[-1])
-        return nn.Dense(features, kernel_init=kernel, bias_init=bias, dtype=self.dtype, name=name)(x)
+
+def _dense(x: Array, features: int, name: str, initial: Initial, dtype: DType) -> Array:
+    # Not a method: flax would write its name into the names of operations, by which profiles are read.
+    bias = initial.bias(x.shape[-1])
+    return nn.Dense(features, kernel_init=initial.kernel, bias_init=bias, dtype=dtype, name=name)(x)
 
 
 def linear(

@@ -120,7 +120,7 @@ def test_any_function(attack, tmp_path, monkeypatch):
         tmp_path / "b", "--radii", 1, source=source("noisy", "--source.stochastic", "--source.passes", 2)
     )
     assert random.returncode == 0, random.stderr
-    assert result_files.read(tmp_path / "b")[1]["network"]["deciding passes"] == 10
+    assert result_files.read(tmp_path / "b")[1]["network"]["reference passes"] == 10
     done = attack(tmp_path / "c", source=source("wrong_shape"))
     assert done.returncode == 2 and "must give logits of shape (2, 10)" in done.stderr
 
