@@ -59,7 +59,8 @@ def test_printed_commands_parse(name):
         config = tyro.cli(type(preset), default=preset, args=words, console_outputs=False)
     except SystemExit:
         raise AssertionError(f"{name} does not parse") from None
-    command_line.validate(config)
+    if "mypackage" not in COMMANDS[name]:  # which stands for the reader's own, and cannot be imported
+        command_line.validate(config)
 
 
 def test_there_are_commands():

@@ -31,7 +31,7 @@ def test_a_run_that_chooses_its_ood_images_resumes_bit_for_bit(whole, tmp_path, 
         assert len(set(file["rows"])) == 4 * 16 * 3 // 4
     shutil.copytree(whole, torn)
     shutil.rmtree(torn / "checkpoints" / "6")  # back to update 4, in the middle of what was chosen at 3
-    done = scripts.call(capsys, monkeypatch, *words, torn)
+    done = scripts.run(*words, torn)  # compiled as the first run was
     assert done.returncode == 0, done.stderr
     lines = [[json.loads(t) for t in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, torn)]
     assert lines[0] == lines[1] and lines[0][-1]["step"] == 5 and "valid_auroc_both" in lines[0][-1]
