@@ -32,14 +32,17 @@ def training_report(cfg: TrainConfig, trained: Trained) -> Report:
     report.section("Before and after")
     for name, (clean, perturbed, back) in trained.pictures.items():
         report.picture(strip(clean, perturbed, back), caption=name)
-    report.section("Training")
-    measured = runtime.read_metrics(trained.folder)
-    names = dict.fromkeys(name for line in measured for name in line)
-    report.picture(
-        figures.training(measured, names=[name for name in names if name not in ("step", "classifier_risk")]),
-        caption="Metrics over the updates; one stage after the other.",
-        name="training",
-    )
+    if measured := runtime.read_metrics(
+        trained.folder
+    ):  # none where the networks and the translator were given
+        report.section("Training")
+        names = dict.fromkeys(name for line in measured for name in line)
+        drawn = [name for name in names if name not in ("step", "classifier_risk")]
+        report.picture(
+            figures.training(measured, names=drawn),
+            caption="Metrics over the updates; one stage after the other.",
+            name="training",
+        )
     report.scope(
         attacked=[f"the classifier alone, on test images of {cfg.dataset}"],
         attacks=[f"PGD, {cfg.evaluation_steps} steps, linf {cfg.recipe.eps:.3g}, on the cross-entropy"],
