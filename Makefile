@@ -37,7 +37,7 @@ docs: .venv/test
 # Resolve the newest versions inside the bounds of pyproject.toml, for every supported Python.
 lock: .venv/created
 	$(PIP) uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-emit-index-url \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra docs --no-emit-index-url \
 		--no-header --no-annotate --upgrade pyproject.toml -o .requirements.lock
 
 clean:
