@@ -70,7 +70,7 @@ def test_a_tree_is_prepared_once_and_read_back(tree, tmp_path):
             numbers = np.asarray(picture)
         at = tuple(np.argwhere(numbers == 36)[0])
         assert found.info.classes[found.label[0][at]] == "Brick"
-    with pytest.raises(ValueError, match=r"prepare_data\.py multi_illumination/mip6"):
+    with pytest.raises(ValueError, match=r"experiments\.data\.prepare multi_illumination/mip6"):
         multi_illumination.load(6, "train", data_dir=tmp_path)
 
 
