@@ -86,7 +86,7 @@ def ours(it: Certified, cfg: CertifyConfig) -> tuple[Callable[[int, int], Certif
     noisy = partial(certify, over, sigma=cfg.sigma, alpha=cfg.alpha)
     keys = jax.random.split(jax.random.key(cfg.seed), cfg.images)
 
-    def some(first: int, last: int, run: Any) -> Certificate:
+    def some(first: int, last: int, run: Callable[..., Certificate]) -> Certificate:
         found = []
         for start in range(first, last, mesh.size):
             at = np.minimum(np.arange(start, start + mesh.size), last - 1)  # full, the last one repeated

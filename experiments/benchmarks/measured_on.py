@@ -7,9 +7,12 @@ import os
 import platform
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def chip() -> str:
@@ -24,7 +27,7 @@ def versions(*packages: str) -> dict[str, str]:
     return {name: version(name) for name in packages if find_spec(name)}
 
 
-def append(out: str | None, cfg: Any, packages: dict[str, str], **results: Any) -> None:
+def append(out: str | None, cfg: "DataclassInstance", packages: dict[str, str], **results: Any) -> None:
     """Append one line of JSON to a file, if there is one: date, device, versions, settings and results."""
     if out is None:
         return

@@ -12,7 +12,7 @@ from experiments.ood_detection.config import TrainConfig, ascent
 from robustjax import data, evaluation, logit, training
 from robustjax.catalog import ood_losses, outlier_sets
 from robustjax.data import subsets
-from robustjax.data.sources import Split
+from robustjax.data.sources import SPLITS, Split
 from robustjax.ood import metrics
 from robustjax.ood.score_attacks import lowered, raised
 from robustjax.ood.scores import scored
@@ -30,7 +30,7 @@ def load(cfg: TrainConfig) -> ValidationData:
     """Load validation images."""
     ours = subsets.first(data.load(cfg.dataset, "validation", data_dir=cfg.data_dir), cfg.images)
     # A set given with its part is trained on as a whole: nothing of it is held out.
-    names = [name for name in cfg.outliers if ":" not in name]
+    names = [name for name in cfg.outliers if name.partition(":")[2] not in SPLITS]
     if not names:
         return ValidationData(ours, None)
     count = -(-len(ours.label) // len(names))

@@ -124,8 +124,8 @@ def test_the_mean_leads_where_one_draw_misleads():
     keys = jax.random.split(jax.random.key(7), N)
     one_draw = jax.jit(lambda key: attack(key, lambda x: random_half(keys, x), X, y).x)(KEY)
     mean = jax.jit(lambda key: attack(key, averaged(random_half, KEY, passes=20), X, y).x)(KEY)
-    judge = averaged(random_half, jax.random.key(99), passes=400, chunk_size=100)
-    fooled = [np.asarray(judge(x)[:, 1] > 0) for x in (one_draw, mean)]
+    reference = averaged(random_half, jax.random.key(99), passes=400, chunk_size=100)
+    fooled = [np.asarray(reference(x)[:, 1] > 0) for x in (one_draw, mean)]
     assert not fooled[0].any() and fooled[1].all()
 
 
