@@ -1,12 +1,14 @@
 """The front door: evaluate a network in one call, checked before any work and told honestly after it."""
 
 import dataclasses
+import hashlib
 import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from robustjax import checks
 from robustjax.analysis.intervals import Estimate
@@ -128,7 +130,10 @@ def evaluate(
     folder = None if out is None else Path(out)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    memory = None if folder is None else Snapshot(folder / "progress.npz")
+    # Progress of another network on the same images must not be taken up: its answers are part of the name.
+    answers = np.asarray(jax.jit(logits_fn)(images[:LOOKED_AT]))
+    name = f"progress_{hashlib.sha256(answers.tobytes()).hexdigest()[:16]}.npz"
+    memory = None if folder is None else Snapshot(folder / name)
     attack = suites.over(system, cases, batch_size=batch_size)
     results = attack(key, images, labels, threat, *arguments, memory=memory, progress=attack_progress())
     flags: tuple[Flag, ...] = ()
