@@ -127,13 +127,13 @@ def evaluate(
     def cases(threat: Threat) -> tuple[autoattack.Case, ...]:
         return SUITES[suite](threat, classes=classes)
 
-    folder = None if out is None else Path(out)
+    folder, memory = None if out is None else Path(out), None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    # Progress of another network on the same images must not be taken up: its answers are part of the name.
-    answers = np.asarray(jax.jit(logits_fn)(images[:LOOKED_AT]))
-    name = f"progress_{hashlib.sha256(answers.tobytes()).hexdigest()[:16]}.npz"
-    memory = None if folder is None else Snapshot(folder / name)
+        # Progress of another network on the same images must not be taken up: its answers are part of the name.
+        answers = np.asarray(jax.jit(logits_fn)(images[:LOOKED_AT]))
+        digest = hashlib.sha256(answers.tobytes()).hexdigest()[:16]
+        memory = Snapshot(folder / f"progress_{digest}.npz")
     attack = suites.over(system, cases, batch_size=batch_size)
     results = attack(key, images, labels, threat, *arguments, memory=memory, progress=attack_progress())
     flags: tuple[Flag, ...] = ()
