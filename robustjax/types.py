@@ -42,10 +42,10 @@ class Batch(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A batch of data beside a batch of outliers."""
+    """A batch of in-distribution (ID) images beside out-of-distribution (OOD) images."""
 
-    data: Batch
-    outlier: Images
+    id: Batch
+    ood: Images
 
 
 @runtime_checkable

@@ -84,10 +84,10 @@ def measure(name: Network, method: Method, count: int, dtype: Dtype, cfg: TrainC
     kept: Any = {"remat": True} if cfg.remat and "resnet" in name else {}
     model = setup.factory(classes=10, shape=setup.shape, dtype=DTYPES[dtype], **kept)
     it = train_steps.method(method, eps=setup.eps, steps=cfg.steps)
-    images = np.random.default_rng(0).random((count * (1 + it.outliers), *setup.shape), np.float32)
+    images = np.random.default_rng(0).random((count * (1 + it.ood_ratio), *setup.shape), np.float32)
     labels = np.random.default_rng(1).integers(0, 10, count).astype(np.int32)
     batch = data = Batch(jnp.asarray(images[:count]), jnp.asarray(labels))
-    if it.outliers:
+    if it.ood_ratio:
         batch = Pair(data, jnp.asarray(images[count:]))
     mesh = runtime.data_mesh(jax.devices()[: math.gcd(count, jax.device_count())])
 

@@ -31,18 +31,18 @@ class Method(NamedTuple):
     """What an update does.
 
     Attributes:
-      norm, eps, outlier_eps: of the attacks.
+      norm, eps, ood_eps: of the attacks.
       steps: gradients of each attack.
-      outliers: OOD images for each ID image.
+      ood_ratio: OOD images for each ID image.
       weight: of the term of OOD images.
       share: of the sum of both terms; RATIO's half.
     """
 
     norm: Literal["linf", "l2"]
     eps: float
-    outlier_eps: float
+    ood_eps: float
     steps: int
-    outliers: int
+    ood_ratio: int
     weight: float
     share: float = 1.0
 
@@ -81,7 +81,7 @@ def loss(it: Method, name: config.Method, model: Model, *, loop: bool = True) ->
         threat, settings = Threat(it.norm, eps), {"steps": it.steps, "step_size": 0.25 * eps}
         return pgd(threat, keep="last", **settings) if loop else unrolled(threat, **settings)
 
-    attack, outside = against(ascent(it.eps), objectives.cross_entropy), ascent(it.outlier_eps)
+    attack, outside = against(ascent(it.eps), objectives.cross_entropy), ascent(it.ood_eps)
     if name == "pgd":
         return adversarial(model, attack)
     if name == "ratio":
@@ -120,9 +120,9 @@ def theirs(it: Method, net: Any, form: peers.Form, batch: Batch | Pair, updates:
     def on_device(images: Any) -> Any:
         return torch.from_numpy(np.ascontiguousarray(np.array(images).transpose(0, 3, 1, 2))).to(form.place)
 
-    data, outliers = (batch.data, batch.outlier) if isinstance(batch, Pair) else (batch, None)
+    data, ood = (batch.id, batch.ood) if isinstance(batch, Pair) else (batch, None)
     x, y = on_device(data.image), torch.from_numpy(np.array(data.label, np.int64)).to(form.place)
-    out = None if outliers is None else on_device(outliers)
+    out = None if ood is None else on_device(ood)
     tx = torch.optim.SGD(net.parameters(), RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
     def unsure(z: Any) -> Any:
@@ -150,8 +150,8 @@ def theirs(it: Method, net: Any, form: peers.Form, batch: Batch | Pair, updates:
     def update() -> None:
         net.eval()
         inside = maximise(lambda z: f.cross_entropy(z, y, reduction="none"), x, it.eps)
-        # The outliers' objective goes up, away from the uniform distribution, as ours does.
-        both = inside if out is None else torch.cat([inside, maximise(unsure, out, it.outlier_eps)])
+        # The objective on OOD images goes up, away from the uniform distribution, as ours does.
+        both = inside if out is None else torch.cat([inside, maximise(unsure, out, it.ood_eps)])
         net.train()
         tx.zero_grad()
         logits = form.logits(both)

@@ -66,7 +66,7 @@ class Trainer:
             self._programs[setting.method] = jax.jit(self._trained(setting.method), donate_argnums=0)
         state = self._start(jnp.arange(cfg.seeds))
         some = min(50, cfg.updates)
-        images = {"image": self.data["image"], "label": self.data["label"], "outlier": self.data[setting.ood]}
+        images = {"image": self.data["image"], "label": self.data["label"], "ood": self.data[setting.ood]}
         rounds = -(-cfg.updates // some)
         for _, _ in (bar := runtime.progress(range(rounds), total=rounds, label="train")):
             state, loss = self._programs[setting.method](state, images, jnp.float32(setting.eps))
@@ -108,9 +108,9 @@ class Trainer:
                     jax.random.fold_in(jax.random.fold_in(state.key, 7), state.step)
                 )
                 rows = jax.random.randint(first, (cfg.batch_size,), 0, len(images["label"]))
-                odd = jax.random.randint(second, (cfg.ood_batch_size,), 0, len(images["outlier"]))
+                odd = jax.random.randint(second, (cfg.ood_batch_size,), 0, len(images["ood"]))
                 batch = Batch(images["image"][rows], images["label"][rows])
-                state, metrics = update(state, Pair(batch, images["outlier"][odd]))
+                state, metrics = update(state, Pair(batch, images["ood"][odd]))
                 return state, metrics["loss"]
 
             state, losses = jax.lax.scan(one, state, length=min(50, cfg.updates))

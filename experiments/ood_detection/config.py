@@ -28,7 +28,7 @@ class TrainConfig:
     """Train a network on ID and OOD images."""
 
     dataset: str = "digits"  # the ID data
-    outliers: tuple[str, ...] = ("letters", "noise/permuted", "noise/uniform")  # OOD sets to train on
+    ood_sets: tuple[str, ...] = ("letters", "noise/permuted", "noise/uniform")  # OOD sets to train on
     model: str = "mlp"  # as in classification.train
     dtype: str = "float32"
     loss: str = "aloe"  # a method by name (a wrong name lists all), or module:name
@@ -70,11 +70,11 @@ class TrainConfig:
         method = ood_losses.method(self.loss)
         if not 0 <= self.quantile < 0.75:
             raise ValueError(f"--quantile is {self.quantile:g}, must be in [0, 0.75): a quarter is chosen")
-        if not self.outliers:
-            raise ValueError("--outliers is empty, must name at least one set of OOD images")
-        if method.mines and len(self.outliers) == 1 and "noise/" in self.outliers[0]:
+        if not self.ood_sets:
+            raise ValueError("--ood-sets is empty, must name at least one set of OOD images")
+        if method.mines and len(self.ood_sets) == 1 and "noise/" in self.ood_sets[0]:
             raise ValueError(
-                f"--outliers is noise alone, must be images to choose from with --loss {self.loss}"
+                f"--ood-sets is noise alone, must be images to choose from with --loss {self.loss}"
             )
         if self.loss in ("half_acet", "atom") and self.ood_batch_size % 2:
             raise ValueError(f"--ood-batch-size is {self.ood_batch_size}, must be even for {self.loss}")
@@ -108,13 +108,13 @@ def _attacks(eps: float, steps: int, step: float) -> dict[str, Any]:
 _ADAM = Optimizer(name="adam", rate=1e-3, schedule="cosine", weight_decay=0.0)
 _CIFAR: dict[str, Any] = {
     "dataset": "cifar10",
-    "outliers": ("tiny_imagenet/outliers",),
+    "ood_sets": ("tiny_imagenet/outliers",),
     "augment": ("crop", "flip"),
     "validate_every": 2000,
     "record_every": 50,
 }
 _GREY: dict[str, Any] = {
-    "outliers": ("letters/28", "noise/acet", "noise/permuted", "noise/uniform"),
+    "ood_sets": ("letters/28", "noise/acet", "noise/permuted", "noise/uniform"),
     "model": "convnet_small",
     "updates": 4000,
     "optimizer": _ADAM,
@@ -150,7 +150,7 @@ TRAIN_PRESETS = {
     ),
     "smoke": TrainConfig(
         **_SMOKE,
-        outliers=("letters",),
+        ood_sets=("letters",),
         updates=6,
         batch_size=16,
         ood_batch_size=16,
@@ -170,7 +170,7 @@ class EvaluateConfig:
 
     runs: tuple[str, ...] = ()  # folders of ood_detection.train or classification.train, on the same ID data
     source: network_source.Source = network_source.Source()  # a checkpoint or a function instead
-    outliers: tuple[str, ...] = ("letters", "noise/uniform")  # OOD sets to test on
+    ood_sets: tuple[str, ...] = ("letters", "noise/uniform")  # OOD sets to test on
     detectors: tuple[str, ...] = ("msp",)  # by name (a wrong name lists all), or module:name
     attacks: tuple[str, ...] = ("adaptive",)  # of adaptive, strong, aloe, atom, atd, or module:name
     norm: Literal["linf", "l2", "l1"] = "linf"
@@ -203,8 +203,8 @@ class EvaluateConfig:
             raise ValueError("--runs and --source: exactly one must be given, the networks to evaluate")
         if named:
             self.source.require()
-        if not self.outliers or not self.detectors:
-            raise ValueError("--outliers and --detectors are empty, must name at least one each")
+        if not self.ood_sets or not self.detectors:
+            raise ValueError("--ood-sets and --detectors are empty, must name at least one each")
         for name in self.detectors:
             detector(name)
         published = [name for name in self.attacks if score_attack(name).published]
@@ -240,7 +240,7 @@ EVALUATE_PRESETS = {
     "atom": EvaluateConfig(attacks=("atom", "adaptive"), radii=(8 / 255,), corruption=True, composition=True),
     "atd": EvaluateConfig(attacks=("atd", "adaptive"), radii=(8 / 255,)),
     "smoke": EvaluateConfig(
-        outliers=("letters",),
+        ood_sets=("letters",),
         radii=(0.1,),
         steps=2,
         images=12,

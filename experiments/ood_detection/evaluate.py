@@ -1,8 +1,8 @@
 """Evaluate detectors of OOD images, and attack their scores on both sides.
 
-    python -m experiments.ood_detection.evaluate standard --runs runs/fashion_aloe --outliers kmnist --out runs/eval_ood
+    python -m experiments.ood_detection.evaluate standard --runs runs/fashion_aloe --ood-sets kmnist --out runs/eval_ood
     python -m experiments.ood_detection.evaluate atom --source.checkpoint net.pt --source.architecture resnet18
-        --source.normalisation cifar10 --source.dataset cifar10 --outliers dtd --out runs/net_ood
+        --source.normalisation cifar10 --source.dataset cifar10 --ood-sets dtd --out runs/net_ood
 
 Networks are run folders of ood_detection.train and classification.train, a PyTorch checkpoint or any function. Every
 detector is evaluated on every OOD set: clean, with ID images, OOD images or both attacked at every radius, under the
@@ -27,7 +27,7 @@ from experiments.ood_detection.evaluate_results import Sets
 from experiments.ood_detection.networks import Evaluated, evaluated
 from experiments.shared import command_line
 from robustjax import data, runtime
-from robustjax.catalog import ood_losses, outlier_sets
+from robustjax.catalog import ood_losses, ood_sets
 from robustjax.catalog.score_attacks import score_attack
 from robustjax.catalog.scores import detector
 from robustjax.data import subsets
@@ -40,7 +40,7 @@ from robustjax.types import Network
 
 SHOWN = 8  # images kept with the scores, to be looked at
 MAY_DIFFER = (
-    "out", "data_dir", "resamples", "runs", "outliers", "detectors", "attacks", "radii", "corruption",
+    "out", "data_dir", "resamples", "runs", "ood_sets", "detectors", "attacks", "radii", "corruption",
     "composition", "certify", "batch_size", "smooth_radii",
 )  # fmt: skip
 
@@ -51,8 +51,8 @@ def main(cfg: EvaluateConfig) -> int:
     it = evaluated(cfg)
     held_out = subsets.first(data.load(it.dataset, "validation", data_dir=cfg.data_dir), cfg.images)
     ood = {
-        n: outlier_sets.load(n, it.test, split="test", data_dir=cfg.data_dir, count=cfg.images)
-        for n in cfg.outliers
+        n: ood_sets.load(n, it.test, split="test", data_dir=cfg.data_dir, count=cfg.images)
+        for n in cfg.ood_sets
     }
     sets = {"test": it.test, "validation": held_out, **ood}
 
@@ -109,7 +109,7 @@ class Scoring:
         """Make the files that are missing."""
         cfg, keep = self.cfg, self._keep
         for name, split in sets.items():
-            side: Side = "ood" if name in cfg.outliers else "id"
+            side: Side = "ood" if name in cfg.ood_sets else "id"
             keep("clean", name, split, lambda s=split: self.scorer.clean(s))
             if name == "validation":
                 continue
@@ -152,7 +152,7 @@ class Scoring:
             subsets.first(data.load(self.it.dataset, part, data_dir=cfg.data_dir), count)
             for part, count in (("train", cfg.fit_images), ("validation", max(2, cfg.fit_images // 4)))
         )
-        noise = outlier_sets.load("noise/permuted", held_out, split="validation")
+        noise = ood_sets.load("noise/permuted", held_out, split="validation")
         return scores.fit(self.network, self.detector, train, held_out, noise, batch_size=cfg.batch_size)
 
     def _attack(self, name: str) -> AttackAt:
@@ -230,7 +230,7 @@ class Scoring:
                 found.pop("samples", None)  # of points that may not be kept
                 with np.load(self.run.folder / f"{self._file(unless_worse, name)}.npz") as file:
                     found = scores.worse(found, dict(file), side=side)
-            label = np.full(len(split.label), -1) if name in self.cfg.outliers else split.label
+            label = np.full(len(split.label), -1) if name in self.cfg.ood_sets else split.label
             return found | {"label": label.astype(np.int64)}
 
         self.run.cached(self._file(case, name), whole)

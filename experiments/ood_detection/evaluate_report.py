@@ -56,7 +56,7 @@ def build(
     report = Report(f"Detectors of OOD images under attack: {test.info.name}", cfg)
     report.text(
         f"{len(networks)} networks, {len(cfg.detectors)} detectors, {len(test.label)} test images and "
-        f"{', '.join(f'{len(sets[n].label)} of {n}' for n in cfg.outliers)}. AUROC is the probability that an ID "
+        f"{', '.join(f'{len(sets[n].label)} of {n}' for n in cfg.ood_sets)}. AUROC is the probability that an ID "
         "image scores above an OOD image: 0.5 for a coin; below that an adversary controls the order. Attacked "
         "numbers are upper bounds, certified ones lower bounds of the truth."
     )
@@ -124,7 +124,7 @@ def set_rows(cfg: EvaluateConfig, table: Mapping[str, Any], case: str) -> list[d
     rows = []
     for network, detectors in table.items():
         for detector, found in detectors.items():
-            for name in (*cfg.outliers, "mean"):
+            for name in (*cfg.ood_sets, "mean"):
                 it, row = found[name][case], {"network": network, "detector": detector, "OOD set": name}
                 if case == "clean":
                     row |= {"AUROC": within(it, "auroc")} | {
@@ -156,7 +156,7 @@ def smoothed_rows(cfg: EvaluateConfig, table: Mapping[str, Any]) -> list[dict[st
     rows = []
     for network, detectors in table.items():
         for detector, found in detectors.items():
-            for name in cfg.outliers:
+            for name in cfg.ood_sets:
                 it = found[name]["smoothed"]
                 for eps in cfg.smooth_radii:
                     row = {
@@ -218,7 +218,7 @@ def draw_rocs(cfg: EvaluateConfig, report: Report, networks: Sequence[Network], 
         files = Files(out / "scores" / it.title / file_name(detector))
         for says, at in (("clean", "clean"), ("attacked", case)):
             a = files(at, "test")["conf"]
-            b = np.concatenate([files(at, n)["conf"] for n in cfg.outliers])
+            b = np.concatenate([files(at, n)["conf"] for n in cfg.ood_sets])
             lines[f"{it.title}, {says}"] = share(b, a, b), share(a, a, b)
     report.picture(
         figures.roc(lines),
@@ -240,7 +240,7 @@ def draw_images(
     for it in networks:
         files = Files(out / "scores" / it.title / file_name(detector))
         limit = metrics.threshold_keeping(files("clean", "test")["conf"], 1 - cfg.id_rejected)
-        for name in cfg.outliers:
+        for name in cfg.ood_sets:
             before, after = files("clean", name), files(case, name)
             count = len(before["image"])
             captions = [

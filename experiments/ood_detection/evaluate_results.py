@@ -50,7 +50,7 @@ def measured(cfg: EvaluateConfig, files: Files, detector: str) -> dict[str, Any]
             ),
             "rejected at the conformal threshold": metrics.fnr(low["conf"], safe),
         }
-    for name in cfg.outliers:
+    for name in cfg.ood_sets:
         outside = files("clean", name)["conf"]
         a = inside["conf"]
         entry: dict[str, Any] = {
@@ -92,8 +92,8 @@ def measured(cfg: EvaluateConfig, files: Files, detector: str) -> dict[str, Any]
             entry["smoothed"] = smoothed_auroc(near, far, attacked, sigma=cfg.sigma)
         found[name] = entry
     found["mean"] = {
-        case: protocols.over_sets({n: numbers(found[n][case]) for n in cfg.outliers})
-        for case in found[cfg.outliers[0]]
+        case: protocols.over_sets({n: numbers(found[n][case]) for n in cfg.ood_sets})
+        for case in found[cfg.ood_sets[0]]
         if case != "smoothed"
     }
     return found
@@ -143,7 +143,7 @@ def weak_attacks(cfg: EvaluateConfig, table: Mapping[str, Any]) -> list[str]:
     found, cases = [], cfg.cases()
     for network, detectors in table.items():
         for detector, entry in detectors.items():
-            for name in cfg.outliers:
+            for name in cfg.ood_sets:
                 says, it = f"{network}, {detector}, {name}", entry[name]
                 clean = it["clean"]["auroc"]
                 for side in ("in", "out", "both"):

@@ -83,7 +83,7 @@ def trained(folder: str, test: Split) -> Network:
     Raises:
       ValueError: if the folder holds no such run, or no whole checkpoint.
     """
-    opened = runtime.open_run(folder, made_by="ood_detection.train", needed=("loss", "outliers"))
+    opened = runtime.open_run(folder, made_by="ood_detection.train", needed=("loss", "ood_sets"))
     cfg, densities = opened.settings(TrainConfig), None
     if cfg.loss == "ccu":
         with np.load(opened.folder / "densities.npz") as file:
@@ -138,7 +138,7 @@ def evaluated(cfg: EvaluateConfig) -> Evaluated:
             whole = data.load(dataset, "test", data_dir=cfg.data_dir or made["data_dir"])
             test = subsets.first(whole, cfg.images)
         networks.append(
-            trained(folder, test) if "outliers" in made else _classifier(folder, data_dir=cfg.data_dir)
+            trained(folder, test) if "ood_sets" in made else _classifier(folder, data_dir=cfg.data_dir)
         )
     assert test is not None
     return Evaluated(networks, dataset, test)

@@ -2,12 +2,12 @@
 
     python -m experiments.ood_detection.train digits --out runs/digits_aloe
     python -m experiments.ood_detection.train fashion_mnist --loss oe --out runs/fashion_oe
-    python -m experiments.ood_detection.train cifar10_aloe --outliers tiny_imagenet/outliers --out runs/cifar10_aloe
+    python -m experiments.ood_detection.train cifar10_aloe --ood-sets tiny_imagenet/outliers --out runs/cifar10_aloe
 
 The method is named by --loss: standard, adversarial, trades (which see no OOD images), oe, ceda, acet, half_acet,
 aoe, aloe, ratio, half_ratio, trades_acet, trades_ceda, ntom, atom, sofl, rowl, ccu; or module:name, a function of your
-own (see catalog.ood_losses). --outliers names one or more OOD sets, with the part to take after a colon, or noise (see
-catalog.outlier_sets). Weights are those published unless --weight is given.
+own (see catalog.ood_losses). --ood-sets names one or more OOD sets, with the part to take after a colon, or noise (see
+catalog.ood_sets). Weights are those published unless --weight is given.
 
 Start it again with the same --out and it goes on bit for bit. Evaluate the last checkpoint, as the papers do, with
 ood_detection.evaluate; report.html says how training went.
@@ -28,7 +28,7 @@ from experiments.ood_detection.config import TRAIN_PRESETS as PRESETS
 from experiments.ood_detection.config import TrainConfig
 from experiments.shared import command_line
 from robustjax import data, evaluation, runtime, training
-from robustjax.catalog import augmentations, ood_losses, outlier_sets
+from robustjax.catalog import augmentations, ood_losses, ood_sets
 from robustjax.data import order
 from robustjax.data.batches import Augment
 from robustjax.data.sources import Split
@@ -47,7 +47,7 @@ def main(cfg: TrainConfig) -> int:
     mesh = runtime.data_mesh()
     rows = runtime.over_data(mesh)
     train = data.load(cfg.dataset, "train", data_dir=cfg.data_dir)
-    outliers, fresh = outlier_sets.balanced_mixture(cfg.outliers, train, data_dir=cfg.data_dir)
+    ood, fresh = ood_sets.balanced_mixture(cfg.ood_sets, train, data_dir=cfg.data_dir)
     held_out = validation.load(cfg)
     classes = len(train.info.classes)
 
@@ -58,7 +58,7 @@ def main(cfg: TrainConfig) -> int:
     ):
         # --- model, loss and optimiser ---
         ccu = cfg.loss == "ccu"
-        densities = networks.kept_densities(run, train, outliers, seed=cfg.seed) if ccu else None
+        densities = networks.kept_densities(run, train, ood, seed=cfg.seed) if ccu else None
         model = networks.model_of(cfg, classes=classes, shape=train.image.shape[1:], densities=densities)
         tx = cfg.optimizer.over(cfg.updates)
         tx = ccu_optimizer(tx) if ccu else tx
@@ -68,7 +68,7 @@ def main(cfg: TrainConfig) -> int:
         fitted = runtime.fit(
             update,
             training.start(jax.random.key(cfg.seed), model, tx, mesh, ema=cfg.ema),
-            Pairs(cfg, run, train, outliers, fresh, model, rows),
+            Pairs(cfg, run, train, ood, fresh, model, rows),
             total=cfg.updates,
             saved=saved,
             stop=stop,
@@ -84,9 +84,9 @@ def main(cfg: TrainConfig) -> int:
 
     # --- report ---
     if jax.process_index() == 0:
-        shown = outlier_sets.load(cfg.outliers[0], train, split="test", data_dir=cfg.data_dir, count=8)
+        shown = ood_sets.load(cfg.ood_sets[0], train, split="test", data_dir=cfg.data_dir, count=8)
         images = validation.attacked(cfg, model, fitted.state, shown, classes=classes)
-        path = train_report.write(cfg, train, outliers, images, runtime.read_metrics(cfg.out))
+        path = train_report.write(cfg, train, ood, images, runtime.read_metrics(cfg.out))
         runtime.say(f"report: {path}")
     return 0
 
@@ -129,7 +129,7 @@ class Pairs:
     cfg: TrainConfig
     run: runtime.Run
     train: Split
-    outliers: Split
+    ood: Split
     fresh: Augment | None  # makes noise anew in every step
     model: Model
     rows: NamedSharding
@@ -138,7 +138,7 @@ class Pairs:
         """Yield the pairs from an update on; `state` is asked for the network when OOD images are chosen."""
         cfg = self.cfg
         if not ood_losses.method(cfg.loss).mines:
-            yield from self._pairs(self.outliers, start)
+            yield from self._pairs(self.ood, start)
         rejected, step = evaluation.mapped(self._rejected), start
         while True:
             first = step - step % cfg.mine_every
@@ -146,32 +146,32 @@ class Pairs:
                 f"mined/{first:08d}", lambda first=first: self._mined(rejected, first, state())
             )
             assert mined is not None
-            chosen = _rows(self.outliers, mined["rows"])
+            chosen = _rows(self.ood, mined["rows"])
             yield from itertools.islice(self._pairs(chosen, step), first + cfg.mine_every - step)
             step = first + cfg.mine_every
 
-    def _pairs(self, outliers: Split, start: int) -> Iterator[Pair]:
+    def _pairs(self, ood: Split, start: int) -> Iterator[Pair]:
         cfg, augment = self.cfg, augmentations.augmentation(self.cfg.augment)
         return data.pairs(
             self.train,
-            outliers,
+            ood,
             batch_size=cfg.batch_size,
-            outlier_batch_size=cfg.ood_batch_size,
+            ood_batch_size=cfg.ood_batch_size,
             seed=cfg.seed,
             start=start,
             augment=augment,
-            outlier_augment=self.fresh or augment,
+            ood_augment=self.fresh or augment,
             sharding=self.rows,
         )
 
     def _mined(self, rejected: Evaluate, first: int, state: training.TrainState) -> dict[str, np.ndarray]:
         """Choose from a pool the quarter that is rejected least, but for the very least."""
-        cfg, count = self.cfg, len(self.outliers.label)
+        cfg, count = self.cfg, len(self.ood.label)
         most = min(count, 4 * cfg.ood_batch_size * cfg.mine_every)
         pool = np.sort(order.permutation(count, seed=cfg.seed, epoch=first, lane=2)[:most])
         params, net = training.for_evaluation(state)
         size = cfg.batch_size + cfg.ood_batch_size
-        batches = data.evaluation(_rows(self.outliers, pool), batch_size=size, sharding=self.rows)
+        batches = data.evaluation(_rows(self.ood, pool), batch_size=size, sharding=self.rows)
         scores = rejected(jax.random.key(0), batches, params, net)
         chosen = informative(jnp.asarray(scores), count=most // 4, quantile=cfg.quantile)
         return {"rows": pool[np.asarray(chosen)]}

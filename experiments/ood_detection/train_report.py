@@ -16,7 +16,7 @@ from robustjax.runtime.report import Report
 def write(
     cfg: TrainConfig,
     train: Split,
-    outliers: Split,
+    ood: Split,
     shown: Attacked,
     measured: Sequence[Mapping[str, Any]],
 ) -> pathlib.Path:
@@ -24,9 +24,9 @@ def write(
     last = {name: value for line in measured for name, value in line.items()}
     report = Report(f"{cfg.loss} training of {cfg.model} on {cfg.dataset} and OOD images", cfg)
     report.text(
-        f"{train.info.count} ID images of {train.info.name} beside {outliers.info.count} OOD images of "
-        f"{outliers.info.name}; training attacks {ood_losses.method(cfg.loss).attacked}. "
-        f"{train.info.note} {outliers.info.note}".strip()
+        f"{train.info.count} ID images of {train.info.name} beside {ood.info.count} OOD images of "
+        f"{ood.info.name}; training attacks {ood_losses.method(cfg.loss).attacked}. "
+        f"{train.info.note} {ood.info.note}".strip()
     )
     rows = [
         {"measured on validation images": says, "value": last[name]}
@@ -47,7 +47,7 @@ def write(
     captions = [f"{a:.2g} → {b:.2g}" for a, b in zip(shown.clean_score, shown.attacked_score, strict=True)]
     report.picture(
         image_grids.attacked(shown.clean, shown.attacked, captions=captions),
-        caption=f"OOD images of {cfg.outliers[0]}, attacked so that they pass for ID. Below: score before and after.",
+        caption=f"OOD images of {cfg.ood_sets[0]}, attacked so that they pass for ID. Below: score before and after.",
         name="attacked",
     )
     report.section("Training")

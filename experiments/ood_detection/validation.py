@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 
 from experiments.ood_detection.config import TrainConfig, ascent
 from robustjax import data, evaluation, logit, training
-from robustjax.catalog import ood_losses, outlier_sets
+from robustjax.catalog import ood_losses, ood_sets
 from robustjax.data import subsets
 from robustjax.data.sources import SPLITS, Split
 from robustjax.ood import metrics
@@ -30,15 +30,13 @@ def load(cfg: TrainConfig) -> ValidationData:
     """Load validation images."""
     ours = subsets.first(data.load(cfg.dataset, "validation", data_dir=cfg.data_dir), cfg.images)
     # A set given with its part is trained on as a whole: nothing of it is held out.
-    names = [name for name in cfg.outliers if name.partition(":")[2] not in SPLITS]
+    names = [name for name in cfg.ood_sets if name.partition(":")[2] not in SPLITS]
     if not names:
         return ValidationData(ours, None)
     count = -(-len(ours.label) // len(names))
-    parts = [
-        outlier_sets.load(n, ours, split="validation", data_dir=cfg.data_dir, count=count) for n in names
-    ]
+    parts = [ood_sets.load(n, ours, split="validation", data_dir=cfg.data_dir, count=count) for n in names]
     image = np.concatenate([p.image for p in parts])
-    return ValidationData(ours, data.of_arrays(image, np.zeros(len(image), np.int32), name="outliers"))
+    return ValidationData(ours, data.of_arrays(image, np.zeros(len(image), np.int32), name="ood"))
 
 
 def validation(

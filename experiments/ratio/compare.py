@@ -37,8 +37,8 @@ def main(cfg: Config) -> int:
     # --- images and threat models: the radii are read here and nowhere else ---
     sets = load_sets(cfg)
     classes = sets.train.info.classes
-    eps, outlier_eps = cfg.eps, cfg.outlier_eps
-    threat, outlier_threat = Threat("l2", eps), Threat("l2", outlier_eps)
+    eps, ood_eps = cfg.eps, cfg.ood_eps
+    threat, ood_threat = Threat("l2", eps), Threat("l2", ood_eps)
 
     # --- networks ---
     optimizer = cfg.optimizer.over(cfg.updates)
@@ -47,7 +47,7 @@ def main(cfg: Config) -> int:
     @functools.cache  # one compiled update serves all seeds of a method
     def update(name: str, method: Method) -> training.Step:
         loss = training_loss(
-            method, model(name), cfg, classes=len(classes), threat=threat, outlier_threat=outlier_threat
+            method, model(name), cfg, classes=len(classes), threat=threat, ood_threat=ood_threat
         )
         return training.scheduled(loss, optimizer)
 
@@ -71,7 +71,7 @@ def main(cfg: Config) -> int:
             return stop.exit_code
 
         # --- training and measuring, seed by seed: stopped early, --seeds 1 already makes a whole table ---
-        evaluation = Evaluation(model(cfg.model), cfg, sets, threat=threat, outlier_threat=outlier_threat)
+        evaluation = Evaluation(model(cfg.model), cfg, sets, threat=threat, ood_threat=ood_threat)
         evaluate_counterfactuals = counterfactual_evaluation(evaluator, sets)
 
         def measured(method: Method, seed: int) -> Arrays | None:
@@ -95,7 +95,7 @@ def main(cfg: Config) -> int:
         method: {name: np.stack([arrays[name] for arrays in seeds]) for name in seeds[0]}
         for method, seeds in found.items()
     }
-    page = report.page(Results(cfg, over_seeds, classes, eps, outlier_eps), sets)
+    page = report.page(Results(cfg, over_seeds, classes, eps, ood_eps), sets)
     runtime.say(f"report: {page.write(pathlib.Path(cfg.out) / 'report.html')}")
     return 0
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from experiments.shared.fields import Count, NonNegative, Positive, PositiveRadius, Radius, Share
 from experiments.shared.settings import Optimizer
-from robustjax.catalog import augmentations, outlier_sets
+from robustjax.catalog import augmentations, ood_sets
 
 Method = Literal[
     "plain", "oe", "ceda", "acet", "at", "trades", "ratio", "half_ratio", "trades_acet", "trades_ceda"
@@ -21,24 +21,24 @@ class Config:
     seeds: Count = 3  # networks of each method
     dataset: str = "digits"  # in distribution (ID)
     model: str = "tiny"
-    # OOD sets to train on with the number of images of each, name=count; names as in catalog.outlier_sets
-    outliers: tuple[str, ...] = ("photo/china=3000", "data/joined=2000", "data/permuted=1000")
+    # OOD sets to train on with the number of images of each, name=count; names as in catalog.ood_sets
+    ood_sets: tuple[str, ...] = ("photo/china=3000", "data/joined=2000", "data/permuted=1000")
     # OOD sets to evaluate on
-    test_outliers: tuple[str, ...] = ("photo/flower", "data/inverted", "noise/uniform", "data/upside_down")
-    outlier_images: Count = 256  # test images of each OOD set
+    test_ood_sets: tuple[str, ...] = ("photo/flower", "data/inverted", "noise/uniform", "data/upside_down")
+    ood_images: Count = 256  # test images of each OOD set
     images: Count = 1000  # ID test images
     # --- training ---
     eps: PositiveRadius = 0.5  # l2 radius around ID images
-    outlier_eps: PositiveRadius = 1.0  # l2 radius around OOD images, in training and evaluation
+    ood_eps: PositiveRadius = 1.0  # l2 radius around OOD images, in training and evaluation
     step_size: PositiveRadius = 0.1  # l2 length of an attack step, around ID and OOD images
     steps: Count = 10  # of the attack on ID images
-    outlier_steps: Count = 20  # of the attack on OOD images
+    ood_steps: Count = 20  # of the attack on OOD images
     ascent: Literal["pgd", "apgd"] = "pgd"
     # rising: from 1 step on ID images and 2 on OOD images up to the numbers above, over half of training
     step_schedule: Literal["constant", "rising"] = "constant"
     surrogate: Literal["cross_entropy", "margin"] = "cross_entropy"  # what the attack on ID images maximises
     # what the attack on OOD images maximises
-    outlier_surrogate: Literal["kl_from_uniform", "log_confidence"] = "kl_from_uniform"
+    ood_surrogate: Literal["kl_from_uniform", "log_confidence"] = "kl_from_uniform"
     beta: NonNegative = 6.0  # of TRADES
     half_weights: bool = True  # weigh the ID and the OOD term by 1/2 in OE and ACET, as RATIO does
     updates: Count = 600
@@ -74,35 +74,35 @@ class Config:
 
     def check(self) -> None:
         """Validate what several values say together."""
-        trained_on = {outlier_sets.with_split(name, "train") for name in self.outlier_counts}
+        trained_on = {ood_sets.with_split(name, "train") for name in self.ood_counts}
         augmentations.augmentation(self.augment, self.dataset)
         for name in ("radii", "counterfactual_radii"):
             radii = getattr(self, name)
             if len(radii) < 2 or radii[0] != 0 or sorted(set(radii)) != list(radii):
                 raise ValueError(f"--{name.replace('_', '-')} is {radii}, must rise from 0")
-        for name in ("methods", "test_outliers"):
+        for name in ("methods", "test_ood_sets"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(
                     f"--{name.replace('_', '-')} is {values}, must name at least one, and none twice"
                 )
-        for name in self.test_outliers:
-            if outlier_sets.with_split(name, "test") in trained_on:
-                raise ValueError(f"--test-outliers has {name!r}, must not be trained on")
+        for name in self.test_ood_sets:
+            if ood_sets.with_split(name, "test") in trained_on:
+                raise ValueError(f"--test-ood-sets has {name!r}, must not be trained on")
 
     @property
-    def outlier_counts(self) -> dict[str, int]:
+    def ood_counts(self) -> dict[str, int]:
         """Read the OOD sets to train on: images by name."""
         counts: dict[str, int] = {}
-        for words in self.outliers:
+        for words in self.ood_sets:
             name, _, count = words.rpartition("=")
             if not name or not count.isdecimal() or int(count) < 1:
-                raise ValueError(f"--outliers has {words!r}, must be name=count such as noise/acet=2000")
+                raise ValueError(f"--ood-sets has {words!r}, must be name=count such as noise/acet=2000")
             if name in counts:
-                raise ValueError(f"--outliers has {name!r} twice, must name each set once")
+                raise ValueError(f"--ood-sets has {name!r} twice, must name each set once")
             counts[name] = int(count)
         if not counts:
-            raise ValueError("--outliers is empty, must name at least one set")
+            raise ValueError("--ood-sets is empty, must name at least one set")
         return counts
 
 
@@ -113,12 +113,12 @@ _MNIST = Config(
     dataset="mnist",
     model="convnet_small",
     methods=("plain", "oe", "acet", "at", "ratio"),
-    outliers=("notmnist:test=9000", "letters/28=3000", "noise/acet=3000"),
-    test_outliers=("kmnist", "omniglot", "kannada_mnist", "dtd", "noise/uniform"),
-    outlier_images=128,
+    ood_sets=("notmnist:test=9000", "letters/28=3000", "noise/acet=3000"),
+    test_ood_sets=("kmnist", "omniglot", "kannada_mnist", "dtd", "noise/uniform"),
+    ood_images=128,
     images=500,
     eps=1.0,
-    outlier_eps=2.0,
+    ood_eps=2.0,
     step_size=0.2,
     updates=1500,
     optimizer=Optimizer(name="adam", rate=2e-3, weight_decay=0.0),
@@ -139,9 +139,9 @@ _CIFAR = Config(
     dataset="cifar10",
     model="wideresnet34_10",
     methods=("at", "ratio"),
-    outliers=("tiny_imagenet:test=10000",),
-    test_outliers=("cifar100", "dtd", "noise/uniform", "noise/low_frequency"),
-    outlier_images=1024,
+    ood_sets=("tiny_imagenet:test=10000",),
+    test_ood_sets=("cifar100", "dtd", "noise/uniform", "noise/low_frequency"),
+    ood_images=1024,
     updates=117_000,  # 300 epochs
     optimizer=Optimizer(rate=0.1, schedule="cosine"),
     ema=True,
@@ -178,24 +178,24 @@ PRESETS = {
     "cifar100": dataclasses.replace(
         _CIFAR,
         dataset="cifar100",
-        test_outliers=("cifar10", "dtd", "noise/uniform", "noise/low_frequency"),
+        test_ood_sets=("cifar10", "dtd", "noise/uniform", "noise/low_frequency"),
     ),
     "svhn": dataclasses.replace(
         _CIFAR,
         dataset="svhn_cropped",
         updates=171_000,  # 300 epochs
         augment=("crop", "autoaugment_svhn", "cutout16"),
-        test_outliers=("cifar10", "cifar100", "noise/uniform", "noise/low_frequency"),
+        test_ood_sets=("cifar10", "cifar100", "noise/uniform", "noise/low_frequency"),
     ),
     "restricted_imagenet": dataclasses.replace(
         _CIFAR,
         dataset="restricted_imagenet",
         model="resnet50_imagenet",
         evaluation_model="resnet18_imagenet",
-        outliers=("restricted_imagenet/others=400000",),
-        test_outliers=("restricted_imagenet/others", "dtd", "noise/uniform", "noise/low_frequency"),
+        ood_sets=("restricted_imagenet/others=400000",),
+        test_ood_sets=("restricted_imagenet/others", "dtd", "noise/uniform", "noise/low_frequency"),
         eps=3.5,
-        outlier_eps=7.0,
+        ood_eps=7.0,
         step_size=0.7,
         updates=150_000,  # 75 epochs
         optimizer=Optimizer(schedule="piecewise"),
@@ -208,14 +208,14 @@ PRESETS = {
         methods=("at", "ratio"),
         seeds=1,
         model="mlp",
-        outliers=("noise/acet=64",),
-        test_outliers=("noise/uniform", "data/inverted"),
-        outlier_images=12,
+        ood_sets=("noise/acet=64",),
+        test_ood_sets=("noise/uniform", "data/inverted"),
+        ood_images=12,
         images=24,
         updates=3,
         batch_size=16,
         steps=1,
-        outlier_steps=1,
+        ood_steps=1,
         apgd_steps=2,
         targeted_steps=1,
         confidence_steps=1,

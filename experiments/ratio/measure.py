@@ -34,12 +34,10 @@ class Evaluation:
       cfg: how many images and steps.
       sets: the images.
       threat: around ID images, of the attacks on accuracy.
-      outlier_threat: around OOD images, of the searches for high confidence.
+      ood_threat: around OOD images, of the searches for high confidence.
     """
 
-    def __init__(
-        self, model: Model, cfg: Config, sets: Sets, *, threat: Threat, outlier_threat: Threat
-    ) -> None:
+    def __init__(self, model: Model, cfg: Config, sets: Sets, *, threat: Threat, ood_threat: Threat) -> None:
         self.model, self.cfg, self.sets = model, cfg, sets
         classes = len(sets.train.info.classes)
         suite = autoattack.standard(threat, classes=classes)
@@ -54,7 +52,7 @@ class Evaluation:
 
         def worst_case(net, keys, x, y):
             search = worst_confidence(
-                outlier_threat,
+                ood_threat,
                 net,
                 steps=cfg.confidence_steps,
                 restarts=cfg.confidence_restarts,
@@ -81,7 +79,7 @@ class Evaluation:
 
         self._logits = self._compiled(lambda net, keys, x, y: net(x))
         self._robust, self._worst_case = self._compiled(robust), self._compiled(worst_case)
-        self._certified = self._compiled(lambda net, keys, x, y: highest_msp(net, outlier_threat)(x))
+        self._certified = self._compiled(lambda net, keys, x, y: highest_msp(net, ood_threat)(x))
         self._confidence_curve = self._compiled(confidence_curve)
         self._class_curves = self._compiled(class_curves)
         self._counterfactuals = self._compiled(toward("l2", cfg.counterfactual_radii))
@@ -114,7 +112,7 @@ class Evaluation:
         }
         out |= {"label/valid": sets.valid.label, "label/test": sets.test.label}
         out["robust"] = self._robust(sets.test, network)
-        for name, split in sets.test_outliers.items():
+        for name, split in sets.test_ood_sets.items():
             runtime.say(f"  {network.title}: {name}")
             out[f"logits/{name}"] = self._logits(split, network)
             out[f"worst_case/{name}"] = self._worst_case(split, network)
@@ -144,10 +142,10 @@ class Evaluation:
         For "all" a few OOD images have every class as target.
         """
         sets, classes = self.sets, self.sets.train.info.classes
-        names = list(sets.test_outliers)
+        names = list(sets.test_ood_sets)
         noise = [n for n in names if n.startswith("noise/")]
         chosen = {"test": sets.test} | {
-            n: sets.test_outliers[n] for n in dict.fromkeys(names[:1] + noise[:1])
+            n: sets.test_ood_sets[n] for n in dict.fromkeys(names[:1] + noise[:1])
         }
         out = {}
         for name, split in chosen.items():
@@ -156,7 +154,7 @@ class Evaluation:
             if name != "test":
                 target = self._logits(few, network).argmax(axis=1)
             out[name] = data.of_arrays(few.image, target, name=name, classes=classes)
-        few = jnp.asarray(sets.test_outliers[names[0]].image[:ALL_CLASSES])
+        few = jnp.asarray(sets.test_ood_sets[names[0]].image[:ALL_CLASSES])
         start, target = counterfactual.to_all_classes(few, len(classes))
         out["all"] = data.of_arrays(np.asarray(start), np.asarray(target), name="all", classes=classes)
         return out

@@ -12,7 +12,7 @@ from robustjax import data, runtime, training
 from robustjax.attacks import apgd, objectives, pgd, pgd_solver
 from robustjax.attacks.starts import at_origin, gaussian_start
 from robustjax.attacks.step_schedule import first_steps, rising
-from robustjax.catalog import augmentations, models, ood_losses, outlier_sets
+from robustjax.catalog import augmentations, models, ood_losses, ood_sets
 from robustjax.data import order, subsets
 from robustjax.data.extra import enriched
 from robustjax.data.sources import Split
@@ -36,16 +36,16 @@ class Sets(NamedTuple):
 
     Attributes:
       train, valid, test: in distribution; `valid` is held out and chooses temperatures.
-      outliers: OOD images to train on.
-      test_outliers: OOD images to evaluate on, by name of the set.
+      ood: OOD images to train on.
+      test_ood_sets: OOD images to evaluate on, by name of the set.
       extra: pseudo-labelled images to train on beside the labelled ones.
     """
 
     train: Split
     valid: Split
     test: Split
-    outliers: Split
-    test_outliers: dict[str, Split]
+    ood: Split
+    test_ood_sets: dict[str, Split]
     extra: Split | None = None
 
 
@@ -59,10 +59,10 @@ def load_sets(cfg: Config) -> Sets:
         train,
         subsets.first(valid, cfg.images),
         subsets.first(test, cfg.images),
-        outlier_sets.counted_mixture(cfg.outlier_counts, train, data_dir=place),
+        ood_sets.counted_mixture(cfg.ood_counts, train, data_dir=place),
         {
-            name: outlier_sets.load(name, test, split="test", count=cfg.outlier_images, data_dir=place)
-            for name in cfg.test_outliers
+            name: ood_sets.load(name, test, split="test", count=cfg.ood_images, data_dir=place)
+            for name in cfg.test_ood_sets
         },
         data.load(cfg.extra, "train", data_dir=place) if cfg.extra else None,
     )
@@ -77,7 +77,7 @@ def classifier(name: str, like: Split, dataset: str) -> Model:
 
 
 def training_loss(
-    method: Method, model: Model, cfg: Config, *, classes: int, threat: Threat, outlier_threat: Threat
+    method: Method, model: Model, cfg: Config, *, classes: int, threat: Threat, ood_threat: Threat
 ) -> Callable[[Array], Loss]:
     """Build the loss of a method, as a function of the number of updates done: attacks may take ever more steps.
 
@@ -87,7 +87,7 @@ def training_loss(
       cfg: steps, surrogates and weights.
       classes: of the ID images.
       threat: of the attack on ID images.
-      outlier_threat: of the attack on OOD images.
+      ood_threat: of the attack on OOD images.
     """
     name = LOSSES.get(method, method)
 
@@ -110,10 +110,10 @@ def training_loss(
             model,
             classes=classes,
             id_ascent=ascent(threat, cfg.steps, 1, update),
-            ood_ascent=ascent(outlier_threat, cfg.outlier_steps, 2, update),
+            ood_ascent=ascent(ood_threat, cfg.ood_steps, 2, update),
             weight=1.0 if sees_ood else None,
             penalty=confidences.kl_from_uniform if sees_ood else None,
-            ood_surrogate=getattr(confidences, cfg.outlier_surrogate),
+            ood_surrogate=getattr(confidences, cfg.ood_surrogate),
             id_surrogate=getattr(objectives, cfg.surrogate),
             beta=cfg.beta,
         )
@@ -164,14 +164,14 @@ def batches(cfg: Config, sets: Sets, *, seed: int, start: int = 0) -> Iterator[P
     augment = augmentations.augmentation(cfg.augment, cfg.dataset)
     if sets.extra is None:
         return data.pairs(
-            sets.train, sets.outliers, batch_size=cfg.batch_size, seed=seed, start=start,
-            augment=augment, outlier_augment=augment,
+            sets.train, sets.ood, batch_size=cfg.batch_size, seed=seed, start=start,
+            augment=augment, ood_augment=augment,
         )  # fmt: skip
     labelled = enriched(
         sets.train, sets.extra, share=cfg.extra_share, batch_size=cfg.batch_size, seed=seed, start=start,
         augment=augment,
     )  # fmt: skip
-    outliers = data.stream(
-        sets.outliers, batch_size=cfg.batch_size, seed=order.folded(seed, 1), start=start, augment=augment
+    ood = data.stream(
+        sets.ood, batch_size=cfg.batch_size, seed=order.folded(seed, 1), start=start, augment=augment
     )
-    return (Pair(batch, outlier.image) for batch, outlier in zip(labelled, outliers, strict=True))
+    return (Pair(batch, other.image) for batch, other in zip(labelled, ood, strict=True))

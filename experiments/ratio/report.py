@@ -31,15 +31,15 @@ class Figure(NamedTuple):
 def page(it: Results, sets: Sets) -> Report:
     """Write the report."""
     cfg = it.cfg
-    attack, ood_ball = f"{_suite_in_words(cfg)}, l2 {it.eps:g}", f"l2 {it.outlier_eps:g}"
+    attack, ood_ball = f"{_suite_in_words(cfg)}, l2 {it.eps:g}", f"l2 {it.ood_eps:g}"
     sheet = Report("RATIO and its baselines", cfg)
     sheet.text(
         "A network should classify in-distribution (ID) images correctly and have low confidence on "
         "out-of-distribution (OOD) images, both also under attack. Plain training, outlier exposure (OE), ACET, "
         "adversarial training (AT), TRADES and RATIO were trained on the "
-        f"same {sets.train.info.count:,} images of {cfg.dataset} and the same {sets.outliers.info.count:,} OOD images "
-        f"({sets.outliers.info.name}), {cfg.seeds} network{'s' if cfg.seeds > 1 else ''} each, and evaluated on other "
-        f"OOD sets: {', '.join(sets.test_outliers)}."
+        f"same {sets.train.info.count:,} images of {cfg.dataset} and the same {sets.ood.info.count:,} OOD images "
+        f"({sets.ood.info.name}), {cfg.seeds} network{'s' if cfg.seeds > 1 else ''} each, and evaluated on other "
+        f"OOD sets: {', '.join(sets.test_ood_sets)}."
     )
     sheet.section("Main results")
     rows = it.summary_table()

@@ -29,19 +29,19 @@ class Results(NamedTuple):
       cfg: what was asked for.
       measured: of every method, the arrays of `measure.Evaluation`, stacked over seeds.
       classes: names of the ID classes.
-      eps, outlier_eps: the l2 radii around ID and OOD images.
+      eps, ood_eps: the l2 radii around ID and OOD images.
     """
 
     cfg: Config
     measured: Mapping[str, Arrays]
     classes: tuple[str, ...]
     eps: float
-    outlier_eps: float
+    ood_eps: float
 
     @property
     def ood_sets(self) -> list[str]:
         """Name the OOD sets."""
-        return list(self.cfg.test_outliers)
+        return list(self.cfg.test_ood_sets)
 
     @property
     def starts(self) -> list[str]:
@@ -124,7 +124,7 @@ class Results(NamedTuple):
     def summary_table(self) -> list[dict[str, Any]]:
         """Tabulate the main results: one row per method."""
         rows = []
-        near = self.mean_target_probability(self.ood_starts, self.outlier_eps)
+        near = self.mean_target_probability(self.ood_starts, self.ood_eps)
         for method, found in self.measured.items():
             inside, clean, worst = self.scores(method)
             # Probabilities tie where they round to 1, log odds do not: the order is theirs.
@@ -151,7 +151,7 @@ class Results(NamedTuple):
                 "ECE 20 at T": with_range(self.ece(method, temperatures, 20)),
             }
             if method in near:
-                row[f"counterfactuals at {self.outlier_eps:g}"] = with_range(near[method])
+                row[f"counterfactuals at {self.ood_eps:g}"] = with_range(near[method])
             rows.append(row)
         return rows
 
@@ -244,8 +244,8 @@ def above(text: str, values: Arrays, one: str, other: str, bound: float) -> list
 def criteria(it: Results) -> list[Criterion]:
     """State the criteria for RATIO, which were fixed beforehand."""
     worst, robust = it.auroc(worst_case=True), it.robust_accuracy()
-    near = it.mean_target_probability(it.ood_starts, it.outlier_eps)
-    text = f"probability of counterfactuals from OOD images at l2 {it.outlier_eps:g}"
+    near = it.mean_target_probability(it.ood_starts, it.ood_eps)
+    text = f"probability of counterfactuals from OOD images at l2 {it.ood_eps:g}"
     return [
         *at_bound("worst-case AUROC of RATIO", worst, "ratio", 0.80),
         *above("worst-case AUROC", worst, "ratio", "plain", 0.05),
@@ -261,10 +261,10 @@ def orderings(it: Results) -> list[Criterion]:
     """State the orderings of methods that were seen in an earlier, smaller experiment."""
     worst, clean = it.auroc(worst_case=True), it.auroc(worst_case=False)
     robust, confidence = it.robust_accuracy(), it.id_confidence()
-    near = it.mean_target_probability(it.ood_starts, it.outlier_eps)
-    far = it.mean_target_probability(["test"], 2 * it.outlier_eps)
-    near_text = f"probability of counterfactuals from OOD images at l2 {it.outlier_eps:g}"
-    far_text = f"probability of counterfactuals from ID images at l2 {2 * it.outlier_eps:g}"
+    near = it.mean_target_probability(it.ood_starts, it.ood_eps)
+    far = it.mean_target_probability(["test"], 2 * it.ood_eps)
+    near_text = f"probability of counterfactuals from OOD images at l2 {it.ood_eps:g}"
+    far_text = f"probability of counterfactuals from ID images at l2 {2 * it.ood_eps:g}"
     return [
         *above("worst-case AUROC", worst, "ratio", "oe", 0.04),
         *above("worst-case AUROC", worst, "ratio", "at", 0.25),

@@ -10,7 +10,7 @@ from robustjax.types import Ascent, Found, Objective
 def half_batch(ascent: Ascent) -> Ascent:
     """Leave the rows 0, 2, 4, ... where they are and move the rows 1, 3, 5, ..., at half the cost.
 
-    The objective must treat each row alone and know nothing of its place in the batch, as those on outliers do;
+    The objective must treat each row alone and know nothing of its place in the batch, as those on OOD images do;
     one that holds labels must be halved with them.
 
     Args:
@@ -19,7 +19,7 @@ def half_batch(ascent: Ascent) -> Ascent:
     Returns:
       An ascent over batches of even size.
 
-    Reference: half of each batch of outliers is attacked in Chen et al. 2021, arXiv:2006.15207, the first half
+    Reference: half of each batch of OOD images is attacked in Chen et al. 2021, arXiv:2006.15207, the first half
       there; taking every other row moves none between devices.
     """
 

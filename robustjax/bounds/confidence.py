@@ -1,6 +1,6 @@
-"""How sure a prediction can be at most, and is at least, over a threat: certificates for detectors of outliers.
+"""How sure a prediction can be at most, and is at least, over a threat: certificates for OOD detectors.
 
-For outliers an attack finds how sure the network can be made, from below; these bounds say it from above, so that
+Around OOD images an attack finds how sure the network can be made, from below; these bounds say it from above, so that
 every worst case stands between the two: attacked <= true <= certified.
 """
 
@@ -49,7 +49,7 @@ def widest(between: Differences) -> PerExample:
 
 
 def highest_msp(logits_fn: LogitsFn, threat: Threat) -> Score:
-    """Certify how large the log of the maximal softmax probability can become around an image: for outliers."""
+    """Certify how large the log of the maximal softmax probability can become around an OOD image."""
     return lambda x: log_confidence(differences(logits_fn, threat, x)).high
 
 
@@ -62,8 +62,8 @@ def guaranteed_auroc(inside: ArrayLike, outside: ArrayLike) -> float:
     """Compute the AUROC that no attack on the images can undercut (GAUC); every tie counts against the detector.
 
     Args:
-      inside: scores of data (n,): clean, where only outliers are attacked, or `lowest_msp`.
-      outside: upper bounds on the scores of outliers (m,), of the same form: `highest_msp` beside log confidences.
+      inside: scores of ID images (n,): clean, where only OOD images are attacked, or `lowest_msp`.
+      outside: upper bounds on the scores of OOD images (m,), of the same form: `highest_msp` beside log confidences.
 
     Reference: Bitterwolf, Meinke and Hein 2020, arXiv:2007.03797.
     """

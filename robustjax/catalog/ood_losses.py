@@ -142,7 +142,7 @@ def _on_id(build: Callable[[LossInputs], Loss], attacked: str) -> Method:
         inner = build(given)
 
         def loss(params, state, batch: Pair, key):
-            return inner(params, state, batch.data, key)
+            return inner(params, state, batch.id, key)
 
         return loss
 

@@ -1,11 +1,11 @@
-"""Images by name, batches without end, augmentation and outliers.
+"""Images by name, batches without end, augmentation and OOD images.
 
 tensorflow-datasets lives here and nowhere else.
 
 sources              load a split by name: prepared TFDS data, then the embedded sets; or make one of arrays
 subsets              parts of a split
 digits               embedded: scikit-learn's digits
-letters              embedded: letters in the look of the digits, as outliers
+letters              embedded: letters in the look of the digits, as OOD images
 order                which examples are held out, and the order of every epoch, by hashing
 batches              stream, pairs and evaluation: exact to resume, the same on any number of devices
 augment              crop, flip, cutout on the device
@@ -13,7 +13,7 @@ views                random views for contrastive learning
 autoaugment          the policies of AutoAugment for CIFAR-10 and SVHN, on the device
 pillow_tones         Pillow's changes of tone as array code
 pillow_affine        Pillow's affine transforms as array code
-outliers             OOD images: noise, and in-distribution images that were changed
+ood_images           OOD images: noise, and in-distribution images that were changed
 photos               OOD images: patches of scikit-learn's two photographs
 lit                  scenes under many lights as a split, the pictures of one below the other
 lit_scenes           embedded: rendered scenes under 25 lights, with the material of every pixel
@@ -37,7 +37,7 @@ omniglot             Omniglot's zip files
 svhn                 SVHN's MATLAB files
 tiny_imagenet        Tiny ImageNet's folders
 tiny_images          80 Million Tiny Images, whole or a sample, without what the lists name
-restricted_imagenet  nine groups of ImageNet's classes, and the others as outliers
+restricted_imagenet  nine groups of ImageNet's classes, and the others as OOD images
 resize               scale and crop to one size
 
 trees                pictures and masks of a published folder tree, decoded when asked for

@@ -66,7 +66,7 @@ def autoaugment(policy: Policy = CIFAR10, *, fill: Colour = 0.5) -> Augment:
 
     Images are taken as 8-bit ones. Shears, translations and changes of colour, contrast, brightness and sharpness go
     either way; rotations are counter-clockwise, with corners of grey 128. `chain` it with `crop`, `flip` and `cutout`
-    of the same colour, and give data and outliers the same chain: any difference tells them apart.
+    of the same colour, and give ID and OOD images the same chain: any difference tells them apart.
 
     Args:
       policy: `CIFAR10`, `SVHN` or rows of your own, of the names in `OPERATIONS`.

@@ -91,37 +91,37 @@ def along(
 
 def pairs(
     split: Split,
-    outliers: Split,
+    ood: Split,
     *,
     batch_size: int,
-    outlier_batch_size: int | None = None,
+    ood_batch_size: int | None = None,
     seed: int,
     start: int = 0,
     augment: Augment | None = None,
-    outlier_augment: Augment | None = None,
+    ood_augment: Augment | None = None,
     sharding: NamedSharding | None = None,
     resident: bool | None = None,
 ) -> Iterator[Pair]:
-    """Yield full batches of data beside batches of outliers, each with an order of its own; see `stream`.
+    """Yield full batches of ID images beside batches of OOD images, each with an order of its own; see `stream`.
 
-    `outlier_augment` may also make the outliers: noise from keys, or the images with their pixels permuted.
+    `ood_augment` may also make the OOD images: noise from keys, or the images with their pixels permuted.
 
     Raises:
       ValueError: as `stream`, and if the images of the two differ in shape.
     """
-    second = batch_size if outlier_batch_size is None else outlier_batch_size
+    second = batch_size if ood_batch_size is None else ood_batch_size
     _check("pairs", split, batch_size, sharding)
-    _check("pairs", outliers, second, sharding)
+    _check("pairs", ood, second, sharding)
     if start < 0:
         raise ValueError(f"pairs: start is {start}, must be at least 0")
-    if split.image.shape[1:] != outliers.image.shape[1:]:
+    if split.image.shape[1:] != ood.image.shape[1:]:
         raise ValueError(
-            f"pairs: images of {split.info.name} are {list(split.image.shape[1:])} and outliers of "
-            f"{outliers.info.name} {list(outliers.image.shape[1:])}, must be equal; load with `size`"
+            f"pairs: images of {split.info.name} are {list(split.image.shape[1:])} and those of "
+            f"{ood.info.name} {list(ood.image.shape[1:])}, must be equal; load with `size`"
         )
-    data = _stream(split, batch_size, seed, start, augment, sharding, resident, lane=0)
-    ood = _stream(outliers, second, seed, start, outlier_augment, sharding, resident, lane=1)
-    return (Pair(a, b.image) for a, b in zip(data, ood, strict=True))
+    inside = _stream(split, batch_size, seed, start, augment, sharding, resident, lane=0)
+    outside = _stream(ood, second, seed, start, ood_augment, sharding, resident, lane=1)
+    return (Pair(a, b.image) for a, b in zip(inside, outside, strict=True))
 
 
 def evaluation(

@@ -1,4 +1,4 @@
-"""More images for a data set: unlabelled ones as outliers, pseudo-labelled ones as data beside the labelled."""
+"""More images for a data set: unlabelled ones as OOD images, pseudo-labelled ones as data beside the labelled."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _TOGETHER = 0x65787472  # what the hash is for that shuffles a batch
 
 
 def unlabelled(folder: Path) -> Raw | None:
-    """Read the one .npy file of a folder as training outliers, such as the 300,000 random images.
+    """Read the one .npy file of a folder as OOD images for training, such as the 300,000 random images.
 
     Raises:
       ValueError: if it cannot be read or holds anything but bytes (n, h, w, c).

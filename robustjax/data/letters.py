@@ -1,4 +1,4 @@
-"""Letters that look like the digits, rendered from the fonts of matplotlib: outliers without a download."""
+"""Letters that look like the digits, rendered from the fonts of matplotlib: OOD images without a download."""
 
 from pathlib import Path
 

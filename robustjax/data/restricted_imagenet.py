@@ -1,4 +1,4 @@
-"""Restricted ImageNet: nine groups of ImageNet's classes as data, and all other classes as outliers."""
+"""Restricted ImageNet: nine groups of ImageNet's classes as ID images, and all other classes as OOD images."""
 
 import numpy as np
 from jaxtyping import Int
@@ -27,7 +27,7 @@ def grouped(label: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
 
 
 def others(label: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """Say 0 for classes in no group, outliers beside Restricted ImageNet, and -1 for those in one."""
+    """Say 0 for classes in no group, OOD beside Restricted ImageNet, and -1 for those in one."""
     return np.where(_table() < 0, 0, -1).astype(np.int32)[label]
 
 

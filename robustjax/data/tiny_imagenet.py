@@ -1,4 +1,4 @@
-"""Read Tiny ImageNet, as distributed or as validation pictures with a table; pick outliers for CIFAR-10."""
+"""Read Tiny ImageNet, as distributed or as validation pictures with a table; pick OOD images for CIFAR-10."""
 
 import csv
 from pathlib import Path

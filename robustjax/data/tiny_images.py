@@ -79,7 +79,7 @@ def left_out(lists: Sequence[Path]) -> Numbers:
 
 
 def whole(path: str | os.PathLike[str], *, lists: Sequence[str | os.PathLike[str]] = ()) -> Split:
-    """Open the file as training outliers, without a copy: pictures are read when a batch asks for them.
+    """Open the file as OOD images for training, without a copy: pictures are read when a batch asks for them.
 
     Its pictures count among those that `stream` and `pairs` gather on the host. An epoch's order of all 79 million
     takes some 2 GB of memory; to train on a part `data.prepare tiny_images/1000000` draws one.
@@ -109,7 +109,7 @@ def whole(path: str | os.PathLike[str], *, lists: Sequence[str | os.PathLike[str
 
 
 def sample(folder: Path, count: int) -> Raw | None:
-    """Draw training outliers from `tiny_images.bin`, without what the lists beside it name.
+    """Draw OOD images for training from `tiny_images.bin`, without what the lists beside it name.
 
     Which ones is decided by hashing their numbers: the first 1,000 are among the first 2,000.
 

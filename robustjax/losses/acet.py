@@ -19,7 +19,7 @@ def acet(
 ) -> AdversarialLoss:
     """Minimise CE(f(x), y) + weight max_{z' around z} log max_k p_k(z') for ID images x and OOD images z.
 
-    Published in three forms. 2019: these defaults, on noise (`data.outliers.acet_noise`), linf eps 0.3, 40 steps.
+    Published in three forms. 2019: these defaults, on noise (`data.ood_images.acet_noise`), linf eps 0.3, 40 steps.
     As a baseline of RATIO: `kl_from_uniform` on natural images, with RATIO's attack. As a baseline of ATOM:
     `ce_to_uniform`, with `half_batch(ood_ascent)` so that half of the OOD images stay clean, linf eps 8/255, 5 steps of
     2/255.

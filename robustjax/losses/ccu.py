@@ -92,8 +92,8 @@ def ccu(model: Model, axes: Axes, *, ood_prior: Number = 0.5) -> Loss:
         raise ValueError(f"ccu: ood_prior is {ood_prior}, must be in (0, 1)")
 
     def loss(params: Parts, state: State, batch: Pair, key: PRNGKeyArray):
-        sizes = (len(batch.data.image), len(batch.outlier))
-        both = numerics.pack(batch.data.image, batch.outlier)
+        sizes = (len(batch.id.image), len(batch.ood))
+        both = numerics.pack(batch.id.image, batch.ood)
         log_p, state = model.apply(params, state, both, train=True, key=key)
         known, strange = (
             log_density(axes, mixture, both) + jnp.log(jnp.asarray(prior, jnp.float32))
@@ -101,7 +101,7 @@ def ccu(model: Model, axes: Axes, *, ood_prior: Number = 0.5) -> Loss:
         )
         inside, outside = numerics.unpack(log_p, sizes)
         evidence, strangeness = numerics.unpack(jnp.logaddexp(known, strange)[:, None], sizes)
-        risk = logit.cross_entropy(inside, batch.data.label).mean()
+        risk = logit.cross_entropy(inside, batch.id.label).mean()
         uniform = logit.ce_to_uniform(outside).mean()
         evidence, strangeness = evidence.mean(), strangeness.mean()
         value = (1.0 - ood_prior) * (risk - evidence) + ood_prior * (uniform - strangeness)
@@ -110,7 +110,7 @@ def ccu(model: Model, axes: Axes, *, ood_prior: Number = 0.5) -> Loss:
             "excess": uniform - math.log(log_p.shape[-1]),
             "evidence": evidence,
             "ood_evidence": strangeness,
-            "accuracy": logit.correct(inside, batch.data.label).mean(),
+            "accuracy": logit.correct(inside, batch.id.label).mean(),
         }
         return value, (state, metrics)
 

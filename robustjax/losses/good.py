@@ -47,20 +47,20 @@ def good(model: Model, threat: Threat, *, weight: Number = 1.0, quantile: float 
         def logits_fn(z: Images) -> Logits:
             return model.apply(params, state, z)[0]
 
-        logits, after = model.apply(params, state, batch.data.image, train=True, key=key)
-        risk = logit.cross_entropy(logits, batch.data.label).mean()
-        between = differences(logits_fn, threat, batch.outlier)
+        logits, after = model.apply(params, state, batch.id.image, train=True, key=key)
+        risk = logit.cross_entropy(logits, batch.id.label).mean()
+        between = differences(logits_fn, threat, batch.ood)
         bound = widest(between)
         count = round(quantile * len(bound))
         if count < len(bound):
-            at = logits_fn(batch.outlier)
+            at = logits_fn(batch.ood)
             place = jnp.argsort(jnp.argsort(bound))
             bound = jnp.where(place < count, bound, at.max(axis=-1) - at.min(axis=-1))
         excess = jnp.log1p(0.5 * jnp.square(bound)).mean()
         metrics = {
             "risk": risk,
             "excess": excess,
-            "accuracy": logit.correct(logits, batch.data.label).mean(),
+            "accuracy": logit.correct(logits, batch.id.label).mean(),
             "certified": log_confidence(between).high.mean(),
         }
         return risk + weight * excess, (after, metrics)

@@ -55,13 +55,13 @@ def two_sided(
 
     def risk(params, state, batch: Pair, images: tuple[Images, Images], key):
         inside, outside, state = logits_of(model, params, state, images, key)
-        value = logit.cross_entropy(inside, batch.data.label).mean()
+        value = logit.cross_entropy(inside, batch.id.label).mean()
         excess = penalty(outside).mean()
         metrics = {
             "risk": value,
             "excess": excess,
             "accuracy" if id_attack is None else "robust_accuracy": logit.correct(
-                inside, batch.data.label
+                inside, batch.id.label
             ).mean(),
         }
         return id_weight * value + weight * excess, (state, metrics)
@@ -82,14 +82,14 @@ def attack_both(
 ) -> tuple[Images, Images]:
     """Attack ID images and raise the confidence around OOD images; without attack or ascent images stay clean."""
     id_key, ood_key, id_view, ood_view = jax.random.split(key, 4)
-    image, outlier = batch.data.image, batch.outlier
+    image, ood = batch.id.image, batch.ood
     if id_attack is not None:
-        seen = batchnorm(model, params, state, batch.outlier, id_view)
-        image = id_attack(id_key, seen, image, batch.data.label).x
+        seen = batchnorm(model, params, state, batch.ood, id_view)
+        image = id_attack(id_key, seen, image, batch.id.label).x
     if ood_ascent is not None:
-        seen = batchnorm(model, params, state, batch.data.image, ood_view)
-        outlier = ood_ascent(ood_key, confidences.over(ood_surrogate, seen), outlier).x
-    return image, outlier
+        seen = batchnorm(model, params, state, batch.id.image, ood_view)
+        ood = ood_ascent(ood_key, confidences.over(ood_surrogate, seen), ood).x
+    return image, ood
 
 
 def logits_of(

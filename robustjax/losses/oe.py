@@ -13,7 +13,7 @@ def oe(
     """Minimise CE(f(x), y) + weight KL(U || p(z)) for ID images x and OOD images z.
 
     The same function has several names, by its settings: OE has weight 0.5 and natural images as OOD images; CEDA of
-    2019 has weight 1, `log_confidence` as the penalty and noise as OOD images (`data.outliers.acet_noise`); CEDA as
+    2019 has weight 1, `log_confidence` as the penalty and noise as OOD images (`data.ood_images.acet_noise`); CEDA as
     a baseline of RATIO has weight 1 and natural images.
 
     Args:

@@ -90,19 +90,19 @@ def half_ratio(
     check_weight("half_ratio", scale, "scale")
 
     def find(params, state, batch: Pair, key):
-        clean, image = numerics.unpack(batch.data.image)
-        _, label = numerics.unpack(batch.data.label)
-        half = Pair(Batch(image, label), batch.outlier)
-        image, outlier = attack_both(
+        clean, image = numerics.unpack(batch.id.image)
+        _, label = numerics.unpack(batch.id.label)
+        half = Pair(Batch(image, label), batch.ood)
+        image, ood = attack_both(
             model, params, state, half, key, id_attack, ood_ascent, ood_surrogate or penalty, batchnorm
         )
-        return numerics.pack(clean, image), outlier
+        return numerics.pack(clean, image), ood
 
     def risk(params, state, batch: Pair, images, key):
         inside, outside, state = logits_of(model, params, state, images, key)
-        value = logit.cross_entropy(inside, batch.data.label).mean()
+        value = logit.cross_entropy(inside, batch.id.label).mean()
         excess = penalty(outside).mean()
-        clean, robust = numerics.unpack(logit.correct(inside, batch.data.label))
+        clean, robust = numerics.unpack(logit.correct(inside, batch.id.label))
         metrics = {
             "risk": value,
             "excess": excess,

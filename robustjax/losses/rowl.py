@@ -37,7 +37,7 @@ def rowl(model: Model, ascent: Ascent, *, weight: Number = 1.0) -> AdversarialLo
         drawn, climbing = jax.random.split(key)
         logits_fn = frozen(model, params, state)
         image, label = _joined(logits_fn, batch)
-        target = wrong_labels(drawn, label, classes=_classes(logits_fn, batch.outlier))
+        target = wrong_labels(drawn, label, classes=_classes(logits_fn, batch.ood))
         return ascent(climbing, objectives.targeted_cross_entropy(logits_fn, target), image).x
 
     def risk(params, state, batch: Pair, attacked, key):
@@ -69,7 +69,7 @@ def _classes(logits_fn, images: Images) -> int:
 
 
 def _joined(logits_fn, batch: Pair) -> tuple[Images, Labels]:
-    outside = _classes(logits_fn, batch.outlier) - 1
-    strange = jnp.full(batch.outlier.shape[0], outside, batch.data.label.dtype)
-    label = numerics.pack(batch.data.label[:, None], strange[:, None])[:, 0]
-    return numerics.pack(batch.data.image, batch.outlier), label
+    outside = _classes(logits_fn, batch.ood) - 1
+    strange = jnp.full(batch.ood.shape[0], outside, batch.id.label.dtype)
+    label = numerics.pack(batch.id.label[:, None], strange[:, None])[:, 0]
+    return numerics.pack(batch.id.image, batch.ood), label

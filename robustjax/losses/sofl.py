@@ -36,15 +36,15 @@ def sofl(model: Model, *, classes: int, weight: Number = 5.0) -> Loss:
 
     def loss(params: Params, state: State, batch: Pair, key: PRNGKeyArray):
         drawn, forward = jax.random.split(key)
-        images = (batch.data.image, batch.outlier)
+        images = (batch.id.image, batch.ood)
         inside, outside, state = logits_of(model, params, state, images, forward)
         target = pseudo_labels(drawn, outside, classes=classes)
-        risk = logit.cross_entropy(inside, batch.data.label).mean()
+        risk = logit.cross_entropy(inside, batch.id.label).mean()
         excess = logit.cross_entropy(outside, target).mean()
         metrics = {
             "risk": risk,
             "excess": excess,
-            "accuracy": logit.correct(inside, batch.data.label).mean(),
+            "accuracy": logit.correct(inside, batch.id.label).mean(),
             "rejected": (outside.argmax(axis=-1) >= classes).astype(jnp.float32).mean(),
         }
         return risk + weight * excess, (state, metrics)

@@ -47,13 +47,13 @@ def trades_acet(
     def find(params, state, batch: Pair, key):
         id_key, ood_key = jax.random.split(key)
         logits_fn = frozen(model, params, state)
-        outlier = ood_ascent(ood_key, confidences.over(ood_surrogate or penalty, logits_fn), batch.outlier).x
-        return _farthest(id_ascent, id_key, logits_fn, batch.data.image), outlier
+        ood = ood_ascent(ood_key, confidences.over(ood_surrogate or penalty, logits_fn), batch.ood).x
+        return _farthest(id_ascent, id_key, logits_fn, batch.id.image), ood
 
     def risk(params, state, batch: Pair, images, key):
-        moved, outlier = images
-        both = numerics.pack(batch.data.image, moved)
-        inside, outside, state = logits_of(model, params, state, (both, outlier), key)
+        moved, ood = images
+        both = numerics.pack(batch.id.image, moved)
+        inside, outside, state = logits_of(model, params, state, (both, ood), key)
         value, metrics = _stable(inside, batch, beta)
         excess = penalty(outside).mean()
         return 0.5 * (value + weight * excess), (state, {**metrics, "excess": excess})
@@ -98,13 +98,13 @@ def trades_ceda(
         id_key, ood_key = jax.random.split(key)
         logits_fn = frozen(model, params, state)
         return (
-            _farthest(id_ascent, id_key, logits_fn, batch.data.image),
-            _farthest(ood_ascent, ood_key, logits_fn, batch.outlier),
+            _farthest(id_ascent, id_key, logits_fn, batch.id.image),
+            _farthest(ood_ascent, ood_key, logits_fn, batch.ood),
         )
 
     def risk(params, state, batch: Pair, images, key):
-        ids = numerics.pack(batch.data.image, images[0])
-        oods = numerics.pack(batch.outlier, images[1])
+        ids = numerics.pack(batch.id.image, images[0])
+        oods = numerics.pack(batch.ood, images[1])
         inside, outside, state = logits_of(model, params, state, (ids, oods), key)
         value, metrics = _stable(inside, batch, beta)
         clean, moved = numerics.unpack(outside)
@@ -121,7 +121,7 @@ def _farthest(ascent: Ascent, key, logits_fn, x):
 
 def _stable(logits, batch: Pair, beta: Number):
     clean, moved = numerics.unpack(logits)
-    label = batch.data.label
+    label = batch.id.label
     risk, divergence = logit.cross_entropy(clean, label).mean(), logit.kl(clean, moved).mean()
     metrics = {
         "risk": risk,

@@ -121,7 +121,7 @@ def training(measured: Sequence[Mapping[str, Any]], *, names: Sequence[str] = ()
 
 
 def roc(lines: Mapping[str, tuple[Any, Any]], *, title: str = "") -> bytes:
-    """Draw ROC curves: true positives (data accepted) over false positives (outliers accepted).
+    """Draw ROC curves: true positives (ID images accepted) over false positives (OOD images accepted).
 
     Args:
       lines: by name, (false positive rates, true positive rates), each (n,).

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from robustjax.data import augment, batches, outliers
+from robustjax.data import augment, batches, ood_images
 from robustjax.data.sources import Info, Split, of_arrays
 
 
@@ -87,7 +87,7 @@ def test_resuming_anywhere_gives_the_same_batches(start, seed, resident):
 
 def test_augmentation_differs_between_steps_examples_and_seeds():
     split = split_of(1, shape=(1, 8, 1))
-    noise = lambda key, x: outliers.uniform(key, x.shape)
+    noise = lambda key, x: ood_images.uniform(key, x.shape)
     drawn = [
         image.tobytes()
         for seed in (0, 1)
@@ -114,24 +114,24 @@ def test_sharded_stream_is_the_same(devices, resident):
 
 def test_pairs_have_orders_of_their_own():
     inside, outside = split_of(24, seed=1), split_of(10, seed=2)
-    made = taken(batches.pairs(inside, outside, batch_size=6, outlier_batch_size=5, seed=0), 4)
+    made = taken(batches.pairs(inside, outside, batch_size=6, ood_batch_size=5, seed=0), 4)
     alone = taken(batches.stream(inside, batch_size=6, seed=0), 4)
     for pair, batch in zip(made, alone, strict=True):
-        np.testing.assert_array_equal(pair.data.image, batch.image)
+        np.testing.assert_array_equal(pair.id.image, batch.image)
     for epoch in (made[:2], made[2:]):
-        rows = [r for pair in epoch for r in rows_of(outside, type(batch)(pair.outlier, None))]
+        rows = [r for pair in epoch for r in rows_of(outside, type(batch)(pair.ood, None))]
         assert sorted(rows) == list(range(10))
     same = taken(batches.pairs(inside, inside, batch_size=6, seed=0), 1)[0]
-    assert not np.array_equal(same.data.image, same.outlier)
+    assert not np.array_equal(same.id.image, same.ood)
 
 
-def test_outliers_can_be_made_by_augmentation():
+def test_ood_images_can_be_made_by_augmentation():
     split = split_of(8)
-    pair = next(batches.pairs(split, split, batch_size=4, seed=0, outlier_augment=outliers.permuted))
+    pair = next(batches.pairs(split, split, batch_size=4, seed=0, ood_augment=ood_images.permuted))
     plain = next(batches.pairs(split, split, batch_size=4, seed=0))
-    np.testing.assert_array_equal(pair.data.image, plain.data.image)
-    assert not np.array_equal(pair.outlier, plain.outlier)
-    np.testing.assert_array_equal(np.sort(np.ravel(pair.outlier[0])), np.sort(np.ravel(plain.outlier[0])))
+    np.testing.assert_array_equal(pair.id.image, plain.id.image)
+    assert not np.array_equal(pair.ood, plain.ood)
+    np.testing.assert_array_equal(np.sort(np.ravel(pair.ood[0])), np.sort(np.ravel(plain.ood[0])))
 
 
 @pytest.mark.parametrize(("count", "batch_size", "devices"), [(10, 4, 1), (8, 4, 2), (3, 8, 8), (1, 1, 1)])
@@ -155,7 +155,7 @@ def test_evaluation_shows_every_example_once_and_in_order(count, batch_size, dev
         (lambda s: batches.stream(s, batch_size=4, seed=0, sharding=mesh_sharding(8)), "must divide over"),
         (lambda s: batches.evaluation(s, batch_size=-2), "batch_size is -2"),
         (lambda s: batches.pairs(s, split_of(4, (2, 2, 1)), batch_size=4, seed=0), "must be equal"),
-        (lambda s: batches.pairs(s, s, batch_size=4, outlier_batch_size=0, seed=0), "batch_size is 0"),
+        (lambda s: batches.pairs(s, s, batch_size=4, ood_batch_size=0, seed=0), "batch_size is 0"),
         (lambda s: batches.stream(split_of(0), batch_size=4, seed=0), "is empty"),
     ],
 )
@@ -217,7 +217,7 @@ def test_two_processes_make_the_batches_of_one(tmp_path):
 
 
 @pytest.mark.parametrize("outside, tells", [(8, False), (4, True)])
-def test_the_same_images_as_data_and_as_outliers_cannot_be_told_apart(outside, tells):
+def test_the_same_images_as_id_and_as_ood_cannot_be_told_apart(outside, tells):
     """A discriminator on statistics of the pixels: the same chain on both sides leaves it at chance."""
     from sklearn.linear_model import LogisticRegression
 
@@ -225,13 +225,10 @@ def test_the_same_images_as_data_and_as_outliers_cannot_be_told_apart(outside, t
     image = rng.integers(40, 256, (2000, 16, 16, 1), np.uint8)
     split = of_arrays(image, np.zeros(2000, int), name="same")
     chains = [augment.chain(augment.crop(2), augment.flip(), augment.cutout(size)) for size in (8, outside)]
-    stream = batches.pairs(
-        split, split, batch_size=1000, seed=0, augment=chains[0], outlier_augment=chains[1]
-    )
+    stream = batches.pairs(split, split, batch_size=1000, seed=0, augment=chains[0], ood_augment=chains[1])
     parts = list(itertools.islice(stream, 12))
     sides = [
-        np.concatenate([np.asarray(x) for x in side])
-        for side in zip(*((p.data.image, p.outlier) for p in parts))
+        np.concatenate([np.asarray(x) for x in side]) for side in zip(*((p.id.image, p.ood) for p in parts))
     ]
     black = [(x == 0).reshape(len(x), -1) for x in sides]
     features = np.concatenate(

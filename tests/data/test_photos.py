@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robustjax.data import outliers, photos
+from robustjax.data import ood_images, photos
 
 X = jnp.asarray(np.random.default_rng(0).random((6, 4, 4, 1)), jnp.float32)
 
@@ -26,12 +26,12 @@ def test_patches_are_stretched_squares_of_the_photograph():
 
 
 def test_turned_and_inverted():
-    np.testing.assert_array_equal(outliers.upside_down(X), np.rot90(np.asarray(X), 2, axes=(1, 2)))
-    np.testing.assert_allclose(outliers.inverted(outliers.inverted(X)), X, atol=1e-6)
+    np.testing.assert_array_equal(ood_images.upside_down(X), np.rot90(np.asarray(X), 2, axes=(1, 2)))
+    np.testing.assert_allclose(ood_images.inverted(ood_images.inverted(X)), X, atol=1e-6)
 
 
 def test_joined_halves_come_from_two_images():
-    found = np.asarray(outliers.joined(jax.random.key(0), X))
+    found = np.asarray(ood_images.joined(jax.random.key(0), X))
     images = np.asarray(X)
     np.testing.assert_array_equal(found[:, :, :2], images[:, :, :2])
     for i, right in enumerate(found[:, :, 2:]):

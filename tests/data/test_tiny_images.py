@@ -48,11 +48,11 @@ def test_one_list_counts_from_one_and_the_others_from_zero(tmp_path):
     assert split.info.count == 9 and "3 images left out" in split.info.note
 
 
-def test_the_whole_file_streams_as_outliers(tmp_path):
+def test_the_whole_file_streams_as_ood_images(tmp_path):
     data = of_arrays(IMAGE, np.arange(12) % 3, name="mine", split="train")
-    outliers = whole(written(tmp_path))
-    stream = pairs(data, outliers, batch_size=4, outlier_batch_size=6, seed=0, resident=False)
-    seen = np.concatenate([np.asarray(pair.outlier) for pair in itertools.islice(stream, 2)])  # one epoch
+    ood = whole(written(tmp_path))
+    stream = pairs(data, ood, batch_size=4, ood_batch_size=6, seed=0, resident=False)
+    seen = np.concatenate([np.asarray(pair.ood) for pair in itertools.islice(stream, 2)])  # one epoch
     order = np.lexsort(seen.reshape(12, -1).T)
     want = IMAGE.astype(np.float32) / np.float32(255)
     np.testing.assert_array_equal(seen[order], want[np.lexsort(want.reshape(12, -1).T)])

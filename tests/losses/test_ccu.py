@@ -95,18 +95,18 @@ def test_far_from_everything_the_prediction_is_uniform_and_near_likely_data_the_
 
 def test_loss_is_its_formula():
     value, (_, metrics) = jax.jit(ccu(MODEL, AXES, ood_prior=0.3))(PARAMS, STATE, BATCH, KEY)
-    p, q = posterior(BATCH.data.image), posterior(BATCH.outlier)
+    p, q = posterior(BATCH.id.image), posterior(BATCH.ood)
     known, strange = (
         np.log(0.7 * np.exp(density(PARAMS.inside, x)) + 0.3 * np.exp(density(PARAMS.outside, x))).mean()
-        for x in (BATCH.data.image, BATCH.outlier)
+        for x in (BATCH.id.image, BATCH.ood)
     )
-    risk, uniform = -np.log(p[np.arange(N), np.asarray(BATCH.data.label)]).mean(), -np.log(q).mean()
+    risk, uniform = -np.log(p[np.arange(N), np.asarray(BATCH.id.label)]).mean(), -np.log(q).mean()
     np.testing.assert_allclose(value, 0.7 * (risk - known) + 0.3 * (uniform - strange), rtol=1e-4)
     np.testing.assert_allclose(metrics["risk"], risk, rtol=1e-4)
     np.testing.assert_allclose(metrics["ood_evidence"], strange, rtol=1e-3)
 
 
-def test_training_keeps_the_outliers_wide_and_raises_the_likelihood():
+def test_training_keeps_the_ood_mixture_wide_and_raises_the_likelihood():
     tx = optimizer(optax.sgd(0.1), learning_rate=1e-3)
     step = training.step(ccu(MODEL, AXES), tx)
     state, losses = training.start(KEY, MODEL, tx), []

@@ -29,10 +29,8 @@ KEY = jax.random.key(1)
 def by_hand(eps, weight, quantile, norm=1):
     """Compute the loss in numpy: on a linear network the bound is the maximum."""
     kernel, bias = (np.asarray(PARAMS["head"][name], np.float64) for name in ("kernel", "bias"))
-    inside, outside = (
-        np.asarray(x).reshape(len(x), -1) @ kernel + bias for x in (BATCH.data.image, BATCH.outlier)
-    )
-    risk = -log_softmax(inside, -1)[np.arange(6), np.asarray(BATCH.data.label)].mean()
+    inside, outside = (np.asarray(x).reshape(len(x), -1) @ kernel + bias for x in (BATCH.id.image, BATCH.ood))
+    risk = -log_softmax(inside, -1)[np.arange(6), np.asarray(BATCH.id.label)].mean()
     reach = eps * np.linalg.norm(kernel[:, :, None] - kernel[:, None], ord=norm, axis=0)
     clean = outside[:, :, None] - outside[:, None]
     certain, plain = (clean + reach).max((1, 2)), clean.max((1, 2))
@@ -50,7 +48,7 @@ def test_the_loss_is_the_formula_on_a_linear_network(eps, weight, quantile):
     value, (state, metrics) = loss(PARAMS, STATE, BATCH, KEY)
     assert value == pytest.approx(by_hand(eps, weight, quantile), rel=1e-5)
     assert value == pytest.approx(float(metrics["risk"] + weight * metrics["excess"]), rel=1e-6)
-    certified = highest_msp(frozen(LINEAR, PARAMS, STATE), Threat("linf", eps))(BATCH.outlier).mean()
+    certified = highest_msp(frozen(LINEAR, PARAMS, STATE), Threat("linf", eps))(BATCH.ood).mean()
     assert metrics["certified"] == pytest.approx(float(certified), rel=1e-6)
     assert jax.tree.structure(state) == jax.tree.structure(STATE)
 
@@ -61,14 +59,14 @@ def test_l2_balls_are_certified_too():
 
 
 def test_the_certificate_falls_in_training_as_the_radius_grows():
-    """Data lie in two corners of the square, outliers on the diagonal between; plain OE leaves their balls open."""
+    """Data lie in two corners of the square, OOD images on the diagonal between; plain OE leaves their balls open."""
     model = small.mlp(classes=2, shape=(1, 2, 1), widths=(16,))
     side = RNG.integers(0, 2, 64)
     data = np.stack([side, 1 - side], -1) * 0.8 + RNG.uniform(0, 0.2, (64, 2))
-    outlier = np.repeat(RNG.uniform(0.2, 0.8, (64, 1)), 2, 1)
+    ood = np.repeat(RNG.uniform(0.2, 0.8, (64, 1)), 2, 1)
     batch = Pair(
         Batch(jnp.asarray(data.reshape(-1, 1, 2, 1), jnp.float32), jnp.asarray(side)),
-        jnp.asarray(outlier.reshape(-1, 1, 2, 1), jnp.float32),
+        jnp.asarray(ood.reshape(-1, 1, 2, 1), jnp.float32),
     )
     ramp = lambda t: jnp.minimum(t / 100, 1.0)
     tx, threat = sgd(0.1, weight_decay=0.0), Threat("linf", 0.1)
@@ -84,7 +82,7 @@ def test_the_certificate_falls_in_training_as_the_radius_grows():
         state, metrics = step(state, batch)
         assert metrics["accuracy"] == 1
         certified[name] = np.exp(
-            highest_msp(frozen(model, state.params, state.state), threat)(batch.outlier)
+            highest_msp(frozen(model, state.params, state.state), threat)(batch.ood)
         ).mean()
     assert certified["good"] < 0.6
     assert certified["good"] < certified["oe"] - 0.1

@@ -1,4 +1,4 @@
-"""Every loss on data and outliers: the contract, the published formula in numpy, and what it costs."""
+"""Every loss on ID and OOD images: the contract, the published formula in numpy, and what it costs."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def images(count):
 
 
 BATCH = Pair(Batch(images(N), jnp.asarray(RNG.integers(0, K - 1, N), jnp.int32)), images(M))
-Y = np.asarray(BATCH.data.label)
+Y = np.asarray(BATCH.id.label)
 MODEL = small.mlp(classes=K, shape=SHAPE, widths=(12,))
 PARAMS, STATE = MODEL.init(jax.random.key(0))
 KEY = jax.random.key(1)
@@ -118,17 +118,17 @@ def test_contract(name):
 def formulas(name, point):
     """The loss in numpy, at the images that the attack found."""
     if name == "rowl":
-        u = np.concatenate([BATCH.data.image, BATCH.outlier])
+        u = np.concatenate([BATCH.id.image, BATCH.ood])
         v = np.concatenate([Y, np.full(M, K - 1)])
         first, second = numerics.unpack(point, (N, M))
         attacked = np.concatenate([first, second])
         return (-np.log(own(probabilities(u), v)) - np.log(own(probabilities(attacked), v))).mean()
-    moved, outlier = point
-    p, q = probabilities(moved), probabilities(outlier)
+    moved, ood = point
+    p, q = probabilities(moved), probabilities(ood)
     ce, to_uniform = -np.log(own(p, Y)).mean(), -np.log(q).mean()
     kl = to_uniform - np.log(K)
     if name.startswith("trades"):
-        clean, strange = probabilities(BATCH.data.image), probabilities(BATCH.outlier)
+        clean, strange = probabilities(BATCH.id.image), probabilities(BATCH.ood)
         data = -np.log(own(clean, Y)).mean() + 6 * (clean * np.log(clean / p)).sum(1).mean()
         stable = -np.log(strange).mean() - np.log(K) + 6 * (strange * np.log(strange / q)).sum(1).mean()
         return 0.5 * data + 0.5 * (kl if name == "trades_acet" else stable)
@@ -157,10 +157,10 @@ def test_value_is_the_published_formula(name):
     np.testing.assert_allclose(slope(name)(PARAMS, STATE, BATCH, KEY)[0][0], formulas(name, point), rtol=2e-5)
     if name == "rowl":
         return
-    for x, found, radius in ((BATCH.data.image, point[0], 0.1), (BATCH.outlier, point[1], 0.2)):
+    for x, found, radius in ((BATCH.id.image, point[0], 0.1), (BATCH.ood, point[1], 0.2)):
         moved = np.abs(np.float64(found) - np.float64(x)).max(axis=(1, 2, 3))
         kind = name.split()[0]
-        inside = x is BATCH.data.image
+        inside = x is BATCH.id.image
         clean = kind in (("oe", "ceda", "acet", "ntom", "atom") if inside else ("oe", "ceda", "ntom", "aoe"))
         half = kind == "half_ratio" if inside else name in ("atom", "acet beside atom")
         free = (np.arange(len(x)) % (2 if half else 1) == int(half)) & (not clean)
@@ -171,11 +171,11 @@ def test_value_is_the_published_formula(name):
 def test_no_gradient_flows_through_the_attacks():
     """The gradient equals that of the formula at the attacked images taken as constants, in jax for the formula."""
     inner, _ = jax.random.split(KEY)
-    moved, outlier = jax.jit(LOSSES["ratio"].attack)(PARAMS, STATE, BATCH, inner)
+    moved, ood = jax.jit(LOSSES["ratio"].attack)(PARAMS, STATE, BATCH, inner)
 
     def formula(p):
-        log_p, log_q = (jax.nn.log_softmax(MODEL.apply(p, STATE, x)[0]) for x in (moved, outlier))
-        return -0.5 * (log_p[jnp.arange(N), BATCH.data.label].mean() + log_q.mean())
+        log_p, log_q = (jax.nn.log_softmax(MODEL.apply(p, STATE, x)[0]) for x in (moved, ood))
+        return -0.5 * (log_p[jnp.arange(N), BATCH.id.label].mean() + log_q.mean())
 
     _, grads = slope("ratio")(PARAMS, STATE, BATCH, KEY)
     expected = jax.jit(jax.grad(formula))(PARAMS)
@@ -187,10 +187,10 @@ def test_trades_gradients_flow_through_both_arguments_of_both_divergences():
     point = jax.jit(loss.attack)(PARAMS, STATE, BATCH, KEY)
 
     def formula(p):
-        rows = [BATCH.data.image, point[0], BATCH.outlier, point[1]]
+        rows = [BATCH.id.image, point[0], BATCH.ood, point[1]]
         log_p = [jax.nn.log_softmax(MODEL.apply(p, STATE, x)[0]) for x in rows]
         kl = [(jnp.exp(a) * (a - b)).sum(1).mean() for a, b in (log_p[:2], log_p[2:])]
-        ce = -log_p[0][jnp.arange(N), BATCH.data.label].mean()
+        ce = -log_p[0][jnp.arange(N), BATCH.id.label].mean()
         return 0.5 * (ce + 6 * kl[0]) + 0.5 * (-log_p[2].mean() - np.log(K) + 6 * kl[1])
 
     found = jax.jit(jax.grad(lambda p: loss.risk(p, STATE, BATCH, point, KEY)[0]))(PARAMS)
@@ -226,7 +226,7 @@ def test_the_losses_contain_each_other():
         ("ratio, lambda 0", "adversarial"),
     ):
         np.testing.assert_allclose(found[part], 0.5 * found[whole], rtol=1e-6)
-    plain = -np.log(own(probabilities(BATCH.data.image), Y)).mean()
+    plain = -np.log(own(probabilities(BATCH.id.image), Y)).mean()
     np.testing.assert_allclose(found["trades, eps 0"], plain, rtol=1e-5)
 
 
@@ -242,7 +242,7 @@ def linear(w, b):
 
 
 def test_ratio_reaches_the_closed_form_on_a_linear_network():
-    """The margin moves by eps |w|_2, towards the wrong class on data and away from zero on outliers."""
+    """The margin moves by eps |w|_2, towards the wrong class on ID images and away from zero on OOD images."""
     w = np.full(4, 1.0)  # |w|_2 = 2
     model, params = linear(w, -2.0)
     x = jnp.full((4, 2, 2, 1), 0.5).at[:, 0, 0, 0].add(jnp.array([0.35, 0.1, -0.2, -0.35]))
@@ -343,7 +343,7 @@ def test_attacks_see_evaluation_mode_and_one_joint_pass_trains():
 )
 def test_views_differ_by_the_statistics_alone_and_never_update_them(batchnorm):
     """The attack's network in closed form, and the state that only the training pass moved."""
-    x, other, state = BATCH.data.image, BATCH.outlier, jnp.float32(0.25)
+    x, other, state = BATCH.id.image, BATCH.ood, jnp.float32(0.25)
     step = pgd(THREAT, steps=1, step_size=0.1, start=at_origin)
     model = tracking([])
     loss = aloe(model, compose.against(step), step, batchnorm=batchnorm)
@@ -366,10 +366,8 @@ def test_views_differ_by_the_statistics_alone_and_never_update_them(batchnorm):
 
 def test_every_other_row_stays_and_the_rest_move_as_in_the_whole_batch():
     objective = confidences.over(confidences.top, frozen(MODEL, PARAMS, STATE))
-    whole, half = jax.jit(lambda x: [f(KEY, objective, x) for f in (ASCENT, half_batch(ASCENT))])(
-        BATCH.outlier
-    )
-    np.testing.assert_array_equal(half.x[::2], BATCH.outlier[::2])
+    whole, half = jax.jit(lambda x: [f(KEY, objective, x) for f in (ASCENT, half_batch(ASCENT))])(BATCH.ood)
+    np.testing.assert_array_equal(half.x[::2], BATCH.ood[::2])
     np.testing.assert_allclose(half.x[1::2], whole.x[1::2], atol=1e-6)
     np.testing.assert_allclose(half.value, objective(half.x), rtol=1e-5)
 
@@ -401,7 +399,7 @@ def test_rejection_never_saturates():
     np.testing.assert_allclose(odds[2], np.log(p / (1 - p)), rtol=1e-5)
 
 
-def test_pseudo_labels_are_classes_of_outliers_and_follow_the_prediction_there():
+def test_pseudo_labels_are_classes_of_ood_images_and_follow_the_prediction_there():
     z = jnp.asarray(np.random.default_rng(4).normal(size=(400, 6)), jnp.float32)
     labels = np.asarray(pseudo_labels(KEY, z, classes=4))
     predicted = np.asarray(z).argmax(1)
@@ -413,10 +411,10 @@ def test_pseudo_labels_are_classes_of_outliers_and_follow_the_prediction_there()
 
 def test_sofl_is_its_formula():
     (value, (_, metrics)), _ = slope("sofl")(PARAMS, STATE, BATCH, KEY)
-    p, q = probabilities(BATCH.data.image), probabilities(BATCH.outlier)
+    p, q = probabilities(BATCH.id.image), probabilities(BATCH.ood)
     expected = (
         -np.log(own(p, Y)).mean() - 5 * np.log(q[:, -1]).mean()
-    )  # one class of outliers: nothing random
+    )  # one class of OOD images: nothing random
     np.testing.assert_allclose(value, expected, rtol=2e-5)
     np.testing.assert_allclose(metrics["rejected"], (q.argmax(1) == K - 1).mean())
 

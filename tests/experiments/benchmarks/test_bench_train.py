@@ -78,13 +78,13 @@ def test_what_does_not_fit_is_left_out(capsys):
 def test_both_sides_take_the_same_step(name, monkeypatch):
     """With radii of zero nothing is random: the weights after one step agree."""
     pytest.importorskip("torch")
-    it = train_steps.method(name, eps=0.1, steps=1)._replace(eps=0.0, outlier_eps=0.0)
+    it = train_steps.method(name, eps=0.1, steps=1)._replace(eps=0.0, ood_eps=0.0)
     model = small.convnet_small()
     params, state = model.init(jax.random.key(0))
     draw = np.random.default_rng(0)
-    images = draw.random((4 * (1 + it.outliers), 28, 28, 1)).astype(np.float32)
+    images = draw.random((4 * (1 + it.ood_ratio), 28, 28, 1)).astype(np.float32)
     batch = data = Batch(jnp.asarray(images[:4]), jnp.arange(4, dtype=jnp.int32))
-    if it.outliers:
+    if it.ood_ratio:
         batch = Pair(data, jnp.asarray(images[4:]))
     net = peers.network("convnet_small", params, state)
     train_steps.theirs(it, net, peers.forms(net)["pytorch"], batch, 1)()

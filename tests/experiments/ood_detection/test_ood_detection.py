@@ -146,10 +146,10 @@ def test_bad_input_to_evaluate_is_refused(words, says, tmp_path, capsys, monkeyp
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--loss", "ntom", "--outliers", "noise/uniform"), "images to choose from"),
+        (("--loss", "ntom", "--ood-sets", "noise/uniform"), "images to choose from"),
         (("--loss", "nonesuch"), "must be one of standard"),
         (("--ood-start", 2), "--ood-start is 2, must be in [0, 1]"),
-        (("--outliers", "nonesuch"), "no nonesuch"),
+        (("--ood-sets", "nonesuch"), "no nonesuch"),
     ],
 )
 def test_bad_input_to_train_is_refused(words, says, tmp_path, capsys, monkeypatch):

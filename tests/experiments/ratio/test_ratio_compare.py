@@ -68,10 +68,10 @@ def made_up(p, count=40, classes=10):
     out = {"logits/test": logits(p["data"], shape), "logits/valid": logits(p["data"], shape)}
     out |= {f"label/{s}": np.zeros(shape, int) for s in ("test", "valid")}
     out["robust"] = np.arange(count) < p["robust"] * count * np.ones((2, 1))
-    for name in SMOKE.test_outliers:
+    for name in SMOKE.test_ood_sets:
         out[f"logits/{name}"] = logits(p["clean"], shape)
         out[f"worst_case/{name}"] = p["worst"] + 0.05 * rng.normal(size=shape)
-    for name in ("test", SMOKE.test_outliers[0]):
+    for name in ("test", SMOKE.test_ood_sets[0]):
         out[f"target/{name}"] = np.zeros(shape, int)
         out[f"counterfactual_logits/{name}"] = np.stack([logits(p["near"], shape)] * 2, axis=2)
     return out
@@ -82,7 +82,7 @@ def test_criteria_hold_where_they_do_and_fail_where_they_do_not():
     bad = made_up({"data": 3.0, "clean": -3.0, "worst": 5.0, "robust": 0.8, "near": 3.0})
     cfg = dataclasses.replace(SMOKE, seeds=2)
     for first, second, result in ((good, bad, "holds"), (bad, good, "fails on 2 of 2")):
-        found = Results(cfg, {"at": second, "ratio": first}, tuple("0123456789"), eps=0.5, outlier_eps=1.0)
+        found = Results(cfg, {"at": second, "ratio": first}, tuple("0123456789"), eps=0.5, ood_eps=1.0)
         rows = {c.text: c.row()["result"] for c in criteria(found)}
         assert len(rows) == 5
         assert rows.pop("robust accuracy: RATIO at least AT - 0.05") == "holds"
@@ -100,7 +100,7 @@ def test_every_preset_names_losses_that_can_be_built(name):
     pair = Pair(Batch(image, jax.ShapeDtypeStruct((4,), jnp.int32)), image)
     threat = Threat("l2", cfg.eps)
     for method in cfg.methods if name != "digits" else Method.__args__:  # pyright: ignore
-        loss = networks.training_loss(method, model, cfg, classes=10, threat=threat, outlier_threat=threat)
+        loss = networks.training_loss(method, model, cfg, classes=10, threat=threat, ood_threat=threat)
         value, _ = jax.eval_shape(
             lambda t, p, s, b: loss(t)(p, s, b, jax.random.key(0)),
             jax.ShapeDtypeStruct((), jnp.int32), params, state, pair,
@@ -116,11 +116,11 @@ def test_pseudo_labelled_images_fill_their_share_of_every_batch_and_a_resumed_ru
         name=name,
         classes=tuple("01"),
     )
-    own, extra, outliers = made(20, 0, "own"), made(30, 120, "extra"), made(10, 0, "outliers")
+    own, extra, ood = made(20, 0, "own"), made(30, 120, "extra"), made(10, 0, "ood")
     cfg = dataclasses.replace(SMOKE, extra="extra", extra_share=0.7, batch_size=10)
-    sets = networks.Sets(own, own, own, outliers, {}, extra)
+    sets = networks.Sets(own, own, own, ood, {}, extra)
     batches = [b for b, _ in zip(networks.batches(cfg, sets, seed=3), range(4), strict=False)]
-    assert all((np.asarray(b.data.image).max(axis=(1, 2, 3)) > 110 / 255).sum() == 7 for b in batches)
+    assert all((np.asarray(b.id.image).max(axis=(1, 2, 3)) > 110 / 255).sum() == 7 for b in batches)
     resumed = next(networks.batches(cfg, sets, seed=3, start=3))
     for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(batches[3]), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -130,11 +130,11 @@ def test_pseudo_labelled_images_fill_their_share_of_every_batch_and_a_resumed_ru
     ("words", "message"),
     [
         (["--eps", "0"], "--eps is 0, must be above 0"),
-        (["--outliers", "kmnist"], "must be name=count"),
-        (["--outliers", "kmnist=1", "kmnist=2"], "--outliers has 'kmnist' twice"),
-        (["--test-outliers", "noise/acet"], "must not be trained on"),
+        (["--ood-sets", "kmnist"], "must be name=count"),
+        (["--ood-sets", "kmnist=1", "kmnist=2"], "--ood-sets has 'kmnist' twice"),
+        (["--test-ood-sets", "noise/acet"], "must not be trained on"),
         (
-            ["--outliers", "kmnist:test=9", "--test-outliers", "kmnist"],
+            ["--ood-sets", "kmnist:test=9", "--test-ood-sets", "kmnist"],
             "has 'kmnist', must not be trained on",
         ),
         (["--radii", "0.5", "1"], "must rise from 0"),

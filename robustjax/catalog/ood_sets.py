@@ -24,7 +24,7 @@ import numpy as np
 
 from robustjax import data
 from robustjax.catalog.names import named
-from robustjax.data import order, outliers, photos
+from robustjax.data import ood_images, order, photos
 from robustjax.data.batches import Augment
 from robustjax.data.sources import SPLITS, Split
 
@@ -144,19 +144,19 @@ def coloured(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 NOISE: dict[str, Augment] = {
-    "noise/uniform": lambda key, images: outliers.uniform(key, images.shape),
-    "noise/gaussian": lambda key, images: outliers.gaussian(key, images.shape),
-    "noise/low_frequency": lambda key, images: outliers.low_frequency(key, images.shape),
-    "noise/permuted": outliers.permuted,
-    "noise/smoothed": outliers.smoothed,
-    "noise/acet": outliers.acet_noise,
-    "noise/ccu": outliers.ccu_noise,
+    "noise/uniform": lambda key, images: ood_images.uniform(key, images.shape),
+    "noise/gaussian": lambda key, images: ood_images.gaussian(key, images.shape),
+    "noise/low_frequency": lambda key, images: ood_images.low_frequency(key, images.shape),
+    "noise/permuted": ood_images.permuted,
+    "noise/smoothed": ood_images.smoothed,
+    "noise/acet": ood_images.acet_noise,
+    "noise/ccu": ood_images.ccu_noise,
 }
 CHANGED: dict[str, Augment] = {
-    "data/joined": outliers.joined,
-    "data/permuted": outliers.permuted,
-    "data/inverted": lambda key, images: outliers.inverted(images),
-    "data/upside_down": lambda key, images: outliers.upside_down(images),
+    "data/joined": ood_images.joined,
+    "data/permuted": ood_images.permuted,
+    "data/inverted": lambda key, images: ood_images.inverted(images),
+    "data/upside_down": lambda key, images: ood_images.upside_down(images),
 }
 PHOTOS: dict[str, photos.Photo] = {"photo/china": "china", "photo/flower": "flower"}
 

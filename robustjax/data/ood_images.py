@@ -1,7 +1,7 @@
 """OOD images from keys: noise, noise made from the pixels of in-distribution images, and images changed by hand.
 
-Every function takes one key or one per example. Those of a key and images fit `pairs(outlier_augment=...)`,
-which then draws new outliers every step.
+Every function takes one key or one per example. Those of a key and images fit `pairs(ood_augment=...)`,
+which then draws new images every step.
 """
 
 import jax
