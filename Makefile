@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c .requirements.lock
 WORKERS ?= 2
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.venv/compiled
 
 .PHONY: demo test test-fast oracles lint docs lock clean
 

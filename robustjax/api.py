@@ -19,6 +19,7 @@ from robustjax.evaluation.results import Results
 from robustjax.numerics import Norm
 from robustjax.runtime import result_files
 from robustjax.runtime.attack_progress import attack_progress
+from robustjax.runtime.compilation import kept_programs
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.threats import Threat
@@ -71,6 +72,7 @@ class Evaluation:
         return "\n".join([*lines, f"  {self.seconds:.0f} s in all"])
 
 
+@kept_programs()
 def evaluate(
     network: LogitsFn | Network,
     x: Any,
