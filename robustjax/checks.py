@@ -163,6 +163,181 @@ def logits(who: str, network: Any, x: np.ndarray) -> int:
     return int(shape[1])
 
 
+def points(who: str, x: Any, *, eps: Any, lower: Any = -math.inf, upper: Any = math.inf) -> None:
+    """Check the points that a search begins at: floats in the box, and a radius that fits them.
+
+    Args:
+      who: the function that was called, for the error.
+      x: (b, ...) of any rank.
+      eps: one radius, or one per point.
+      lower, upper: the box, broadcast against x.
+    Raises:
+      ValueError: in one line, for another dtype or a radius of another shape; where values are known also for points
+        that are outside the box or not finite.
+    """
+    if not isinstance(x, jax.Array | np.ndarray):
+        raise ValueError(f"{who}: x is a {type(x).__name__}, must be an array (b, ...)")
+    if x.ndim == 0:
+        raise ValueError(f"{who}: x has shape (), must be (b, ...)")
+    if not jax.dtypes.issubdtype(x.dtype, np.floating):
+        hint = "; divide bytes by 255" if x.dtype == np.uint8 else ""
+        raise ValueError(f"{who}: x is {x.dtype}, must be floats{_box(lower, upper)}{hint}")
+    per_point(who, "eps", eps, len(x))
+    edges = known(lower), known(upper)
+    if not concrete(x) or edges[0] is None or edges[1] is None or x.size == 0:
+        return
+    low, high = (float(v) for v in jax.device_get((x.min(), x.max())))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{who}: x has values that are not finite, from {low:.4g} to {high:.4g}")
+    if edges[0].ndim == 0 and edges[1].ndim == 0:
+        outside = low < edges[0] - _slack(edges[0]) or high > edges[1] + _slack(edges[1])
+    else:
+        there = np.asarray(x)
+        outside = ((there < edges[0] - _slack(edges[0])) | (there > edges[1] + _slack(edges[1]))).any()
+    if outside:
+        raise ValueError(
+            f"{who}: x ranges from {low:.4g} to {high:.4g}, must lie in the box{_box(lower, upper)}; "
+            + ("divide it by 255" if low >= 0 and 1.5 < high <= 255 else "undo the normalisation")
+            + ", or pass lower= and upper= to Threat with eps in the same units"
+        )
+
+
+def per_point(who: str, name: str, value: Any, count: int) -> None:
+    """Check that a setting is one number, or one per point (b,); its shape is known inside jit too.
+
+    Raises:
+      ValueError: in one line, if it is neither.
+    """
+    shape = np.shape(value) if isinstance(value, int | float) else getattr(value, "shape", None)
+    if shape is None:
+        raise ValueError(f"{who}: {name} is {value!r}, must be a number, or one per point")
+    if shape not in ((), (1,), (count,)):
+        hint = f": write {name}.reshape(-1)" if math.prod(shape) == count else ""
+        raise ValueError(
+            f"{who}: {name} has shape {tuple(shape)}, must be a number or ({count},), one per point{hint}"
+        )
+
+
+def classes(who: str, y: Any, count: int) -> Any:
+    """Check the labels of a batch as far as they are known, and return them as integers.
+
+    Args:
+      who: the function that was called, for the error.
+      y: (b,) whole numbers from 0.
+      count: how many points there are.
+    Raises:
+      ValueError: as `labels`; inside jit for another shape or dtype.
+    """
+    if concrete(y) and count > 0:
+        whole = labels(who, y, count=count)
+        return y if isinstance(y, jax.Array) and jax.dtypes.issubdtype(y.dtype, np.integer) else whole
+    if y.shape != (count,) or not jax.dtypes.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"{who}: labels are {y.dtype} of shape {y.shape}, must be integers ({count},)")
+    return y
+
+
+def answers(who: str, logits: Any, y: Any = None) -> None:
+    """Check logits, as they come out of a network, against labels.
+
+    Args:
+      who: the function that was called, for the error.
+      logits: (b, k); may be traced.
+      y: (b,) labels, where there are some.
+    Raises:
+      ValueError: in one line, for anything but (b, k) with k >= 2, and for known labels outside 0..k-1.
+    """
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] < 2:
+        given = f"a {type(logits).__name__}" if shape is None else f"shape {tuple(shape)}"
+        raise ValueError(
+            f"{who}: the network gives {given}, must give logits (b, k) with at least two classes"
+            + ("; of one logit z make [0, z]" if shape is not None and shape[-1:] == (1,) else "")
+        )
+    if y is None:
+        return
+    if y.shape != shape[:1]:
+        raise ValueError(
+            f"{who}: labels have shape {y.shape}, must be {shape[:1]}, one for each row of logits"
+        )
+    if concrete(y) and y.size:
+        labels(who, y, count=len(y), classes=shape[1])
+
+
+def setting(
+    who: str,
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Check a number that may be swept, as far as it is known.
+
+    Args:
+      who, name: the function and its setting, for the error.
+      value: a number or an array; traced values pass.
+      least, above, most, below: bounds, inclusive and not.
+    Raises:
+      ValueError: in one line, for what is no number, NaN or out of bounds.
+    """
+    if isinstance(value, str | bool | list | tuple | dict | None):
+        raise ValueError(f"{who}: {name} is {value!r}, must be a number")
+    there = known(value)
+    if there is None:
+        return
+    inside = ~np.isnan(there)
+    for bound, passes in (
+        (least, np.greater_equal), (above, np.greater), (most, np.less_equal), (below, np.less),
+    ):  # fmt: skip
+        if bound is not None:
+            inside &= passes(there, bound)
+    if not inside.all():
+        lows = (
+            [f"at least {least:g}"]
+            if least is not None
+            else [f"above {above:g}"]
+            if above is not None
+            else []
+        )
+        highs = (
+            [f"at most {most:g}"] if most is not None else [f"below {below:g}"] if below is not None else []
+        )
+        shown = value if there.ndim == 0 else there[~inside].ravel()[0]
+        raise ValueError(f"{who}: {name} is {shown}, must be {' and '.join(lows + highs) or 'a number'}")
+
+
+def count(who: str, name: str, value: Any, *, least: int = 1) -> None:
+    """Check a number of things.
+
+    Raises:
+      ValueError: in one line, if it is no whole number or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{who}: {name} is {value!r}, must be a whole number, at least {least}")
+
+
 def concrete(value: Any) -> bool:
     """Say whether a value is known, not traced."""
     return not isinstance(value, Tracer)
+
+
+def known(value: Any) -> np.ndarray | None:
+    """Return a number or an array of numbers, where its value is known here; None elsewhere."""
+    here = isinstance(value, jax.Array) and concrete(value) and value.is_fully_addressable
+    if not (here or isinstance(value, int | float | np.ndarray | np.generic)):
+        return None
+    there = np.asarray(value)
+    return there.astype(np.float64) if there.dtype.kind in "iuf" or there.dtype.name == "bfloat16" else None
+
+
+def _slack(edge: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(edge), 1e-6 * np.maximum(1.0, np.abs(edge)), 0.0)
+
+
+def _box(lower: Any, upper: Any) -> str:
+    low, high = known(lower), known(upper)
+    return (
+        f" [{low:g}, {high:g}]" if low is not None and high is not None and low.ndim == high.ndim == 0 else ""
+    )

@@ -1,33 +1,48 @@
-"""Functions of logits, one value per example; losses, objectives and scores are built from them."""
+"""Functions of logits, one value per example; losses, objectives and scores are built from them.
+
+Infinite logits are limits of finite ones: a class at -inf (masked) has probability 0, classes at inf share all of it,
+and where all are equal, whatever they are, so are their probabilities. NaN stays NaN.
+"""
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from robustjax.types import Labels, Logits, Number, PerExample
 
 
+def log_softmax(logits: Logits) -> Logits:
+    """Compute log p_k = z_k - logsumexp(z), also where logits are infinite."""
+    largest = logits.max(axis=-1, keepdims=True)
+    among = jnp.where(logits == largest, 0.0, -jnp.inf).astype(logits.dtype)
+    return jax.nn.log_softmax(jnp.where(jnp.isinf(largest), among, logits))
+
+
 def cross_entropy(logits: Logits, label: Labels, *, smoothing: Number = 0.0) -> PerExample:
-    """Compute -sum_k q_k log p_k with q = (1 - smoothing) onehot(label) + smoothing / K, in nats."""
-    log_p = jax.nn.log_softmax(logits)
-    own = _pick(log_p, label)
-    return -((1.0 - smoothing) * own + smoothing * log_p.mean(axis=-1))
+    """Compute -sum_k q_k log p_k with q = (1 - smoothing) onehot(label) + smoothing / K, in nats.
+
+    With smoothing it is infinite where a class is masked.
+    """
+    log_p = log_softmax(logits)
+    return -(_times(1.0 - smoothing, _pick(log_p, label)) + _times(smoothing, log_p.mean(axis=-1)))
 
 
 def margin(logits: Logits, label: Labels) -> PerExample:
     """Compute max_{j != y} z_j - z_y: positive exactly where the prediction is wrong (up to ties)."""
     own = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
-    return jnp.where(own, -jnp.inf, logits).max(axis=-1) - _pick(logits, label)
+    return _minus(jnp.where(own, -jnp.inf, logits).max(axis=-1), _pick(logits, label))
 
 
 def targeted_margin(logits: Logits, label: Labels, target: Labels) -> PerExample:
     """Compute z_t - z_y: positive where the target class beats the true one."""
-    return _pick(logits, target) - _pick(logits, label)
+    return _minus(_pick(logits, target), _pick(logits, label))
 
 
 def dlr(logits: Logits, label: Labels) -> PerExample:
     """Compute the difference of logits ratio, -(z_y - max_{j != y} z_j) / (z_1st - z_3rd + 1e-12).
 
-    Invariant to shift and scale of the logits, and positive exactly where the prediction is wrong.
+    Invariant to shift and scale of the logits, and positive exactly where the prediction is wrong. Where all but two
+    classes are masked it is the margin.
 
     Raises:
       ValueError: with fewer than three classes, where the ratio is undefined.
@@ -37,11 +52,13 @@ def dlr(logits: Logits, label: Labels) -> PerExample:
     if logits.shape[-1] < 3:
         raise ValueError(f"dlr: {logits.shape[-1]} classes given, needs at least 3; use margin")
     top, _ = jax.lax.top_k(logits, 3)
-    return margin(logits, label) / (top[:, 0] - top[:, 2] + 1e-12)
+    return _over(margin(logits, label), top[:, 0], top[:, 2])
 
 
 def targeted_dlr(logits: Logits, label: Labels, target: Labels) -> PerExample:
     """Compute -(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2 + 1e-12).
+
+    Where all but three classes are masked it is the targeted margin.
 
     Raises:
       ValueError: with fewer than four classes, where the ratio is undefined.
@@ -53,35 +70,40 @@ def targeted_dlr(logits: Logits, label: Labels, target: Labels) -> PerExample:
             f"targeted_dlr: {logits.shape[-1]} classes given, needs at least 4; use targeted_margin"
         )
     top, _ = jax.lax.top_k(logits, 4)
-    scale = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12
-    return targeted_margin(logits, label, target) / scale
+    return _over(targeted_margin(logits, label, target), top[:, 0], 0.5 * (top[:, 2] + top[:, 3]))
 
 
 def kl(p: Logits, q: Logits) -> PerExample:
     """Compute KL(softmax(p) || softmax(q)) in nats; gradients flow through both arguments."""
-    log_p, log_q = jax.nn.log_softmax(p), jax.nn.log_softmax(q)
-    return (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+    log_p, log_q = log_softmax(p), log_softmax(q)
+    # 0 log 0 = 0: what is impossible under p adds nothing.
+    possible = log_p != -jnp.inf
+    gap = jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0)
+    return jnp.where(possible, jnp.exp(log_p) * gap, 0.0).sum(axis=-1)
 
 
 def ce_to_uniform(logits: Logits) -> PerExample:
     """Compute -mean_k log p_k, the cross-entropy to the uniform distribution; its minimum is log K."""
-    return -jax.nn.log_softmax(logits).mean(axis=-1)
+    return -log_softmax(logits).mean(axis=-1)
 
 
 def log_confidence(logits: Logits) -> PerExample:
     """Compute max_k log p_k."""
-    return jax.nn.log_softmax(logits).max(axis=-1)
+    return log_softmax(logits).max(axis=-1)
 
 
 def entropy(logits: Logits) -> PerExample:
     """Compute the entropy of softmax(logits) in nats."""
-    log_p = jax.nn.log_softmax(logits)
-    return -(jnp.exp(log_p) * log_p).sum(axis=-1)
+    log_p = log_softmax(logits)
+    return -(jnp.exp(log_p) * jnp.where(log_p == -jnp.inf, 0.0, log_p)).sum(axis=-1)
 
 
 def energy(logits: Logits, *, temperature: Number = 1.0) -> PerExample:
     """Compute T logsumexp(z / T): the negative free energy, larger on what the network knows."""
-    return temperature * jax.nn.logsumexp(logits / temperature, axis=-1)
+    largest = jax.lax.stop_gradient(logits.max(axis=-1))
+    known = ~jnp.isinf(largest)
+    finite = jnp.where(known[..., None], logits, 0.0)
+    return jnp.where(known, temperature * jax.nn.logsumexp(finite / temperature, axis=-1), largest)
 
 
 def correct(logits: Logits, label: Labels) -> PerExample:
@@ -93,3 +115,21 @@ def correct(logits: Logits, label: Labels) -> PerExample:
 def _pick(values: Logits, label: Labels) -> PerExample:
     # A one-hot product would turn -inf logits into NaN; a gather does not.
     return jnp.take_along_axis(values, label[:, None], axis=-1)[:, 0]
+
+
+def _minus(a: Array, b: Array) -> Array:
+    """Subtract, with 0 between equal infinities."""
+    same = (a == b) & jnp.isinf(a)
+    return jnp.where(same, 0.0, a) - jnp.where(same, 0.0, b)
+
+
+def _times(share: Number, value: Array) -> Array:
+    """Multiply, with 0 where the share is 0 and the value infinite."""
+    return share * jnp.where((jnp.asarray(share) == 0.0) & jnp.isinf(value), 0.0, value)
+
+
+def _over(numerator: Array, first: Array, later: Array) -> Array:
+    """Divide by first - later + 1e-12; where one of them is infinite, by 1."""
+    known = jnp.isfinite(numerator) & jnp.isfinite(first) & jnp.isfinite(later)
+    scale = jnp.where(known, first, 0.0) - jnp.where(known, later, 0.0) + 1e-12
+    return numerator / jnp.where(known, scale, 1.0)

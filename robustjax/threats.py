@@ -6,9 +6,11 @@ from typing import get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from robustjax.numerics import TINY, Norm, constant, divide, keys_for, norm, per_example
+from robustjax import checks
+from robustjax.numerics import TINY, Norm, constant, divide, keys_for, norm, per_example, toward
 from robustjax.types import Mask, Radius
 
 
@@ -33,7 +35,8 @@ class Threat:
       density: share of the features that one l1 step moves.
 
     Raises:
-      ValueError: for an unknown norm, a negative or NaN radius, an empty box or a density outside (0, 1].
+      ValueError: for an unknown norm, a negative or NaN radius, a box that is empty or a single point, or a density
+        outside (0, 1]; in use, for a radius of another shape than () or (b,).
 
     Reference: exact l1 with box: Croce and Hein 2021, arXiv:2103.01208. Sparse l1 steps: Tramer and Boneh 2019,
       arXiv:1904.13000, with the share of features, not a quantile of them, as the setting.
@@ -50,19 +53,32 @@ class Threat:
         """Check the settings that are known now; traced ones cannot be."""
         if self.norm not in get_args(Norm):
             raise ValueError(f"Threat: norm is {self.norm!r}, must be one of {', '.join(get_args(Norm))}")
-        if isinstance(self.eps, int | float) and not self.eps >= 0:
+        for name in ("eps", "lower", "upper"):
+            value = getattr(self, name)
+            if isinstance(value, str | list | tuple | dict):
+                hint = " such as 8 / 255, without quotes" if isinstance(value, str) else ", or an array"
+                raise ValueError(f"Threat: {name} is {value!r}, must be a number{hint}")
+        # Transformations also make threats whose leaves are no numbers.
+        eps, lower, upper = (checks.known(value) for value in (self.eps, self.lower, self.upper))
+        if eps is not None and not (eps >= 0).all():
             raise ValueError(f"Threat: eps is {self.eps}, must be at least 0")
-        if (
-            isinstance(self.lower, int | float)
-            and isinstance(self.upper, int | float)
-            and self.lower > self.upper
-        ):
-            raise ValueError(f"Threat: the box is [{self.lower}, {self.upper}], lower must not exceed upper")
+        for name, edge in (("lower", lower), ("upper", upper)):
+            if edge is not None and np.isnan(edge).any():
+                raise ValueError(f"Threat: {name} is {edge}, must be a number")
+        if lower is not None and upper is not None and ((lower > upper).any() or (lower == upper).all()):
+            raise ValueError(f"Threat: the box is [{self.lower}, {self.upper}], lower must be below upper")
         if not 0 < self.density <= 1:
             raise ValueError(f"Threat: density is {self.density}, must be in (0, 1]")
 
     def project(self, x: Float[Array, "b ..."], origin: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
-        """Move each x to a feasible point, the nearest one in l2 distance (see `exact` for l2 with a box)."""
+        """Move each x to a feasible point, the nearest one in l2 distance (see `exact` for l2 with a box).
+
+        Points of 16 bits are rounded towards their origin, since to the nearest number would leave the ball.
+        """
+        checks.per_point("Threat", "eps", self.eps, len(x))
+        if jnp.finfo(origin.dtype).bits < 32:
+            wide = self.project(x.astype(jnp.float32), origin.astype(jnp.float32))
+            return toward(origin, wide)
         eps = per_example(self.eps, x)
         if self.norm == "linf":
             return jnp.clip(x, jnp.maximum(origin - eps, self.lower), jnp.minimum(origin + eps, self.upper))
@@ -85,6 +101,9 @@ class Threat:
           key: one key, or one per example.
           origin: centres, (b, ...).
         """
+        checks.per_point("Threat", "eps", self.eps, len(origin))
+        if jnp.finfo(origin.dtype).bits < 32:
+            return toward(origin, self.sample(key, origin.astype(jnp.float32)))
         keys = keys_for(key, origin.shape[0])
         shape = origin.shape[1:]
         if self.norm == "linf":
@@ -132,6 +151,9 @@ class Threat:
 
         Rounding moves every feature by up to `atol`; |atol| is the norm of all of that: atol, sqrt(d) atol or d atol.
         """
+        checks.per_point("Threat", "eps", self.eps, len(x))
+        if jnp.finfo(x.dtype).bits < 32:
+            x, origin = x.astype(jnp.float32), origin.astype(jnp.float32)
         features = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[self.norm]
         slack = atol * (x.size / max(x.shape[0], 1)) ** features
         inside = norm(x - origin, self.norm) <= jnp.asarray(self.eps) * (1 + rtol) + slack

@@ -192,10 +192,50 @@ def test_a_radius_sweep_compiles_once():
         ({"norm": "l3", "eps": 1.0}, "must be one of linf, l2, l1"),
         ({"norm": "l2", "eps": -1.0}, "eps is -1.0, must be at least 0"),
         ({"norm": "l2", "eps": float("nan")}, "eps is nan"),
-        ({"norm": "l2", "eps": 1.0, "lower": 1.0, "upper": 0.0}, "lower must not exceed upper"),
+        ({"norm": "linf", "eps": np.float32(-0.1)}, "eps is -0.1"),
+        ({"norm": "linf", "eps": jnp.array([0.1, -0.1])}, "must be at least 0"),
+        ({"norm": "l1", "eps": np.array([0.1, np.nan])}, "must be at least 0"),
+        ({"norm": "linf", "eps": "8/255"}, "eps is '8/255', must be a number such as 8 / 255"),
+        ({"norm": "linf", "eps": [0.1, 0.2]}, "must be a number, or an array"),
+        ({"norm": "l2", "eps": 1.0, "lower": 1.0, "upper": 0.0}, "lower must be below upper"),
+        ({"norm": "l2", "eps": 1.0, "lower": 0.5, "upper": 0.5}, "lower must be below upper"),
+        ({"norm": "l2", "eps": 1.0, "lower": np.array([0.0, 2.0])}, "lower must be below upper"),
+        ({"norm": "l2", "eps": 1.0, "upper": np.float32(np.nan)}, "upper is nan"),
+        ({"norm": "l2", "eps": 1.0, "lower": "0"}, "lower is '0'"),
         ({"norm": "l1", "eps": 1.0, "density": 0.0}, "density is 0.0"),
     ],
 )
 def test_bad_settings_are_refused_when_built(settings, message):
     with pytest.raises(ValueError, match=message):
         Threat(**settings)
+
+
+@pytest.mark.parametrize("use", ["project", "sample", "contains"])
+@pytest.mark.parametrize("shape", [(3, 1, 1, 1), (2,), (3, 1)])
+def test_a_radius_of_another_shape_is_refused_in_use_inside_jit_too(use, shape):
+    x, origin = points(7, (3, 2, 2, 1))
+    first = jax.random.key(0) if use == "sample" else x
+    method = jax.jit(lambda eps: getattr(Threat("l2", eps), use)(first, origin))
+    with pytest.raises(ValueError, match=r"eps has shape .* must be a number or \(3,\)"):
+        method(jnp.ones(shape))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("kind", NORMS)
+def test_points_of_16_bits_stay_in_the_ball_exactly(kind, dtype):
+    """To the nearest number, bfloat16 would leave the ball by up to 1 part in 20 here."""
+    x, origin = (v.astype(dtype) for v in points(8, (20, 30)))
+    threat = Threat(kind, {"linf": 0.031, "l2": 0.2, "l1": 1.0}[kind])
+
+    @jax.jit
+    def both(x, origin):
+        found = threat.project(x, origin), threat.sample(jax.random.key(0), origin)
+        return found, [threat.contains(point, origin) for point in found]
+
+    found, contained = both(x, origin)
+    for point, inside in zip(found, contained):
+        delta = np.float64(point) - np.float64(origin)
+        length = np.linalg.norm(delta, {"linf": np.inf, "l2": 2, "l1": 1}[kind], axis=1)
+        assert point.dtype == dtype and (length <= threat.eps * (1 + 1e-6)).all()
+        assert (point >= 0).all() and (point <= 1).all() and inside.all()
+    assert np.abs(np.float64(found[0]) - np.float64(origin)).max() > 0.02

@@ -101,6 +101,16 @@ def check_cases(cases: Sequence[Case]) -> None:
     Raises:
       ValueError: if not.
     """
+    if isinstance(cases, Case):
+        raise ValueError(
+            f"suite: cases gives the case {cases.name!r}, must give a tuple: lambda threat: (case,)"
+        )
+    for case in cases:
+        if not isinstance(case, Case):
+            raise ValueError(
+                f"suite: one of the cases is a {type(case).__name__}, must be a Case: make one of a solver by "
+                "autoattack.untargeted(name, solver, loss)"
+            )
     names = [case.name for case in cases]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"suite: the cases are {names}, must be at least one, with names of their own")

@@ -113,7 +113,9 @@ def over_targets(
 def wrong_classes(logits: Array, y: Labels, count: int) -> Array:
     """List the wrong classes by falling logit: (b, min(count, k - 1)) int32."""
     own = jax.nn.one_hot(y, logits.shape[-1], dtype=bool)
-    _, ranked = jax.lax.top_k(jnp.where(own, -jnp.inf, logits), min(count, logits.shape[-1] - 1))
+    # A masked class, at -inf, still comes before the label itself.
+    others = jnp.where(own, -jnp.inf, jnp.maximum(logits, jnp.finfo(logits.dtype).min))
+    _, ranked = jax.lax.top_k(others, min(count, logits.shape[-1] - 1))
     return ranked
 
 

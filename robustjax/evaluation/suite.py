@@ -4,15 +4,18 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.attacks.autoattack import ranked_classes
+from robustjax.attacks.case import check_cases
 from robustjax.attacks.compose import wrong_classes
 from robustjax.evaluation import pool
+from robustjax.evaluation.closures import as_it_is
 from robustjax.evaluation.pool import Cases
 from robustjax.evaluation.results import Results
 from robustjax.evaluation.runner import Examples, Memory, Progress, require_feasible, runner
@@ -38,7 +41,9 @@ def over(
     See `runner.runner` for how: full batches, random numbers per image, resumption.
 
     Args:
-      network: (*arguments) -> logits function, such as `functools.partial(types.frozen, model)`: what is attacked.
+      network: (*arguments) -> logits function, such as `functools.partial(types.frozen, model)`: what is attacked. For
+        a plain function f it is `lambda: f`. Weights are best given as arguments; what f closes over is looked at in
+        every call, and where it has changed everything is compiled again.
       cases: the suite, from the threat, such as `functools.partial(autoattack.standard, classes=10)`; the radius
         is traced, so a sweep compiles once.
       batch_size, smallest, segment, sharding, clock: as for `runner.runner`.
@@ -53,9 +58,18 @@ def over(
       given: a report on the same images at this radius or a smaller one; what was misclassified there stays so.
       every: run every attack on all images classified correctly, also on those misclassified before.
       memory: keeps progress and takes it up again; progress: called with `Progress` after every segment.
-      It raises ValueError for arrays that do not fit and for progress kept by another evaluation, RuntimeError if a
-      point lies outside the threat, which would be a bug.
+      Before any work it raises ValueError for images outside the box, labels that are not 0..k-1, arrays that do not
+      fit, a network that gives no logits, and for progress kept by another evaluation; RuntimeError if a point that was
+      found lies outside the threat, which would be a bug.
+    Raises:
+      ValueError: if network or cases is no function, or for sizes out of range.
     """
+    for name, given_, example in (
+        ("network", network, "lambda: f"),
+        ("cases", cases, "lambda threat: (...)"),
+    ):
+        if not callable(given_):
+            raise ValueError(f"suite: {name} is a {type(given_).__name__}, must be a function: {example}")
     if segment is not None and segment < 1:
         raise ValueError(f"suite: segment is {segment}, must be at least 1")
     pool.buckets(batch_size, min(smallest, batch_size))
@@ -72,15 +86,21 @@ def over(
         memory: Memory | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Results:
-        labels = np.asarray(labels, np.int32)
-        index = np.arange(len(labels)) if index is None else np.asarray(index)
-        _check(images, labels, index, given)
+        x = as_floats(images)
+        index = np.arange(len(x)) if index is None else np.asarray(index)
+        _check(x, index, given)
+        checks.points("suite", x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
+        system, classes = as_it_is("suite", network, arguments, x)
+        judge = None if reference is None else as_it_is("suite", reference, arguments, x)[0]
+        labels = checks.labels("suite", labels, count=len(x), classes=classes)
+        listed = cases(threat)
+        check_cases(listed)
         run = runner(
-            network,
+            system,
             cases,
-            Answers(ranked_classes(cases(threat))),
+            Answers(ranked_classes(listed)),
             _misclassified,
-            reference=reference,
+            reference=judge,
             batch_size=batch_size,
             smallest=smallest,
             segment=segment,
@@ -89,7 +109,7 @@ def over(
         )
         found = run(
             key,
-            Examples(as_floats(images), labels, index),
+            Examples(x, labels, index),
             threat,
             *arguments,
             already=None if given is None else given.broken,
@@ -140,18 +160,24 @@ def _misclassified(answers: dict[str, np.ndarray], labels: np.ndarray) -> np.nda
 
 
 def as_floats(images: np.ndarray) -> np.ndarray:
-    """Turn bytes into floats in [0, 1], correctly rounded, which a compiled division is not."""
+    """Turn bytes into floats in [0, 1], correctly rounded, which a compiled division is not.
+
+    Raises:
+      ValueError: for anything but bytes and floats.
+    """
     images = np.asarray(images)
-    return (
-        images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images.astype(np.float32)
-    )
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(255)
+    if not jax.dtypes.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"suite: images are {images.dtype}, must be floats in the box, or bytes (uint8)")
+    return images.astype(np.float32)
 
 
-def _check(images: np.ndarray, labels: np.ndarray, index: np.ndarray, given: Results | None) -> None:
-    if len(labels) == 0 or len(images) != len(labels) or index.shape != labels.shape:
+def _check(images: np.ndarray, index: np.ndarray, given: Results | None) -> None:
+    if images.ndim < 2 or len(images) == 0 or index.shape != (len(images),):
         raise ValueError(
-            f"suite: {len(images)} images, {len(labels)} labels and {len(index)} indices given, must be as many of "
-            "each and at least one"
+            f"suite: images have shape {images.shape} and index {index.shape}, must be (n, ...) and (n,) with n at "
+            "least 1"
         )
     if len(np.unique(index)) < len(index):
         raise ValueError("suite: index has the same number twice, must be different for every image")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from robustjax.attacks import autoattack
-from robustjax.evaluation import pool, suite
+from robustjax.attacks.square import square
+from robustjax.evaluation import pool, runner, suite
 from robustjax.evaluation.results import BROKEN, NOT_RUN, RESISTED, merge
 from robustjax.threats import Threat
 
@@ -241,8 +242,8 @@ def test_radii_compile_once_and_a_larger_one_never_helps():
         report = evaluate(KEY, X, Y, Threat("linf", eps), FIRST, SECOND, given=report)
         robust.append(report.robust)
     assert robust[0].sum() == (report.clean == Y).sum()
-    # Two sizes for each of two attacks, and for looking at points.
-    assert len(opened) <= (2 + 1) * 2
+    # Two sizes for each of two attacks, and for looking at points; and twice in every call, to see what it closes over.
+    assert len(opened) <= (2 + 1) * 2 + 2 * 4
     assert all((later <= earlier).all() for earlier, later in itertools.pairwise(robust))
     assert robust[0].sum() > robust[-1].sum()
 
@@ -340,16 +341,78 @@ def test_a_reference_network_overrules_the_attack():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"images": X[:3]}, "3 images, 30 labels"),
+        ({"images": X[:3]}, r"labels have shape \(30,\), must be \(3,\)"),
         ({"index": np.zeros(30, int)}, "same number twice"),
+        ({"images": X * 255}, "x ranges from .* must lie in the box"),
+        ({"images": X - 0.5}, "undo the normalisation, or pass lower= and upper="),
+        ({"images": np.where(X > 0.99, np.nan, X)}, "not finite"),
+        ({"images": (255 * X).astype(np.int32)}, "images are int32"),
+        ({"images": X[:0], "labels": Y[:0]}, "n at least 1"),
+        ({"labels": Y - 1}, "the smallest label is -1"),
+        ({"labels": Y + 1}, "must be below the 5 logits"),
+        ({"labels": np.append(Y[1:], 3.7)}, "must be whole numbers"),
+        ({"labels": np.append(Y[1:], 2**32 + 1)}, "the largest label is 4294967297"),
+        ({"labels": np.eye(5)[Y]}, "take y.argmax"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(change, words):
     arguments = {"images": X, "labels": Y, "index": None, **change}
+
+    def unwanted(threat):
+        raise AssertionError("work was begun")
+
     with pytest.raises(ValueError, match=words):
-        suite.over(network, cases)(
+        suite.over(network, unwanted)(
             KEY, arguments["images"], arguments["labels"], BALL, FIRST, SECOND, index=arguments["index"]
         )
+
+
+def test_a_network_that_is_trained_further_is_evaluated_with_its_new_weights():
+    """The sign of the logits turns, by an array and by a number that the function closes over."""
+    weights = {"w": jnp.asarray(RNG.normal(size=(36, 3)), jnp.float32), "scale": np.float32(1)}
+
+    def plain(x):
+        return weights["scale"] * (x.reshape(len(x), -1) @ weights["w"])
+
+    y = np.asarray(plain(X[:8]).argmax(axis=1))
+    evaluate = suite.over(lambda: plain, cases_of_three, batch_size=8)
+    programs = []
+
+    def clean():
+        found = evaluate(KEY, X[:8], y, BALL).clean
+        programs.append(runner.answered._cache_size())
+        return found
+
+    np.testing.assert_array_equal(clean(), y)
+    np.testing.assert_array_equal(clean(), y)
+    weights["w"] = -weights["w"]
+    np.testing.assert_array_equal(clean(), np.asarray(plain(X[:8]).argmax(axis=1)))
+    assert (clean() != y).any()
+    weights["scale"] = np.float32(-1)
+    np.testing.assert_array_equal(clean(), y)
+    assert programs[1] == programs[0] and programs[3] == programs[2] > programs[1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda: suite.over(network(FIRST, SECOND), cases_of_three), "make lambda: f"),
+        (lambda: suite.over(lambda: X, cases_of_three), "network gives a ndarray"),
+        (lambda: suite.over(lambda: lambda x: x[:, :1, 0, 0], cases_of_three), "one logit z make"),
+        (lambda: suite.over(lambda: lambda x: np.asarray(x), cases_of_three), "must be written in JAX"),
+        (lambda: suite.over(lambda: network(FIRST, SECOND), cases_of_three(BALL)), "cases is a tuple"),
+        (
+            lambda: suite.over(lambda: network(FIRST, SECOND), lambda t: cases_of_three(t)[0]),
+            "must give a tuple",
+        ),
+        (lambda: suite.over(FIRST, cases_of_three), "network is a ArrayImpl, must be a function"),
+        (lambda: suite.over(lambda: network(FIRST, SECOND), lambda t: (square(t),)), "must be a Case"),
+    ],
+)
+def test_what_is_no_network_or_no_suite_is_refused_in_one_line(wrong, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        wrong()(KEY, X, Y, BALL)
+    assert "\n" not in str(caught.value)
 
 
 def test_settings_that_cannot_be_meant_are_refused():
