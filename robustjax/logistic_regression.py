@@ -1,5 +1,6 @@
 """Logistic regression to convergence, with an l1 or l2 penalty: linear probes, refitted last layers, sums of scores."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -43,22 +44,34 @@ def scaling(features: Float[Array, "n d"]) -> Scaling:
     return Scaling(features.mean(axis=0), jnp.where(std > 1e-8 * jnp.abs(features).max(axis=0), std, 1.0))
 
 
-@partial(jax.jit, static_argnames=("classes", "steps", "tolerance"))
-def logistic_l1(
+def l1(w: Array, length: Number) -> Array:
+    """Step towards a small |W|_1: move every weight by a length towards 0, and not past it."""
+    return jnp.sign(w) * jnp.maximum(jnp.abs(w) - length, 0.0)
+
+
+def l2(w: Array, length: Number) -> Array:
+    """Step towards a small |W|_2^2 / 2."""
+    return w / (1.0 + length)
+
+
+@partial(jax.jit, static_argnames=("penalty", "classes", "steps", "tolerance"))
+def logistic(
     features: Float[Array, "n d"],
     label: Labels,
     *,
+    penalty: Callable[[Array, Number], Array],
     classes: int,
     strength: Number = 1.0,
     weight: PerExample | None = None,
     steps: int = 5000,
     tolerance: float = 1e-6,
 ) -> Linear:
-    """Minimise |W|_1 + C sum_i w_i CE(W f_i + b, y_i); the bias goes free.
+    """Minimise penalty(W) + C sum_i w_i CE(W f_i + b, y_i); the bias goes free.
 
     Args:
       features: standardised, or of similar sizes.
       label: (n,).
+      penalty: `l1`, or `l2`.
       classes: k.
       strength: C, as scikit-learn has it: larger means less regularisation.
       weight: w_i, how much each example counts; 0 leaves it out. 1 by default.
@@ -68,36 +81,10 @@ def logistic_l1(
     Reference: FISTA, Beck and Teboulle 2009, with the gradient restart of O'Donoghue and Candes,
       arXiv:1204.3982.
     """
-
-    def shrink(w: Array, length: Array) -> Array:
-        return jnp.sign(w) * jnp.maximum(jnp.abs(w) - length, 0.0)
-
-    return _fista(shrink, features, label, classes, strength, weight, steps, tolerance)
-
-
-@partial(jax.jit, static_argnames=("classes", "steps", "tolerance"))
-def logistic_l2(
-    features: Float[Array, "n d"],
-    label: Labels,
-    *,
-    classes: int,
-    strength: Number = 1.0,
-    weight: PerExample | None = None,
-    steps: int = 5000,
-    tolerance: float = 1e-6,
-) -> Linear:
-    """Minimise |W|_2^2 / 2 + C sum_i w_i CE(W f_i + b, y_i); arguments as in `logistic_l1`."""
-    return _fista(
-        lambda w, length: w / (1.0 + length), features, label, classes, strength, weight, steps, tolerance
-    )
-
-
-def _fista(prox, features, label, classes, strength, weight, steps, tolerance) -> Linear:
-    """Alternate a gradient step on the cross-entropy and a proximal step on the weights, with momentum."""
     weight = jnp.ones(features.shape[0]) if weight is None else weight
     # Divided by C times the number of examples, so that all numbers stay near 1.
     share = weight / jnp.maximum(weight.sum(), 1e-30)
-    penalty = 1.0 / (strength * jnp.maximum(weight.sum(), 1e-30))
+    length = 1.0 / (strength * jnp.maximum(weight.sum(), 1e-30))
     target = jax.nn.one_hot(label, classes, dtype=features.dtype)
     ones = jnp.ones((features.shape[0], 1), features.dtype)
     whole = jnp.concatenate([features, ones], axis=1)
@@ -108,7 +95,7 @@ def _fista(prox, features, label, classes, strength, weight, steps, tolerance) -
     def descend(w: Array) -> Array:
         error = jax.nn.softmax(whole @ w) - target
         moved = w - step * (whole.T @ (share[:, None] * error))
-        return jnp.concatenate([prox(moved[:-1], step * penalty), moved[-1:]])
+        return jnp.concatenate([penalty(moved[:-1], step * length), moved[-1:]])
 
     def body(carry):
         w, ahead, t, i, _ = carry

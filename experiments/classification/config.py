@@ -71,6 +71,16 @@ class TrainConfig:
             )
 
 
+_MNIST = TrainConfig(
+    dataset="mnist",
+    attack=_at(0.3),
+    evaluation=_at(0.3, steps=40, step=0.05),
+    warmup=0.2,
+    updates=6000,
+    optimizer=_ADAM,
+    validate_every=1000,
+    record_every=50,
+)
 TRAIN_PRESETS = {
     "digits": TrainConfig(
         attack=_at(0.2),
@@ -79,25 +89,9 @@ TRAIN_PRESETS = {
         optimizer=_ADAM,
         images=None,
     ),
-    "mnist": TrainConfig(
-        dataset="mnist",
-        attack=_at(0.3),
-        evaluation=_at(0.3, steps=40, step=0.05),
-        warmup=0.2,
-        updates=6000,
-        optimizer=_ADAM,
-        validate_every=1000,
-        record_every=50,
-    ),
-    "fashion_mnist": TrainConfig(
-        dataset="fashion_mnist",
-        attack=_at(0.1),
-        evaluation=_at(0.1, steps=40, step=0.05),
-        warmup=0.2,
-        updates=6000,
-        optimizer=_ADAM,
-        validate_every=1000,
-        record_every=50,
+    "mnist": _MNIST,
+    "fashion_mnist": dataclasses.replace(
+        _MNIST, dataset="fashion_mnist", attack=_at(0.1), evaluation=_at(0.1, steps=40, step=0.05)
     ),
     "cifar10": TrainConfig(
         dataset="cifar10",

@@ -8,7 +8,7 @@ the attack made of the first test images.
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from robustjax.models import small
 from robustjax.runtime import figures
 from robustjax.runtime.report import Report
 from robustjax.threats import Threat
-from robustjax.types import Loss
+from robustjax.types import Batch, Loss
 
 
 def main(cfg: QuickstartConfig) -> None:
@@ -50,13 +50,12 @@ def main(cfg: QuickstartConfig) -> None:
         tx = optimizers.adam(optimizers.one_cycle(2e-3, cfg.updates, peak=0.3))
         update = training.scheduled(loss_at, tx)
         state = training.start(jax.random.key(cfg.seed), model, tx)
-        batches = data.stream(train, batch_size=cfg.batch_size, seed=cfg.seed)
-        bar = runtime.progress(batches, total=cfg.updates, label=name, batch_size=cfg.batch_size)
-        for i, batch in bar:
-            state, metrics = update(state, batch)
-            if i % 20 == 0:
-                bar.show(metrics)
-        return state
+
+        def batches(begin: int, _: object) -> Iterator[Batch]:
+            return data.stream(train, batch_size=cfg.batch_size, seed=cfg.seed, start=begin)
+
+        size = cfg.batch_size
+        return runtime.fit(update, state, batches, total=cfg.updates, label=name, batch_size=size).state
 
     states = {"plain": trained(plain, "plain"), "adversarial": trained(robust, "adversarial")}
 

@@ -64,16 +64,19 @@ class Trainer:
         cfg = self.cfg
         if setting.method not in self._programs:
             self._programs[setting.method] = jax.jit(self._trained(setting.method), donate_argnums=0)
-        state = self._start(jnp.arange(cfg.seeds))
         some = min(50, cfg.updates)
         images = {"image": self.data["image"], "label": self.data["label"], "ood": self.data[setting.ood]}
         rounds = -(-cfg.updates // some)
-        for _, _ in (bar := runtime.progress(range(rounds), total=rounds, label="train")):
+
+        def update(state: training.TrainState, _: int) -> tuple[training.TrainState, dict[str, jax.Array]]:
             state, loss = self._programs[setting.method](state, images, jnp.float32(setting.eps))
-            bar.show({"loss": loss.mean()})
-            if stop.requested:
-                return None
-        return state
+            return state, {"loss": loss.mean()}
+
+        fitted = runtime.fit(
+            update, self._start(jnp.arange(cfg.seeds)), lambda begin, _: range(begin, rounds),
+            total=rounds, stop=stop, record_every=1,
+        )  # fmt: skip
+        return None if fitted.exit_code else fitted.state
 
     def attacked(self, state: training.TrainState) -> dict[str, np.ndarray]:
         """Attack the score at every radius: arrays that lead with the seeds."""
@@ -83,25 +86,13 @@ class Trainer:
 
     def _trained(self, method: str) -> Callable:
         cfg = self.cfg
-        chosen: dict[str, Any] = {
-            "oe": {},
-            "aoe": {},
-            "aloe": {},
-            "acet": {"penalty": confidences.ce_to_uniform},
-        }
-        settings = chosen.get(method, {}) | ({"weight": cfg.weight} if method in chosen else {})
 
         def some(state, images, eps):
             ascent = pgd(Threat("linf", eps), steps=cfg.steps, step_size=2.5 * eps / cfg.steps)
-            loss = ood_losses.loss(
-                method,
-                self.model,
-                classes=CLASSES,
-                id_ascent=ascent,
-                ood_ascent=ascent,
-                **settings,
-            )
-            update = training.step(loss, self.tx)
+            given = ood_losses.LossInputs(self.model, CLASSES, ascent, ascent, weight=cfg.weight)
+            if method == "acet":
+                given = given._replace(penalty=confidences.ce_to_uniform)
+            update = training.step(ood_losses.loss(method, given), self.tx)
 
             def one(state, _):
                 first, second = jax.random.split(

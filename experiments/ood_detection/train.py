@@ -106,10 +106,9 @@ def loss_at(
         if cfg.ood_start:
             full = cfg.weight if cfg.weight is not None else ood_losses.method(cfg.loss).weight
             weight = jnp.where(done < cfg.ood_start, 0.0, full)
-        return ood_losses.loss(
-            cfg.loss,
+        given = ood_losses.LossInputs(
             model,
-            classes=classes,
+            classes,
             id_ascent=cfg.id_ascent(grown),
             ood_ascent=cfg.ood_ascent(grown),
             weight=weight,
@@ -118,6 +117,7 @@ def loss_at(
             batchnorm=ood_losses.BATCHNORM_MODES[cfg.attack_bn],
             axes=None if densities is None else densities.axes,
         )
+        return ood_losses.loss(cfg.loss, given)
 
     return at
 

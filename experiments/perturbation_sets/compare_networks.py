@@ -1,6 +1,7 @@
 """One learned perturbation set of digits and the classifiers trained on it: what perturbation_sets.compare measures."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -30,7 +31,7 @@ from robustjax.smoothing.certify import certify
 from robustjax.smoothing.latent_attack import attack_smoothed
 from robustjax.smoothing.noise import in_parameters
 from robustjax.smoothing.votes import votes
-from robustjax.types import Batch, Found, Images, Loss, Model, Params, PerExample, State, frozen
+from robustjax.types import Batch, Found, Images, Loss, Metrics, Model, Params, PerExample, State, frozen
 
 PAIRS_OF: dict[str, Pairs] = {family: PAIRS[family]() for family in FAMILIES}
 METHODS = ("plain", "true perturbations", "augmented", "adversarial")
@@ -167,13 +168,15 @@ def train_epochs(
     def epoch(state: training.TrainState, rows: jax.Array):
         return jax.lax.scan(lambda s, r: step(s, Batch(data.image[r], data.label[r])), state, rows)
 
-    shuffle = np.random.default_rng(seed)
-    bar = runtime.progress(range(epochs), total=epochs, label=label)
-    for _ in bar:
-        order = shuffle.permutation(len(data.label))[: updates * cfg.batch_size]
-        state, metrics = epoch(state, jnp.asarray(order.reshape(updates, -1)))
-        bar.show(jax.tree.map(jnp.mean, metrics))
-    return state
+    def update(state: training.TrainState, order: np.ndarray) -> tuple[training.TrainState, Metrics]:
+        state, metrics = epoch(state, jnp.asarray(order[: updates * cfg.batch_size].reshape(updates, -1)))
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def orders(begin: int, _: object) -> Iterator[np.ndarray]:
+        shuffle = np.random.default_rng(seed)
+        return itertools.islice((shuffle.permutation(len(data.label)) for _ in range(epochs)), begin, None)
+
+    return runtime.fit(update, state, orders, total=epochs, label=label, record_every=1).state
 
 
 def initial(

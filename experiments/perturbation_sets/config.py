@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 from experiments.shared.fields import Count, CountOrNone, NonNegative, OpenShare, Positive, PositiveShare
@@ -67,16 +68,18 @@ class TrainConfig:
         return max(1, math.ceil(self.epochs * epoch - 1e-6)), epoch
 
 
-_MNIST: dict[str, Any] = {"dataset": "mnist", "likelihood": "bernoulli", "epochs": 20}
-_LINF: dict[str, Any] = _MNIST | {"pairs": "linf", "beta_at": (0, 5, 20), "beta": (0, 1e-3, 1e-2)}
-_RTS: dict[str, Any] = _MNIST | {
-    "pairs": "rts", "model": "stn", "epochs": 100, "rate_at": (0, 40, 100), "rate": (0, 8e-4, 0),
-    "beta_at": (0, 10, 50), "beta": (0, 0.01, 1),
-}  # fmt: skip
-_CIFAR: dict[str, Any] = {
-    "dataset": "cifar10", "model": "rectangle", "pad": 4, "epochs": 1000, "rate_at": (0, 400, 1000),
-    "rate": (0, 1e-3, 0), "beta": (0, 0.01),
-}  # fmt: skip
+_LINF = TrainConfig(
+    dataset="mnist", likelihood="bernoulli", pairs="linf", model="mnist_dense", epochs=20,
+    rate_at=(0, 10, 15, 20), rate=(0, 1e-3, 5e-4, 1e-4), beta_at=(0, 5, 20), beta=(0, 1e-3, 1e-2),
+)  # fmt: skip
+_RTS = TrainConfig(
+    dataset="mnist", likelihood="bernoulli", pairs="rts", model="stn", epochs=100,
+    rate_at=(0, 40, 100), rate=(0, 8e-4, 0), beta_at=(0, 10, 50), beta=(0, 0.01, 1),
+)  # fmt: skip
+_CIFAR = TrainConfig(
+    dataset="cifar10", pairs="corrupted", model="rectangle", pad=4, epochs=1000,
+    rate_at=(0, 400, 1000), rate=(0, 1e-3, 0), beta_at=(0, 40), beta=(0, 0.01),
+)  # fmt: skip
 
 
 def _scenes(level: int, **settings: Any) -> TrainConfig:
@@ -106,18 +109,14 @@ TRAIN_PRESETS = {
         images=40,
         out="runs/cvae_lit",
     ),
-    "mnist_dense_linf": TrainConfig(
-        **_LINF, model="mnist_dense", rate_at=(0, 10, 15, 20), rate=(0, 1e-3, 5e-4, 1e-4)
-    ),
-    "mnist_conv_linf": TrainConfig(
-        **_LINF, model="mnist_conv", rate_at=(0, 10, 15, 20), rate=(1e-3, 1e-3, 5e-4, 1e-4)
-    ),
-    "mnist_stn_rts": TrainConfig(**_RTS),
-    "mnist_stn_rts_limited_1": TrainConfig(**_RTS, limit=1),
-    "mnist_stn_rts_limited_5": TrainConfig(**_RTS, limit=5),
-    "cifar10": TrainConfig(**_CIFAR, pairs="corrupted", beta_at=(0, 40)),
-    "cifar10_nooriginal": TrainConfig(**_CIFAR, pairs="corrupted_twice", beta_at=(0, 400)),
-    "cifar10_withoriginal": TrainConfig(**_CIFAR, pairs="corrupted_or_clean", beta_at=(0, 400)),
+    "mnist_dense_linf": _LINF,
+    "mnist_conv_linf": replace(_LINF, model="mnist_conv", rate=(1e-3, 1e-3, 5e-4, 1e-4)),
+    "mnist_stn_rts": _RTS,
+    "mnist_stn_rts_limited_1": replace(_RTS, limit=1),
+    "mnist_stn_rts_limited_5": replace(_RTS, limit=5),
+    "cifar10": _CIFAR,
+    "cifar10_nooriginal": replace(_CIFAR, pairs="corrupted_twice", beta_at=(0, 400)),
+    "cifar10_withoriginal": replace(_CIFAR, pairs="corrupted_or_clean", beta_at=(0, 400)),
     "mip5": _scenes(
         5, epochs=1000, rate_at=(0, 400, 1000), rate=(1e-4, 1e-3, 0), beta_at=(0, 400), beta=(0, 1)
     ),
@@ -160,18 +159,20 @@ class EvaluateConfig:
 
 
 # As published, all sets of corruptions are evaluated on clean images and their corruptions.
-_CORRUPTED: dict[str, Any] = {"pairs": "corrupted", "images": None}
-_RADII = (2.7, 3.9, 10.2, 28.0)
+_CORRUPTED = EvaluateConfig(
+    run="runs/cvae_cifar10", pairs="corrupted", radii=(2.7, 3.9, 10.2, 28.0), images=None
+)
+_STN = EvaluateConfig(run="runs/cvae_mnist_rts", radii=(14.0,), images=None)
 EVALUATE_PRESETS = {
     "digits": EvaluateConfig(),
     "mnist_dense_linf": EvaluateConfig(run="runs/cvae_mnist_dense", radii=(28.0,), images=None),
     "mnist_conv_linf": EvaluateConfig(run="runs/cvae_mnist_conv", radii=(29.0,), images=None),
-    "mnist_stn_rts": EvaluateConfig(run="runs/cvae_mnist_rts", radii=(14.0,), images=None),
-    "mnist_stn_rts_limited_1": EvaluateConfig(run="runs/cvae_mnist_rts_1", radii=(14.0,), images=None),
-    "mnist_stn_rts_limited_5": EvaluateConfig(run="runs/cvae_mnist_rts_5", radii=(14.0,), images=None),
-    "cifar10": EvaluateConfig(run="runs/cvae_cifar10", radii=_RADII, **_CORRUPTED),
-    "cifar10_nooriginal": EvaluateConfig(run="runs/cvae_cifar10_nooriginal", radii=_RADII, **_CORRUPTED),
-    "cifar10_withoriginal": EvaluateConfig(run="runs/cvae_cifar10_withoriginal", radii=(34.0,), **_CORRUPTED),
+    "mnist_stn_rts": _STN,
+    "mnist_stn_rts_limited_1": replace(_STN, run="runs/cvae_mnist_rts_1"),
+    "mnist_stn_rts_limited_5": replace(_STN, run="runs/cvae_mnist_rts_5"),
+    "cifar10": _CORRUPTED,
+    "cifar10_nooriginal": replace(_CORRUPTED, run="runs/cvae_cifar10_nooriginal"),
+    "cifar10_withoriginal": replace(_CORRUPTED, run="runs/cvae_cifar10_withoriginal", radii=(34.0,)),
     "mip5": EvaluateConfig(run="runs/cvae_mip5", radii=(7.35, 8.81, 17.0), images=None, batch_size=16),
     "mip4": EvaluateConfig(run="runs/cvae_mip4", radii=(25.0,), images=None, batch_size=8),
     "mip3": EvaluateConfig(run="runs/cvae_mip3", radii=(21.0,), images=None, batch_size=4),
@@ -214,33 +215,30 @@ class TrainClassifierConfig:
     cluster: Cluster = Cluster()
 
 
-_WIDE: dict[str, Any] = {
-    "set": "runs/cvae_cifar10", "model": "wideresnet28_10", "epochs": 100, "pad": 4, "images": None, "radius": 28.0,
-    "optimizer": Optimizer(rate=0.2),
-}  # fmt: skip
-_UNET: dict[str, Any] = {
-    "set": "runs/cvae_mip5", "model": "unet", "epochs": 400, "pad": 10, "images": None, "radius": 17.0,
-    "optimizer": Optimizer(name="adam", rate=0.01, weight_decay=0.0), "queries": 0,
-}  # fmt: skip
-_SCENES: dict[str, Any] = {
-    "set": "runs/cvae_lit", "model": "unet_small", "epochs": 60, "batch_size": 32, "restarts": 2, "queries": 0,
-}  # fmt: skip
+_WIDE = TrainClassifierConfig(
+    set="runs/cvae_cifar10", model="wideresnet28_10", epochs=100, pad=4, images=None, radius=28.0,
+    optimizer=Optimizer(rate=0.2),
+)  # fmt: skip
+_UNET = TrainClassifierConfig(
+    set="runs/cvae_mip5", model="unet", epochs=400, pad=10, images=None, radius=17.0,
+    optimizer=Optimizer(name="adam", rate=0.01, weight_decay=0.0), queries=0,
+)  # fmt: skip
 CLASSIFIER_PRESETS = {
     "digits": TrainClassifierConfig(),
-    "scenes": TrainClassifierConfig(**_SCENES),
-    "cifar10_sample_aug": TrainClassifierConfig(
-        **{**_WIDE, "set": "runs/cvae_cifar10_nooriginal"}, method="real"
+    "scenes": TrainClassifierConfig(
+        set="runs/cvae_lit", model="unet_small", epochs=60, batch_size=32, restarts=2, queries=0
     ),
-    "cifar10_cvae_aug": TrainClassifierConfig(**_WIDE, method="augmented"),
-    "cifar10_cvae_attack": TrainClassifierConfig(**_WIDE),
-    "cifar10_cvae_smoothing_084": TrainClassifierConfig(**_WIDE, method="smoothed", sigma=0.84),
-    "cifar10_cvae_smoothing_122": TrainClassifierConfig(**_WIDE, method="smoothed", sigma=1.22),
-    "cifar10_cvae_smoothing_319": TrainClassifierConfig(**_WIDE, method="smoothed", sigma=3.19),
-    "mi_sample_first": TrainClassifierConfig(**_UNET, method="plain", first_light=True),
-    "mi_sample_aug": TrainClassifierConfig(**_UNET, method="plain"),
-    "mi_cvae_aug": TrainClassifierConfig(**_UNET, method="augmented"),
-    "mi_cvae_attack": TrainClassifierConfig(**_UNET),
-    "mi_cvae_smoothing_690": TrainClassifierConfig(**_UNET, method="smoothed", sigma=6.9),
+    "cifar10_sample_aug": replace(_WIDE, set="runs/cvae_cifar10_nooriginal", method="real"),
+    "cifar10_cvae_aug": replace(_WIDE, method="augmented"),
+    "cifar10_cvae_attack": _WIDE,
+    "cifar10_cvae_smoothing_084": replace(_WIDE, method="smoothed", sigma=0.84),
+    "cifar10_cvae_smoothing_122": replace(_WIDE, method="smoothed", sigma=1.22),
+    "cifar10_cvae_smoothing_319": replace(_WIDE, method="smoothed", sigma=3.19),
+    "mi_sample_first": replace(_UNET, method="plain", first_light=True),
+    "mi_sample_aug": replace(_UNET, method="plain"),
+    "mi_cvae_aug": replace(_UNET, method="augmented"),
+    "mi_cvae_attack": _UNET,
+    "mi_cvae_smoothing_690": replace(_UNET, method="smoothed", sigma=6.9),
     "smoke": TrainClassifierConfig(
         epochs=1,
         batch_size=512,
@@ -286,19 +284,13 @@ class CertifyConfig:
             )
 
 
-_CIFAR_SMOOTHED: dict[str, Any] = {"images": 500, "skip": 20, "attack": False}
+_SMOOTHED = CertifyConfig(runs=("runs/cifar10_smoothing_084",), sigma=0.84, images=500, skip=20, attack=False)
 CERTIFY_PRESETS = {
     "digits": CertifyConfig(),
     "mnist": CertifyConfig(runs=("runs/mnist",), sigma=0.25, samples=100_000, chunk_size=1000, skip=100),
-    "cifar10_smoothing_084": CertifyConfig(
-        runs=("runs/cifar10_smoothing_084",), sigma=0.84, **_CIFAR_SMOOTHED
-    ),
-    "cifar10_smoothing_122": CertifyConfig(
-        runs=("runs/cifar10_smoothing_122",), sigma=1.22, **_CIFAR_SMOOTHED
-    ),
-    "cifar10_smoothing_319": CertifyConfig(
-        runs=("runs/cifar10_smoothing_319",), sigma=3.19, **_CIFAR_SMOOTHED
-    ),
+    "cifar10_smoothing_084": _SMOOTHED,
+    "cifar10_smoothing_122": replace(_SMOOTHED, runs=("runs/cifar10_smoothing_122",), sigma=1.22),
+    "cifar10_smoothing_319": replace(_SMOOTHED, runs=("runs/cifar10_smoothing_319",), sigma=3.19),
     "mi_smoothing_690": CertifyConfig(
         runs=("runs/mi_smoothing_690",), sigma=6.9, samples=1000, chunk_size=10, attack=False
     ),

@@ -104,19 +104,18 @@ def training_loss(
         return first_steps(solver, rising(update, first=min(first, steps), last=steps, over=over))
 
     def loss_at(update: Array) -> Loss:
-        sees_ood = ood_losses.method(name).uses_ood
-        loss = ood_losses.loss(
-            name,
+        given = ood_losses.LossInputs(
             model,
-            classes=classes,
+            classes,
             id_ascent=ascent(threat, cfg.steps, 1, update),
             ood_ascent=ascent(ood_threat, cfg.ood_steps, 2, update),
-            weight=1.0 if sees_ood else None,
-            penalty=confidences.kl_from_uniform if sees_ood else None,
+            weight=1.0,
+            penalty=confidences.kl_from_uniform,
             ood_surrogate=getattr(confidences, cfg.ood_surrogate),
             id_surrogate=getattr(objectives, cfg.surrogate),
             beta=cfg.beta,
         )
+        loss = ood_losses.loss(name, given)
         if cfg.sharpness is not None:
             loss = {"sam": sam, "asam": asam}[cfg.sharpness](loss, rho=cfg.rho)
         return _halved(loss) if cfg.half_weights and method in HALF_WEIGHTS else loss

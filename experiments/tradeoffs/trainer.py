@@ -108,12 +108,12 @@ class Trainer:
             state, metrics = program.update(state, batch, chosen, jnp.float32(setting.eps))
             return state, {"loss": metrics["loss"].mean()}
 
+        # A setting takes a minute, so one that was stopped begins anew.
         fitted = runtime.fit(
             update,
             program.start(jnp.arange(cfg.seeds)),
             lambda begin, _: itertools.islice(_rows(rows, cfg.batch_size), begin, None),
             total=updates,
-            saved=None,  # a setting takes a minute: one that was stopped begins anew
             stop=stop,
             batch_size=cfg.batch_size * cfg.seeds,
         )

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from robustjax.analysis.groups import worst_group
-from robustjax.logistic_regression import Linear, logistic_l1, scaling
+from robustjax.logistic_regression import Linear, l1, logistic, scaling
 from robustjax.types import Images, Logits, LogitsFn, Model, Params, State
 
 STRENGTHS = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
@@ -96,7 +96,7 @@ def dfr(
 @partial(jax.jit, static_argnames="classes")
 def _fits(scaled: Array, label: Array, weights: Array, strength: Array, classes: int) -> Linear:
     def fit(each):
-        return logistic_l1(scaled, label, classes=classes, weight=each[0], strength=each[1])
+        return logistic(scaled, label, penalty=l1, classes=classes, weight=each[0], strength=each[1])
 
     return jax.lax.map(fit, (weights, strength))
 

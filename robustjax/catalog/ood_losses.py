@@ -2,8 +2,8 @@
 
 A method takes two ascents, around ID and around OOD images, so that norm, radius, steps and start are the caller's:
 
-    loss = ood_losses.loss("aloe", model, classes=10, id_ascent=pgd(...), ood_ascent=pgd(...))
-    step = training.step(loss, tx)                              # over a Pair
+    given = ood_losses.LossInputs(model, classes=10, id_ascent=pgd(...), ood_ascent=pgd(...))
+    step = training.step(ood_losses.loss("aloe", given), tx)    # over a Pair
     form = ood_losses.form("aloe", classes=10)                  # Logits -> scores, larger on ID images
 
 A loss of your own is one function, given by `--loss my_module:my_loss`; it gets what it has parameters for, by the
@@ -13,15 +13,16 @@ names of `LossInputs`:
         return acet(model, ood_ascent, weight=2.0)
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.half_batch import half_batch
+from robustjax.catalog import losses
 from robustjax.catalog.names import built, named
 from robustjax.losses import batchnorm_modes, confidences, trades_out
 from robustjax.losses.acet import acet
-from robustjax.losses.adversarial import adversarial
 from robustjax.losses.aloe import aloe, aoe
 from robustjax.losses.atom import atom, ntom
 from robustjax.losses.batchnorm_modes import BatchNormMode
@@ -32,8 +33,6 @@ from robustjax.losses.oe import oe
 from robustjax.losses.ratio import half_ratio, ratio
 from robustjax.losses.rowl import rowl
 from robustjax.losses.sofl import sofl
-from robustjax.losses.standard import standard
-from robustjax.losses.trades import trades
 from robustjax.ood import logit_scores, reject_scores
 from robustjax.ood.scores import Form
 from robustjax.types import Ascent, Attack, Loss, Model, Number, Pair
@@ -54,51 +53,64 @@ BATCHNORM_MODES: dict[str, BatchNormMode] = {
 
 
 class LossInputs(NamedTuple):
-    """What a loss is built of; each method takes what it needs.
+    """What a loss may be built of; each gets what it has parameters for, and its own default where a value is None.
 
     Attributes:
-      model: with the outputs that the method asks for.
-      classes: of the ID data.
-      id_attack: on ID images, for methods that attack them by a surrogate of the labels.
-      id_ascent, ood_ascent: the training attacks around ID and OOD images.
-      weight: of the term on OOD images; None for the published one.
-      penalty: what must be small on OOD images; None for the published one.
-      ood_surrogate: what the attack on OOD images maximises; None for the penalty.
+      model: with `outputs(name, classes)` outputs; for "ccu" made by `losses.ccu.mixed`.
+      classes: of the ID images.
+      id_ascent, ood_ascent: the training attacks around ID and OOD images; unused by methods that keep them clean.
+      weight: of the term on OOD images; the published one by default.
+      penalty: what must be small on OOD images; the published one by default.
+      ood_surrogate: what the attack on OOD images maximises; the penalty by default.
+      id_surrogate: what the attack on ID images maximises, such as `attacks.objectives.margin`.
       batchnorm: what attacks see of BatchNorm.
       beta: weight of the divergences of TRADES and its variants.
-      axes: of the densities of CCU.
+      axes: of the densities of "ccu".
     """
 
     model: Model
     classes: int
-    id_attack: Attack
     id_ascent: Ascent
     ood_ascent: Ascent
     weight: Number | None = None
     penalty: Confidence | None = None
     ood_surrogate: Confidence | None = None
+    id_surrogate: compose.Surrogate = objectives.cross_entropy
     batchnorm: BatchNormMode = batchnorm_modes.running
     beta: Number = 6.0
     axes: Axes | None = None
 
-    def chosen(self, *names: str) -> dict[str, Any]:
-        """Collect the settings that were given, for keywords whose defaults are the published ones."""
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+    @property
+    def id_attack(self) -> Attack:
+        """The training attack on labelled images: `id_ascent` on `id_surrogate`."""
+        return compose.against(self.id_ascent, self.id_surrogate)
+
+    def offered(self) -> dict[str, Any]:
+        """Name what a factory may ask for; a loss on ID images alone knows their attack by the names of `losses`."""
+        given = {name: value for name, value in self._asdict().items() if value is not None}
+        id_attack = self.id_attack
+        same = {"attack": id_attack, "ascent": self.id_ascent, "ood_beta": self.beta}
+        return given | {"id_attack": id_attack} | same
 
 
-def _no_reject_classes(classes: int) -> int:
-    del classes
-    return 0
+class Method(NamedTuple):
+    """A training method.
 
+    Attributes:
+      loss: a factory of a loss over a `Pair`, with parameters of `LossInputs.offered`.
+      reject_classes: number of ID classes -> outputs for OOD images, after those of the classes.
+      form: number of ID classes -> how its logits are read as a score, in a form that does not saturate.
+      weight: the published one of the term on OOD images.
+      mines: whether it chooses its OOD images from a pool, now and then.
+      attacked: what its training attacks, for reports.
+    """
 
-def _one_reject_class(classes: int) -> int:
-    del classes
-    return 1
-
-
-def _msp_margin(classes: int) -> Form:
-    del classes
-    return logit_scores.msp_margin
+    loss: Callable[..., Loss]
+    reject_classes: Callable[[int], int] = lambda classes: 0
+    form: Callable[[int], Form] = lambda classes: logit_scores.msp_margin
+    weight: float = 1.0
+    mines: bool = False
+    attacked: str = "ID and OOD images"
 
 
 def _rejection_margin(classes: int) -> Form:
@@ -109,138 +121,58 @@ def _rowl_margin(classes: int) -> Form:
     return lambda z: reject_scores.rowl_margin(z, classes=classes)
 
 
-class Method(NamedTuple):
-    """A training method.
+def _on_id(name: str, attacked: str) -> Method:
+    """Train by a loss of `catalog.losses` on the ID half of a pair."""
+    factory = losses.LOSSES[name]
 
-    Attributes:
-      loss: inputs -> a loss over a `Pair`.
-      reject_classes: number of ID classes -> outputs for OOD images, after those of the classes.
-      form: number of ID classes -> how its logits are read as a score, in a form that does not saturate.
-      weight: the published one of the term on OOD images.
-      mines: whether it chooses its OOD images from a pool, now and then.
-      uses_ood: whether it sees OOD images at all.
-      attacked: what its training attacks, for reports.
-    """
-
-    loss: Callable[[LossInputs], Loss]
-    reject_classes: Callable[[int], int] = _no_reject_classes
-    form: Callable[[int], Form] = _msp_margin
-    weight: float = 1.0
-    mines: bool = False
-    uses_ood: bool = True
-    attacked: str = "ID and OOD images"
-
-    def __call__(self, given: LossInputs) -> Loss:
-        """Build the loss."""
-        return self.loss(given)
-
-
-def _on_id(build: Callable[[LossInputs], Loss], attacked: str) -> Method:
-    """Train on the ID half of a pair."""
-
-    def on_id(given: LossInputs) -> Loss:
-        inner = build(given)
+    @functools.wraps(factory)  # with its parameters
+    def on_id(*args: Any, **given: Any) -> Loss:
+        inner = factory(*args, **given)
 
         def loss(params, state, batch: Pair, key):
             return inner(params, state, batch.id, key)
 
         return loss
 
-    return Method(on_id, uses_ood=False, attacked=attacked)
+    return Method(on_id, attacked=attacked)
 
 
-def _ccu(given: LossInputs) -> Loss:
-    if given.axes is None:
-        raise ValueError("loss: axes is None, must be given for ccu")
-    return ccu(given.model, given.axes)
+def _on_half(factory: Callable[..., Loss]) -> Callable[..., Loss]:
+    """Attack every other OOD image."""
+
+    @functools.wraps(factory)
+    def on_half(*, ood_ascent: Ascent, **given: Any) -> Loss:
+        return factory(ood_ascent=half_batch(ood_ascent), **given)
+
+    return on_half
 
 
-def _ceda(given: LossInputs) -> Loss:
-    published = {"weight": 1.0, "penalty": confidences.log_confidence}
-    return oe(given.model, **published | given.chosen("weight", "penalty"))
-
-
-def _half_acet(given: LossInputs) -> Loss:
-    settings: dict[str, Any] = {"penalty": confidences.ce_to_uniform}
-    settings |= given.chosen("weight", "penalty", "ood_surrogate")
-    return acet(given.model, half_batch(given.ood_ascent), batchnorm=given.batchnorm, **settings)
-
-
-def _acet(given: LossInputs) -> Loss:
-    settings = given.chosen("weight", "penalty", "ood_surrogate")
-    return acet(given.model, given.ood_ascent, batchnorm=given.batchnorm, **settings)
-
-
-def _aoe(given: LossInputs) -> Loss:
-    return aoe(given.model, given.id_attack, batchnorm=given.batchnorm, **given.chosen("weight"))
-
-
-def _aloe(given: LossInputs) -> Loss:
-    settings = given.chosen("weight")
-    return aloe(given.model, given.id_attack, given.ood_ascent, batchnorm=given.batchnorm, **settings)
-
-
-def _ratio(given: LossInputs) -> Loss:
-    settings = given.chosen("weight", "penalty", "ood_surrogate")
-    return ratio(given.model, given.id_attack, given.ood_ascent, batchnorm=given.batchnorm, **settings)
-
-
-def _half_ratio(given: LossInputs) -> Loss:
-    settings = given.chosen("weight", "penalty", "ood_surrogate")
-    return half_ratio(given.model, given.id_attack, given.ood_ascent, batchnorm=given.batchnorm, **settings)
-
-
-def _trades_acet(given: LossInputs) -> Loss:
-    settings = given.chosen("weight", "penalty", "ood_surrogate")
-    return trades_out.trades_acet(given.model, given.id_ascent, given.ood_ascent, beta=given.beta, **settings)
-
-
-def _trades_ceda(given: LossInputs) -> Loss:
-    settings: dict[str, Any] = {"beta": given.beta, "ood_beta": given.beta}
-    settings |= given.chosen("weight", "penalty")
-    return trades_out.trades_ceda(given.model, given.id_ascent, given.ood_ascent, **settings)
-
-
-def _ntom(given: LossInputs) -> Loss:
-    return ntom(given.model, **given.chosen("weight"))
-
-
-def _atom(given: LossInputs) -> Loss:
-    settings = given.chosen("weight")
-    return atom(given.model, half_batch(given.ood_ascent), batchnorm=given.batchnorm, **settings)
-
+_REJECT: dict[str, Any] = {"reject_classes": lambda classes: 1, "form": _rejection_margin}
 
 METHODS: dict[str, Method] = {
-    "standard": _on_id(lambda given: standard(given.model), "nothing"),
-    "adversarial": _on_id(lambda given: adversarial(given.model, given.id_attack), "ID images"),
-    "trades": _on_id(lambda given: trades(given.model, given.id_ascent, beta=given.beta), "ID images"),
-    "oe": Method(
-        lambda given: oe(given.model, **given.chosen("weight", "penalty")), weight=0.5, attacked="nothing"
+    "standard": _on_id("standard", "nothing"),
+    "adversarial": _on_id("adversarial", "ID images"),
+    "trades": _on_id("trades", "ID images"),
+    "oe": Method(oe, weight=0.5, attacked="nothing"),
+    "ceda": Method(functools.partial(oe, weight=1.0, penalty=confidences.log_confidence), attacked="nothing"),
+    "acet": Method(acet, attacked="OOD images"),
+    # As the comparison of ATOM has it.
+    "half_acet": Method(
+        _on_half(functools.partial(acet, penalty=confidences.ce_to_uniform)), attacked="every other OOD image"
     ),
-    "ceda": Method(_ceda, attacked="nothing"),
-    "acet": Method(_acet, attacked="OOD images"),
-    "half_acet": Method(_half_acet, attacked="every other OOD image"),
-    "aoe": Method(_aoe, weight=0.5, attacked="ID images"),
-    "aloe": Method(_aloe, weight=0.5),
-    "ratio": Method(_ratio),
-    "half_ratio": Method(_half_ratio),
-    "trades_acet": Method(_trades_acet),
-    "trades_ceda": Method(_trades_ceda),
-    "ntom": Method(_ntom, _one_reject_class, _rejection_margin, mines=True, attacked="nothing"),
-    "atom": Method(_atom, _one_reject_class, _rejection_margin, mines=True, attacked="every other OOD image"),
+    "aoe": Method(aoe, weight=0.5, attacked="ID images"),
+    "aloe": Method(aloe, weight=0.5),
+    "ratio": Method(ratio),
+    "half_ratio": Method(half_ratio),
+    "trades_acet": Method(trades_out.trades_acet),
+    "trades_ceda": Method(trades_out.trades_ceda),
+    "ntom": Method(ntom, **_REJECT, mines=True, attacked="nothing"),
+    "atom": Method(_on_half(atom), **_REJECT, mines=True, attacked="every other OOD image"),
     "sofl": Method(
-        lambda given: sofl(given.model, classes=given.classes, **given.chosen("weight")),
-        lambda classes: 10 if classes >= 100 else 5,
-        _rejection_margin,
-        weight=5.0,
-        attacked="nothing",
+        sofl, lambda classes: 10 if classes >= 100 else 5, _rejection_margin, weight=5.0, attacked="nothing"
     ),
-    "rowl": Method(
-        lambda given: rowl(given.model, given.id_ascent, **given.chosen("weight")),
-        _one_reject_class,
-        _rowl_margin,
-    ),
-    "ccu": Method(_ccu, attacked="nothing"),
+    "rowl": Method(rowl, lambda classes: 1, _rowl_margin),
+    "ccu": Method(ccu, attacked="nothing"),
 }
 
 
@@ -254,62 +186,19 @@ def method(name: str, *, flag: str = "--loss") -> Method:
       ValueError: in one line, if there is no such method, or nothing to import.
     """
     found = named(METHODS, name, flag=flag)
-    if isinstance(found, Method):
-        return found
-    return Method(
-        lambda given: built(found, given.chosen(*given._fields), flag=flag), attacked="what its loss attacks"
-    )
+    return found if isinstance(found, Method) else Method(found, attacked="what its loss attacks")
 
 
-def loss(
-    name: str,
-    model: Model,
-    *,
-    classes: int,
-    id_ascent: Ascent,
-    ood_ascent: Ascent,
-    weight: Number | None = None,
-    penalty: Confidence | None = None,
-    ood_surrogate: Confidence | None = None,
-    id_surrogate: compose.Surrogate = objectives.cross_entropy,
-    beta: Number = 6.0,
-    batchnorm: BatchNormMode = batchnorm_modes.running,
-    axes: Axes | None = None,
-) -> Loss:
+def loss(name: str, given: LossInputs) -> Loss:
     """Build the loss of a method over a `Pair`.
 
     Args:
-      name: as in `method`. "half_acet" is ACET as ATOM's comparison has it, with every other OOD image attacked.
-      model: with `outputs(name, classes)` outputs; for "ccu" made by `losses.ccu.mixed`.
-      classes: of the ID data.
-      id_ascent: the training attack on ID images; unused by methods that keep them clean.
-      ood_ascent: the one on OOD images; unused by methods that keep them clean.
-      weight: of the term on OOD images; the published one by default.
-      penalty: what must be small on OOD images, where the method has a choice; the published one by default.
-      ood_surrogate: what the attack on OOD images maximises, where the method has a choice; the penalty by default.
-      id_surrogate: what the attack on ID images maximises, such as `attacks.objectives.margin`.
-      beta: weight of the divergences of TRADES and its variants.
-      batchnorm: what attacks see of BatchNorm, in methods that let one choose.
-      axes: of the densities of "ccu".
+      name: as in `method`.
+      given: what it is built of; it takes what it has parameters for.
     Raises:
-      ValueError: for an unknown name, or a setting that the method refuses.
+      ValueError: for an unknown name, something that the method needs and is not given, or a setting it refuses.
     """
-    id_attack = compose.against(id_ascent, id_surrogate)
-    return method(name).loss(
-        LossInputs(
-            model,
-            classes,
-            id_attack,
-            id_ascent,
-            ood_ascent,
-            weight,
-            penalty,
-            ood_surrogate,
-            batchnorm,
-            beta,
-            axes,
-        )
-    )
+    return built(method(name).loss, given.offered(), flag=f"--loss {name}")
 
 
 def outputs(name: str, classes: int) -> int:

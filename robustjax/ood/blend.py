@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from robustjax.logistic_regression import logistic_l2
+from robustjax.logistic_regression import l2, logistic
 from robustjax.types import PerExample
 
 
@@ -49,9 +49,10 @@ def blend(inside: np.ndarray, outside: np.ndarray, *, strength: float = 1.0) -> 
     label = np.repeat([1, 0], [len(a), len(b)])
     with jax.enable_x64(True):  # scores of neighbouring layers are nearly collinear
         # Of two logits each has half of the penalty that their difference would have.
-        layer = logistic_l2(
+        layer = logistic(
             jnp.asarray(scaled),
             jnp.asarray(label),
+            penalty=l2,
             classes=2,
             strength=strength / 2,
             steps=20_000,

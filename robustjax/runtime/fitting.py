@@ -33,8 +33,8 @@ def fit(
     batches: Callable[[int, Callable[[], S]], Iterable[Any]],
     *,
     total: int,
-    saved: Checkpoints | None,
-    stop: Stop,
+    saved: Checkpoints | None = None,
+    stop: Stop | None = None,
     run: Run | None = None,
     begun: Callable[[S], S] | None = None,
     validate: Callable[[S], Mapping[str, float]] | None = None,
@@ -55,7 +55,7 @@ def fit(
       batches: (first update, the state now) -> the batches from there on. Few streams ask for the state.
       total: updates.
       saved: where checkpoints are; None for a training so short that one that was stopped begins anew.
-      stop: from `runtime.stopping()`.
+      stop: from `runtime.stopping()`; None where nothing is left to be done but to begin anew.
       run: records metrics and validation scores; None where nothing is recorded.
       begun: what is done to a fresh state before the first update.
       validate: state -> scores, before each checkpoint.
@@ -89,7 +89,7 @@ def fit(
             if run is not None:
                 run.record(i, metrics)
             bar.show(metrics)
-        stopping = not ended and stop.agreed(done)
+        stopping = stop is not None and not ended and stop.agreed(done)
         if done % save_every == 0 or ended or stopping:
             check_finite((i, metrics), label)
             scores = None
@@ -99,7 +99,7 @@ def fit(
                     run.record(i, scores)
             if saved is not None:
                 saved.save(done, state, scores if choose or ended else None)
-        if stopping:
+        if stop is not None and stopping:
             if saved is not None:
                 saved.wait()
                 say(f"stopped after {done} updates, saved; the same command goes on from there")

@@ -21,8 +21,13 @@ WEIGHT = (RNG.uniform(size=90) < 0.7).astype(np.float32) * 1.5
 
 @pytest.mark.parametrize("strength", [0.05, 1.0])
 def test_l2_is_scikit_learns_optimum(strength):
-    ours = logistic_regression.logistic_l2(
-        jnp.asarray(X), jnp.asarray(Y), classes=3, strength=strength, weight=jnp.asarray(WEIGHT)
+    ours = logistic_regression.logistic(
+        jnp.asarray(X),
+        jnp.asarray(Y),
+        penalty=logistic_regression.l2,
+        classes=3,
+        strength=strength,
+        weight=jnp.asarray(WEIGHT),
     )
     theirs = LogisticRegression(C=strength, tol=1e-8, max_iter=1000).fit(X, Y, sample_weight=WEIGHT)
     np.testing.assert_allclose(ours.weight.T, theirs.coef_, atol=5e-4)
@@ -33,8 +38,13 @@ def test_l2_is_scikit_learns_optimum(strength):
 @pytest.mark.parametrize("strength", [0.05, 1.0])
 def test_l1_meets_its_optimality_conditions(strength):
     """The problem is convex, so a point that meets them in float64 is the minimum."""
-    ours = logistic_regression.logistic_l1(
-        jnp.asarray(X), jnp.asarray(Y), classes=3, strength=strength, weight=jnp.asarray(WEIGHT)
+    ours = logistic_regression.logistic(
+        jnp.asarray(X),
+        jnp.asarray(Y),
+        penalty=logistic_regression.l1,
+        classes=3,
+        strength=strength,
+        weight=jnp.asarray(WEIGHT),
     )
     w, b = (np.asarray(a, np.float64) for a in ours)
     error = strength * WEIGHT[:, None] * (scipy.special.softmax(X @ w + b, axis=1) - np.eye(3)[Y])

@@ -32,7 +32,7 @@ def test_every_method_can_be_named(name):
         )
         model = mixed(model, axes, inside, outside)
     ascent = pgd(Threat("linf", 0.1), steps=1, step_size=0.1)
-    loss = ood_losses.loss(name, model, classes=3, id_ascent=ascent, ood_ascent=ascent, axes=axes)
+    loss = ood_losses.loss(name, ood_losses.LossInputs(model, 3, ascent, ascent, axes=axes))
     pair = Pair(Batch(IMAGES[:6], jnp.arange(6) % 3), IMAGES[6:])
     value, (_, metrics) = jax.eval_shape(lambda *given: loss(*given), *model.init(KEY), pair, KEY)
     assert value.shape == () and {"risk"} <= metrics.keys()
@@ -125,7 +125,7 @@ def test_a_loss_an_attack_and_scores_of_ones_own(tmp_path, monkeypatch):
     model = small.mlp(classes=3, shape=(4, 4, 1), widths=(5,))
     pair = Pair(Batch(IMAGES[:6], jnp.arange(6) % 3), IMAGES[6:])
     values = [
-        ood_losses.loss(name, model, classes=3, id_ascent=ascent, ood_ascent=ascent, weight=weight)(
+        ood_losses.loss(name, ood_losses.LossInputs(model, 3, ascent, ascent, weight=weight))(
             *model.init(KEY), pair, KEY
         )[0]
         for name, weight in (("mine_for_ood:my_loss", None), ("acet", 2.0))
