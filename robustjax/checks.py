@@ -316,6 +316,97 @@ def count(who: str, name: str, value: Any, *, least: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{who}: {name} is {value!r}, must be a whole number, at least {least}")
+def score(who: str, score_fn: Any, x: np.ndarray) -> None:
+    """Check what a score of a detector gives for images.
+
+    Args:
+      who: the function that was called, for the error.
+      score_fn: images -> (n,) scores, larger on in-distribution images.
+      x: images, as `images` returns them.
+    Raises:
+      ValueError: in one line, if it is no function, cannot be traced by JAX, or gives anything but one float an image.
+    """
+    if not callable(score_fn):
+        raise ValueError(
+            f"{who}: score is a {type(score_fn).__name__}, must be a function from images to scores, or a Network"
+        )
+    like = jax.ShapeDtypeStruct((min(len(x), 3), *x.shape[1:]), np.float32)
+    try:
+        found: Any = jax.eval_shape(score_fn, like)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{who}: score fails on images of shape {like.shape}, which JAX traces: {type(error).__name__}: {first}; "
+            "it must be written in JAX, for (n, height, width, channels)"
+        ) from error
+    shape = getattr(found, "shape", None)
+    if shape != like.shape[:1]:
+        hint = "; of logits take .max(axis=-1), or pass a Network" if shape and len(shape) == 2 else ""
+        raise ValueError(
+            f"{who}: score gives {type(found).__name__ if shape is None else tuple(shape)} for {like.shape[0]} images, "
+            f"must give ({like.shape[0]},), one number an image{hint}"
+        )
+    if not np.issubdtype(found.dtype, np.floating) and found.dtype.name != "bfloat16":
+        raise ValueError(f"{who}: score gives {found.dtype}, must give floating-point numbers")
+
+
+def finite(who: str, what: str, values: Any) -> None:
+    """Check that all values are finite, where they are known.
+
+    Args:
+      who: the function that was called, for the error.
+      what: what the rows are, such as "features".
+      values: (n, ...).
+    Raises:
+      ValueError: in one line, if some are NaN or infinite.
+    """
+    if not concrete(values):
+        return
+    bad = (~np.isfinite(np.asarray(values, np.float64))).reshape(len(values), -1).any(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{who}: {int(bad.sum())} of {len(bad)} {what} hold NaN or infinity, the first is number "
+            f"{int(bad.argmax())}; all must be finite"
+        )
+
+
+def hits(who: str, what: str, values: Any) -> np.ndarray:
+    """Check that every value is 0 or 1, or True or False, and return them as float64.
+
+    Raises:
+      ValueError: in one line, if not.
+    """
+    found = np.asarray(values)
+    if found.dtype.kind not in "biuf" or not ((found == 0) | (found == 1)).all():
+        raise ValueError(f"{who}: {what} must be 0 or 1 for every example, {_range(found)}")
+    return found.astype(np.float64)
+
+
+def groups(who: str, what: str, values: Any, *, count: int, most: int | None = None) -> np.ndarray:
+    """Check whole numbers that name a group or class for each example; negative ones name none.
+
+    Args:
+      who, what: the function that was called and what they are, for the error.
+      values: (count,).
+      count: how many examples there are.
+      most: how many groups there are, if known.
+    Raises:
+      ValueError: in one line, if the length differs, or they are no whole numbers or too large.
+    """
+    found = np.asarray(values)
+    if found.shape != (count,):
+        raise ValueError(f"{who}: {what} has shape {found.shape}, must be ({count},), one for each example")
+    if found.dtype.kind not in "iu" and not (found.dtype.kind == "f" and (found == np.rint(found)).all()):
+        raise ValueError(f"{who}: {what} is {found.dtype}, must be whole numbers")
+    if most is not None and found.size and found.max() >= most:
+        raise ValueError(f"{who}: the largest {what} is {int(found.max())}, must be below {most}")
+    return found.astype(np.int64)
+
+
+def _range(values: np.ndarray) -> str:
+    if values.dtype.kind not in "biuf" or not values.size:
+        return f"they are {values.dtype}"
+    return f"they range from {values.min():g} to {values.max():g}"
 
 
 def concrete(value: Any) -> bool:

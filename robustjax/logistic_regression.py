@@ -1,8 +1,8 @@
 """Logistic regression to convergence, with an l1 or l2 penalty: linear probes, refitted last layers, sums of scores."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,9 @@ from jaxtyping import Array, Float
 from robustjax.types import Labels, Logits, Number, PerExample
 
 
-class Linear(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: arrays have no hash, and jit asks for one
+class Linear:
     """Features (n, d) to logits: features @ weight + bias."""
 
     weight: Float[Array, "d k"]
@@ -22,7 +24,9 @@ class Linear(NamedTuple):
         return features @ self.weight + self.bias
 
 
-class Scaling(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: arrays have no hash, and jit asks for one
+class Scaling:
     """Mean and standard deviation of each feature."""
 
     mean: Float[Array, "d"]

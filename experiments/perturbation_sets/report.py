@@ -64,11 +64,16 @@ def evaluation(
     """Report an evaluation of a learned set over radii."""
     report = Report(f"The perturbation set of {numbers['run']}", cfg)
     rows = numbers["radii"]
+    conformal = numbers["conformal radius, alpha 0.01"]
     report.text(
         f"{numbers['latents']} latents, trained for {numbers['updates']:,} updates. The norm of the encodings of "
-        f"validation pairs is {np.median(norms):.2f} in the median and {norms.max():.2f} at most. A ball of radius "
-        f"{numbers['conformal radius, alpha 0.01']:.2f} holds the encoding of a new pair with probability 0.99 at "
-        "least (conformal)."
+        f"validation pairs is {np.median(norms):.2f} in the median and {norms.max():.2f} at most. "
+        + (
+            f"A ball of radius {conformal:.2f} holds the encoding of a new pair with probability 0.99 at least "
+            "(conformal)."
+            if conformal is not None
+            else f"{len(norms)} pairs allow no radius that holds that of a new one with probability 0.99 (conformal)."
+        )
     )
     report.section("Quality over the radius")
     report.table(

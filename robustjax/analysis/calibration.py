@@ -6,6 +6,10 @@ import numpy as np
 import scipy.special
 from numpy.typing import ArrayLike
 
+from robustjax import checks
+
+FARTHEST = 10.0  # of log T: confidences are 1 or 1 / k to rounding for logits of usual size
+
 
 class Bins(NamedTuple):
     """A reliability diagram.
@@ -31,15 +35,17 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) ->
       correct: (n,) 1 or True where the prediction is right.
       bins: how many.
     Raises:
-      ValueError: if the arrays are empty or differ in length, a confidence is outside [0, 1] or bins is below 1.
+      ValueError: if the arrays are empty or differ in length, a confidence is outside [0, 1], correct is
+        anything but 0 or 1, or bins is below 1.
     """
-    p, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
+    p, right = np.asarray(confidence, np.float64), np.asarray(correct)
     if p.ndim != 1 or p.shape != right.shape or not p.size:
         raise ValueError(
             f"reliability: confidence and correct have shapes {p.shape} and {right.shape}, must be equal vectors"
         )
     if not ((p >= 0) & (p <= 1 + 1e-6)).all():
         raise ValueError("reliability: confidence has values outside [0, 1], must be probabilities")
+    right = checks.hits("reliability", "correct", right)
     if bins < 1:
         raise ValueError(f"reliability: bins is {bins}, must be at least 1")
     edge = np.linspace(0.0, 1.0, bins + 1)
@@ -67,7 +73,11 @@ def confidence(logits: ArrayLike, *, temperature: float = 1.0) -> np.ndarray:
     Args:
       logits: (..., k).
       temperature: T > 0.
+    Raises:
+      ValueError: if temperature is not positive.
     """
+    if not temperature > 0:
+        raise ValueError(f"confidence: temperature is {temperature}, must be above 0")
     z = np.asarray(logits, np.float64) / temperature
     return np.exp(z.max(axis=-1) - scipy.special.logsumexp(z, axis=-1))
 
@@ -83,15 +93,19 @@ def temperature(
 ) -> float:
     """Find T = exp(s) of least calibration error, over equally spaced s; softmax(z / T) is then calibrated.
 
+    Where the best s is the first or the last one, more are tried on that side, as far apart, until it is not; at
+    most to s = -10 and 10, beyond which confidences are 1 and 1 / k.
+
     Args:
       logits: (n, k) of held-out images, which nothing else should be measured on.
       label: (n,).
       bins: of the calibration error.
       points: how many s to try.
-      low, high: the first and the last s. The defaults are those of the authors, who calibrate networks that are
-        underconfident: T from 0.05 to 2.7.
+      low, high: the first and the last s at first. The defaults are those of the authors, who calibrate networks
+        that are underconfident: T from 0.05 to 2.7.
     Raises:
-      ValueError: if points is below 1 or the arrays do not fit.
+      ValueError: if points is below 1, low above high, the arrays do not fit, a logit is NaN, or a label is not in
+        0..k-1.
 
     Reference: Augustin, Meinke and Hein 2020, arXiv:2003.09461, by their code. Ties go to the T nearest to 1.
     """
@@ -100,8 +114,36 @@ def temperature(
     z, y = np.asarray(logits, np.float64), np.asarray(label)
     if z.ndim != 2 or y.shape != z.shape[:1]:
         raise ValueError(f"temperature: logits and label have shapes {z.shape} and {y.shape}, must fit")
+    if np.isnan(z).any():
+        raise ValueError(
+            f"temperature: {int(np.isnan(z).any(axis=1).sum())} images have logits that are NaN, must be numbers"
+        )
+    y = checks.labels("temperature", y, count=len(z), classes=z.shape[1])
+    if not low <= high:
+        raise ValueError(f"temperature: low is {low} and high {high}, must be low <= high")
     right = z.argmax(axis=1) == y
+
+    def tried(exponents: np.ndarray) -> np.ndarray:
+        return np.array([ece(confidence(z, temperature=np.exp(s)), right, bins=bins) for s in exponents])
+
     exponents = np.linspace(low, high, points)
-    errors = np.array([ece(confidence(z, temperature=np.exp(s)), right, bins=bins) for s in exponents])
+    errors = tried(exponents)
+    gap = (high - low) / max(points - 1, 1)
+    while gap > 0:
+        best = _best(exponents, errors)
+        more = gap * np.arange(1, max(points // 4, 1) + 1)
+        if best == 0 and exponents[0] > -FARTHEST:
+            more = exponents[0] - more[::-1]
+            exponents, errors = np.append(more, exponents), np.append(tried(more), errors)
+        elif best == len(exponents) - 1 and exponents[-1] < FARTHEST:
+            more = exponents[-1] + more
+            exponents, errors = np.append(exponents, more), np.append(errors, tried(more))
+        else:
+            break
+    return float(np.exp(exponents[_best(exponents, errors)]))
+
+
+def _best(exponents: np.ndarray, errors: np.ndarray) -> int:
+    """Find the place of the least error; of the s nearest to 0 among ties."""
     best = np.flatnonzero(errors == errors.min())
-    return float(np.exp(exponents[best[np.abs(exponents[best]).argmin()]]))
+    return int(best[np.abs(exponents[best]).argmin()])

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.compose import Surrogate
+from robustjax.attacks.square import square
 from robustjax.attacks.starts import Start
 from robustjax.numerics import Norm
 from robustjax.ood.score_attacks import Search, highest, over_radii, raised
@@ -36,9 +37,10 @@ def class_probabilities_over_radii(
     norm: Norm = "l2",
     steps: int = 100,
     restarts: int = 1,
+    queries: int = 200,
     surrogate: Surrogate = objectives.margin,
 ) -> Callable[[PRNGKeyArray, Images], ClassProbabilities]:
-    """Attack ID images at rising radii, from the worst point of the last radius and from random ones.
+    """Attack ID images at rising radii: from the worst point so far, from random ones, and by Square.
 
     Args:
       logits_fn: the network.
@@ -47,6 +49,8 @@ def class_probabilities_over_radii(
       norm: of the balls.
       steps: of each APGD run.
       restarts: random starts at each radius.
+      queries: of Square at each radius; the worst point of a smaller radius is carried on, so that an attack that is
+        blind would draw a flat curve.
       surrogate: what the attack maximises: the margin, which is largest where another class leads by most, or
         `objectives.cross_entropy`, for the lowest confidence in the true class.
     Returns:
@@ -60,7 +64,8 @@ def class_probabilities_over_radii(
     def search_at(eps: Scalar, warm: Start) -> Search:
         threat = Threat(norm, eps)
         fresh = raised(apgd(threat, steps=steps), score, restarts=restarts)
-        return highest(raised(apgd(threat, steps=steps, start=warm), score), fresh)
+        blind = raised(square(threat, queries=queries), score)
+        return highest(raised(apgd(threat, steps=steps, start=warm), score), fresh, blind)
 
     search = over_radii(search_at, radii, direction="raise")
 

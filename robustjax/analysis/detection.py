@@ -11,7 +11,7 @@ Metric = Callable[[np.ndarray, np.ndarray], float]  # (scores of ID images, scor
 
 
 def mean_over_sets(
-    metric: Metric, inside: np.ndarray, outside: Mapping[str, np.ndarray], *, resamples: int = 500
+    metric: Metric, id_scores: np.ndarray, ood_scores: Mapping[str, np.ndarray], *, resamples: int = 500
 ) -> Estimate:
     """Average a metric over OOD sets, each with the same weight, and over networks.
 
@@ -19,13 +19,13 @@ def mean_over_sets(
 
     Args:
       metric: such as `auroc`.
-      inside: scores of ID images (s, n), of s networks.
-      outside: scores of OOD images (s, m) by set; m may differ between sets.
+      id_scores: scores of ID images (s, n), of s networks.
+      ood_scores: scores of OOD images (s, m) by set; m may differ between sets.
       resamples: of the bootstrap.
     Raises:
       ValueError: if there is no set, or the seeds of the arrays differ in number.
     """
-    sets = [np.asarray(a, np.float64) for a in (inside, *outside.values())]
+    sets = [np.asarray(a, np.float64) for a in (id_scores, *ood_scores.values())]
     if len(sets) < 2 or any(a.ndim != 2 or len(a) != len(sets[0]) for a in sets):
         raise ValueError(
             f"mean_over_sets: scores have shapes {[a.shape for a in sets]}, must be (seeds, images), one for ID images "
@@ -49,8 +49,38 @@ def mean_over_sets(
     return bootstrap(statistic, values, member, nested=True, resamples=resamples)
 
 
+def of_one_network(
+    metric: Metric, id_scores: np.ndarray, ood_scores: Mapping[str, np.ndarray], *, resamples: int = 300
+) -> Estimate:
+    """Average a metric of one network over OOD sets, with the 95 % interval of a bootstrap over images.
+
+    ID images and those of each set are drawn apart, so that every set keeps its size.
+
+    Args:
+      metric: such as `auroc`.
+      id_scores: scores of ID images (n,).
+      ood_scores: scores of OOD images (m,) by set.
+      resamples: of the bootstrap.
+    Raises:
+      ValueError: if there is no set or no resample.
+    """
+    if not ood_scores or resamples < 1:
+        raise ValueError(
+            f"of_one_network: {len(ood_scores)} sets and {resamples} resamples given, must be at least one of each"
+        )
+    ours, rng = np.asarray(id_scores, np.float64), np.random.default_rng(0)
+    sets = [np.asarray(scores, np.float64) for scores in ood_scores.values()]
+
+    def once() -> float:
+        drawn = rng.choice(ours, ours.size)
+        return float(np.mean([metric(drawn, rng.choice(scores, scores.size)) for scores in sets]))
+
+    low, high = np.quantile([once() for _ in range(resamples)], [0.025, 0.975])
+    return Estimate(float(np.mean([metric(ours, scores) for scores in sets])), float(low), float(high))
+
+
 def clean_and_worst_case(
-    inside: np.ndarray,
+    id_scores: np.ndarray,
     clean: Mapping[str, np.ndarray],
     worst: Mapping[str, np.ndarray],
     *,
@@ -62,7 +92,7 @@ def clean_and_worst_case(
     an upper bound of the true one.
 
     Args:
-      inside: scores of ID images (s, n), larger on ID images.
+      id_scores: scores of ID images (s, n), larger on ID images.
       clean: scores of OOD images (s, m), by set.
       worst: highest scores found around the same images, by set; where one is below `clean`, that counts.
       resamples: of the bootstrap.
@@ -73,10 +103,10 @@ def clean_and_worst_case(
     metrics: dict[str, Metric] = {
         "auroc": auroc,
         "fpr95": fpr_id95,
-        "mean_score": lambda inside, outside: float(outside.mean()),
+        "mean_score": lambda id_scores, ood_scores: float(ood_scores.mean()),
     }
     return {
-        prefix + name: mean_over_sets(metric, inside, sets, resamples=resamples)
+        prefix + name: mean_over_sets(metric, id_scores, sets, resamples=resamples)
         for prefix, sets in (("", clean), ("worst_case_", raised))
         for name, metric in metrics.items()
     }

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from robustjax import checks
+
 
 class Moments(NamedTuple):
     """Mean (d,) and covariance (d, d) of features."""
@@ -17,11 +19,12 @@ def moments(features: ArrayLike) -> Moments:
     """Measure features (n, d).
 
     Raises:
-      ValueError: if they are no matrix of at least two rows.
+      ValueError: if they are no matrix of at least two rows, or not finite.
     """
     f = np.asarray(features, np.float64)
     if f.ndim != 2 or len(f) < 2:
         raise ValueError(f"moments: features have shape {f.shape}, must be a matrix of at least two rows")
+    checks.finite("moments", "features", f)
     return Moments(f.mean(axis=0), np.atleast_2d(np.cov(f, rowvar=False)))
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from robustjax import checks
+
 
 def by_group(values: Any, group: Any, groups: int | None = None) -> np.ndarray:
     """Average the values of each group: (g, ...), NaN for groups without members.
@@ -12,8 +14,13 @@ def by_group(values: Any, group: Any, groups: int | None = None) -> np.ndarray:
       values: (n, ...), one per example, such as 1 where the prediction is right.
       group: integers (n,); negative ones belong nowhere.
       groups: how many there are; by default as many as are met.
+    Raises:
+      ValueError: if group is no vector of whole numbers as long as values, or names one beyond `groups`.
     """
-    values, group = np.asarray(values, np.float64), np.asarray(group)
+    values = np.asarray(values, np.float64)
+    if values.ndim == 0:
+        raise ValueError(f"groups.by_group: values is {values}, must lead with the examples")
+    group = checks.groups("groups.by_group", "group", group, count=len(values), most=groups)
     known = group >= 0
     count = np.bincount(group[known], minlength=groups or 0)
     total = np.zeros((len(count), *values.shape[1:]))

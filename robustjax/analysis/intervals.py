@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustjax import binomial
+from robustjax import binomial, checks
 
 
 class Estimate(NamedTuple):
@@ -24,7 +24,7 @@ def proportion(hits: np.ndarray, *, level: float = 0.95) -> Estimate:
       level: coverage of the interval, at least.
 
     Raises:
-      ValueError: if hits is empty or level is not inside (0, 1).
+      ValueError: if hits is empty or holds anything but 0 and 1, or level is not inside (0, 1).
 
     Reference: Clopper and Pearson 1934, Biometrika 26.
     """
@@ -33,7 +33,7 @@ def proportion(hits: np.ndarray, *, level: float = 0.95) -> Estimate:
         raise ValueError("proportion: hits is empty, needs at least one example")
     if not 0 < level < 1:
         raise ValueError(f"proportion: level is {level}, must be inside (0, 1)")
-    count = int(hits.astype(bool).sum())
+    count = int(checks.hits("proportion", "hits", hits).sum())
     tail = (1 - level) / 2
     low, high = (float(bound(count, hits.size, tail)) for bound in (binomial.lower, binomial.upper))
     return Estimate(count / hits.size, low, high)

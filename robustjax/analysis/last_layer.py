@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from robustjax import checks
 from robustjax.analysis.groups import worst_group
 from robustjax.logistic_regression import Linear, l1, logistic, scaling
 from robustjax.types import Images, Logits, LogitsFn, Model, Params, State
@@ -61,7 +62,8 @@ def dfr(
       seed: of halves and subsets.
 
     Raises:
-      ValueError: if there are fewer than four examples of some group, no strengths or no refits.
+      ValueError: if there are fewer than four examples of some group, no strengths or no refits, or a feature is not
+        finite.
 
     Reference: Kirichenko et al. 2023, arXiv:2204.02937. They tune with scales of the half and fit with those of the
       training set; here both use the latter.
@@ -75,6 +77,8 @@ def dfr(
         raise ValueError(
             f"dfr: strengths is {list(strengths)} and refits {refits}, must be at least one of each"
         )
+    for what, values in (("training features", train), ("features", features)):
+        checks.finite("dfr", what, values)
     rng, scale = np.random.default_rng(seed), scaling(jnp.asarray(train))
     scaled, target = scale(jnp.asarray(features)), jnp.asarray(label.astype(np.int32))
     half = np.zeros(len(label), bool)
@@ -84,7 +88,10 @@ def dfr(
 
     one = np.broadcast_to(_balanced(rng, group, half), (len(strengths), len(label)))
     tuning = _fits(scaled, target, one, jnp.asarray(strengths, jnp.float32), classes)
-    hits = [np.asarray(Linear(w, b)(scaled).argmax(axis=-1)) == label for w, b in zip(*tuning, strict=True)]
+    hits = [
+        np.asarray(Linear(w, b)(scaled).argmax(axis=-1)) == label
+        for w, b in zip(tuning.weight, tuning.bias, strict=True)
+    ]
     tuned = {c: float(worst_group(v[~half], group[~half])) for c, v in zip(strengths, hits, strict=True)}
     best = max(tuned, key=lambda c: tuned[c])
     subsets = np.stack([_balanced(rng, group, np.ones_like(half)) for _ in range(refits)])

@@ -82,7 +82,15 @@ def measurement(
 
 
 def accuracy(prediction: np.ndarray, label: np.ndarray) -> float:
-    """Average over everything."""
+    """Average over everything.
+
+    Raises:
+      ValueError: if predictions and labels differ in shape.
+    """
+    if np.shape(prediction) != np.shape(label):
+        raise ValueError(
+            f"reliance.accuracy: predictions are {np.shape(prediction)} and labels {np.shape(label)}, must be equal"
+        )
     return float((prediction == label).mean())
 
 

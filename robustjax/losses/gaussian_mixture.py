@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.numerics import constant, divide
 from robustjax.types import Images, Number, PerExample
 
@@ -51,6 +52,7 @@ def principal(images: Images, *, floor: float = 1e-6) -> Axes:
     if not 0 < floor <= 1:
         raise ValueError(f"principal: floor is {floor}, must be in (0, 1]")
     flat = np.asarray(images, np.float64).reshape(len(images), -1)
+    checks.finite("principal", "images", flat)
     flat = flat - flat.mean(axis=0)
     square, axes = np.linalg.eigh(flat.T @ flat)
     singular = np.sqrt(np.maximum(square, 0.0))
@@ -83,6 +85,7 @@ def fitted(
         )
     if rounds < 0:
         raise ValueError(f"fitted: rounds is {rounds}, must be at least 0")
+    checks.finite("fitted", "images", images)
     points = axes(images)
     first = points[jax.random.permutation(key, len(points))[:components]]
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from robustjax.ood.metrics import auroc, pair
 
 
-def aloe(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
+def aloe(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
     """Compute what the code of ALOE reports, which goes back to ODIN's.
 
     Thresholds pass the scores one by one and ID first among equals, so that ties count against the detector:
@@ -18,14 +18,14 @@ def aloe(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
     so that perfect scores do not reach 1.
 
     Args:
-      inside: scores of ID images (n,).
-      outside: scores of OOD images (m,).
+      id_scores: scores of ID images (n,).
+      ood_scores: scores of OOD images (m,).
     Returns:
       auroc, fpr, detection_error, aupr_in and aupr_out.
 
     Reference: Chen et al. 2020, arXiv:2003.09711; Liang et al. 2018, arXiv:1706.02690.
     """
-    a, b = pair("aloe", inside, outside)
+    a, b = pair("aloe", id_scores, ood_scores)
     kept, passed = _sweep(a, b)
     recall, alarm = kept / a.size, passed / b.size
     some, gone = kept + passed > 0, kept + passed < a.size + b.size
@@ -39,21 +39,21 @@ def aloe(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
     }
 
 
-def atom(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
+def atom(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
     """Compute what the code of ATOM reports.
 
     The threshold is the score of rank round(n / 20), and only OOD images strictly above it count as accepted:
     constant scores have FPR 0. The detection error weighs both sides by their numbers of examples.
 
     Args:
-      inside: scores of ID images (n,).
-      outside: scores of OOD images (m,).
+      id_scores: scores of ID images (n,).
+      ood_scores: scores of OOD images (m,).
     Returns:
       auroc, fpr and detection_error.
 
     Reference: Chen et al. 2021, arXiv:2006.15207.
     """
-    a, b = pair("atom", inside, outside)
+    a, b = pair("atom", id_scores, ood_scores)
     kept, passed = _sweep(a, b)
     threshold = np.sort(a)[round(0.05 * a.size)]
     return {
@@ -63,21 +63,21 @@ def atom(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
     }
 
 
-def openood(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
+def openood(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
     """Compute what OpenOOD 1.5 reports: OOD is positive, precision is interpolated linearly.
 
     The curve leaves out points on straight lines before the FPR is read from it, which matters with ties, and
     interpolated precision is too high for tied scores: constant ones have 0.75 on balanced sets.
 
     Args:
-      inside: scores of ID images (n,).
-      outside: scores of OOD images (m,).
+      id_scores: scores of ID images (n,).
+      ood_scores: scores of OOD images (m,).
     Returns:
       auroc, fpr, aupr_in and aupr_out.
 
     Reference: Zhang et al. 2023, arXiv:2306.09301.
     """
-    a, b = pair("openood", inside, outside)
+    a, b = pair("openood", id_scores, ood_scores)
     hits, alarms = _counts(-b, -a)
     bends = (np.diff(hits, 2) != 0) | (np.diff(alarms, 2) != 0)
     shown = np.concatenate([[True], bends, [True]])[-hits.size :]

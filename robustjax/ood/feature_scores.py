@@ -2,14 +2,13 @@
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.numerics import divide, norm
 from robustjax.ood.scores import Features
 from robustjax.types import PerExample
@@ -39,7 +38,7 @@ def knn(features: np.ndarray, *, neighbours: int = 50) -> Neighbours:
       features: of training data (n, d). A feature vector of zeros stays one.
       neighbours: k; the published choices are 50 for CIFAR-10, 200 for CIFAR-100, 1000 for ImageNet.
     Raises:
-      ValueError: if neighbours is not in [1, n].
+      ValueError: if neighbours is not in [1, n], or a feature is not finite.
 
     Reference: Sun et al. 2022, arXiv:2204.06507.
     """
@@ -48,10 +47,13 @@ def knn(features: np.ndarray, *, neighbours: int = 50) -> Neighbours:
         raise ValueError(
             f"knn: neighbours is {neighbours} of features {features.shape}, must be in [1, n] of (n, d)"
         )
+    checks.finite("knn", "features", features)
     return Neighbours(_unit(jnp.asarray(features)), neighbours)
 
 
-class Virtual(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: arrays have no hash, and jit asks for one
+class Virtual:
     """A last layer with one more logit, the norm of what lies off the principal subspace: a form of features."""
 
     kernel: Float[Array, "d k"]
@@ -77,7 +79,7 @@ def vim(
       principal: dimension of the principal subspace, below d; by default 1000 from d = 2048, 512 from d = 768,
         and half of d below, as published.
     Raises:
-      ValueError: if the shapes do not fit or principal is not in [0, d).
+      ValueError: if the shapes do not fit, principal is not in [0, d) or a value is not finite.
 
     Reference: Wang et al. 2022, arXiv:2203.10807. The score is energy minus virtual logit, which ranks like the
       probability of the virtual class. Where training features have no residual at all, its scale is 0.
@@ -87,6 +89,8 @@ def vim(
         raise ValueError(
             f"vim: features {features.shape}, kernel {kernel.shape} and bias {bias.shape} must be (n, d), (d, k), (k,)"
         )
+    for what, values in (("features", features), ("rows of the kernel", kernel), ("biases", bias)):
+        checks.finite("vim", what, values)
     d = features.shape[1]
     published = 1000 if d >= 2048 else 512 if d >= 768 else d // 2
     dimension = published if principal is None else principal

@@ -1,18 +1,23 @@
 """Mahalanobis distances in feature space, fitted in float64 on the host to features of any rank."""
 
-from typing import Literal, NamedTuple
+import dataclasses
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from robustjax import checks
 from robustjax.ood.scores import Features
 from robustjax.types import PerExample
 
 Shrinkage = float | Literal["ledoit-wolf"]
 
 
-class Gaussians(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: arrays have no hash, and jit asks for one
+class Gaussians:
     """Normal distributions with one covariance, as a form of features: max_c -|(h - center) W - mean_c|^2 / 2.
 
     An argument for compiled functions, like parameters, and not a constant in them.
@@ -29,7 +34,9 @@ class Gaussians(NamedTuple):
         return (-0.5 * jnp.square(white[:, None, :] - self.means).sum(axis=-1)).max(axis=1)
 
 
-class Relative(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: arrays have no hash, and jit asks for one
+class Relative:
     """The distance to the classes relative to that to all data."""
 
     classes: Gaussians
@@ -54,7 +61,8 @@ def mahalanobis(features: np.ndarray, label: np.ndarray, *, shrinkage: Shrinkage
     Returns:
       A form: features (b, d) -> scores (b,), 0 at the means.
     Raises:
-      ValueError: if there is no feature, label has another length, or shrinkage is out of range.
+      ValueError: if there is no feature or one that is not finite, label has another length, no two examples of a
+        class differ, or shrinkage is out of range.
 
     Reference: Lee et al. 2018, arXiv:1807.03888; Ledoit and Wolf 2004, Journal of Multivariate Analysis 88.
     """
@@ -66,6 +74,11 @@ def mahalanobis(features: np.ndarray, label: np.ndarray, *, shrinkage: Shrinkage
     center = features.mean(axis=0)
     noise = np.finfo(np.float32).eps * np.abs(features).max(initial=0.0)
     white = _whitening("mahalanobis", features - means[which], shrinkage, noise)
+    if white.shape[1] == 0 and np.abs(means - center).max() > noise:
+        raise ValueError(
+            f"mahalanobis: the {len(features)} examples of {present.size} classes do not vary within their classes, "
+            "must be at least two different ones of some class"
+        )
     return Gaussians(*(jnp.asarray(a, jnp.float32) for a in (center, white, (means - center) @ white)))
 
 
@@ -119,4 +132,5 @@ def _read(name: str, features: np.ndarray, label: np.ndarray) -> tuple[np.ndarra
         raise ValueError(
             f"{name}: features are {features.shape} and label {label.shape}, must be (n, d) and (n,), not empty"
         )
+    checks.finite(name, "features", features)
     return features, label

@@ -7,7 +7,7 @@ from robustjax.ood.metrics import auroc, fnr, fpr, fpr_id95, pair, threshold_kee
 
 
 def under_attack(
-    inside: ArrayLike, outside: ArrayLike, lowered: ArrayLike, raised: ArrayLike, *, share: float = 0.95
+    id_scores: ArrayLike, ood_scores: ArrayLike, lowered: ArrayLike, raised: ArrayLike, *, share: float = 0.95
 ) -> dict[str, float]:
     """Compare a detector with itself when ID images, OOD images or both are attacked.
 
@@ -17,7 +17,7 @@ def under_attack(
     FPR of empirical attacks are bounds: true robustness is no better.
 
     Args:
-      inside, outside: clean scores of ID (n,) and of OOD images (m,).
+      id_scores, ood_scores: clean scores of ID (n,) and of OOD images (m,).
       lowered: lowest scores found around ID images (n,).
       raised: highest scores found around OOD images (m,).
       share: of ID images that the threshold must keep.
@@ -27,7 +27,7 @@ def under_attack(
     Raises:
       ValueError: if clean and attacked scores differ in number.
     """
-    a, b = pair("under_attack", inside, outside)
+    a, b = pair("under_attack", id_scores, ood_scores)
     low, high = pair("under_attack", lowered, raised)
     if a.shape != low.shape or b.shape != high.shape:
         raise ValueError(

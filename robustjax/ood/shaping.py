@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from robustjax import checks
 from robustjax.numerics import divide
 from robustjax.ood.scores import Features, Form
 
@@ -33,6 +34,7 @@ def react(limit: float | Array) -> Shape:
 def react_limit(features: np.ndarray, *, percentile: float = 90.0) -> float:
     """Find the limit: a percentile of all activations on training data (n, d)."""
     _check("react_limit", percentile, 100.0)
+    checks.finite("react_limit", "features", features)
     return float(np.percentile(np.asarray(features, np.float64), percentile))
 
 

@@ -1,11 +1,15 @@
 """SSD: how far normalised features lie from clusters of training features, fitted in float64 on the host."""
 
-from typing import Literal, NamedTuple
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from robustjax import checks
 from robustjax.numerics import norm
 from robustjax.ood.gaussian_scores import ledoit_wolf
 from robustjax.ood.scores import Features, Form
@@ -15,9 +19,12 @@ Covariance = Literal["pinv", "truncated", "ledoit-wolf"]
 TINY = 1e-10  # added to lengths and deviations, as in the authors' code
 RATIO = 10  # examples per dimension that a covariance of full rank asks for
 CUTOFF = 1e-6  # of the largest eigenvalue, for "truncated"
+NOISE = 1e-12  # a variance of standardised features below this is rounding
 
 
-class Clusters(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: arrays have no hash, and jit asks for one
+class Clusters:
     """Clusters with a covariance each, as a form of features: minus the squared distance to the nearest.
 
     An argument for compiled functions, like parameters, and not a constant in them.
@@ -41,7 +48,9 @@ class Clusters(NamedTuple):
         return -self.distance(features)
 
 
-class FewShot(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: arrays have no hash, and jit asks for one
+class FewShot:
     """The distance to ID relative to that to a few known OOD images: SSD_k."""
 
     data: Clusters
@@ -52,7 +61,9 @@ class FewShot(NamedTuple):
         return self.data(features) - self.outliers(features)
 
 
-class Unsquared(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: arrays have no hash, and jit asks for one
+class Unsquared:
     """A form that is minus a squared distance, as minus the distance: the same order, even steps."""
 
     form: Form
@@ -74,11 +85,13 @@ def ssd(
       label: which cluster each belongs to (n,): classes, or `clustered`; one cluster by default.
       covariance: how it is inverted. "pinv" takes it as it is, and asks for 10 d examples in every cluster, since a
         pseudo-inverse ignores all directions that too few examples do not span. "truncated" leaves out directions
-        below 1e-6 of the largest variance; "ledoit-wolf" shrinks to a multiple of the identity.
+        below 1e-6 of the largest variance; "ledoit-wolf" shrinks to a multiple of the identity. A cluster of one
+        example, repeated or not, takes the mean variance of all clusters with "ledoit-wolf"; the others refuse it.
     Returns:
       A form: features (b, d) -> scores (b,), 0 at the means, which do not change with the scale of the features.
     Raises:
-      ValueError: if shapes do not fit, covariance is unknown or, for "pinv", a cluster has too few examples.
+      ValueError: if shapes do not fit, a feature is not finite, covariance is unknown, a cluster has no variance or,
+        for "pinv", too few examples.
 
     Reference: Sehwag, Chiang and Mittal 2021, arXiv:2103.12051. Here larger means ID: minus their score.
     """
@@ -111,10 +124,14 @@ def few_shot(
         raise ValueError(f"few_shot: outliers are {outliers.shape}, must have {data.shift.shape[0]} features")
     unit = _unit(_matrix("few_shot", features))
     shift, spread = unit.mean(axis=0), unit.std(axis=0) + TINY
-    alone = np.zeros(len(outliers), int)
-    return FewShot(
-        data, _fitted("few_shot", (_unit(outliers) - shift) / spread, alone, covariance, shift, spread)
+    standard, which = (
+        (unit - shift) / spread,
+        np.zeros(len(unit), int) if label is None else np.asarray(label),
     )
+    groups = [standard[which == k] for k in np.unique(which)]
+    usual = _variance([group - group.mean(axis=0) for group in groups])
+    alone, odd = np.zeros(len(outliers), int), (_unit(outliers) - shift) / spread
+    return FewShot(data, _fitted("few_shot", odd, alone, covariance, shift, spread, variance=usual))
 
 
 def clustered(features: np.ndarray, clusters: int, *, rounds: int = 100, seed: int = 0) -> np.ndarray:
@@ -132,11 +149,13 @@ def clustered(features: np.ndarray, clusters: int, *, rounds: int = 100, seed: i
     if not 1 <= clusters <= len(unit):
         raise ValueError(f"clustered: clusters is {clusters}, must be in [1, {len(unit)}]")
     rng = np.random.default_rng(seed)
-    centers = unit[rng.integers(len(unit))][None]
-    while len(centers) < clusters:
-        away = np.square(unit[:, None] - centers).sum(axis=2).min(axis=1)
+    centers = np.empty((clusters, unit.shape[1]))
+    centers[0] = unit[rng.integers(len(unit))]
+    away = np.full(len(unit), np.inf)  # squared distance to the nearest centre so far
+    for k in range(1, clusters):
+        away = np.minimum(away, np.square(unit - centers[k - 1]).sum(axis=1))
         share = away / away.sum() if away.sum() > 0 else None
-        centers = np.concatenate([centers, unit[rng.choice(len(unit), 1, p=share)]])
+        centers[k] = unit[rng.choice(len(unit), 1, p=share)]
     nearest = np.zeros(len(unit), int)
     for _ in range(rounds):
         away = np.square(centers).sum(axis=1) - 2 * unit @ centers.T
@@ -150,36 +169,71 @@ def clustered(features: np.ndarray, clusters: int, *, rounds: int = 100, seed: i
 
 
 def _fitted(
-    name: str, h: np.ndarray, label: np.ndarray, covariance: str, shift: np.ndarray, spread: np.ndarray
+    name: str,
+    h: np.ndarray,
+    label: np.ndarray,
+    covariance: str,
+    shift: np.ndarray,
+    spread: np.ndarray,
+    *,
+    variance: float | None = None,
 ) -> Clusters:
+    """Fit means and covariances to standardised features; `variance` is that of ID features about their means."""
     groups = [h[label == k] for k in np.unique(label)]
     means = np.stack([group.mean(axis=0) for group in groups])
+    centered = [group - m for group, m in zip(groups, means, strict=True)]
     white = np.stack(
-        [_whitening(name, group - m, covariance) for group, m in zip(groups, means, strict=True)]
+        [
+            _whitening(name, c, covariance, _variance(centered) if variance is None else variance)
+            for c in centered
+        ]
     )
     return Clusters(*(jnp.asarray(a, jnp.float32) for a in (shift, spread, means, white)))
 
 
-def _whitening(name: str, centered: np.ndarray, covariance: str) -> np.ndarray:
-    """Give W (d, d) with W W^T the (pseudo-)inverse of the covariance; columns left out are 0."""
+def _variance(centered: Sequence[np.ndarray]) -> float:
+    """Average the variance of a feature in the clusters that have one; 1, as standardised, where none has."""
+    varied = [c for c in centered if np.square(c).mean() > NOISE]
+    return sum(float(np.square(c).sum()) for c in varied) / sum(c.size for c in varied) if varied else 1.0
+
+
+def _whitening(name: str, centered: np.ndarray, covariance: str, usual: float) -> np.ndarray:
+    """Give W (d, d) with W W^T the (pseudo-)inverse of the covariance; columns left out are 0.
+
+    Args:
+      name: of the caller, for errors.
+      centered: features less their mean (n, d).
+      covariance: how it is inverted.
+      usual: variance of a feature in a cluster, taken for clusters of one example, repeated or not.
+    """
     n, d = centered.shape
-    variance, axes = np.linalg.eigh(centered.T @ centered / n)
-    if covariance == "ledoit-wolf":
-        weight = ledoit_wolf(centered)
-        variance, floor = (1 - weight) * variance + weight * variance.mean(), 0.0
-    elif covariance == "truncated":
-        floor = CUTOFF * variance.max()
-    elif covariance == "pinv":
-        if n < RATIO * d:
-            raise ValueError(
-                f"{name}: {n} examples of {d} features in a cluster, must be at least {RATIO * d} for 'pinv'; "
-                "use 'ledoit-wolf' or 'truncated'"
-            )
-        floor = d * np.finfo(np.float64).eps * variance.max()
-    else:
+    if covariance not in ("pinv", "truncated", "ledoit-wolf"):
         raise ValueError(
             f"{name}: covariance is {covariance!r}, must be 'pinv', 'truncated' or 'ledoit-wolf'"
         )
+    if covariance == "pinv" and n < RATIO * d:
+        raise ValueError(
+            f"{name}: {n} examples of {d} features in a cluster, must be at least {RATIO * d} for 'pinv'; "
+            "use 'ledoit-wolf' or 'truncated'"
+        )
+    variance, axes = np.linalg.eigh(centered.T @ centered / n)
+    if variance.mean() <= NOISE:
+        if covariance != "ledoit-wolf":
+            raise ValueError(
+                f"{name}: a cluster holds {n} examples that are all alike, which have no covariance for "
+                f"'{covariance}'; use 'ledoit-wolf', or fewer clusters"
+            )
+        return axes / np.sqrt(usual)
+    if covariance == "ledoit-wolf":
+        weight = ledoit_wolf(centered)
+        # Of two examples, repeated or not, the estimated error is 0, as if they had told all about their covariance.
+        if weight <= NOISE and (variance <= NOISE * variance.max()).any():
+            weight = 1.0
+        variance, floor = (1 - weight) * variance + weight * variance.mean(), 0.0
+    elif covariance == "truncated":
+        floor = CUTOFF * variance.max()
+    else:
+        floor = d * np.finfo(np.float64).eps * variance.max()
     kept = variance > floor
     return axes * np.where(kept, 1 / np.sqrt(np.where(kept, variance, 1.0)), 0.0)
 
@@ -192,4 +246,5 @@ def _matrix(name: str, features: np.ndarray) -> np.ndarray:
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"{name}: features are {features.shape}, must be (n, d), not empty")
+    checks.finite(name, "features", features)
     return features

@@ -1,5 +1,6 @@
 """How good a learned perturbation set is: does it hold the real perturbations, and little else?"""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks import compose
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.pgd import pgd
@@ -151,16 +153,26 @@ def coverage(values: PerExample | np.ndarray, tolerance: float) -> Array | np.fl
 def conformal_radius(norms: Array, *, alpha: float) -> float:
     """Choose the radius that holds the encoding of a new pair with probability at least 1 - alpha.
 
-    It is the ceil((n + 1)(1 - alpha))-th smallest of n held-out norms, infinite where n is too small for it, unlike
-    the largest of them, which promises nothing. New pairs must come from the same source as the held-out ones.
+    It is the ceil((n + 1)(1 - alpha))-th smallest of n held-out norms. New pairs must come from the same source as
+    the held-out ones.
 
     Raises:
-      ValueError: if alpha is outside (0, 1).
+      ValueError: if alpha is outside (0, 1), norms are no vector of finite numbers, or so few that no finite radius
+        holds at alpha: the largest of them promises nothing.
     """
+    shape = jnp.shape(norms)
+    if len(shape) != 1 or shape[0] == 0:
+        raise ValueError(f"conformal_radius: norms have shape {shape}, must be a vector of at least one")
+    checks.finite("conformal_radius", "norms", norms)
     if not 0 < alpha < 1:
         raise ValueError(f"conformal_radius: alpha is {alpha}, must be in (0, 1)")
     rank = -int(-(len(norms) + 1) * (1 - alpha) // 1)
-    return float(jnp.sort(norms)[rank - 1]) if rank <= len(norms) else float("inf")
+    if rank > len(norms):
+        raise ValueError(
+            f"conformal_radius: {len(norms)} norms allow no finite radius at alpha {alpha:g}, must be at least "
+            f"{math.ceil(1 / alpha) - 1}"
+        )
+    return float(jnp.sort(norms)[rank - 1])
 
 
 class Norms(NamedTuple):

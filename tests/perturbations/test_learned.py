@@ -188,7 +188,8 @@ def test_a_conformal_radius_covers_new_pairs():
         radius = conformal_radius(jnp.asarray(values[:99], jnp.float32), alpha=0.1)
         covered.append((values[99:] <= radius).mean())
     assert abs(np.mean(covered) - 0.9) < 0.01
-    assert conformal_radius(jnp.ones(5), alpha=0.1) == np.inf
+    with pytest.raises(ValueError, match=r"5 norms allow no finite radius at alpha 0\.1, must be at least 9"):
+        conformal_radius(jnp.ones(5), alpha=0.1)
     assert conformal_radius(jnp.arange(9.0), alpha=0.1) == 8.0
 
 
