@@ -6,7 +6,7 @@ Everything is an objective (Array[b ...] -> Array[b], to be maximised) over a pe
 box), and solvers that know nothing else. The architecture, floor by floor; imports go down only:
 
 7  experiments/   scripts: a folder per topic
-6  api            the front door: evaluate
+6  api  api_ood   the front door: evaluate, evaluate_ood
    catalog/       from names to factories: models, losses, attacks, scores, OOD sets
 5  runtime/       the impure edge: devices, checkpoints, records, figures, reports
 4  training       TrainState, start, step            optimizers   the field's optimisers and schedules
@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robustjax.api import Evaluation as Evaluation
     from robustjax.api import evaluate as evaluate
+    from robustjax.api_ood import OodEvaluation as OodEvaluation
+    from robustjax.api_ood import evaluate_ood as evaluate_ood
     from robustjax.models.adapters import from_flax as from_flax
     from robustjax.threats import Threat as Threat
     from robustjax.types import Network as Network
@@ -39,6 +41,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Evaluation": "api",
     "evaluate": "api",
+    "evaluate_ood": "api_ood",
+    "OodEvaluation": "api_ood",
     "from_flax": "models.adapters",
     "Threat": "threats",
     "Network": "types",

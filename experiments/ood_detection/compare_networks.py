@@ -10,6 +10,7 @@ import numpy as np
 from experiments.ood_detection.config import CompareConfig, Setting
 from robustjax import data, logit, optimizers, runtime, training
 from robustjax.attacks import apgd, compose, objectives, pgd
+from robustjax.attacks.square import square
 from robustjax.catalog import ood_losses
 from robustjax.losses import confidences
 from robustjax.models import small
@@ -124,11 +125,16 @@ class Trainer:
             def search_at(eps, warm):
                 if surrogates:  # as published, one run with steps of one size
                     return attack(self._ascent(eps), score, surrogates=surrogates)
-                return attack(
-                    apgd(Threat("linf", eps), steps=self.cfg.evaluation_steps),
+                threat = Threat("linf", eps)
+                by_gradient = attack(
+                    apgd(threat, steps=self.cfg.evaluation_steps),
                     score,
                     restarts=self.cfg.evaluation_restarts,
                 )
+                # Gradients of a score that was trained against attacks may vanish.
+                blind = attack(square(threat, queries=self.cfg.queries), score)
+                worst = score_attacks.highest if direction == "raise" else score_attacks.lowest
+                return worst(by_gradient, blind)
 
             search = score_attacks.over_radii(search_at, self.cfg.radii, direction=direction)
             return search(keys[0] if direction == "raise" else keys[1], x)

@@ -163,6 +163,9 @@ TRAIN_PRESETS = {
 
 # --- evaluate -----------------------------------------------------------------------------------------
 
+LINF_RADII = {"digits": (0.05, 0.1), "mnist": (0.1, 0.3), "fashion_mnist": (0.05, 0.1)}
+OTHER_RADII = {"l2": (0.25, 0.5), "l1": (6.0, 12.0)}
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
@@ -174,12 +177,15 @@ class EvaluateConfig:
     detectors: tuple[str, ...] = ("msp",)  # by name (a wrong name lists all), or module:name
     attacks: tuple[str, ...] = ("adaptive",)  # of adaptive, strong, aloe, atom, atd, or module:name
     norm: Literal["linf", "l2", "l1"] = "linf"
-    radii: tuple[PositiveRadius, ...] = (0.05, 0.1)
+    radii: tuple[
+        PositiveRadius, ...
+    ] = ()  # those that papers take for the ID data and norm, if attacks are given
     steps: Count = 100  # of adaptive and strong
     restarts: Count = 1  # random starts of adaptive and strong
     corruption: bool = False  # the worst of all corruptions at 5 severities, on both sides
     corruption_names: tuple[str, ...] = tuple(CORRUPTIONS)  # the 19 of CIFAR-10-C
     composition: bool = False  # and the first attack around what they leave, at the largest radius
+    masking_checks: bool = True  # look for masked gradients
     certify: bool = False  # interval bounds on MSP
     sigma: NonNegative = 0.0  # of the noise of smoothed scores; 0 for none
     smooth_radii: tuple[PositiveRadius, ...] = (
@@ -214,8 +220,15 @@ class EvaluateConfig:
             raise ValueError(f"--radii is {self.radii}, must be at most 1 for images in [0, 1]; write 8/255")
         if self.norm != "linf" and published:
             raise ValueError(f"--attacks {' and '.join(published)} are linf, --norm is {self.norm}")
-        if self.composition and not (self.corruption and self.attacks and self.radii):
-            raise ValueError("--composition needs --corruption, an attack and a radius")
+        if self.composition and not (self.corruption and self.attacks):
+            raise ValueError("--composition needs --corruption and an attack")
+
+    def with_radii_of(self, dataset: str) -> "EvaluateConfig":
+        """Fill in the radii of the ID data where none are given."""
+        if self.radii or not (self.attacks or self.certify):
+            return self
+        radii = LINF_RADII.get(dataset, (4 / 255, 8 / 255)) if self.norm == "linf" else OTHER_RADII[self.norm]
+        return dataclasses.replace(self, radii=radii)
 
     def attack_case(self, attack: str, eps: float) -> str:
         """Name the case of an attack at a radius; also its folder."""
@@ -252,6 +265,7 @@ EVALUATE_PRESETS = {
         smooth_radii=(0.1,),
         samples=40,
         corruption_names=("brightness", "contrast"),
+        masking_checks=False,
     ),
 }
 
@@ -285,6 +299,7 @@ class CompareConfig:
     steps: Count = 5  # of the training attack, each of 2.5 eps / steps
     evaluation_steps: Count = 40  # of the attacks on the score
     evaluation_restarts: Count = 3  # of APGD on the score itself
+    queries: Count = 200  # of Square on the score itself
     ood_images: Count = 300  # test images of each OOD set
     width: Count = 128  # of both hidden layers
     resamples: Count = 300  # of the bootstrap

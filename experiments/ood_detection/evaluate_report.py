@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.ood_detection.config import EvaluateConfig, file_name
-from experiments.ood_detection.evaluate_results import Files, Sets, main_rows, measured, weak_attacks
+from experiments.ood_detection.evaluate_results import Files, Flags, Sets, main_rows, measured, weak_attacks
 from robustjax import runtime
 from robustjax.catalog.score_attacks import score_attack
 from robustjax.evaluation.scores import ALPHA, ATTACKED_SAMPLES
@@ -20,26 +20,34 @@ from robustjax.types import Network
 
 
 def write(
-    cfg: EvaluateConfig, networks: Sequence[Network], sets: Sets, out: pathlib.Path, made: dict[str, Any]
+    cfg: EvaluateConfig,
+    networks: Sequence[Network],
+    sets: Sets,
+    flags: Flags,
+    out: pathlib.Path,
+    made: dict[str, Any],
 ) -> None:
     """Write metrics.json and report.html, and say the main numbers."""
     table: dict[str, dict[str, Any]] = {}
     for it in networks:
         for detector in cfg.detectors:
             files = Files(out / "scores" / it.title / file_name(detector))
-            table.setdefault(it.title, {})[detector] = measured(cfg, files, detector)
+            table.setdefault(it.title, {})[detector] = measured(
+                cfg, files, detector, held_out="validation" in sets
+            )
     facts = {
         "made_with": made,
         "config": plain(cfg),
         "networks": {it.title: it.about for it in networks},
         "sets": {name: plain(split.info) for name, split in sets.items()},
         "metrics": table,
+        "flags": {f"{network}, {detector}": plain(seen) for (network, detector), seen in flags.items()},
     }
     runtime.write_whole(out / "metrics.json", json.dumps(facts, indent=1) + "\n")
     rows = main_rows(table, cfg.cases())
     for row in rows:
         runtime.say("  ".join(f"{name} {value}" for name, value in row.items()))
-    report = build(cfg, networks, sets, table, rows, out)
+    report = build(cfg, networks, sets, table, rows, flags, out)
     runtime.say(f"report: {report.write(out / 'report.html')}")
 
 
@@ -49,6 +57,7 @@ def build(
     sets: Sets,
     table: Mapping[str, Any],
     rows: Sequence[dict[str, Any]],
+    flags: Flags,
     out: pathlib.Path,
 ) -> Report:
     """Build the report."""
@@ -63,12 +72,17 @@ def build(
     report.table(
         rows, caption="AUROC, mean over the OOD sets: clean; with ID images, OOD images and both attacked."
     )
-    doubts = weak_attacks(cfg, table)
+    doubts = weak_attacks(cfg, table, flags)
     report.text(
         "Signs that an attack is weaker than it should be: " + "; ".join(doubts)
         if doubts
         else "No sign that an attack is weaker than it should be: none raises an AUROC, none of the others beats the "
-        "adaptive attack by more than 0.01, and no certificate exceeds an attack."
+        "adaptive attack by more than 0.01, and no certificate exceeds an attack. Gradient-masking checks: "
+        + (
+            f"none of {sum(len(seen) for one in flags.values() for seen in one.values())} raised."
+            if any(flags.values())
+            else "not made."
+        )
     )
     if cfg.radii and cfg.attacks:
         draw_curves(cfg, report, table)
@@ -78,10 +92,15 @@ def build(
         report.table(set_rows(cfg, table, case), caption=f"{case.replace('_', ' ')}.")
     report.section("Thresholds")
     report.text(
-        f"The threshold keeps {100 * (1 - cfg.id_rejected):g} % of the clean test images; the conformal one is found "
-        f"on {len(sets['validation'].label)} validation images and rejects at most {100 * cfg.id_rejected:g} % of new "
-        "ID images on average, whatever the network. 'Right and accepted' counts images that are classified "
-        "correctly and kept."
+        f"The threshold keeps {100 * (1 - cfg.id_rejected):g} % of the clean test images. "
+        + (
+            f"The conformal one is found on {len(sets['validation'].label)} validation images and rejects at most "
+            f"{100 * cfg.id_rejected:g} % of new ID images on average, whatever the network; too few allow none. "
+            if "validation" in sets
+            else "There are no validation images, so there is no conformal threshold. "
+        )
+        + "'Right and accepted' counts images that are classified correctly and kept. The mean maximum confidence "
+        "(MMC) is that of the softmax, whatever the detector."
     )
     report.table(threshold_rows(table, cases))
     if cfg.sigma:
@@ -113,7 +132,7 @@ def build(
         not_attacked=[
             "other norms and larger radii",
             "other OOD sets",
-            *(() if "strong" in cfg.attacks else ("black-box attacks on the score",)),
+            *(() if set(cfg.attacks) & {"adaptive", "strong"} else ("black-box attacks on the score",)),
         ],
     )
     return report
@@ -132,11 +151,12 @@ def set_rows(cfg: EvaluateConfig, table: Mapping[str, Any], case: str) -> list[d
                         for m, says in {
                             "fpr_id95": "FPR at 95 % of ID", "fpr_ood95": "ID rejected at 95 % of OOD",
                             "aupr_in": "AUPR in", "aupr_out": "AUPR out", "detection_error": "detection error",
-                            "tie_mass": "ties",
+                            "tie_mass": "ties", "mean maximum confidence": "MMC",
                         }.items()
                     }  # fmt: skip
                 else:
                     row |= {f"AUROC {s}": within(it, f"auroc_{s}") for s in ("in", "out", "both")} | {
+                        "MMC": f"{it['mean maximum confidence']:.3f}",
                         "FPR recalibrated": f"{it['fpr_recalibrated']:.3f}",
                         "FPR at the clean threshold": f"{it['fpr_clean_threshold']:.3f}",
                         "FNR there": f"{it['fnr_clean_threshold']:.3f}",
@@ -185,8 +205,12 @@ def threshold_rows(table: Mapping[str, Any], cases: Sequence[str]) -> list[dict[
                 rows.append(
                     {"network": network, "detector": detector, "case": case.replace("_", " ")}
                     | {
-                        n: f"{it[n]:.3f}"
-                        for n in ("right and accepted", "rejected at the conformal threshold")
+                        n: "none" if it[n] is None else f"{it[n]:.3f}"
+                        for n in (
+                            "right and accepted",
+                            "rejected at the conformal threshold",
+                            "mean maximum confidence",
+                        )
                     }
                 )
     return rows

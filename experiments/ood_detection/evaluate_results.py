@@ -1,21 +1,24 @@
 """Results of ood_detection.evaluate: every metric of every case, and checks that no attack was too weak."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.ood_detection.config import EvaluateConfig, file_name
+from robustjax.analysis.detection import of_one_network
 from robustjax.analysis.intervals import proportion
+from robustjax.attacks.flags import Flag
 from robustjax.bounds.confidence import guaranteed_auroc
 from robustjax.data.sources import Split
 from robustjax.evaluation.scores import smoothed_auroc
 from robustjax.ood import compat, conformal, metrics, protocols
 from robustjax.runtime.provenance import plain
 
-Scores = Mapping[str, np.ndarray]  # conf, pred, label, image
-Sets = Mapping[str, Split]  # test and validation images, and the OOD sets by name
+Scores = Mapping[str, np.ndarray]  # conf, pred, confidence, label, image
+Sets = Mapping[str, Split]  # test images, validation images if there are any, and the OOD sets by name
+Flags = Mapping[tuple[str, str], Mapping[str, Sequence[Flag]]]  # by network and detector, by attack
 
 
 class Files:
@@ -31,16 +34,32 @@ class Files:
             return dict(file)
 
 
-def measured(cfg: EvaluateConfig, files: Files, detector: str) -> dict[str, Any]:
-    """Compute every metric of one detector: on ID images, on each OOD set, and the mean over the sets."""
-    inside, held = files("clean", "test"), files("clean", "validation")
+def measured(cfg: EvaluateConfig, files: Files, detector: str, *, held_out: bool = True) -> dict[str, Any]:
+    """Compute every metric of one detector: on ID images, on each OOD set, and the mean over the sets.
+
+    Args:
+      cfg: what was evaluated.
+      files: the scores.
+      detector: by name.
+      held_out: whether there are validation images; without them there is no conformal threshold, and None says so.
+    """
+    inside = files("clean", "test")
     right, cases = inside["pred"] == inside["label"], cfg.cases()
     exact = metrics.threshold_keeping(inside["conf"], 1 - cfg.id_rejected)
-    safe = conformal.threshold(held["conf"], miss=cfg.id_rejected)
+    safe = (
+        conformal.threshold(files("clean", "validation")["conf"], miss=cfg.id_rejected) if held_out else None
+    )
+    if safe is not None and not np.isfinite(safe):
+        safe = None  # too few validation images for any
+
+    def at_conformal(share: Callable[[np.ndarray, float], float], scores: np.ndarray) -> float | None:
+        return None if safe is None else share(scores, safe)
+
     found: dict[str, Any] = {
         "id": {"accuracy": plain(proportion(right)), "threshold": exact, "conformal": safe}
     }
-    found["id"]["rejected at the conformal threshold"] = metrics.fnr(inside["conf"], safe)
+    found["id"]["rejected at the conformal threshold"] = at_conformal(metrics.fnr, inside["conf"])
+    found["id"]["mean maximum confidence"] = float(inside["confidence"].mean())
     found["id"]["right and accepted"] = metrics.end_to_end_accuracy(right, inside["conf"], exact)
     for case in cases:
         low = files(case, "test")
@@ -48,48 +67,52 @@ def measured(cfg: EvaluateConfig, files: Files, detector: str) -> dict[str, Any]
             "right and accepted": metrics.end_to_end_accuracy(
                 low["pred"] == low["label"], low["conf"], exact
             ),
-            "rejected at the conformal threshold": metrics.fnr(low["conf"], safe),
+            "rejected at the conformal threshold": at_conformal(metrics.fnr, low["conf"]),
+            "mean maximum confidence": float(low["confidence"].mean()),
         }
     for name in cfg.ood_sets:
-        outside = files("clean", name)["conf"]
-        a = inside["conf"]
+        clean = files("clean", name)
+        a, outside = inside["conf"], clean["conf"]
         entry: dict[str, Any] = {
             "clean": {
                 **metrics.summary(a, outside),
                 "auroc interval": interval(a, outside, cfg.resamples),
-                "accepted at the conformal threshold": metrics.fpr(outside, safe),
+                "mean maximum confidence": float(clean["confidence"].mean()),
+                "accepted at the conformal threshold": at_conformal(metrics.fpr, outside),
                 "compat": {m.__name__: m(a, outside) for m in (compat.aloe, compat.atom, compat.openood)},
             }
         }
         for case in cases:
-            low, high = files(case, "test")["conf"], files(case, name)["conf"]
+            attacked = files(case, name)
+            low, high = files(case, "test")["conf"], attacked["conf"]
             entry[case] = {
                 **protocols.under_attack(a, outside, low, high, share=1 - cfg.id_rejected),
                 "auroc_in interval": interval(low, outside, cfg.resamples),
                 "auroc_out interval": interval(a, high, cfg.resamples),
                 "auroc_both interval": interval(low, high, cfg.resamples),
-                "accepted at the conformal threshold": metrics.fpr(high, safe),
+                "mean maximum confidence": float(attacked["confidence"].mean()),
+                "accepted at the conformal threshold": at_conformal(metrics.fpr, high),
                 "compat": {m.__name__: m(low, high) for m in (compat.aloe, compat.atom, compat.openood)},
             }
         if cfg.certify and detector == "msp":
             # The margin's own probability, in float64: bounds are on its logarithm.
-            clean = -np.logaddexp(0.0, -a.astype(np.float64))
+            known = -np.logaddexp(0.0, -a.astype(np.float64))
             for eps in cfg.radii:
                 low, high = (files(f"certified_{eps:.4g}", n)["conf"] for n in ("test", name))
                 entry[f"certified_{eps:.4g}"] = {
-                    "auroc_out": guaranteed_auroc(clean, high),
+                    "auroc_out": guaranteed_auroc(known, high),
                     "auroc_both": guaranteed_auroc(low, high),
                 }
         if cfg.sigma:
             near, far = (files("smoothed", n)["samples"] for n in ("test", name))
-            attacked = {
+            moved = {
                 eps: (
                     files(f"smoothed_{eps:.4g}", "test")["conf"],
                     files(f"smoothed_{eps:.4g}", name)["conf"],
                 )
                 for eps in cfg.smooth_radii
             }
-            entry["smoothed"] = smoothed_auroc(near, far, attacked, sigma=cfg.sigma)
+            entry["smoothed"] = smoothed_auroc(near, far, moved, sigma=cfg.sigma)
         found[name] = entry
     found["mean"] = {
         case: protocols.over_sets({n: numbers(found[n][case]) for n in cfg.ood_sets})
@@ -104,14 +127,10 @@ def numbers(entry: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in entry.items() if isinstance(value, int | float)}
 
 
-def interval(inside: np.ndarray, outside: np.ndarray, resamples: int) -> list[float]:
+def interval(id_scores: np.ndarray, ood_scores: np.ndarray, resamples: int) -> list[float]:
     """Compute the 95 % bootstrap interval of an AUROC over images, ID and OOD drawn apart."""
-    rng = np.random.default_rng(0)
-    drawn = [
-        metrics.auroc(rng.choice(inside, inside.size), rng.choice(outside, outside.size))
-        for _ in range(resamples)
-    ]
-    return [float(v) for v in np.quantile(drawn, [0.025, 0.975])]
+    found = of_one_network(metrics.auroc, id_scores, {"": ood_scores}, resamples=resamples)
+    return [found.low, found.high]
 
 
 def main_rows(table: Mapping[str, Any], cases: Sequence[str]) -> list[dict[str, Any]]:
@@ -138,9 +157,14 @@ def main_rows(table: Mapping[str, Any], cases: Sequence[str]) -> list[dict[str, 
     return rows
 
 
-def weak_attacks(cfg: EvaluateConfig, table: Mapping[str, Any]) -> list[str]:
-    """List what could not be if every attack were as strong as it should be."""
+def weak_attacks(cfg: EvaluateConfig, table: Mapping[str, Any], flags: Flags) -> list[str]:
+    """List what could not be if every attack were as strong as it should be, gradient-masking checks first."""
     found, cases = [], cfg.cases()
+    for (network, detector), by_attack in flags.items():
+        for attack, seen in by_attack.items():
+            found += [
+                f"{network}, {detector}, {attack}: {flag.name}: {flag.says}" for flag in seen if flag.raised
+            ]
     for network, detectors in table.items():
         for detector, entry in detectors.items():
             for name in cfg.ood_sets:

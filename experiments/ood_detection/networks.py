@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.ood_detection.config import EvaluateConfig, TrainConfig
+from experiments.ood_detection.config import EvaluateConfig, TrainConfig, file_name
 from experiments.shared import classifiers, network_source
 from robustjax import data, runtime
 from robustjax.catalog import models as model_names
@@ -152,6 +152,6 @@ def _classifier(folder: str, *, data_dir: str | None) -> Network:
 
 def _imported(source: network_source.Source, images: int | None, seed: int) -> Evaluated:
     network, _, test = network_source.open_network(source, images, seed)
-    title = pathlib.Path(source.checkpoint or source.function or "").stem.replace(":", ".")
+    title = pathlib.Path(source.checkpoint).stem if source.checkpoint else file_name(source.function or "")
     network = network._replace(about=network.about | {"method": "standard"}, title=title)
     return Evaluated([network], source.dataset or "", test)

@@ -10,13 +10,17 @@ from jax.sharding import NamedSharding
 
 from experiments.ood_detection.config import TrainConfig, ascent
 from robustjax import data, evaluation, logit, training
+from robustjax.attacks.square import square
 from robustjax.catalog import ood_losses, ood_sets
 from robustjax.data import subsets
 from robustjax.data.sources import SPLITS, Split
 from robustjax.ood import metrics
-from robustjax.ood.score_attacks import lowered, raised
+from robustjax.ood.score_attacks import highest, lowered, lowest, raised
 from robustjax.ood.scores import scored
+from robustjax.threats import Threat
 from robustjax.types import Model, frozen
+
+QUERIES = 200  # of Square beside PGD: gradients of a score that is trained against attacks may vanish
 
 
 class ValidationData(NamedTuple):
@@ -46,6 +50,7 @@ def validation(
     form = ood_losses.form(cfg.loss, classes=classes)
     attack = cfg.evaluation.worst_case(cfg.evaluation.eps)
     search = ascent(cfg.evaluation, cfg.evaluation.eps)
+    blind = square(Threat(cfg.evaluation.norm, cfg.evaluation.eps), queries=QUERIES)
     size, key = cfg.batch_size + cfg.ood_batch_size, jax.random.key(cfg.seed)
 
     def on_id(keys, batch, params, state):
@@ -54,12 +59,13 @@ def validation(
         point = attack(keys, logits_fn, batch.image, batch.label).x
         right = logit.correct(logits_fn(batch.image), batch.label)
         robust = right * logit.correct(logits_fn(point), batch.label)
-        attacked = lowered(search, score)(keys, batch.image).value
+        attacked = lowest(lowered(search, score), lowered(blind, score))(keys, batch.image).value
         return {"right": right, "robust": robust, "clean": score(batch.image), "attacked": attacked}
 
     def on_ood(keys, batch, params, state):
         score = scored(frozen(model, params, state), form)
-        return {"clean": score(batch.image), "attacked": raised(search, score)(keys, batch.image).value}
+        attacked = highest(raised(search, score), raised(blind, score))(keys, batch.image).value
+        return {"clean": score(batch.image), "attacked": attacked}
 
     measure_id, measure_ood = evaluation.mapped(on_id), evaluation.mapped(on_ood)
 

@@ -8,6 +8,8 @@ closures     what a network closes over at the time of a call
 suite_state  how far a suite is, and how that is kept
 pool         the rows of one case on the device, kept full
 score_suite  the runner on the score of an OOD detector, both sides
+score_cases  attacks on such a score
+score_checks gradient-masking checks for scores
 results      what a suite did to every image; merging
 purifier     attacks on a classifier behind a gate and a translator, evaluated by the defence itself
 assessments  what that did to every example

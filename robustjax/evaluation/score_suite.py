@@ -1,14 +1,13 @@
 """Attack the score of an OOD detector on both sides: in-distribution images down, out-of-distribution images up.
 
-Every case may lower the worst case that the ones before it found, so no image stops early. Gradients of scores mislead:
-on published networks trained against attacks on confidence, searches along gradients find next to nothing where random
-search finds most. The default suite therefore ends with Square.
+Every case may lower the worst case that the ones before it found, so no image stops early. `score_cases` has the cases.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,140 +15,18 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax import logit
-from robustjax.attacks.apgd import apgd
-from robustjax.attacks.case import Case, Rows
-from robustjax.attacks.solver import Solver, ValueAndMerit
-from robustjax.attacks.square import square
 from robustjax.evaluation.pool import Cases
 from robustjax.evaluation.runner import Examples, Memory, Progress, require_feasible, runner
+from robustjax.evaluation.score_cases import signed
 from robustjax.evaluation.suite import as_floats
+from robustjax.numerics import constant
 from robustjax.ood import metrics
-from robustjax.ood.logit_scores import entropy_log
-from robustjax.ood.scores import Score
+from robustjax.ood.detectors import ScoredNetwork
 from robustjax.threats import Threat
-from robustjax.types import LogitsFn, Mask, PerExample
+from robustjax.types import Mask
 
-
-class ScoredNetwork(NamedTuple):
-    """A score and the network behind it: what attacks use. `ood.detectors.BuiltDetector` serves as well.
-
-    Attributes:
-      score: larger on ID images, in a form that does not saturate.
-      logits_fn: of the network behind it, for surrogates; None where there is none.
-    """
-
-    score: Score
-    logits_fn: LogitsFn | None = None
-
-
-Surrogate = Callable[
-    [ScoredNetwork, Rows, Array], PerExample
-]  # to be ascended; `rows.data` says which images are ID
-
-
-def on_score(detector: ScoredNetwork, rows: Rows, x: Array) -> PerExample:
-    """Ascend the score itself: minus the score on ID images, the score on OOD images."""
-    return signed(detector.score(x), rows.data)
-
-
-def on_entropy(detector: ScoredNetwork, rows: Rows, x: Array) -> PerExample:
-    """Ascend the logarithm of the entropy on ID images, and minus it on OOD images."""
-    return signed(entropy_log(_logits(detector, x)), rows.data)
-
-
-def on_uniform(detector: ScoredNetwork, rows: Rows, x: Array) -> PerExample:
-    """Ascend mean_k log p_k on ID images, and minus it on OOD images: cross-entropy to the uniform distribution."""
-    return signed(logit.ce_to_uniform(_logits(detector, x)), rows.data)
-
-
-def on_class(detector: ScoredNetwork, rows: Rows, x: Array) -> PerExample:
-    """Ascend the log odds of one class in each run on OOD images, and minus the log confidence on ID images.
-
-    The likeliest class at the start need not be the one that can become surest.
-    """
-    logits = _logits(detector, x)
-    own = jnp.arange(logits.shape[-1]) == rows.parameters.target[:, None]
-    odds = jnp.where(own, logits, 0.0).sum(axis=-1) - jax.nn.logsumexp(
-        jnp.where(own, -jnp.inf, logits), axis=-1
-    )
-    return jnp.where(rows.data, -logit.log_confidence(logits), odds)
-
-
-class Target(NamedTuple):
-    """Parameters of runs towards a class."""
-
-    target: Any
-
-
-def signed(score: PerExample, inside: Mask) -> PerExample:
-    """Turn a score into what the adversary wants large: it falls on ID images and rises on OOD images."""
-    return jnp.where(inside, -score, score)
-
-
-def score_case(
-    name: str, solver: Solver, surrogate: Surrogate = on_score, *, runs: int = 1, **settings: Any
-) -> Case:
-    """Make a case on a score: ascend a surrogate, keep points by the score itself.
-
-    Args:
-      name: of the case.
-      solver: the search.
-      surrogate: (detector, rows, x) -> what is ascended, per image.
-      runs: how often.
-      settings: `passes`, `parameters`, `start`, `black_box` and `note` of `Case`.
-    """
-
-    def objective(detector: ScoredNetwork, rows: Rows) -> ValueAndMerit:
-        def both(x: Array) -> tuple[PerExample, PerExample]:
-            return surrogate(detector, rows, x), signed(detector.score(x), rows.data)
-
-        return both
-
-    return Case(name, solver, objective, runs, **settings)
-
-
-def standard(
-    threat: Threat,
-    *,
-    classes: int | None = None,
-    steps: int = 100,
-    restarts: int = 1,
-    queries: int = 1000,
-) -> tuple[Case, ...]:
-    """List the default cases: APGD on the score, on two surrogates and at every class, and Square on the score.
-
-    Args:
-      threat: where attacked images may lie.
-      classes: how many logits the detector's network has; None for scores without logits, which leaves APGD and
-        Square on the score.
-      steps: of each run of APGD.
-      restarts: runs of APGD on the score and on each surrogate; each class has one.
-      queries: of Square, at least 200: some scores have gradients that say nothing.
-    Raises:
-      ValueError: if queries is less than 200.
-    """
-    if queries < 200:
-        raise ValueError(
-            f"score_suite.standard: queries is {queries}, must be at least 200: attacks along gradients alone can be "
-            "blind on a score"
-        )
-    ascent = apgd(threat, steps=steps)
-    cases = [score_case("apgd-score", ascent, runs=restarts)]
-    if classes is not None:
-        cases += [
-            score_case("apgd-uniform", ascent, on_uniform, runs=restarts),
-            score_case("apgd-entropy", ascent, on_entropy, runs=restarts),
-            score_case(
-                "apgd-class",
-                ascent,
-                on_class,
-                runs=classes,
-                parameters=Target(np.arange(classes, dtype=np.int32)),
-            ),
-        ]
-    blind = score_case("square", square(threat, queries=queries), passes=1, black_box=True)
-    return (*cases, blind)
+PER_IMAGE = ("index", "is_id", "clean", "scores", "x", "worst", "prediction", "confidence", "distance")
+LARGEST_SET = 2**20  # images of one set that can be numbered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,22 +36,26 @@ class ScoreResults:
     Attributes:
       attacks: (a,) names of the cases, in the order they ran.
       index: (n,) number of each image; decides its random numbers.
-      inside: (n,) bool, whether it is in-distribution.
+      is_id: (n,) bool, whether it is in-distribution.
       clean: (n,) its score.
       scores: (a, n) the worst score that each case reached: lowest on ID, highest on OOD images.
       x: (n, ...) the image of the worst score; the image itself where no case made it worse.
       worst: (n,) score at x, from one more pass.
+      prediction: (n,) class at x; -1 where the detector has no logits.
+      confidence: (n,) largest softmax probability at x; NaN where the detector has no logits.
       distance: (n,) norm of x minus the image, in float64.
       steps, seconds: (a,) iterations for all images together, and time spent.
     """
 
     attacks: tuple[str, ...]
     index: np.ndarray
-    inside: np.ndarray
+    is_id: np.ndarray
     clean: np.ndarray
     scores: np.ndarray
     x: np.ndarray
     worst: np.ndarray
+    prediction: np.ndarray
+    confidence: np.ndarray
     distance: np.ndarray
     steps: np.ndarray
     seconds: np.ndarray
@@ -183,7 +64,7 @@ class ScoreResults:
         """List the worst scores without attack and after each case, over those so far: [(name, (n,)), ...]."""
         best, table = self.clean, [("clean", self.clean)]
         for name, scores in zip(self.attacks, self.scores, strict=True):
-            best = np.where(self.inside, np.fmin(best, scores), np.fmax(best, scores))
+            best = np.where(self.is_id, np.fmin(best, scores), np.fmax(best, scores))
             table.append((name, best))
         return table
 
@@ -200,8 +81,22 @@ class ScoreResults:
             "both attacked": (self.worst, self.worst),
         }
         return {
-            name: metrics.summary(down[self.inside], up[~self.inside]) for name, (down, up) in sides.items()
+            name: metrics.summary(down[self.is_id], up[~self.is_id]) for name, (down, up) in sides.items()
         }
+
+    def part(self, index: np.ndarray) -> "ScoreResults":
+        """Take the results of some images, by their numbers and in their order; steps and seconds stay those of all.
+
+        Raises:
+          ValueError: if an image is not there.
+        """
+        place = {number: row for row, number in enumerate(self.index.tolist())}
+        if missing := [number for number in np.asarray(index).tolist() if number not in place]:
+            raise ValueError(f"ScoreResults.part: image {missing[0]} is not among the {len(place)} attacked")
+        rows = np.array([place[number] for number in np.asarray(index).tolist()], int)
+        return dataclasses.replace(
+            self, **{name: np.take(getattr(self, name), rows, _axis(name)) for name in PER_IMAGE}
+        )
 
 
 def score_suite(
@@ -212,6 +107,7 @@ def score_suite(
     smallest: int = 32,
     segment: int | None = None,
     sharding: NamedSharding | None = None,
+    compete: bool = True,
     clock: Callable[[], float] = time.monotonic,
 ) -> Callable[..., ScoreResults]:
     """Build an evaluation that attacks a score on both sides, ID and OOD images in the same batches.
@@ -220,12 +116,14 @@ def score_suite(
 
     Args:
       detector: (*arguments) -> ScoredNetwork, the OOD detector.
-      cases: from the threat, such as `functools.partial(score_suite.standard, classes=10)`.
+      cases: from the threat, such as `functools.partial(score_cases.standard, classes=10)`.
       batch_size, smallest, segment, sharding, clock: as for `runner.runner`.
+      compete: let the image itself compete, so that no attack helps the detector; False to see what published attacks
+        leave that keep their last point.
     Returns:
-      evaluate(key, images, inside, threat, *arguments, index=None, given=None, memory=None, progress=None) ->
+      evaluate(key, images, is_id, threat, *arguments, index=None, given=None, memory=None, progress=None) ->
       ScoreResults.
-      images: (n, ...) numpy, uint8 or floats in the box, ID and OOD; inside: (n,) bool, which are ID; index: (n,)
+      images: (n, ...) numpy, uint8 or floats in the box, ID and OOD; is_id: (n,) bool, which are ID; index: (n,)
       numbers, all different, 0, 1, ... by default.
       given: results on the same images in a ball that lies in this one: a worst case stays one.
       memory: keeps progress and takes it up again; progress: called with `Progress` after every segment.
@@ -236,7 +134,7 @@ def score_suite(
     def evaluate(
         key: PRNGKeyArray,
         images: np.ndarray,
-        inside: np.ndarray,
+        is_id: np.ndarray,
         threat: Threat,
         *arguments: Any,
         index: np.ndarray | None = None,
@@ -244,9 +142,9 @@ def score_suite(
         memory: Memory | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> ScoreResults:
-        inside = np.asarray(inside, bool)
-        index = np.arange(len(inside)) if index is None else np.asarray(index)
-        _check(images, inside, index, given)
+        is_id = np.asarray(is_id, bool)
+        index = np.arange(len(is_id)) if index is None else np.asarray(index)
+        _check(images, is_id, index, given)
         run = runner(
             detector,
             cases,
@@ -259,13 +157,18 @@ def score_suite(
             sharding=sharding,
             clock=clock,
         )
-        sign = np.where(inside, -1.0, 1.0).astype(np.float32)
+        sign = np.where(is_id, -1.0, 1.0).astype(np.float32)
+        begin = None
+        if given is not None:
+            begin = given.x, sign * given.worst
+        elif not compete:
+            begin = as_floats(images), np.full(len(is_id), -np.inf, np.float32)
         found = run(
             key,
-            Examples(as_floats(images), inside, index),
+            Examples(as_floats(images), is_id, index),
             threat,
             *arguments,
-            begin=None if given is None else (given.x, sign * given.worst),
+            begin=begin,
             memory=memory,
             progress=progress,
         )
@@ -273,17 +176,42 @@ def score_suite(
         return ScoreResults(
             attacks=found.attacks,
             index=index,
-            inside=inside,
+            is_id=is_id,
             clean=found.clean["score"],
             scores=sign * found.merit,
             x=found.x,
             worst=found.final["score"],
+            prediction=found.final["prediction"],
+            confidence=found.final["confidence"],
             distance=found.distance,
             steps=found.steps,
             seconds=found.seconds,
         )
 
     return evaluate
+
+
+def numbered(sets: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Number the images of several sets, so that those of one keep their numbers when other sets join.
+
+    Args:
+      sets: how many images each has.
+    Returns:
+      (count,) numbers by set, all different, which depend on the name and the place in the set alone (unless two
+      names fall together).
+    Raises:
+      ValueError: if a set has more than 2^20 images.
+    """
+    found, taken = {}, set()
+    for name, count in sets.items():
+        if count > LARGEST_SET:
+            raise ValueError(f"numbered: {name} has {count} images, must be at most {LARGEST_SET}")
+        block = zlib.crc32(name.encode()) % 2047
+        while block in taken:
+            block = (block + 1) % 2047
+        taken.add(block)
+        found[name] = block * LARGEST_SET + np.arange(count)
+    return found
 
 
 def merge(reports: Sequence[ScoreResults]) -> ScoreResults:
@@ -317,24 +245,24 @@ def _beside(first: ScoreResults, second: ScoreResults) -> ScoreResults:
     order = np.argsort(np.concatenate([first.index, second.index]), kind="stable")
 
     def joined(name: str) -> np.ndarray:
-        axis = 1 if name == "scores" else 0
+        axis = _axis(name)
         return np.take(np.concatenate([getattr(first, name), getattr(second, name)], axis), order, axis)
 
-    rows = {name: joined(name) for name in ("index", "inside", "clean", "scores", "x", "worst", "distance")}
+    rows = {name: joined(name) for name in PER_IMAGE}
     steps, seconds = first.steps + second.steps, first.seconds + second.seconds
     return ScoreResults(first.attacks, **rows, steps=steps, seconds=seconds)
 
 
 def _above(first: ScoreResults, second: ScoreResults) -> ScoreResults:
     order = np.argsort(second.index)[np.argsort(np.argsort(first.index))]
-    same = np.array_equal(second.inside[order], first.inside)
+    same = np.array_equal(second.is_id[order], first.is_id)
     if not same or not np.allclose(second.clean[order], first.clean, rtol=1e-4, atol=1e-4):
         raise ValueError(
             "merge: the reports differ in images or scores, must be about one detector and one data set"
         )
     if twice := set(first.attacks) & set(second.attacks):
         raise ValueError(f"merge: both reports ran {', '.join(sorted(twice))} on the same images")
-    take = np.where(first.inside, second.worst[order] < first.worst, second.worst[order] > first.worst)
+    take = np.where(first.is_id, second.worst[order] < first.worst, second.worst[order] > first.worst)
 
     def worse(name: str) -> np.ndarray:
         one, two = getattr(first, name), getattr(second, name)[order]
@@ -346,32 +274,38 @@ def _above(first: ScoreResults, second: ScoreResults) -> ScoreResults:
         scores=np.concatenate([first.scores, second.scores[:, order]]),
         steps=np.concatenate([first.steps, second.steps]),
         seconds=np.concatenate([first.seconds, second.seconds]),
-        **{name: worse(name) for name in ("x", "worst", "distance")},
+        **{name: worse(name) for name in ("x", "worst", "prediction", "confidence", "distance")},
     )
 
 
-def _answer(detector: ScoredNetwork, keys: PRNGKeyArray, inside: Mask, x: Array) -> dict[str, Array]:
+def _answer(detector: ScoredNetwork, keys: PRNGKeyArray, is_id: Mask, x: Array) -> dict[str, Array]:
     del keys
-    score = detector.score(x)
-    return {"score": score, "merit": signed(score, inside)}
+    score = detector.score(x).astype(jnp.float32)
+    found = {"score": score, "merit": signed(score, is_id)}
+    if detector.logits_fn is None:
+        return found | {"prediction": constant(x, -1, jnp.int32), "confidence": constant(x, jnp.nan)}
+    logits = detector.logits_fn(x).astype(jnp.float32)
+    known = logits[:, : detector.classes]
+    return found | {
+        "prediction": known.argmax(axis=-1).astype(jnp.int32),
+        "confidence": jnp.exp(known.max(axis=-1) - jax.nn.logsumexp(logits, axis=-1)),
+    }
 
 
-def _none(answers: dict[str, np.ndarray], inside: np.ndarray) -> np.ndarray:
+def _axis(name: str) -> int:
+    return 1 if name == "scores" else 0
+
+
+def _none(answers: dict[str, np.ndarray], is_id: np.ndarray) -> np.ndarray:
     """Take no image for decided: a later case may find a worse score."""
     del answers
-    return np.zeros(len(inside), bool)
+    return np.zeros(len(is_id), bool)
 
 
-def _logits(detector: ScoredNetwork, x: Array) -> Array:
-    if detector.logits_fn is None:
-        raise ValueError("score_suite: a case needs logits_fn, which the detector has not")
-    return detector.logits_fn(x)
-
-
-def _check(images: np.ndarray, inside: np.ndarray, index: np.ndarray, given: ScoreResults | None) -> None:
-    if len(inside) == 0 or len(images) != len(inside) or index.shape != inside.shape:
+def _check(images: np.ndarray, is_id: np.ndarray, index: np.ndarray, given: ScoreResults | None) -> None:
+    if len(is_id) == 0 or len(images) != len(is_id) or index.shape != is_id.shape:
         raise ValueError(
-            f"score_suite: {len(images)} images, {len(inside)} sides and {len(index)} indices given, must be as many "
+            f"score_suite: {len(images)} images, {len(is_id)} sides and {len(index)} indices given, must be as many "
             "of each and at least one"
         )
     if len(np.unique(index)) < len(index):

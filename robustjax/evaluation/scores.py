@@ -1,42 +1,69 @@
-"""Scores of a detector over whole data sets: clean, attacked, corrupted, certified and smoothed.
+"""Scores of a detector over whole data sets: clean, corrupted, certified and smoothed; `score_suite` attacks them.
 
 Every result is a dictionary of arrays that lead with the examples, in OpenOOD's words: `conf`, the score, larger on ID
-images; `pred`, the class; and `image`, where the score was taken. Smoothed scores come with `samples`, the scores of
+images; `pred`, the class; beside them `confidence`, the largest softmax probability, and `image`, where the score was
+taken. Smoothed scores come with `samples`, the scores of
 the noisy copies. "id" as a side means that an adversary lowers scores, "ood" that it raises them.
 """
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from robustjax import data
+from robustjax import checks, data
 from robustjax.attacks.apgd import apgd
+from robustjax.attacks.square import square
 from robustjax.bounds.confidence import guaranteed_auroc, highest_msp, lowest_msp
 from robustjax.data.sources import Split
 from robustjax.evaluation.mapped import Evaluate, mapped
 from robustjax.numerics import fold
 from robustjax.ood import metrics
 from robustjax.ood.corruption_attacks import copies
-from robustjax.ood.detectors import BuiltDetector, Detector, FitInputs, LastLayer, ScoreInputs, built
+from robustjax.ood.detectors import Detector, FitInputs, LastLayer, ScoredNetwork, ScoreInputs, built
 from robustjax.ood.logit_scores import msp_margin
-from robustjax.ood.score_attacks import ScoreAttack, lowered, raised
+from robustjax.ood.score_attacks import highest, lowered, lowest, raised
 from robustjax.ood.scores import Form, Score, tap
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.smoothing.median import certified, noisy_scores
 from robustjax.smoothing.noise import in_pixels
 from robustjax.threats import Threat
-from robustjax.types import Images, Network, Number
+from robustjax.types import Images, Model, Network, Number, Params, State, frozen
 
 Side = Literal["id", "ood"]
 Scores = dict[str, np.ndarray]
-AttackAt = Callable[[Threat, BuiltDetector], ScoreAttack]
 ALPHA = 0.001  # probability with which the bounds of one smoothed score may be wrong
 ATTACKED_SAMPLES = 16  # noisy copies whose mean score an attack on a smoothed score maximises
+QUERIES = 200  # of Square on that mean, beside APGD
+
+
+class DetectorOn(NamedTuple):
+    """A detector on a model: (params, state, fitted) -> what attacks see. Equal ones share what is compiled."""
+
+    model: Model
+    detector: Detector
+    classes: int
+    form: Form = msp_margin
+
+    def inputs(self, params: Params, state: State, fitted: PyTree) -> ScoreInputs:
+        """Collect what the score is built of."""
+        network = Network(self.model, params, state, {})
+        return ScoreInputs(
+            frozen(self.model, params, state),
+            self.classes,
+            lambda x: _activations(network, x),
+            last_layer(network) if self.detector.needs_last_layer else None,
+            self.form,
+            fitted,
+        )
+
+    def __call__(self, params: Params, state: State, fitted: PyTree) -> ScoredNetwork:
+        """Build the score."""
+        return built(self.detector, self.inputs(params, state, fitted))
 
 
 class Scorer:
@@ -65,10 +92,15 @@ class Scorer:
         batch_size: int = 250,
         seed: int = 0,
     ) -> None:
-        self.network, self.detector = network, detector
-        self.classes, self.form, self.fitted = classes, form, fitted
+        self.network, self.detector, self.fitted = network, detector, fitted
+        self.system = DetectorOn(network.model, detector, classes, form)
         self.batch_size, self.seed = batch_size, seed
         self._compiled: dict[Hashable, Evaluate] = {}
+
+    @property
+    def arguments(self) -> tuple[Params, State, PyTree]:
+        """What `system` takes."""
+        return self.network.params, self.network.state, self.fitted
 
     def clean(self, split: Split) -> Scores:
         """Score images as they are."""
@@ -79,28 +111,6 @@ class Scorer:
             return self._result(inputs, batch.image, self.detector(inputs)(batch.image))
 
         return self._run("clean", measure, split)
-
-    def attacked(self, split: Split, attack: AttackAt, threat: Threat, *, side: Side) -> Scores:
-        """Attack every image; a side that the attack leaves alone keeps its clean score.
-
-        Args:
-          split: the images.
-          attack: (threat, detector) -> ScoreAttack; one function for all radii compiles once.
-          threat: where attacked images must lie.
-          side: "id" lowers scores, "ood" raises them.
-        """
-
-        def measure(keys, batch, given, eps):
-            inputs = self._inputs(given)
-            detector = built(self.detector, inputs)
-            on_id, on_ood = attack(dataclasses.replace(threat, eps=eps), detector)
-            search = on_id if side == "id" else on_ood
-            if search is None:
-                return self._result(inputs, batch.image, detector.score(batch.image))
-            moved = search(keys, batch.image)
-            return self._result(inputs, moved.x, moved.value)
-
-        return self._run(("attacked", attack, threat.norm, side), measure, split, jnp.float32(threat.eps))
 
     def corrupted(self, split: Split, corrupted: Sequence[np.ndarray], *, side: Side) -> Scores:
         """Keep per image the worst score of all its corrupted copies and of the image itself.
@@ -146,7 +156,7 @@ class Scorer:
     def smoothed_attacked(
         self, split: Split, eps: float, *, sigma: float, samples: int, steps: int, side: Side
     ) -> Scores:
-        """Attack the smoothed score within an l2 radius, by APGD on the mean of a few copies with fixed noise."""
+        """Attack the smoothed score within an l2 radius: APGD and Square on the mean of a few copies with one noise."""
 
         def measure(keys, batch, given, eps):
             score = self.detector(self._inputs(given))
@@ -164,24 +174,17 @@ class Scorer:
     def _run(self, name: Hashable, measure: Callable[..., PyTree], split: Split, *rest: Any) -> Scores:
         evaluate = self._compiled.setdefault(name, mapped(measure))
         batches = data.evaluation(split, batch_size=min(self.batch_size, len(split.label)))
-        given = (self.network.params, self.network.state), self.fitted
-        return evaluate(jax.random.key(self.seed), batches, given, *rest)
+        return evaluate(jax.random.key(self.seed), batches, self.arguments, *rest)
 
     def _inputs(self, given) -> ScoreInputs:
-        (params, state), fitted = given
-        network = self.network._replace(params=params, state=state)
-        return ScoreInputs(
-            network.logits_fn,
-            self.classes,
-            lambda x: _activations(network, x),
-            last_layer(network) if self.detector.needs_last_layer else None,
-            self.form,
-            fitted,
-        )
+        return self.system.inputs(*given)
 
     def _result(self, inputs: ScoreInputs, x: Images, conf: Array) -> dict[str, Array]:
-        pred = inputs.logits_fn(x)[:, : self.classes].argmax(axis=-1).astype(jnp.int32)
-        return {"conf": conf, "pred": pred, "image": x}
+        logits = inputs.logits_fn(x).astype(jnp.float32)
+        known = logits[:, : self.system.classes]
+        confidence = jnp.exp(known.max(axis=-1) - jax.nn.logsumexp(logits, axis=-1))
+        pred = known.argmax(axis=-1).astype(jnp.int32)
+        return {"conf": conf, "pred": pred, "confidence": confidence, "image": x}
 
 
 def fit(
@@ -204,12 +207,12 @@ def fit(
     Returns:
       What `Detector.fit` makes; () where there is nothing to fit.
     Raises:
-      ValueError: if the network has no inner activations, or no last layer where the detector needs one.
+      ValueError: if the network has no inner activations or some that are not finite, or no last layer where the
+        detector needs one.
     """
     if detector.fit is None:
         return ()
-    if not jax.eval_shape(lambda: _activations(network, jnp.zeros((1, *train.image.shape[1:])))):
-        raise ValueError("fit: the detector reads inner activations, which the network does not give")
+    require(network, detector, train.image.shape[1:])
     head = last_layer(network) if detector.needs_last_layer else None
 
     def read(keys, batch, params, state):
@@ -220,9 +223,35 @@ def fit(
 
     def features(split: Split) -> dict[str, np.ndarray]:
         batches = data.evaluation(split, batch_size=min(batch_size, len(split.label)))
-        return compiled(jax.random.key(0), batches, network.params, network.state)
+        found = compiled(jax.random.key(0), batches, network.params, network.state)
+        for name, values in found.items():
+            checks.finite("fit", f"activations {name} of {split.info.name} {split.info.split} images", values)
+        return found
 
     return detector.fit(FitInputs(features(train), train.label, features(held_out), features(noise), head))
+
+
+def require(network: Network, detector: Detector, shape: Sequence[int]) -> None:
+    """Refuse a detector that cannot be had on a network, before any work.
+
+    Args:
+      network: what it reads.
+      detector: the detector.
+      shape: of one image.
+    Raises:
+      ValueError: if it reads inner activations or a last layer that the network has not.
+    """
+    if detector.fit is None and not detector.needs_last_layer:
+        return
+    try:
+        found = jax.eval_shape(lambda: _activations(network, jnp.zeros((1, *shape))))
+    except ValueError:  # a function of images
+        found = {}
+    if not found:
+        title = network.title or "the network"
+        raise ValueError(f"the detector reads inner activations, which {title} does not give")
+    if detector.needs_last_layer:
+        last_layer(network)
 
 
 def last_layer(network: Network) -> LastLayer:
@@ -325,7 +354,9 @@ def _against_mean(
         def mean(x: Images) -> Array:
             return jax.lax.map(lambda n: score(x + n), noise.swapaxes(0, 1)).mean(axis=0)
 
-        search = (lowered if side == "id" else raised)(apgd(Threat("l2", eps), steps=steps), mean)
+        threat = Threat("l2", eps)
+        push, worst = (lowered, lowest) if side == "id" else (raised, highest)
+        search = worst(push(apgd(threat, steps=steps), mean), push(square(threat, queries=QUERIES), mean))
         return search(keys, x).x
 
     return attack

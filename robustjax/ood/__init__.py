@@ -11,7 +11,7 @@ shaping             ReAct, ASH and SCALE in front of the last layer
 odin                ODIN, and its gradient step in front of any score
 blend               one score of several
 score_attacks       attacks on a score: ID images lowered, OOD images raised, the worst of several, over radii
-worst_confidence    the highest confidence around OOD images: the best of four searches, and over radii
+worst_confidence    the highest confidence around OOD images: the best of five searches, and over radii
 surrogates          what published attacks maximise instead of the score
 corruption_attacks  the worst of all corruptions, and a search around what they leave
 uint8_grid          PGD in whole levels of 8-bit images

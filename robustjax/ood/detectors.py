@@ -91,26 +91,39 @@ class Detector(NamedTuple):
         return self.build(inputs)
 
 
-class BuiltDetector(NamedTuple):
-    """A detector on a network, as an attack sees it.
+class ScoredNetwork(NamedTuple):
+    """A score and the network behind it, as an attack sees them.
 
     Attributes:
-      score: what decides, larger on ID images.
-      surrogate: what an adaptive attack maximises beside it, or None.
-      logits_fn: the network behind it.
-      classes: of the ID data; outputs beyond them are reject classes.
+      score: what decides, larger on ID images, in a form that does not saturate.
+      logits_fn: of the network behind it, for surrogates; None where there is none.
+      surrogate: what an adaptive attack maximises beside the score, or None.
+      classes: of the ID data; outputs beyond them are reject classes. None for all outputs.
     """
 
     score: Score
-    surrogate: Objective | None
-    logits_fn: LogitsFn
-    classes: int
+    logits_fn: LogitsFn | None = None
+    surrogate: Objective | None = None
+    classes: int | None = None
 
 
-def built(detector: Detector, inputs: ScoreInputs) -> BuiltDetector:
+def built(detector: Detector, inputs: ScoreInputs) -> ScoredNetwork:
     """Build a detector's score and its surrogate."""
     surrogate = detector.surrogate and detector.surrogate(inputs)
-    return BuiltDetector(detector.build(inputs), surrogate, inputs.logits_fn, inputs.classes)
+    return ScoredNetwork(detector.build(inputs), inputs.logits_fn, surrogate, inputs.classes)
+
+
+def logits_of(detector: ScoredNetwork) -> LogitsFn:
+    """Give the network behind a score.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if detector.logits_fn is None:
+        raise ValueError(
+            "score: the attack needs the logits of the network behind the score, and none is given"
+        )
+    return detector.logits_fn
 
 
 def of_logits(form: Form) -> Detector:

@@ -9,6 +9,7 @@ from jaxtyping import Array, PRNGKeyArray, Scalar
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.pgd import pgd_solver
+from robustjax.attacks.square import square
 from robustjax.attacks.starts import Start
 from robustjax.numerics import Norm, per_example
 from robustjax.numerics import norm as norm_of
@@ -26,13 +27,15 @@ def worst_confidence(
     steps: int = 100,
     restarts: int = 5,
     class_steps: int | None = None,
+    queries: int = 300,
 ) -> Search:
     """Search for the largest max_k p_k around each OOD image; the image itself is a candidate.
 
     1. APGD on the log odds of the likeliest class, from `restarts` random starts;
     2. APGD on the log odds of every class: the likeliest at the start need not be the one that can become likeliest;
     3. momentum PGD from the image moved towards flat grey: noise of high contrast masks gradients;
-    4. APGD on the divergence from uniform, the surrogate of training: it shows whether training only masked gradients.
+    4. APGD on the divergence from uniform, the surrogate of training: it shows whether training only masked gradients;
+    5. Square on the log odds, which asks for no gradients: around OOD images that were trained on, they may vanish.
 
     Args:
       threat: around the OOD images.
@@ -40,12 +43,16 @@ def worst_confidence(
       steps: of each run.
       restarts: random starts of the first search.
       class_steps: of the runs at a class; `steps` by default.
+      queries: of Square, at least 200.
+    Raises:
+      ValueError: if queries is less than 200.
     Returns:
       A search whose value is `msp_margin`, the log odds of the largest probability; see `probability`.
 
     Reference: the evaluation of Augustin, Meinke and Hein 2020, arXiv:2003.09461, which is the first search with
       one start; grey starts as in Bitterwolf, Meinke and Hein 2020, arXiv:2007.08473.
     """
+    _check("worst_confidence", queries)
     score = confidence_score(logits_fn)
     ascent = apgd(threat, steps=steps)
     grey = pgd_solver(
@@ -60,6 +67,7 @@ def worst_confidence(
         over_classes(apgd(threat, steps=class_steps or steps), score, logits_fn),
         raised(grey, score),
         raised(ascent, score, surrogates=[objectives.ce_to_uniform(logits_fn)]),
+        raised(square(threat, queries=queries), score),
     )
 
 
@@ -70,8 +78,11 @@ def confidence_over_radii(
     norm: Norm = "l2",
     steps: int = 100,
     restarts: int = 1,
+    queries: int = 200,
 ) -> Search:
-    """Search for the highest confidence at rising radii, from the best point of the last radius and from random ones.
+    """Search for the highest confidence at rising radii: from the best point so far, from random ones, and by Square.
+
+    The best point of a smaller radius is carried on, so that gradients alone would draw a flat curve where they vanish.
 
     Args:
       logits_fn: the network.
@@ -79,15 +90,20 @@ def confidence_over_radii(
       norm: of the balls.
       steps: of each APGD run.
       restarts: random starts at each radius.
+      queries: of Square at each radius, at least 200.
+    Raises:
+      ValueError: if queries is less than 200.
     Returns:
       A search (key, x) -> Found that leads with the radii, with values that never fall; see `worst_confidence`.
     """
+    _check("confidence_over_radii", queries)
     score = confidence_score(logits_fn)
 
     def search_at(eps: Scalar, warm: Start) -> Search:
         threat = Threat(norm, eps)
         fresh = raised(apgd(threat, steps=steps), score, restarts=restarts)
-        return highest(raised(apgd(threat, steps=steps, start=warm), score), fresh)
+        blind = raised(square(threat, queries=queries), score)
+        return highest(raised(apgd(threat, steps=steps, start=warm), score), fresh, blind)
 
     return over_radii(search_at, radii, direction="raise")
 
@@ -119,3 +135,10 @@ def toward_grey(threat: Threat) -> Start:
         return x + per_example(share, x) * (flat - x)
 
     return start
+
+
+def _check(name: str, queries: int) -> None:
+    if queries < 200:
+        raise ValueError(
+            f"{name}: queries is {queries}, must be at least 200: gradients alone can be blind on a score"
+        )

@@ -16,19 +16,30 @@ WINDOW_SECONDS = 30.0  # speed is measured over the most recent ones
 
 
 def attack_progress(
-    *, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    *,
+    counts: str = "robust",
+    file: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Callable[[Progress], None]:
     """Build the `progress` of a suite: a line that is redrawn on a terminal, a new one every ten seconds in a log.
 
     The time left is an upper bound at the present speed: misclassified images are done early.
+
+    Args:
+      counts: what is said of the images that no attack has decided.
+      file: where to write; standard error by default.
+      clock: seconds, increasing.
     """
     out = file or sys.stderr
-    began, drawn, attack = clock(), -1e9, ""
+    began, drawn, attack, running = clock(), -1e9, "", ""
     recent: deque[tuple[float, float]] = deque()
 
     def show(now: Progress) -> None:
-        nonlocal drawn, attack
+        nonlocal drawn, attack, running
         time_ = clock()
+        if recent and now.attack != running:
+            recent.clear()  # its steps cost something else, and its first segment compiled
+        running = now.attack
         recent.append((time_, now.work))
         while len(recent) > 2 and time_ - recent[0][0] > WINDOW_SECONDS:
             recent.popleft()
@@ -43,7 +54,7 @@ def attack_progress(
         left = f", at most {tqdm.format_interval(now.work_left / speed)} left" if speed > 0 else ""
         line = (
             f"{now.number}/{now.attacks} {now.attack}  {100 * now.share:3.0f}%  {now.robust} of {now.images} "
-            f"robust  {tqdm.format_interval(time_ - began)} gone{left}"
+            f"{counts}  {tqdm.format_interval(time_ - began)} gone{left}"
         )
         out.write(f"\r\x1b[K{line}" if tty else f"{line}\n")
         if tty and ended:

@@ -129,7 +129,7 @@ def _scored_examples(results: ScoreResults) -> list[dict[str, Any]]:
     return [
         {
             "index": int(results.index[i]),
-            "ID": bool(results.inside[i]),
+            "ID": bool(results.is_id[i]),
             "clean": float(results.clean[i]),
             "worst": float(results.worst[i]),
             "distance": float(results.distance[i]),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from robustjax.attacks.case import rows_of
 from robustjax.attacks.pgd import pgd
 from robustjax.catalog import ood_losses
 from robustjax.catalog.score_attacks import SCORE_ATTACKS, score_attack
@@ -12,6 +13,7 @@ from robustjax.catalog.scores import DETECTORS, detector
 from robustjax.losses import gaussian_mixture
 from robustjax.losses.ccu import mixed
 from robustjax.models import small
+from robustjax.numerics import keys_for
 from robustjax.ood.detectors import FitInputs, LastLayer, ScoreInputs, built
 from robustjax.threats import Threat
 from robustjax.types import Batch, Pair, frozen
@@ -78,16 +80,32 @@ def test_every_detector_scores_and_has_a_slope(name):
     assert (jnp.abs(jax.grad(lambda x: score(x).sum())(new)) > 0).any()
 
 
+def best(cases, one, is_id):
+    """The largest merit of one run of each case."""
+    data, keys = jnp.full(12, is_id), keys_for(KEY, 12)
+
+    @jax.jit
+    def merits(x):
+        run = jnp.int32(0)
+        return [case.run_whole(one, rows_of(case, keys, data, {}, run, x), x).value for case in cases]
+
+    return np.max(merits(IMAGES), axis=0)
+
+
 @pytest.mark.parametrize("reject", [0, 1])
 @pytest.mark.parametrize("name", SCORE_ATTACKS)
 def test_every_attack_moves_the_score_its_way(name, reject):
     one = built(DETECTORS["own"], inputs("own", reject))
-    attack = score_attack(name).build(Threat("linf", 8 / 255), one, steps=3, restarts=1)
-    clean = one.score(IMAGES)
-    assert attack.on_ood is not None and (attack.on_id is None) == (name == "atom")
-    assert jax.jit(attack.on_ood)(KEY, IMAGES).value.mean() > clean.mean()
-    if attack.on_id is not None:
-        assert jax.jit(attack.on_id)(KEY, IMAGES).value.mean() < clean.mean()
+    cases = score_attack(name).cases(
+        Threat("linf", 8 / 255), classes=3 + reject, surrogate=False, steps=3, restarts=1
+    )
+    clean = np.asarray(one.score(IMAGES))
+    assert any(case.black_box for case in cases) == (name in ("adaptive", "strong"))
+    for is_id, sign in ((True, -1.0), (False, 1.0)):
+        worst = sign * best(cases, one, is_id)
+        assert (worst.mean() - clean.mean()) * sign > 0 or (name == "atom" and is_id)
+        if name == "atom" and is_id:  # attacks OOD images only
+            np.testing.assert_allclose(worst, clean, rtol=1e-5)
 
 
 MINE = """
@@ -119,8 +137,8 @@ def test_a_loss_an_attack_and_scores_of_ones_own(tmp_path, monkeypatch):
     assert detector("mine_for_ood:FITTED").fit is not None
     attack = score_attack("mine_for_ood:my_attack")
     one = built(detector("mine_for_ood:my_score"), given)
-    found = attack.build(Threat("linf", 0.1), one, steps=3, restarts=1)
-    assert not attack.published and (found.on_ood(KEY, IMAGES).value > one.score(IMAGES)).any()
+    cases = attack.cases(Threat("linf", 0.1), classes=3, surrogate=False, steps=3, restarts=1)
+    assert not attack.published and (best(cases, one, False) > np.asarray(one.score(IMAGES))).any()
     ascent = pgd(Threat("linf", 0.1), steps=1, step_size=0.1)
     model = small.mlp(classes=3, shape=(4, 4, 1), widths=(5,))
     pair = Pair(Batch(IMAGES[:6], jnp.arange(6) % 3), IMAGES[6:])

@@ -64,12 +64,36 @@ def test_the_image_competes_and_every_search_adds():
     part = jax.jit(
         lambda: raised(apgd(threat, steps=5), confidence_score(NET))(fold(keys_for(KEY, 12), 0), X)
     )()
-    assert (alone.value >= part.value - 1e-5).all()  # it is the first of the four
+    assert (alone.value >= part.value - 1e-5).all()  # it is the first of the five
     assert (alone.value > part.value + 1e-3).any()
     assert threat.contains(alone.x, X).all()
     np.testing.assert_allclose(confidence_score(NET)(alone.x), alone.value, rtol=1e-4, atol=1e-5)
     p = np.asarray(jax.nn.softmax(NET(alone.x))).max(1)
     np.testing.assert_allclose(probability(alone.value), p, rtol=1e-4)
+
+
+def plateau(x):
+    """Two logits whose margin is flat below a mean of 0.55 and rises by 40 a unit behind it."""
+    rise = 40 * jax.nn.relu(x.mean(axis=(1, 2, 3)) - 0.55)
+    return jnp.stack([rise, jnp.zeros(len(x))], axis=1)
+
+
+def test_a_plateau_without_gradients_is_crossed():
+    """From mean .5 the largest margin in linf .1 is 40 * .05 = 2; gradients alone stay at 0."""
+    threat, grey = Threat("linf", 0.1), jnp.full((3, 4, 4, 1), 0.5)
+    alone = raised(apgd(threat, steps=20), confidence_score(plateau), restarts=5)(KEY, grey)
+    np.testing.assert_allclose(alone.value, 0.0)
+    found = jax.jit(lambda: worst_confidence(threat, plateau, steps=5, restarts=1)(KEY, grey))()
+    np.testing.assert_allclose(found.value, 2.0, rtol=1e-4)
+    radii = (0.02, 0.1, 0.2)
+    curve = jax.jit(lambda: confidence_over_radii(plateau, radii, norm="linf", steps=5)(KEY, grey))()
+    np.testing.assert_allclose(curve.value[:, 0], [0.0, 2.0, 6.0], rtol=1e-4)
+    for build in (
+        lambda: worst_confidence(threat, plateau, queries=10),
+        lambda: confidence_over_radii(plateau, radii, queries=0),
+    ):
+        with pytest.raises(ValueError, match="at least 200"):
+            build()
 
 
 def test_confidence_never_falls_with_the_radius():

@@ -52,11 +52,13 @@ def test_the_page_of_numbers(tmp_path):
 SCORED = ScoreResults(
     attacks=("a", "b"),
     index=np.array([3, 4, 5]),
-    inside=np.array([True, False, True]),
+    is_id=np.array([True, False, True]),
     clean=np.array([2.0, 0.0, 1.0], np.float32),
     scores=np.array([[1.0, 0.5, 1.5], [1.5, 1.2, 0.5]], np.float32),
     x=np.zeros((3, 2, 2, 1), np.float32),
     worst=np.array([1.0, 1.2, 0.5], np.float32),
+    prediction=np.array([0, 1, 0]),
+    confidence=np.array([0.9, 0.8, 0.6], np.float32),
     distance=np.array([0.1, 0.1, 0.1]),
     steps=np.array([20, 10]),
     seconds=np.array([1.5, 0.5]),
@@ -100,3 +102,19 @@ def test_the_line_says_how_many_are_robust_and_how_long_it_takes():
     assert len(lines) == 6  # every ten seconds
     assert "1/4 apgd-ce" in lines[-1] and "40 of 100 robust" in lines[-1]
     assert "00:50 gone, at most 00:50 left" in lines[-1]  # (1000 - 500) / 10 per second
+
+
+def test_the_speed_of_one_attack_is_not_taken_for_that_of_the_next():
+    """Square makes 100 passes a second where APGD made 10, and its first segment waits for compiling."""
+    out, now = io.StringIO(), [0.0]
+    watch = attack_progress(counts="under attack", file=out, clock=lambda: now[0])
+    for second in (0, 10, 20):
+        now[0] = float(second)
+        watch(Progress("apgd", 1, 2, 9, 9, second / 20, 10.0 * second, 3200.0 - 10.0 * second))
+    for second in (40, 50):
+        now[0] = float(second)
+        work = 200.0 + 100.0 * (second - 40)
+        watch(Progress("square", 2, 2, 9, 9, second / 70, work, 3200.0 - work))
+    first, second = out.getvalue().splitlines()[-2:]
+    assert "left" not in first and "9 of 9 under attack" in first
+    assert "at most 00:20 left" in second  # (3200 - 1200) / 100 per second

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import scripts
 from sklearn.metrics import roc_auc_score
 
-from experiments.ood_detection import compare, compare_networks, config, networks
+from experiments.ood_detection import compare, compare_networks, config, networks, scoring
 from experiments.ood_detection.compare_results import Results
 from robustjax import data
 
@@ -67,7 +68,11 @@ def test_detectors_are_evaluated_and_attacked(whole, tmp_path, capsys, monkeypat
     assert found["adaptive_0.05"]["auroc_out"] == pytest.approx(one)
     worse = [auroc(tmp_path, [(c, "test"), (c, "letters")]) for c in ("corruption", "composition_0.2")]
     assert both[0] >= worse[0] >= worse[1]
-    assert "No sign that an attack is weaker" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Signs that an attack is weaker" in page or "No sign that an attack is weaker" in page
+    attacked = np.load(tmp_path / "attacks/whole/own/adaptive_0.2/results.npz")
+    assert list(attacked["attacks"]) == ["apgd-score", "square"] and len(attacked["index"]) == 24
+    assert 0 < found["clean"]["mean maximum confidence"] <= 1
     smooth = found["smoothed"]
     for side in ("out", "both"):
         at = smooth["0.1"]
@@ -103,6 +108,124 @@ def my_attack(threat, detector, *, steps, restarts):
     ascent = pgd(threat, steps=steps, step_size=threat.eps)
     return ScoreAttack(on_id=None, on_ood=raised(ascent, detector.score))
 """
+
+
+def test_what_gradients_miss_is_found_and_said(tmp_path, capsys, monkeypatch):
+    """A plateau with a cliff behind it: no gradient, and the default attack crosses it."""
+    (tmp_path / "plateau_for_ood_script.py").write_text(PLATEAU)
+    monkeypatch.chdir(tmp_path)
+    words = ["--source.function", "plateau_for_ood_script:logits_fn", "--source.dataset", "digits"]
+    words += [
+        "--ood-sets",
+        "noise/uniform",
+        "--sigma",
+        0,
+        "--no-certify",
+        "--masking-checks",
+        "--radii",
+        0.1,
+        0.2,
+    ]
+    done = scripts.call(
+        capsys, monkeypatch, "ood_detection.evaluate", "smoke", *words, "--out", tmp_path / "out"
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    (entry,) = facts["metrics"].values()
+    found = entry["msp"]["noise/uniform"]
+    by_gradient = np.load(
+        tmp_path / "out/attacks/plateau_for_ood_script_logits_fn/msp/adaptive_0.2/results.npz"
+    )
+    rows = ~by_gradient["is_id"]
+    assert (by_gradient["scores"][0][rows] == by_gradient["clean"][rows]).mean() > 0.5  # APGD
+    assert (by_gradient["worst"][rows] > by_gradient["clean"][rows]).all()
+    assert found["adaptive_0.2"]["auroc_out"] <= found["clean"]["auroc"]
+    names = [
+        flag["name"]
+        for seen in facts["flags"].values()
+        for one in seen.values()
+        for flag in one
+        if flag["raised"]
+    ]
+    assert "black box ahead on OOD" in names and "saturation on OOD" in names
+    assert "black box ahead on OOD" in (tmp_path / "out" / "report.html").read_text()
+
+    # Another function of that name has no business in this folder.
+    (tmp_path / "plateau_for_ood_script.py").write_text(PLATEAU.replace("0.55", "0.45"))
+    monkeypatch.delitem(sys.modules, "plateau_for_ood_script")
+    done = scripts.call(
+        capsys, monkeypatch, "ood_detection.evaluate", "smoke", *words, "--out", tmp_path / "out"
+    )
+    assert done.returncode == 2 and "another network" in done.stderr
+
+
+PLATEAU = """
+import jax
+import jax.numpy as jnp
+
+def logits_fn(x):
+    rise = 20 * jax.nn.relu(x.mean(axis=(1, 2, 3)) - 0.55)
+    return jnp.concatenate([rise[:, None], jnp.zeros((len(x), 9))], axis=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mahalanobis", "reads inner activations, which"),
+        ("vim", "reads inner activations, which"),
+        ("mine_for_ood_script:two_numbers", "must give (3,)"),
+    ],
+)
+def test_detectors_that_cannot_be_had_are_refused_before_any_is_run(
+    name, says, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "mine_for_ood_script.py").write_text(
+        MINE + "\ndef two_numbers(logits_fn):\n    return logits_fn\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--source.function",
+        "mine_for_ood_script:logits_fn",
+        "--source.dataset",
+        "digits",
+        "--detectors",
+        "msp",
+        name,
+    ]
+    done = scripts.call(
+        capsys, monkeypatch, "ood_detection.evaluate", "smoke", *words, "--out", tmp_path / "no"
+    )
+    assert done.returncode == 2 and says in done.stderr and not (tmp_path / "no").exists()
+
+
+def test_test_images_alone_serve_detectors_that_are_not_fitted(tmp_path, capsys, monkeypatch):
+    def load(name, split, **settings):
+        if split != "test":
+            raise ValueError(f"load: {name} has no {split} images here, it has test")
+        return real(name, split, **settings)
+
+    real = data.load
+    monkeypatch.setattr(scoring.data, "load", load)
+    (tmp_path / "mine_for_ood_script.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    words = ["--source.function", "mine_for_ood_script:logits_fn", "--source.dataset", "digits", "--sigma", 0]
+    words += ["--no-certify", "--attacks", "--out", tmp_path / "out"]
+    done = scripts.call(capsys, monkeypatch, "ood_detection.evaluate", "smoke", *words)
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"].values()
+    assert entry["msp"]["id"]["conformal"] is None and entry["msp"]["letters"]["clean"]["auroc"] > 0
+    done = scripts.call(
+        capsys, monkeypatch, "ood_detection.evaluate", "smoke", *words, "--detectors", "msp", "ssd"
+    )
+    assert done.returncode == 2 and "ssd is fitted to training and validation images" in done.stderr
+
+
+def test_radii_are_those_of_the_data_set():
+    assert config.EvaluateConfig().with_radii_of("mnist").radii == (0.1, 0.3)
+    assert config.EvaluateConfig().with_radii_of("cifar10").radii == (4 / 255, 8 / 255)
+    assert config.EvaluateConfig(radii=(0.2,)).with_radii_of("mnist").radii == (0.2,)
+    assert config.EvaluateConfig(attacks=()).with_radii_of("mnist").radii == ()
 
 
 def test_a_network_a_score_and_an_attack_of_ones_own(tmp_path, capsys, monkeypatch):
