@@ -316,6 +316,8 @@ def count(who: str, name: str, value: Any, *, least: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{who}: {name} is {value!r}, must be a whole number, at least {least}")
+
+
 def score(who: str, score_fn: Any, x: np.ndarray) -> None:
     """Check what a score of a detector gives for images.
 
