@@ -364,7 +364,8 @@ def finite(who: str, what: str, values: Any) -> None:
     """
     if not concrete(values):
         return
-    bad = (~np.isfinite(np.asarray(values, np.float64))).reshape(len(values), -1).any(axis=1)
+    there = np.asarray(values, np.float64)
+    bad: np.ndarray = np.any(~np.isfinite(there.reshape(len(there), -1)), axis=1)
     if bad.any():
         raise ValueError(
             f"{who}: {int(bad.sum())} of {len(bad)} {what} hold NaN or infinity, the first is number "

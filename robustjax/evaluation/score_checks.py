@@ -173,7 +173,7 @@ def _ahead(
     who: str = "search without gradients",
 ) -> Flag:
     """Compare two groups of attacks (a, n) on one side: by image, and by the AUROC that each leaves."""
-    sign = np.where(results.is_id[rows][0], -1.0, 1.0)
+    sign = -1.0 if results.is_id[rows][0] else 1.0
     clean = sign * results.clean[rows]
 
     def reached(scores: np.ndarray) -> np.ndarray:

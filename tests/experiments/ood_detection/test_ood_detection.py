@@ -151,7 +151,7 @@ def test_what_gradients_miss_is_found_and_said(tmp_path, capsys, monkeypatch):
     assert "black box ahead on OOD" in (tmp_path / "out" / "report.html").read_text()
 
     # Another function of that name has no business in this folder.
-    (tmp_path / "plateau_for_ood_script.py").write_text(PLATEAU.replace("0.55", "0.45"))
+    (tmp_path / "plateau_for_ood_script.py").write_text(PLATEAU.replace("0.55", "0.2"))
     monkeypatch.delitem(sys.modules, "plateau_for_ood_script")
     done = scripts.call(
         capsys, monkeypatch, "ood_detection.evaluate", "smoke", *words, "--out", tmp_path / "out"
