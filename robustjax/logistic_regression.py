@@ -79,7 +79,7 @@ def logistic(
       classes: k.
       strength: C, as scikit-learn has it: larger means less regularisation.
       weight: w_i, how much each example counts; 0 leaves it out. 1 by default.
-      steps: at most so many.
+      steps: the largest number of steps.
       tolerance: stop when no parameter moves by more than this.
 
     Reference: FISTA, Beck and Teboulle 2009, with the gradient restart of O'Donoghue and Candes,

@@ -116,14 +116,14 @@ def scheduled(
         (value, (state, metrics)), grads = slope(now.params, now.state, batch, key)
         updates, opt_state = tx.update(grads, now.opt_state, now.params)
         params = optax.apply_updates(now.params, updates)
-        ema = None if now.ema is None else averaged(now.ema, (params, state), now.step, ema_decay)
+        ema = None if now.ema is None else moving_average(now.ema, (params, state), now.step, ema_decay)
         then = TrainState(now.step + 1, now.key, params, state, opt_state, ema)
         return then, {"loss": value, **metrics}
 
     return jax.jit(one, donate_argnums=0)
 
 
-def averaged(average: PyTree, new: PyTree, updates: Int[Array, ""], decay: Number) -> PyTree:
+def moving_average(average: PyTree, new: PyTree, updates: Int[Array, ""], decay: Number) -> PyTree:
     """Move an average towards new values, after `updates` earlier ones; the first update copies.
 
     Reference: the warm-up of the decay, (1 + t) / (10 + t), is TensorFlow's ExponentialMovingAverage with

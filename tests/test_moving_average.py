@@ -13,15 +13,15 @@ from robustjax import optimizers, training
 )
 def test_the_decay_warms_up_to_its_cap(updates, decay):
     """The average of 1 with a new 0 is the decay itself."""
-    kept = training.averaged({"w": jnp.ones(2)}, {"w": jnp.zeros(2)}, jnp.int32(updates), 0.999)
+    kept = training.moving_average({"w": jnp.ones(2)}, {"w": jnp.zeros(2)}, jnp.int32(updates), 0.999)
     np.testing.assert_allclose(kept["w"], decay, rtol=1e-6)
 
 
 def test_the_first_update_copies_and_constants_stay():
-    first = training.averaged(jnp.float32(5.0), jnp.float32(2.0), jnp.int32(0), 0.999)
+    first = training.moving_average(jnp.float32(5.0), jnp.float32(2.0), jnp.int32(0), 0.999)
     assert float(first) == 2
     for t in (1, 7, 9000):
-        assert float(training.averaged(first, first, jnp.int32(t), 0.999)) == pytest.approx(2, rel=1e-6)
+        assert float(training.moving_average(first, first, jnp.int32(t), 0.999)) == pytest.approx(2, rel=1e-6)
 
 
 def test_cosine_over_300_epochs():

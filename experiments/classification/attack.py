@@ -110,7 +110,7 @@ def main(cfg: AttackConfig) -> None:
 
 
 def part_of(split: Split, number: int, parts: int) -> Split:
-    """Take one of so many parts of the images, counted from 1."""
+    """Take part `number` of `parts` of the images, counted from 1."""
     edges = np.linspace(0, len(split.label), parts + 1).astype(int)
     rows = slice(edges[number - 1], edges[number])
     return dataclasses.replace(

@@ -30,7 +30,7 @@ class Config:
     name: tyro.conf.Positional[str] = ""  # of the data set
     source: str | None = None  # folder of raw files
     data_dir: str | None = None  # where to put it
-    size: Count | None = None  # scale and crop pictures to so many pixels a side
+    size: Count | None = None  # pixels a side that pictures are scaled and cropped to
     list: bool = False  # show what is there
 
 

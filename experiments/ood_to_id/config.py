@@ -93,7 +93,7 @@ class TrainConfig:
     """Train a translator and what it works with."""
 
     dataset: str = "digits"  # embedded, enlarged to 16 x 16 pixels; others by name once prepared
-    size: int | None = None  # scale and cut other sets to so many pixels
+    size: int | None = None  # pixels a side that other sets are scaled and cut to
     images: int | None = None  # of each part, all for None
     classifier: str | None = None  # a run folder of classification.train; one is trained by default
     kind: str = (

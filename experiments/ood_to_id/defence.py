@@ -25,7 +25,7 @@ from experiments.ood_to_id.defence_report import defence_report
 from experiments.ood_to_id.defence_results import Results
 from experiments.shared import command_line
 from robustjax import runtime
-from robustjax.evaluation.translation_attacks import Arrays
+from robustjax.evaluation.defence_results import Arrays
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.stopping import stopping
 

@@ -15,13 +15,15 @@ from experiments.ood_to_id.config import NATURAL, DefenceConfig
 from experiments.ood_to_id.images import Sets, first
 from robustjax.attacks import masking_checks
 from robustjax.catalog.translators import translator
-from robustjax.evaluation import translation, translation_attacks
+from robustjax.evaluation import defence_results, defences, gated_cases, headline, purifier, translation
+from robustjax.evaluation.defence_results import Arrays, DefenceResults
+from robustjax.evaluation.gated_cases import GatedCase
 from robustjax.evaluation.translation import Parts
-from robustjax.evaluation.translation_attacks import Arrays, Assessment, GatedCase, Headline
 from robustjax.ood.gates import Gate, never
 from robustjax.ood.translate import Defence, identity
 from robustjax.runtime import weights_of
 from robustjax.runtime.attack_progress import attack_progress
+from robustjax.threats import Threat
 from robustjax.types import Batch, Model, Network
 
 PARTS = (
@@ -136,15 +138,15 @@ class Measurements:
         """Attack the defence with all there is, and check what the headline asks for."""
         cfg, sets, defence = self.cfg, self.sets(seed), self.defence(seed)
         copy = self.defence((seed + 1) % cfg.seeds)
-        plan = (*translation_attacks.static(), *self._plan(), *translation_attacks.transferred(cfg.steps))
+        plan = (*gated_cases.static(), *self._plan(), *gated_cases.transferred(cfg.steps))
         pool = sets.valid.image, np.asarray(sets.valid.label)
         found = self._attacked(defence, sets.test, cfg.recipe.eps, plan, seed, copy=copy, pool=pool)
-        checks = translation_attacks.gradient_checks(defence, sets.test, cfg.recipe.eps)
-        flags = masking_checks.rows(translation_attacks.masking(found, checks))
+        checks = defences.gradient_checks(defence, sets.test, cfg.recipe.eps)
+        flags = masking_checks.rows(headline.masking(found, checks))
         rows = {f"flag/{key}": np.array([str(row[key]) for row in flags]) for key in FLAG}
-        single = translation_attacks.one_by_one(defence, sets.test.image[:16])
+        single = defences.one_by_one(defence, sets.test.image[:16])
         ways = translation.paths(defence, sets.test)
-        return translation_attacks.in_arrays(found) | rows | {"single": single, **ways}
+        return defence_results.in_arrays(found) | rows | {"single": single, **ways}
 
     def swapped(self, seed: int) -> Arrays:
         """Attack the defence behind another gate, which reads the classifier's own features, on the first images."""
@@ -152,7 +154,7 @@ class Measurements:
         plan = [case for case in plan if case.attack[:2] in ("A1", "A3", "A4")]
         defence = self.defence(seed, "Mahalanobis of f")
         found = self._attacked(defence, self._sweep_images(seed), self.cfg.recipe.eps, plan, seed)
-        return translation_attacks.in_arrays(found)
+        return defence_results.in_arrays(found)
 
     def baseline(self, seed: int) -> Arrays:
         """Attack the classifier trained against PGD by the same code: no gate, no translator."""
@@ -160,30 +162,32 @@ class Measurements:
         gate = Gate(jax.tree_util.Partial(never), jnp.float32(-1))
         defence = Defence(f, jax.tree_util.Partial(identity), gate)
         plan = [
-            translation_attacks.on_the_classifier(case) if case.attack[:2] == "A1" else case
+            gated_cases.on_the_classifier(case) if case.attack[:2] == "A1" else case
             for case in self._plan(estimates=0)
             if case.attack in ("A1 through translator", "A7 Square")
         ]
-        plan = (*translation_attacks.static(), *plan)
+        plan = (*gated_cases.static(), *plan)
         found = self._attacked(defence, self.sets(seed).test, self.cfg.recipe.eps, plan, seed)
-        return translation_attacks.in_arrays(found)
+        return defence_results.in_arrays(found)
 
     def sweep(self, seed: int) -> Arrays:
         """Attack the first images at other radii, up to where everything is allowed."""
         defence, found = self.defence(seed), {}
-        plan = translation_attacks.at_radius_one(self.cfg.steps)
+        plan = gated_cases.at_radius_one(self.cfg.steps)
         for eps in self.cfg.radii:
             one = self._attacked(defence, self._sweep_images(seed), eps, plan, seed, every=False)
-            found[f"{eps:g}"] = ~translation_attacks.robust(one)
+            found[f"{eps:g}"] = ~one.robust()
             found[f"{eps:g}/unseen"] = one.in_distribution()
         return found
 
-    def headline(self, seed: int, parts: Mapping[str, Arrays]) -> Headline:
+    def headline(self, seed: int, parts: Mapping[str, Arrays]) -> headline.Headline:
         """Say what may be printed of the defence of a seed."""
         part, sets = parts[f"adaptive_{seed}"], self.sets(seed)
         at_one = float(1 - parts[f"sweep_{seed}"]["1"].mean())
-        found = translation_attacks.from_arrays(part)
-        return translation_attacks.conclude(found, sets.test, sets.valid.image, part["single"], at_one)
+        found = defence_results.from_arrays(part)
+        return headline.headline(
+            found, images=sets.test.image, calibration=sets.valid.image, single=part["single"], at_one=at_one
+        )
 
     def _sweep_images(self, seed: int) -> Batch:
         return first(self.sets(seed).test, self.cfg.sweep_images)
@@ -195,7 +199,7 @@ class Measurements:
             "steps": cfg.steps, "restarts": cfg.restarts, "targets": cfg.targets, "queries": cfg.queries,
             "estimates": cfg.estimates,
         }  # fmt: skip
-        return translation_attacks.adaptive(10, **(settings | more))
+        return gated_cases.adaptive(10, **(settings | more))
 
     def _attacked(
         self,
@@ -208,11 +212,11 @@ class Measurements:
         copy: Defence | None = None,
         pool: tuple[Any, Any] | None = None,
         every: bool = True,
-    ) -> Assessment:
+    ) -> DefenceResults:
         """Run those attacks of a plan that were asked for."""
         only = self.cfg.only
         chosen = [case for case in plan if not only or case.attack.startswith(only)]
-        return translation_attacks.attack_defence(
-            defence, test, eps, chosen, seed=seed, batch_size=self.cfg.batch_size, copy=copy, pool=pool,
-            every=every, progress=attack_progress(),
+        return purifier.evaluate(
+            jax.random.key(seed), defence, test.image, test.label, Threat("linf", eps), chosen,
+            batch_size=self.cfg.batch_size, copy=copy, pool=pool, every=every, progress=attack_progress(),
         )  # fmt: skip

@@ -7,13 +7,13 @@ import numpy as np
 from experiments.ood_to_id.config import DefenceConfig
 from experiments.ood_to_id.defence_results import DETECTOR, FAMILIES, Results
 from robustjax.analysis.intervals import proportion
+from robustjax.evaluation.defence_results import SHOWN
 from robustjax.evaluation.translation import SHARES
-from robustjax.evaluation.translation_attacks import SHOWN
 from robustjax.runtime import figures
 from robustjax.runtime.bar_charts import bars
 from robustjax.runtime.image_grids import grid
 from robustjax.runtime.report import Report
-from robustjax.runtime.subplots import Line, Panel, panels
+from robustjax.runtime.subplots import Line, Subplot, subplot_grid
 
 COUNT = 8  # images in a picture
 GAIN = 2.0  # of differences
@@ -186,11 +186,11 @@ def _detection(it: Results) -> Iterator[Drawn]:
         hits = np.stack([it.right(f"{kind} {share:g} eps", 0).mean(axis=1) for share in SHARES])
         right[kind] = Line(radii, hits.mean(axis=1), hits.min(axis=1), hits.max(axis=1))
     pictures = [
-        Panel("detected", drawn, "linf radius", f"AUROC of {DETECTOR}", (0.4, 1.02)),
-        Panel("classified", right, "linf radius", "accuracy of f", (0, 1.02)),
+        Subplot("detected", drawn, "linf radius", f"AUROC of {DETECTOR}", (0.4, 1.02)),
+        Subplot("classified", right, "linf radius", "accuracy of f", (0, 1.02)),
     ]
     yield (
-        panels(pictures), "over_radii",
+        subplot_grid(pictures), "over_radii",
         "Attacks and noise of the same size over the radius: how well the gate tells them from clean images, and the "
         "accuracy of f on them. Shades: least and largest of the seeds.",
     )  # fmt: skip

@@ -7,8 +7,8 @@ import numpy as np
 
 from experiments.ood_to_id.config import DefenceConfig
 from robustjax.analysis.intervals import proportion
-from robustjax.evaluation import translation_attacks
-from robustjax.evaluation.headline import Headline, percent
+from robustjax.evaluation.defence_results import from_arrays
+from robustjax.evaluation.headline import Headline, by_attack, percent
 from robustjax.ood import controls
 
 PAPER = "n/a"  # the tables of arXiv:2202.08944 were not available
@@ -32,7 +32,7 @@ class Results:
         self.parts, self.cfg, self.headlines = parts, cfg, headlines
         self.seeds = range(cfg.seeds)
         self.found = {
-            name: [translation_attacks.from_arrays(parts[f"{name}_{seed}"]) for seed in self.seeds]
+            name: [from_arrays(parts[f"{name}_{seed}"]) for seed in self.seeds]
             for name in ("adaptive", "swapped", "baseline")
         }
         self.detectors = [
@@ -53,15 +53,12 @@ class Results:
 
     def robust(self, part: str, *names: str) -> np.ndarray:
         """Say which images are right under the attacks of these names or threat models, (s, n)."""
-        return np.stack([translation_attacks.robust(one, *names) for one in self.found[part]])
+        return np.stack([one.robust(*names) for one in self.found[part]])
 
     def robust_to_gradients(self, part: str) -> np.ndarray:
         """Say which images are right under A1 to A4, (s, n)."""
         return np.stack(
-            [
-                translation_attacks.robust(one, *(a for a in one.attacks if a[:2] in GRADIENT_ATTACKS))
-                for one in self.found[part]
-            ]
+            [one.robust(*(a for a in one.attacks if a[:2] in GRADIENT_ATTACKS)) for one in self.found[part]]
         )
 
     def idar(self) -> np.ndarray:
@@ -186,7 +183,7 @@ class Results:
 
     def attack_rows(self, part: str = "adaptive", seed: int = 0) -> list[dict[str, Any]]:
         """Tabulate what every attack left."""
-        return translation_attacks.by_attack(self.found[part][seed])
+        return by_attack(self.found[part][seed])
 
     # --- what was expected --------------------------------------------------------------------------------
 

@@ -8,9 +8,8 @@ from experiments.ood_to_id.config import EvaluateConfig
 from experiments.ood_to_id.evaluation import Comparison, Evaluation
 from robustjax.analysis.intervals import proportion
 from robustjax.attacks import masking_checks
-from robustjax.evaluation import translation_attacks
-from robustjax.evaluation.headline import percent
-from robustjax.evaluation.translation_attacks import Assessment
+from robustjax.evaluation.defence_results import DefenceResults
+from robustjax.evaluation.headline import by_attack, by_threat_model, percent
 from robustjax.ood.gates import with_reject
 from robustjax.ood.translate import route_table
 from robustjax.runtime.bar_charts import bars
@@ -32,25 +31,25 @@ GROUPED = (
 # --- tables ---------------------------------------------------------------------------------------------
 
 
-def main_rows(found: Assessment) -> list[dict[str, Any]]:
+def main_rows(found: DefenceResults) -> list[dict[str, Any]]:
     """Tabulate accuracies by threat model, false alarms and IDAR."""
     rows = {"clean accuracy of f": found.plain.argmax(axis=1) == found.label}
     rows |= {"clean accuracy of the defence": ~found.clean_wrong, "clean images routed": found.routed}
     table = [{"quantity": name, "found %": percent(proportion(hits))} for name, hits in rows.items()]
-    models = translation_attacks.by_threat_model(found)
+    models = by_threat_model(found)
     table += [{"quantity": THREAT_MODELS[m], "found %": percent(e)} for m, e in models.items()]
     undetected = proportion(found.in_distribution())
     table.append({"quantity": "IDAR: fooled with the gate passing", "found %": percent(undetected)})
     return [row | {"paper": "n/a"} for row in table]
 
 
-def route_rows(found: Assessment) -> list[dict[str, Any]]:
+def route_rows(found: DefenceResults) -> list[dict[str, Any]]:
     """Split the clean accuracy by route."""
     table = route_table(found.label, found.plain, found.through, found.routed)
     return [{name: f"{value:.4g}" for name, value in table.items()}]
 
 
-def reject_rows(found: Assessment) -> list[dict[str, Any]]:
+def reject_rows(found: DefenceResults) -> list[dict[str, Any]]:
     """Tabulate a classifier that refuses, instead of translating, whatever the gate stops: f on the rest.
 
     Points that an attack found undetected by the gate come before all others, so they are its points here as well; of
@@ -84,7 +83,7 @@ def facts(it: Evaluation | Comparison) -> dict[str, Any]:
         "eps": it.target.eps,
         "accuracy at radius 1": it.at_one,
         "main": {mode: main_rows(one) for mode, one in it.found.items()},
-        "attacks": {mode: translation_attacks.by_attack(one) for mode, one in it.found.items()},
+        "attacks": {mode: by_attack(one) for mode, one in it.found.items()},
         "routes": {mode: route_rows(one) for mode, one in it.found.items()},
         "abstaining": {mode: reject_rows(one) for mode, one in it.found.items()},
         "flags": masking_checks.rows(it.flags),
@@ -123,7 +122,7 @@ def evaluation_report(cfg: EvaluateConfig, it: Evaluation) -> Report:
             caption=f"By what the adversary knows; translator: {mode}; linf {it.target.eps:.4g}.",
         )
         names = [a for a, m in zip(found.attacks, found.models, strict=True) if m in ("TM0", "TM3")]
-        left = [proportion(translation_attacks.robust(found, name)) for name in names]
+        left = [proportion(found.robust(name)) for name in names]
         series = {"accuracy left": [(100 * e.value, 100 * e.low, 100 * e.high) for e in left]}
         report.picture(
             bars([" ".join(name.split()[:2]) for name in names], series, ylabel="accuracy %"),
@@ -131,7 +130,7 @@ def evaluation_report(cfg: EvaluateConfig, it: Evaluation) -> Report:
             name=f"attacks_{mode[:5].strip()}",
         )
         report.table(
-            translation_attacks.by_attack(found),
+            by_attack(found),
             caption="What every attack left, classified by the defence itself.",
         )
         report.table(route_rows(found), caption="Clean images by route.")
@@ -164,7 +163,7 @@ def evaluation_report(cfg: EvaluateConfig, it: Evaluation) -> Report:
     return report
 
 
-def _show_points(report: Report, mode: str, found: Assessment, clean: np.ndarray) -> None:
+def _show_points(report: Report, mode: str, found: DefenceResults, clean: np.ndarray) -> None:
     count = min(8, found.x.shape[1])
     for name in ("A1 through translator", "A3 gate bypass"):
         if name not in found.attacks:

@@ -18,12 +18,14 @@ from robustjax import runtime
 from robustjax.attacks.flags import Flag
 from robustjax.catalog.names import imported
 from robustjax.catalog.translators import TRANSLATORS
-from robustjax.evaluation import translation, translation_attacks
-from robustjax.evaluation.translation_attacks import Arrays, Assessment, GatedCase, Headline
+from robustjax.evaluation import defence_results, defences, gated_cases, headline, purifier, translation
+from robustjax.evaluation.defence_results import Arrays, DefenceResults
+from robustjax.evaluation.gated_cases import GatedCase
 from robustjax.ood.gates import Gate, always
 from robustjax.ood.translate import Defence
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.stopping import Stop, stopping
+from robustjax.threats import Threat
 from robustjax.types import Batch
 
 
@@ -61,8 +63,8 @@ class Evaluation(NamedTuple):
     """
 
     target: Target
-    found: dict[str, Assessment]
-    headline: Headline
+    found: dict[str, DefenceResults]
+    headline: headline.Headline
     flags: tuple[Flag, ...]
     at_one: float
     controls: list[dict[str, str]]
@@ -85,11 +87,11 @@ def evaluate_system(cfg: EvaluateConfig) -> Evaluation | Comparison:
     # --- the defence ---
     target = open_target(cfg)
     defence, test, eps = target.defence, target.test, target.eps
-    given = translation_attacks.as_argument(defence)
+    given = defences.as_argument(defence)
     modes: dict[str, int | None] = {"fixed draw" if target.random else "deterministic": None}
     if target.random and cfg.samples:
         modes[f"mean of {cfg.samples} draws"] = cfg.samples
-    found: dict[str, Assessment] = {}
+    found: dict[str, DefenceResults] = {}
     submissions: dict[str, list[dict[str, str]]] = {}
 
     # --- attacks ---
@@ -99,9 +101,7 @@ def evaluate_system(cfg: EvaluateConfig) -> Evaluation | Comparison:
             if cfg.gate == "grouped":
                 points = {str(part["attacks"][0]): part["points"] for part in parts}
                 return Comparison(target, translation.grouped_rows(defence, test, points, eps))
-            found[mode] = translation_attacks.joined(
-                [translation_attacks.from_arrays(part) for part in parts]
-            )
+            found[mode] = defence_results.joined([defence_results.from_arrays(part) for part in parts])
             if target.random:
                 found[mode], submissions[mode] = translation.resubmitted(
                     given, test, [part["points"] for part in parts], found[mode],
@@ -110,23 +110,24 @@ def evaluate_system(cfg: EvaluateConfig) -> Evaluation | Comparison:
 
     # --- controls, radius 1, and what may be printed ---
     controls = translation.noise_and_shifts(defence, test, eps, _pgd_points(pathlib.Path(cfg.out)))
-    mode, worst = min(found.items(), key=lambda item: translation_attacks.robust(item[1]).mean())
+    mode, worst = min(found.items(), key=lambda item: item[1].robust().mean())
     plan = [
         case
-        for case in translation_attacks.at_radius_one(cfg.steps)
+        for case in gated_cases.at_radius_one(cfg.steps)
         if not case.attack.startswith(cfg.exempt or ("-",))
     ]
-    at_one = translation_attacks.attack_defence(
-        defence, test, 1.0, plan, seed=cfg.seed, batch_size=cfg.batch_size
-    )
-    left = float(translation_attacks.robust(at_one).mean())
+    at_one = purifier.evaluate(
+        jax.random.key(cfg.seed), defence, test.image, test.label, Threat("linf", 1.0), plan,
+        batch_size=cfg.batch_size,
+    )  # fmt: skip
+    left = float(at_one.robust().mean())
     calibration = None if cfg.function else target.sets.valid.image
-    single = translation_attacks.one_by_one(
-        given, test.image[:16], key=jax.random.key(cfg.seed), samples=modes[mode]
+    single = defences.one_by_one(given, test.image[:16], key=jax.random.key(cfg.seed), samples=modes[mode])
+    printed = headline.headline(
+        worst, images=test.image, calibration=calibration, single=single, at_one=left, exempt=cfg.exempt
     )
-    headline = translation_attacks.conclude(worst, test, calibration, single, left, cfg.exempt)
-    flags = translation_attacks.masking(worst, translation_attacks.gradient_checks(given, test, eps))
-    return Evaluation(target, found, headline, flags, left, controls, submissions)
+    flags = headline.masking(worst, defences.gradient_checks(given, test, eps))
+    return Evaluation(target, found, printed, flags, left, controls, submissions)
 
 
 def write_results(cfg: EvaluateConfig, facts: dict[str, Any]) -> None:
@@ -184,24 +185,25 @@ def _attacked(
 ) -> list[Arrays]:
     """Run the attacks that have left no file yet; read those that have."""
     steps = (cfg.averaged_steps if samples else None) or cfg.steps
-    plan = translation_attacks.static() + translation_attacks.adaptive(
+    plan = gated_cases.static() + gated_cases.adaptive(
         int(target.test.label.max()) + 1, steps=steps, restarts=cfg.restarts, penalties=cfg.penalties,
         targets=cfg.targets, queries=cfg.queries, estimates=cfg.estimates,
         matches=3 if target.defence.features else 0,
     )  # fmt: skip
-    plan += translation_attacks.transferred(steps) if target.copy is not None else ()
+    plan += gated_cases.transferred(steps) if target.copy is not None else ()
     plan = _chosen(cfg, plan, cfg.averaged_only if samples else ())
     done, began, valid = [], time.monotonic(), target.sets.valid
 
     def attack(name: str) -> Arrays:
-        found = translation_attacks.attack_defence(
-            target.defence, target.test, target.eps, [case for case in plan if case.attack == name],
-            seed=cfg.seed, batch_size=cfg.batch_size, samples=samples, copy=target.copy,
+        found = purifier.evaluate(
+            jax.random.key(cfg.seed), target.defence, target.test.image, target.test.label,
+            Threat("linf", target.eps), [case for case in plan if case.attack == name],
+            batch_size=cfg.batch_size, samples=samples, copy=target.copy,
             pool=(valid.image[:1000], valid.label[:1000]),
         )  # fmt: skip
-        left = 100 * translation_attacks.robust(found).mean()
+        left = 100 * found.robust().mean()
         runtime.say(f"{mode}: {name}: accuracy {left:.1f} %, {time.monotonic() - began:.0f} s")
-        return translation_attacks.in_arrays(found) | {"points": found.x[0]}
+        return defence_results.in_arrays(found) | {"points": found.x[0]}
 
     for name in dict.fromkeys(case.attack for case in plan):
         file = f"{mode} {name}".replace(" ", "_").replace(",", "")

@@ -43,7 +43,7 @@ def load(
       dataset: its name.
       seed: draws which of the digits calibrate.
       data_dir: where prepared sets are.
-      size: scale and cut prepared sets to so many pixels.
+      size: pixels a side that prepared sets are scaled and cut to.
       images: the first N of each part, all for None.
     """
     if dataset == "digits":

@@ -11,7 +11,7 @@ from experiments.perturbation_sets.config import FAMILIES, RADII, TARGETS, Compa
 from robustjax.perturbations.quality import Quality
 from robustjax.runtime import image_grids
 from robustjax.runtime.report import Report
-from robustjax.runtime.subplots import Line, Panel, panels
+from robustjax.runtime.subplots import Line, Subplot, subplot_grid
 from robustjax.smoothing.certify import Certificate
 from robustjax.smoothing.curves import certified_accuracy
 
@@ -169,11 +169,11 @@ def _family(report: Report, family: str, cells: Sequence[Arrays], one: Summary) 
     curves |= {f"{t}, attacked": Line(np.append(0.0, one.eps), 100 * v) for t, v in one.attacked.items()}
     errors = {n: Line(one.eps, [q[n] for q in one.quality]) for n in ("nearest", "expected", "farthest")}
     report.picture(
-        panels(
+        subplot_grid(
             [
-                Panel("Under attack", lines, "radius", "accuracy %", (0, 100)),
-                Panel("Smoothed, certified", curves, "radius", "accuracy %", (0, 100)),
-                Panel("Errors to real ones", errors, "radius", "squared error", None),
+                Subplot("Under attack", lines, "radius", "accuracy %", (0, 100)),
+                Subplot("Smoothed, certified", curves, "radius", "accuracy %", (0, 100)),
+                Subplot("Errors to real ones", errors, "radius", "squared error", None),
             ]
         ),
         caption="Accuracy under attack; certified accuracy of smoothed networks and their accuracy under an attack on "

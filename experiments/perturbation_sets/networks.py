@@ -117,7 +117,7 @@ class LearnedSet(NamedTuple):
 
     Attributes:
       config: of the run.
-      model, params, state, step: the autoencoder after so many updates.
+      model, params, state, step: the autoencoder after `step` updates.
       radii: statistics of the encodings' norms, such as their quartiles; empty if the run is not measured yet.
       splits: training, validation and test images.
     """

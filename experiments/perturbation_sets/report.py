@@ -15,7 +15,7 @@ from robustjax import runtime
 from robustjax.perturbations.quality import Norms, Quality
 from robustjax.runtime import figures, image_grids
 from robustjax.runtime.report import Report
-from robustjax.runtime.subplots import Line, Panel, panels
+from robustjax.runtime.subplots import Line, Subplot, subplot_grid
 from robustjax.smoothing.certify import Certificate
 from robustjax.smoothing.curves import certified_accuracy
 
@@ -94,10 +94,10 @@ def evaluation(
     at = np.linspace(0, norms.max(), 50)
     shares["encodings, validation"] = Line(at, [100 * (norms <= r).mean() for r in at])
     report.picture(
-        panels(
+        subplot_grid(
             [
-                Panel("Errors to real perturbations", curve, "radius", "error per pixel"),
-                Panel("What the ball holds", shares, "radius", "% of pairs", (0, 102)),
+                Subplot("Errors to real perturbations", curve, "radius", "error per pixel"),
+                Subplot("What the ball holds", shares, "radius", "% of pairs", (0, 102)),
             ],
             across=2,
         ),
@@ -193,7 +193,7 @@ def classifier(
         level = 100 * found[name].mean()
         lines[{"observed": "worst real ones"}.get(name, name)] = Line(radii[[0, -1]], [level, level])
     report.picture(
-        panels([Panel("Over the radius", lines, "radius", f"{unit}, %", (0, 102))]),
+        subplot_grid([Subplot("Over the radius", lines, "radius", f"{unit}, %", (0, 102))]),
         caption="Under attack inside the set, beside what real perturbations do.",
     )
     captions = [[], [], [] if pixels else [str(k) for k in found["predicted"]]]
@@ -256,7 +256,7 @@ def certificates(
     if attacked is not None:
         lines["attacked"] = Line(numbers["radii"], 100 * np.asarray(attacked))
     report.picture(
-        panels([Panel("Over the radius", lines, "radius", "%", (0, 102))], across=1, height=2.6),
+        subplot_grid([Subplot("Over the radius", lines, "radius", "%", (0, 102))], across=1, height=2.6),
         caption="Certified accuracy.",
     )
     if pixels:

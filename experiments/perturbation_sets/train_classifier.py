@@ -6,9 +6,9 @@
     python -m experiments.perturbation_sets.train_classifier scenes --set runs/lit --method augmented --out runs/scenes
 
 Methods: plain; real (on the perturbations that the set was learned from); augmented (on random points of the set);
-adversarial (on the harder of an image and what an attack in the set made of it); stability; and, to be certified by
-`certify`, with noise in latents: smoothed, smoothadv (the smoothed classifier is attacked within --attack-radius times
-the radius) and macer (its certified radius is made large).
+adversarial (on an image or what an attack in the set made of it, whichever has the larger loss); stability; and, to be
+certified by `certify`, with noise in latents: smoothed, smoothadv (the smoothed classifier is attacked within
+--attack-radius times the radius) and macer (its certified radius is made large).
 
 Accuracy is measured on clean images, on real perturbations, on the worst of many real ones, and under PGD with restarts
 at the quartiles and the largest of the encodings' norms, where u = 0 and the encoding of a real perturbation are

@@ -92,7 +92,7 @@ def training_loss(
     name = LOSSES.get(method, method)
 
     def ascent(threat: Threat, steps: int, first: int, update: Array) -> Ascent:
-        # TRADES climbs the divergence from the clean prediction, whose slope at the image itself is zero.
+        # TRADES maximises the divergence from the clean prediction, whose slope at the image itself is zero.
         start = gaussian_start(1e-3) if name.startswith("trades") else at_origin
         momentum: dict[str, Any] = {"step_size": cfg.step_size, "momentum": 0.9, "start": start}
         if cfg.step_schedule == "constant":

@@ -14,7 +14,7 @@ from robustjax.analysis import calibration
 from robustjax.ood.metrics import auroc
 from robustjax.runtime import Report
 from robustjax.runtime.image_grids import grid
-from robustjax.runtime.subplots import Line, Panel, panels
+from robustjax.runtime.subplots import Line, Subplot, subplot_grid
 
 IMAGES_SHOWN = 3  # per method and start
 METHODS_SHOWN = ("plain", "at", "ratio")  # where only some methods fit
@@ -125,8 +125,8 @@ def curves(it: Results) -> Iterator[Figure]:
         p = [scipy.special.expit(found[f"confidence_curve/{n}"]).mean(axis=1) for n in it.ood_sets]
         ood_confidence[TITLES[method]] = _line(radii, np.mean(p, axis=0))
     yield Figure(
-        panels(
-            [Panel(name, lines, "l2 radius", "worst-case AUROC", (0, 1)) for name, lines in by_set.items()]
+        subplot_grid(
+            [Subplot(name, lines, "l2 radius", "worst-case AUROC", (0, 1)) for name, lines in by_set.items()]
         ),
         "auroc_over_radii",
         f"AUROC against the points of highest confidence found around {count} images of each OOD set, over the radius. "
@@ -141,11 +141,11 @@ def curves(it: Results) -> Iterator[Figure]:
         for which in ("true", "other")
     )
     yield Figure(
-        panels(
+        subplot_grid(
             [
-                Panel("OOD images", ood_confidence, "l2 radius", "mean confidence", (0, 1)),
-                Panel("ID images, true class", true, "l2 radius", "mean probability", (0, 1)),
-                Panel("ID images, other class", other, "l2 radius", "mean probability", (0, 1)),
+                Subplot("OOD images", ood_confidence, "l2 radius", "mean confidence", (0, 1)),
+                Subplot("ID images, true class", true, "l2 radius", "mean probability", (0, 1)),
+                Subplot("ID images, other class", other, "l2 radius", "mean probability", (0, 1)),
             ]
         ),
         "confidence_over_radii",
@@ -232,10 +232,10 @@ def reliability(it: Results) -> Figure:
             filled = bins.share > 0.01
             lines[TITLES[method]] = Line(bins.confidence[filled], bins.accuracy[filled])
     return Figure(
-        panels(
+        subplot_grid(
             [
-                Panel("as trained", before, "confidence", "accuracy", (0, 1.02)),
-                Panel("after temperature", after, "confidence", "accuracy", (0, 1.02)),
+                Subplot("as trained", before, "confidence", "accuracy", (0, 1.02)),
+                Subplot("after temperature", after, "confidence", "accuracy", (0, 1.02)),
             ],
             across=2,
         ),

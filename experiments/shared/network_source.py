@@ -109,11 +109,11 @@ def open_network(source: Source, images: int | None, seed: int) -> Opened:
         )
         return Opened(seen, reference, test)
 
-    probe = jax.eval_shape(lambda x: call(x), jax.ShapeDtypeStruct((2, *test.image.shape[1:]), jnp.float32))
+    example = jax.eval_shape(lambda x: call(x), jax.ShapeDtypeStruct((2, *test.image.shape[1:]), jnp.float32))
     expected = (2, len(test.info.classes))
-    if getattr(probe, "shape", None) != expected:
+    if getattr(example, "shape", None) != expected:
         raise ValueError(
-            f"--source.function gives {getattr(probe, 'shape', type(probe).__name__)} for two images, "
+            f"--source.function gives {getattr(example, 'shape', type(example).__name__)} for two images, "
             f"must give logits of shape {expected}"
         )
     network = Network(of_function(lambda: call), {}, {}, about, title)

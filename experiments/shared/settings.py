@@ -79,7 +79,7 @@ class Optimizer:
     weight_decay: NonNegative = 5e-4
 
     def over(self, updates: int) -> optax.GradientTransformation:
-        """Build the optimiser, its schedule stretched over so many updates."""
+        """Build the optimiser, its schedule stretched over the updates of a run."""
         rate = {
             "constant": lambda: self.rate,
             "piecewise": lambda: optimizers.piecewise(self.rate, updates),

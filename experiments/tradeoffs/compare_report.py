@@ -13,7 +13,7 @@ from robustjax.analysis.linear.pair import pair
 from robustjax.analysis.linear.theorems import irrepresentable
 from robustjax.analysis.measures import MEASURES, estimate
 from robustjax.runtime.report import Report
-from robustjax.runtime.subplots import Panel, panels
+from robustjax.runtime.subplots import Subplot, subplot_grid
 
 FRONTIER = ("clean", "robust", "worst", "rfs")
 WITHOUT_BACKGROUNDS = ("clean", "robust", "worst_class", "rfs")  # where the background is not known
@@ -64,11 +64,11 @@ def comparison(cfg: CompareConfig, results: Results, examples: bytes) -> Report:
     report.section("Accuracy, robustness, worst group and sensitivity over the radius")
     for name, background in (("high", HIGH_CONTRAST), ("low", LOW_CONTRAST)):
         subplots = [
-            Panel(m.title, results.over_radii(background, key), "radius of training in l2", m.unit)
+            Subplot(m.title, results.over_radii(background, key), "radius of training in l2", m.unit)
             for key, m in ((key, MEASURES[key]) for key in FRONTIER)
         ]
         report.picture(
-            panels(subplots, across=2),
+            subplot_grid(subplots, across=2),
             name=f"frontier_{name}",
             caption=f"The {name}-contrast background. {CORNER} Foreground sensitivity (RFS) is high where noise on "
             "the digit hurts more than noise on the background. It depends both on where a network looks and on how "
@@ -118,9 +118,9 @@ def of_pretrained(cfg: CompareConfig, found: Sequence[Measured]) -> Report:
         for norm in norms:
             points = [(n.eps, n.arrays) for n in found if n.norm == norm or not n.eps]
             lines[f"{norm} training"] = curve(sorted(points, key=lambda p: p[0]), measure, cfg.resamples)
-        subplots.append(Panel(measure.title, lines, "radius of training", measure.unit))
+        subplots.append(Subplot(measure.title, lines, "radius of training", measure.unit))
     report.picture(
-        panels(subplots, across=2),
+        subplot_grid(subplots, across=2),
         name="frontier",
         caption="Over the radius of training; 0 is training on clean images.",
     )
@@ -151,7 +151,7 @@ def _radii(results: Results) -> tuple[str, bytes, str]:
         top = results.largest(results.multi(background, "linf")) or results.largest(clean)
         changes[background] = results.change(top, clean, "gap") if top else "is not known to change"
     subplots = [
-        Panel(
+        Subplot(
             f"{name}-contrast background",
             results.over_radii(background, "gap"),
             "radius of training in l2",
@@ -162,7 +162,7 @@ def _radii(results: Results) -> tuple[str, bytes, str]:
     return (
         f"Adversarial training at large radii {changes[HIGH_CONTRAST]} the reliance on a high-contrast background; it "
         f"{changes[LOW_CONTRAST]} that on a low-contrast one.",
-        panels(subplots, across=2),
+        subplot_grid(subplots, across=2),
         f"How much accuracy is lost when backgrounds no longer match; at 0 the background does not matter. {CORNER}",
     )
 
@@ -180,14 +180,14 @@ def _correlations(results: Results) -> tuple[str, bytes, str] | None:
             "backgrounds as in training": results.curve(points, "robust"),
             "random backgrounds": results.curve(points, "robust_rand"),
         }
-        subplots.append(Panel(name, lines, "correlation in training", "accuracy under attack", (0, 1)))
+        subplots.append(Subplot(name, lines, "correlation in training", "accuracy under attack", (0, 1)))
     # With a perfect shortcut nothing else is trained at all, so the comparison stops short of 1.
     ends = [results.correlated(c, results.radius) for c in (max([c for c in known if c < 1]), known[0])]
     kept, lost = (results.change(ends[0], ends[1], m) for m in ("robust", "robust_rand"))
     return (
         f"A shortcut {kept} the robustness of adversarially trained networks while it lasts, and {lost} it once it "
         "breaks.",
-        panels(subplots, across=2),
+        subplot_grid(subplots, across=2),
         "Accuracy under attack of networks trained with more or less of a shortcut, on clean images and at l2 "
         f"{results.radius:g}.",
     )
@@ -207,7 +207,9 @@ def _groups(results: Results) -> tuple[str, bytes, str] | None:
     return (
         f"Refitting the last layer on a few images without the shortcut {restores} the accuracy on the worst group "
         "that adversarial training lost.",
-        panels([Panel("Worst group of two classes", lines, "l2 radius of training", "accuracy", (0, 1))]),
+        subplot_grid(
+            [Subplot("Worst group of two classes", lines, "l2 radius of training", "accuracy", (0, 1))]
+        ),
         "Accuracy on the worst combination of class and background: is the digit lost from the features, or ignored?",
     )
 

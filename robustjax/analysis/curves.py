@@ -21,21 +21,21 @@ class Curve(NamedTuple):
 
     Attributes:
       eps: (r,) radii, rising, in the units of x.
-      resisted: (r, n) whether the prediction was right at this radius and all smaller ones.
+      robust: (r, n) whether the prediction was right at this radius and all smaller ones.
       margin: (r, n) the largest max_{j != y} z_j - z_y found up to this radius; positive where broken.
       x: (r, n, ...) the points with these margins: adversarial, or the strongest found.
       logits: (r, n, k) there.
     """
 
     eps: np.ndarray
-    resisted: np.ndarray
+    robust: np.ndarray
     margin: np.ndarray
     x: np.ndarray
     logits: np.ndarray
 
     def accuracy(self, *, level: float = 0.95) -> list[Estimate]:
         """Estimate the robust accuracy at each radius, with exact binomial intervals."""
-        return [proportion(hits, level=level) for hits in self.resisted]
+        return [proportion(hits, level=level) for hits in self.robust]
 
 
 def over_radii(model: Model, attack_at: Callable[[Array], Attack]) -> Callable[..., Curve]:

@@ -114,7 +114,7 @@ def balanced_mixture(
 def counted_mixture(
     counts: Mapping[str, int], like: Split, *, split: str = "train", data_dir: str | None = None
 ) -> Split:
-    """Load OOD sets to train on, each with so many images; drawing from the whole weighs the sets by them.
+    """Load OOD sets to train on, each with its number of images; drawing from the whole weighs the sets by them.
 
     Args:
       counts: images by name.

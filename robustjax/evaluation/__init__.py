@@ -12,13 +12,12 @@ score_cases  attacks on such a score
 score_checks gradient-masking checks for scores
 results      what a suite did to every image; merging
 purifier     attacks on a classifier behind a gate and a translator, evaluated by the defence itself
-assessments  what that did to every example
+defence_results  what that did to every example
 defences     such a classifier as a system under attack
 gated_cases  cases against it, by what the adversary knows
 inside_sets  accuracy on real perturbations, and under attack inside a learned perturbation set
 headline     when a robust accuracy may be printed
 translation  what OOD-to-ID translation does: detection beside noise, natural shifts, resubmissions
-translation_attacks  attacks on it: the plans, radius 1, the headline
 """
 
 from robustjax.evaluation.mapped import mapped as mapped

@@ -7,17 +7,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from robustjax import logit
-from robustjax.attacks import gated_objectives
+from robustjax.attacks import gated_objectives, masking_checks
 from robustjax.attacks.adaptive import averaged, substituted
 from robustjax.attacks.case import Case, Rows
+from robustjax.attacks.flags import Flag
 from robustjax.attacks.gated_objectives import AttackParameters, Target, View
 from robustjax.attacks.solver import Solver, ValueAndMerit
+from robustjax.numerics import keys_for
 from robustjax.ood.translate import Defence
 from robustjax.threats import Threat
-from robustjax.types import Images
+from robustjax.types import Batch, Images
 
 SEGMENT = 10  # iterations between two widths of the soft gate
 
@@ -53,7 +56,7 @@ class GatedParameters(NamedTuple):
     place: Any
 
 
-def seen_by(defence: Defence, keys: PRNGKeyArray, *, slope: str, passes: int | None) -> View:
+def seen_by(defence: Defence, keys: PRNGKeyArray, *, slope: str, samples: int | None) -> View:
     """Look at a defence as an attacker: a fixed draw or the mean of several, true slopes or those of the identity."""
 
     def translate(keys: PRNGKeyArray, x: Images) -> Images:
@@ -69,8 +72,8 @@ def seen_by(defence: Defence, keys: PRNGKeyArray, *, slope: str, passes: int | N
         return stochastic(own, x)
 
     through = partial(stochastic, keys)
-    if passes is not None:
-        through = averaged(drawn, jax.random.key(0), passes=passes, of=jax.nn.log_softmax)
+    if samples is not None:
+        through = averaged(drawn, jax.random.key(0), passes=samples, of=jax.nn.log_softmax)
     return View(defence.logits_fn, through, defence.gate.gap, defence.features)
 
 
@@ -97,7 +100,7 @@ class GatedProgram:
     steps: int
     slope: str
     anneal: float
-    passes: int | None
+    samples: int | None
     copied: bool
     transfer: bool
     black_box: bool
@@ -108,7 +111,7 @@ class GatedProgram:
 
         def objective(systems: Systems, rows: Rows) -> ValueAndMerit:
             defence = systems.copy if self.copied else systems.victim
-            view = seen_by(defence, rows.key, slope=self.slope, passes=self.passes)
+            view = seen_by(defence, rows.key, slope=self.slope, samples=self.samples)
             # From soft to hard: the last segment has the width that was asked for.
             late = jnp.minimum((rows.step // SEGMENT + 1) * SEGMENT / solver.length, 1.0)
             its = rows.parameters.settings
@@ -144,11 +147,11 @@ class GatedProgram:
 class GatedAnswers(NamedTuple):
     """What the hard defence says of points: both logits, the gap of the gate, margin and merit."""
 
-    passes: int | None  # draws of a random translator to average
+    samples: int | None  # draws of a random translator to average
 
     def __call__(self, systems: Systems, keys: PRNGKeyArray, known: Known, x: Array) -> dict[str, Array]:
         """Run the defence on a batch."""
-        view = seen_by(systems.victim, keys, slope="exact", passes=self.passes)
+        view = seen_by(systems.victim, keys, slope="exact", samples=self.samples)
         plain, through, gap = view.plain(x), view.through(x), view.gap(x)
         hard = jnp.where((gap <= 0)[:, None], plain, through)
         wrong = hard.argmax(axis=1) != known.label
@@ -157,3 +160,30 @@ class GatedAnswers(NamedTuple):
         merit = jnp.where(wrong, jnp.maximum(value, 1e-30), jnp.minimum(value, 0.0))
         margin = logit.margin(hard, known.label)
         return {"plain": plain, "through": through, "gap": gap, "margin": margin, "merit": merit}
+
+
+def one_by_one(defence: Defence, images: Any, *, key: Any = None, samples: int | None = None) -> np.ndarray:
+    """Compute f(T(x)) for images, each in a batch of its own, with the draws that `purifier.evaluate` gives them."""
+    keys = keys_for(jax.random.key(0) if key is None else key, len(images))
+
+    @jax.jit
+    def one(defence: Defence, keys: Any, x: Any) -> Any:
+        return seen_by(defence, keys, slope="exact", samples=samples).through(x)
+
+    x, given = jnp.asarray(images), as_argument(defence)
+    return np.concatenate([np.asarray(one(given, keys[i : i + 1], x[i : i + 1])) for i in range(len(x))])
+
+
+def gradient_checks(defence: Defence, test: Batch, eps: float) -> tuple[Flag, ...]:
+    """Look for masked gradients of f after T, on 64 images; fewer would say little."""
+    if len(test.label) < 64:
+        return ()
+    return masking_checks.checks(
+        jax.random.key(3), jax.tree_util.Partial(_through, defence.logits_fn, defence.translate), test.image[:64],
+        test.label[:64], Threat("linf", eps), steps=20, draws=20,
+    )  # fmt: skip
+
+
+def _through(f: Any, translate: Any, x: Any) -> Any:
+    keys = jax.random.split(jax.random.key(0), len(x))
+    return f(jnp.clip(translate(keys, x), 0.0, 1.0))

@@ -83,22 +83,22 @@ class GatedCase:
     goal: Literal["wrong", "unseen", "end"] = "wrong"
     copied: bool = False
 
-    def program(self, passes: int | None) -> GatedProgram:
-        """Collect what decides which program runs; `passes` are the draws of a random translator to average."""
+    def program(self, samples: int | None) -> GatedProgram:
+        """Collect what decides which program runs; `samples` are the draws of a random translator to average."""
         return GatedProgram(
             self.surrogate,
             self.search,
             self.steps,
             self.slope,
             self.anneal,
-            passes,
+            samples,
             self.copied,
             self.goal == "end",
             self.model == "TM1",
         )
 
 
-def cases_of(plan: Sequence[GatedCase], threat: Threat, *, passes: int | None = None) -> tuple[Case, ...]:
+def cases_of(plan: Sequence[GatedCase], threat: Threat, *, samples: int | None = None) -> tuple[Case, ...]:
     """Turn the searches of one attack into cases, in this order; neighbours of one program are runs of one case.
 
     Their random numbers hang on their place in the attack.
@@ -106,20 +106,20 @@ def cases_of(plan: Sequence[GatedCase], threat: Threat, *, passes: int | None = 
     Args:
       plan: searches of one name and one goal.
       threat: where points may lie.
-      passes: draws of a random translator to average; None to fix the draw.
+      samples: draws of a random translator to average; None to fix the draw.
     """
     groups: list[list[int]] = []
     for place, one in enumerate(plan):
-        same = place > 0 and one.program(passes) == plan[place - 1].program(passes) and one.goal != "end"
+        same = place > 0 and one.program(samples) == plan[place - 1].program(samples) and one.goal != "end"
         if same:
             groups[-1].append(place)
         else:
             groups.append([place])
-    return tuple(_case([plan[i] for i in places], places, threat, passes) for places in groups)
+    return tuple(_case([plan[i] for i in places], places, threat, samples) for places in groups)
 
 
-def _case(some: Sequence[GatedCase], places: Sequence[int], threat: Threat, passes: int | None) -> Case:
-    program = some[0].program(passes)
+def _case(some: Sequence[GatedCase], places: Sequence[int], threat: Threat, samples: int | None) -> Case:
+    program = some[0].program(samples)
     numbers = {
         name: np.array([getattr(one, name) for one in some], np.float32)
         for name in ("penalty", "warmth", "mix")
@@ -143,7 +143,7 @@ def goal_of(plan: Sequence[GatedCase]) -> float:
     """
     goals = {0.5 * gated_objectives.UNSEEN if one.goal == "unseen" else 0.0 for one in plan}
     if len(goals) > 1:
-        raise ValueError(f"assess: the searches of {plan[0].attack} have several goals, must have one")
+        raise ValueError(f"evaluate: the searches of {plan[0].attack} have several goals, must have one")
     return goals.pop()
 
 
@@ -264,3 +264,22 @@ def transferred(steps: int = 100) -> tuple[GatedCase, ...]:
         )
         for surrogate, search, length, wide in kinds
     )
+
+
+def at_radius_one(steps: int) -> tuple[GatedCase, ...]:
+    """List what is enough to break a defence where everything is allowed, of the programs of `adaptive`.
+
+    A3 comes first, so that it tries all images also where the others are tried on what is left.
+    """
+    long = steps + steps // 2
+    return (
+        GatedCase("A3 gate bypass", "TM3", gated_objectives.selective, even, long, goal="unseen"),
+        GatedCase("A3 gate bypass", "TM3", gated_objectives.unseen, steps=steps, penalty=15.0, goal="unseen"),
+        GatedCase("A1 through translator", "TM3", gated_objectives.through, steps=steps),
+        GatedCase("A4 soft gate", "TM3", gated_objectives.softened, even, steps, anneal=10.0),
+    )
+
+
+def on_the_classifier(case: GatedCase) -> GatedCase:
+    """Turn A1 against a classifier without a gate: nothing is translated, so what goes through is the classifier."""
+    return dataclasses.replace(case, surrogate=gated_objectives.unseen)

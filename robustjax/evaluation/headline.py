@@ -9,7 +9,7 @@ import numpy as np
 from robustjax.analysis.intervals import Estimate, proportion
 from robustjax.attacks import masking_checks
 from robustjax.attacks.flags import Flag
-from robustjax.evaluation.assessments import Assessment
+from robustjax.evaluation.defence_results import DefenceResults
 
 LEAST = 200  # examples
 NEEDED = ("A1", "A2", "A3", "A4")
@@ -35,7 +35,7 @@ class Headline:
 
 
 def headline(
-    found: Assessment,
+    found: DefenceResults,
     *,
     images: Any,
     calibration: Any | None,
@@ -81,13 +81,13 @@ def headline(
     return Headline(worst, static, (), says)
 
 
-def by_threat_model(found: Assessment) -> dict[str, Estimate]:
+def by_threat_model(found: DefenceResults) -> dict[str, Estimate]:
     """Estimate the accuracy under each threat model; TM3 knows everything, so it counts all attacks."""
     models = sorted(set(found.models) | {"TM3"})
     return {m: proportion(found.robust() if m == "TM3" else found.robust(m)) for m in models}
 
 
-def by_attack(found: Assessment) -> list[dict[str, Any]]:
+def by_attack(found: DefenceResults) -> list[dict[str, Any]]:
     """Tabulate what each attack left, found unseen by the gate, and cost."""
     return [
         {
@@ -103,7 +103,7 @@ def by_attack(found: Assessment) -> list[dict[str, Any]]:
     ]
 
 
-def masking(found: Assessment, checks: Sequence[Flag] = ()) -> tuple[Flag, ...]:
+def masking(found: DefenceResults, checks: Sequence[Flag] = ()) -> tuple[Flag, ...]:
     """Look for signs of masked gradients: searches without gradients that find more than those with.
 
     Args:
@@ -124,7 +124,7 @@ def percent(found: Estimate) -> str:
     return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
-def _not_run(found: Assessment, exempt: Sequence[str]) -> list[str]:
+def _not_run(found: DefenceResults, exempt: Sequence[str]) -> list[str]:
     ran: Mapping[str, bool] = {
         name: bool(found.tried[i].any() and found.runs[i] > 0) or bool(found.clean_wrong.all())
         for i, name in enumerate(found.attacks)
@@ -137,7 +137,7 @@ def _not_run(found: Assessment, exempt: Sequence[str]) -> list[str]:
     return [f"{', '.join(missing)} not run"] if missing else []
 
 
-def _too_few(found: Assessment) -> list[str]:
+def _too_few(found: DefenceResults) -> list[str]:
     n = len(found.label)
     return [f"{n} examples, needs at least {LEAST}"] if n < LEAST else []
 
@@ -150,7 +150,7 @@ def _calibrated(images: Any, calibration: Any | None) -> list[str]:
     return [f"the threshold comes from test images: {shared} of them are in both sets"] if shared else []
 
 
-def _alone(found: Assessment, single: Any | None) -> list[str]:
+def _alone(found: DefenceResults, single: Any | None) -> list[str]:
     if single is None:
         return ["it is not known whether the translator depends on the batch"]
     alone = np.asarray(single)

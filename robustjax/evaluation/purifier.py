@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import PRNGKeyArray
 
 from robustjax.attacks import gated_objectives
-from robustjax.evaluation.assessments import Assessment as Assessment
+from robustjax.evaluation.defence_results import DefenceResults
 from robustjax.evaluation.defences import GatedAnswers, Known, Systems, as_argument
 from robustjax.evaluation.gated_cases import GatedCase, cases_of, goal_of
 from robustjax.evaluation.runner import Attacked, Examples, Memory, Progress, ask, runner
@@ -19,7 +20,7 @@ from robustjax.ood.translate import Defence
 from robustjax.threats import Threat
 
 
-def assess(
+def evaluate(
     key: PRNGKeyArray,
     defence: Defence,
     x: Any,
@@ -28,14 +29,14 @@ def assess(
     plan: Sequence[GatedCase],
     *,
     batch_size: int = 128,
-    passes: int | None = None,
+    samples: int | None = None,
     copy: Defence | None = None,
     pool: tuple[Any, Any] | None = None,
     every: bool = True,
     sharding: NamedSharding | None = None,
     memory: Callable[[str], Memory] | None = None,
     progress: Callable[[Progress], None] | None = None,
-) -> Assessment:
+) -> DefenceResults:
     """Run attacks one after the other on the runner of all evaluations.
 
     A search works on the examples that those before it, of the same attack, did not bring where they should go, in full
@@ -43,13 +44,13 @@ def assess(
     `jax.tree_util.Partial`s, parameters are arguments.
 
     Args:
-      key: one key; example i uses `fold_in(key, i)`, a random translator fixed draws from it, unless `passes`.
+      key: one key; example i uses `fold_in(key, i)`, a random translator fixed draws from it, unless `samples`.
       defence: f, T and gate; T may be random.
       x, y: images and labels.
-      threat: where points may lie.
+      threat: where points may lie; its radius is an argument of what is compiled.
       plan: what to try, of `gated_cases`.
       batch_size: rows on the device.
-      passes: for a random T, draws to average in every value, gradient and answer (EOT); None to fix the draw.
+      samples: for a random T, draws to average in every value, gradient and answer (EOT); None to fix the draw.
       copy: another defence, for searches of kind TM4, which see nothing else.
       pool: images and labels of benign examples, whose features are matched.
       every: run every attack on all examples, not only on those that are robust to the ones before it.
@@ -59,17 +60,18 @@ def assess(
     Raises:
       ValueError: if a search needs a copy, a pool or features that are not given, or nothing is to be attacked.
     """
+    threat = jax.tree.map(jnp.float32, threat)
     images, labels = as_floats(np.asarray(x)), np.asarray(y, np.int32)
     if not len(images) or not plan:
         raise ValueError(
-            f"assess: {len(images)} images and {len(plan)} cases given, must be at least one of each"
+            f"evaluate: {len(images)} images and {len(plan)} cases given, must be at least one of each"
         )
     check(plan, defence, copy, pool)
     victim = as_argument(defence)
     systems = victim, victim if copy is None else as_argument(copy)
     size = min(batch_size, len(images))
     settings: dict[str, Any] = {"batch_size": size, "smallest": size, "sharding": sharding}
-    answers = GatedAnswers(passes)
+    answers = GatedAnswers(samples)
 
     nothing = np.zeros((len(labels), 0), np.int32)
     examples = Examples(images, Known(labels, nothing, nothing), np.arange(len(labels)))
@@ -89,7 +91,7 @@ def assess(
             ranks = 1 + max(one.rank for one in searches)
             known = _matched(known, victim, images, pool, ranks)
         run = runner(
-            Systems, partial(cases_of, searches, passes=passes), answers, partial(_reached, goal),
+            Systems, partial(cases_of, searches, samples=samples), answers, partial(_reached, goal),
             until=goal, **settings,
         )  # fmt: skip
         one = run(
@@ -104,20 +106,20 @@ def assess(
         )
         broken = broken | (one.final["merit"] > 0)
         found.append(one)
-    return _assessment(plan, labels, clean, names, found)
+    return _results(plan, labels, clean, names, found)
 
 
-def _assessment(
+def _results(
     plan: Sequence[GatedCase],
     labels: np.ndarray,
     clean: dict[str, np.ndarray],
     names: Sequence[str],
     found: Sequence[Attacked],
-) -> Assessment:
+) -> DefenceResults:
     models = {one.attack: one.model for one in plan}
     final = {name: np.stack([one.final[name] for one in found]) for name in ("merit", "margin", "gap")}
     ran = np.stack([(one.outcome >= 0).any(axis=0) for one in found])
-    return Assessment(
+    return DefenceResults(
         attacks=tuple(names),
         models=tuple(models[name] for name in names),
         label=labels,
@@ -149,12 +151,12 @@ def check(plan: Sequence[GatedCase], defence: Defence, copy: Any, pool: Any) -> 
       ValueError: if not.
     """
     if copy is None and any(one.copied for one in plan):
-        raise ValueError("assess: the plan attacks a copy, give one")
+        raise ValueError("evaluate: the plan attacks a copy, give one")
     if any(one.surrogate is gated_objectives.matched for one in plan) and (
         pool is None or not defence.features
     ):
         raise ValueError(
-            "assess: the plan matches features, give features in the defence and a pool of images"
+            "evaluate: the plan matches features, give features in the defence and a pool of images"
         )
 
 

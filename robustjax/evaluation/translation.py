@@ -18,8 +18,9 @@ from robustjax.analysis.intervals import proportion
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
+from robustjax.evaluation.defence_results import SHOWN, Arrays, DefenceResults
+from robustjax.evaluation.defences import as_argument
 from robustjax.evaluation.headline import percent
-from robustjax.evaluation.translation_attacks import SHOWN, Arrays, Assessment, as_argument
 from robustjax.ood import controls, feature_scores, gaussian_scores, logit_scores
 from robustjax.ood.gates import Gate, score_of, together, window_threshold
 from robustjax.ood.gates import gated as gate_of
@@ -270,8 +271,14 @@ def paths(defence: Defence, test: Batch) -> Arrays:
 
 
 def resubmitted(
-    defence: Defence, test: Batch, points: Sequence[Any], found: Assessment, *, times: int, batch_size: int
-) -> tuple[Assessment, list[dict[str, str]]]:
+    defence: Defence,
+    test: Batch,
+    points: Sequence[Any],
+    found: DefenceResults,
+    *,
+    times: int,
+    batch_size: int,
+) -> tuple[DefenceResults, list[dict[str, str]]]:
     """Submit the images and the points of every attack several times to a random defence, with new draws.
 
     Args:
@@ -282,7 +289,7 @@ def resubmitted(
       times: submissions of each image.
       batch_size: images on the device.
     Returns:
-      The assessment in which an attack fails only if all its submissions do; and a table: how often one submission
+      The results in which an attack fails only if all its submissions do; and a table: how often one submission
       is right, all of them are, and their majority is.
     """
 

@@ -11,7 +11,7 @@ group_dro              the worst group, plainly and under attack
 awp                    adversarial weight perturbation, around any of the above
 sam                    sharpness-aware minimisation, plain and adaptive, around any loss
 
-max_clean_adversarial  the harder of an image and what an attack made of it
+max_clean_adversarial  the one of larger loss of an image and what an attack made of it
 stability              random perturbations: trained on alone (augmented), or with stable predictions
 smoothadv              adversarial training of the smoothed classifier
 macer                  a large certified radius, without attacks

@@ -1,4 +1,4 @@
-"""Adversarial training on whichever is harder, per image: itself, or what an attack made of it."""
+"""Adversarial training on the image of the larger loss, per example: itself, or what an attack made of it."""
 
 import jax.numpy as jnp
 

@@ -34,11 +34,11 @@ def rowl(model: Model, ascent: Ascent, *, weight: Number = 1.0) -> AdversarialLo
     check_weight("rowl", weight)
 
     def find(params, state, batch: Pair, key):
-        drawn, climbing = jax.random.split(key)
+        drawn, ascent_key = jax.random.split(key)
         logits_fn = frozen(model, params, state)
         image, label = _joined(logits_fn, batch)
         target = wrong_labels(drawn, label, classes=_classes(logits_fn, batch.ood))
-        return ascent(climbing, objectives.targeted_cross_entropy(logits_fn, target), image).x
+        return ascent(ascent_key, objectives.targeted_cross_entropy(logits_fn, target), image).x
 
     def risk(params, state, batch: Pair, attacked, key):
         image, label = _joined(frozen(model, params, state), batch)

@@ -10,7 +10,7 @@ def trades(model: Model, ascent: Ascent, *, beta: Number = 6.0) -> AdversarialLo
     """Minimise CE(f(x), y) + beta KL(p(x) || p(x')), where x' maximises that divergence.
 
     Args:
-      model: the classifier; the ascent climbs KL(p(x) || p(.)) of the frozen network.
+      model: the classifier; the ascent maximises KL(p(x) || p(.)) of the frozen network.
       ascent: must start away from x, where the gradient is zero; the paper starts at
         `pgd.gaussian(0.001)`, the default of `pgd` is uniform in the threat.
       beta: weight of the divergence, 1 / lambda in the paper.

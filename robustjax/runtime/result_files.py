@@ -62,7 +62,7 @@ def read_arrays(path: str | Path, kind: type[R]) -> tuple[R, dict[str, Any]]:
 
     Args:
       path: of the file or its folder.
-      kind: which dataclass it holds: `results.Results`, `score_suite.ScoreResults` or `assessments.Assessment`.
+      kind: which dataclass it holds: `results.Results`, `score_suite.ScoreResults` or `defence_results.DefenceResults`.
     Raises:
       ValueError: if there is no such file, or it is another one.
     """

@@ -17,8 +17,8 @@ class Line(NamedTuple):
     high: Any = None
 
 
-class Panel(NamedTuple):
-    """One picture: lines by name; equal names have equal colours in all panels."""
+class Subplot(NamedTuple):
+    """One picture: lines by name; equal names have equal colours in all subplots."""
 
     title: str
     lines: Mapping[str, Line]
@@ -27,8 +27,10 @@ class Panel(NamedTuple):
     limits: tuple[float, float] | None = None
 
 
-def panels(pictures: Sequence[Panel], *, across: int = 3, height: float = 2.1, title: str = "") -> bytes:
-    """Draw panels in rows.
+def subplot_grid(
+    pictures: Sequence[Subplot], *, across: int = 3, height: float = 2.1, title: str = ""
+) -> bytes:
+    """Draw subplots in rows.
 
     Args:
       pictures: in reading order.
@@ -39,7 +41,7 @@ def panels(pictures: Sequence[Panel], *, across: int = 3, height: float = 2.1, t
       ValueError: if there are none.
     """
     if not pictures:
-        raise ValueError("panels: there are no pictures, must be at least one")
+        raise ValueError("subplot_grid: there are no pictures, must be at least one")
     across = min(across, len(pictures))
     down = -(-len(pictures) // across)
     names = list(dict.fromkeys(name for p in pictures for name in p.lines))

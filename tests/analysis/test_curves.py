@@ -43,8 +43,8 @@ def test_curve_is_the_closed_form_of_a_linear_classifier():
     margin = z[np.arange(N), Y] - z[np.arange(N), 1 - Y]
     found = curves.over_radii(MODEL, attack_at)(jax.random.key(0), PARAMS, STATE, batches(), RADII)
     np.testing.assert_allclose(found.eps, sorted(RADII), rtol=1e-6)
-    for eps, resisted, worst in zip(found.eps, found.resisted, found.margin, strict=True):
-        np.testing.assert_array_equal(resisted, margin - eps * slope > 0)
+    for eps, robust, worst in zip(found.eps, found.robust, found.margin, strict=True):
+        np.testing.assert_array_equal(robust, margin - eps * slope > 0)
         np.testing.assert_allclose(worst, eps * slope - margin, atol=1e-4)
 
 
@@ -53,13 +53,13 @@ def test_curve_never_rises_and_points_are_feasible():
         pgd(Threat("linf", eps), steps=1, step_size=eps), objectives.cross_entropy
     )
     found = curves.over_radii(MODEL, weak)(jax.random.key(0), PARAMS, STATE, batches(), RADII)
-    assert (np.diff(found.resisted.astype(int), axis=0) <= 0).all()
+    assert (np.diff(found.robust.astype(int), axis=0) <= 0).all()
     assert (np.diff(found.margin, axis=0) >= 0).all()
     for eps, x in zip(found.eps, found.x, strict=True):
         assert Threat("linf", float(eps)).contains(jnp.asarray(x), jnp.asarray(X)).all()
     np.testing.assert_array_equal(found.x[0], X)
     estimates = found.accuracy()
-    assert [e.value for e in estimates] == [r.mean() for r in found.resisted]
+    assert [e.value for e in estimates] == [r.mean() for r in found.robust]
     assert all(e.low <= e.value <= e.high for e in estimates)
 
 

@@ -11,6 +11,7 @@ from robustjax.attacks import flags, gated_objectives, masking_measurements
 from robustjax.attacks.adaptive import substituted
 from robustjax.attacks.gated_objectives import AttackParameters, Target, View
 from robustjax.evaluation import gated_cases, headline, pool, purifier
+from robustjax.evaluation.defence_results import DefenceResults
 from robustjax.evaluation.gated_cases import GatedCase
 from robustjax.ood.gates import Gate, always
 from robustjax.ood.translate import Defence
@@ -59,7 +60,7 @@ BALL = Threat("linf", jnp.float32(0.15))
 
 
 def run(defence, plan, threat=BALL, **more):
-    return purifier.assess(KEY, defence, X, Y, threat, plan, batch_size=16, **more)
+    return purifier.evaluate(KEY, defence, X, Y, threat, plan, batch_size=16, **more)
 
 
 # --- surrogates on closed forms -----------------------------------------------------------------------------
@@ -201,12 +202,12 @@ def test_sweeps_of_radius_penalty_and_parameters_compile_nothing():
 # --- when a number is printed ---------------------------------------------------------------------------
 
 
-def assessment(n=250, attacks=("PGD on f", "A1 x", "A2 x", "A3 x", "A4 x")):
+def outcome(n=250, attacks=("PGD on f", "A1 x", "A2 x", "A3 x", "A4 x")):
     a = len(attacks)
     logits = np.tile(np.eye(4), (n, 1))[:n]
     wrong = np.zeros((a, n), bool)
     wrong[1, : n // 2] = True
-    return purifier.Assessment(
+    return DefenceResults(
         attacks, ("TM0", *["TM3"] * (a - 1)), logits.argmax(1), logits, logits, np.zeros(n, bool), wrong, wrong,
         np.ones((a, n), bool), np.zeros((a, n)), np.zeros((a, n)), np.zeros((a, n, 2, 2, 1)), np.ones(a, bool),
         np.ones(a), np.ones(a), np.ones(a, int),
@@ -218,7 +219,7 @@ OTHERS = RNG.uniform(size=(9, 2, 2, 1)).astype(np.float32)
 
 
 def asked(found=None, **more):
-    found = found or assessment()
+    found = found or outcome()
     facts = {"images": IMAGES, "calibration": OTHERS, "single": found.through[:4], "at_one": 0.0} | more
     return headline.headline(found, **facts)
 
@@ -228,19 +229,19 @@ def test_the_worst_case_is_the_headline_beside_the_static_number():
     assert told.estimate is not None and told.static is not None
     assert told.estimate.value == 0.5 and told.static.value == 1.0 and not told.refusals
     assert "robust accuracy 50.0" in told.says and "50 points too high" in told.says
-    models = headline.by_threat_model(assessment())
+    models = headline.by_threat_model(outcome())
     assert models["TM3"].value == 0.5 and models["TM0"].value == 1.0
 
 
 @pytest.mark.parametrize(
     ("why", "change"),
     [
-        ("A3 not run", {"found": assessment(attacks=("PGD on f", "A1 x", "A2 x", "A4 x"))}),
-        ("199 examples", {"found": assessment(199), "images": IMAGES[:199]}),
-        ("points of A1 x left the ball", {"found": dataclasses.replace(assessment(), feasible=np.arange(5) != 1)}),
+        ("A3 not run", {"found": outcome(attacks=("PGD on f", "A1 x", "A2 x", "A4 x"))}),
+        ("199 examples", {"found": outcome(199), "images": IMAGES[:199]}),
+        ("points of A1 x left the ball", {"found": dataclasses.replace(outcome(), feasible=np.arange(5) != 1)}),
         ("comes from test images: 2 of", {"calibration": np.concatenate([OTHERS, IMAGES[3:5]])}),
         ("not known which images", {"calibration": None}),
-        ("depends on the batch: logits", {"single": assessment().through[:4] + 0.1}),
+        ("depends on the batch: logits", {"single": outcome().through[:4] + 0.1}),
         ("not known whether the translator", {"single": None}),
         ("radius 1 leaves 6.0 %", {"at_one": 0.06}),
         ("radius 1 was not tried", {"at_one": None}),

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustjax.runtime.subplots import Line, Panel, panels
+from robustjax.runtime.subplots import Line, Subplot, subplot_grid
 
 
 def test_panels_are_pictures():
     line = Line([0, 1, 2], [0.1, 0.5, np.nan], [0.0, 0.4, 0.2], [0.2, 0.6, 0.3])
-    two = [Panel("a", {"one": line, "other": Line([1], [2], [1], [3])}, "x", "y", (0, 3))] * 2
-    sizes = [Image.open(io.BytesIO(panels(p, across=2))).size for p in (two[:1], two, two * 2)]
+    two = [Subplot("a", {"one": line, "other": Line([1], [2], [1], [3])}, "x", "y", (0, 3))] * 2
+    sizes = [Image.open(io.BytesIO(subplot_grid(p, across=2))).size for p in (two[:1], two, two * 2)]
     assert sizes[0][0] == sizes[1][0] == sizes[2][0] == 1300 and sizes[0][1] == sizes[1][1] < sizes[2][1]
-    assert np.asarray(Image.open(io.BytesIO(panels(two))).convert("L")).std() > 10
+    assert np.asarray(Image.open(io.BytesIO(subplot_grid(two))).convert("L")).std() > 10
     with pytest.raises(ValueError, match="there are no pictures"):
-        panels([])
+        subplot_grid([])

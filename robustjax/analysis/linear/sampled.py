@@ -45,7 +45,7 @@ def draw(key: PRNGKeyArray, model: Gaussian, count: int, *, whiten: bool = False
 def adversary(eps: Number, kind: Norm, *, steps: int = 10) -> Ascent:
     """Build PGD for squared errors: steps of 2.5 eps / steps from the data point itself, no box.
 
-    A random start would be wrong here: it can flip the sign of a small residual, and PGD then climbs to the far
+    A random start would be wrong here: it can flip the sign of a small residual, and PGD then moves to the far
     end of the ball, where the error is smaller.
 
     Raises:

@@ -8,7 +8,7 @@ import scripts
 
 from experiments.ood_to_id import config
 from experiments.shared import command_line
-from robustjax.evaluation import translation_attacks
+from robustjax.evaluation import gated_cases
 
 OWN = """
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ def defence():
 def test_a_random_translator_is_attacked_by_draw_by_mean_and_through_a_copy(
     random_system, tmp_path, capsys, monkeypatch
 ):
-    one = translation_attacks.transferred(2)[:1]  # of the same program as A1
-    monkeypatch.setattr(translation_attacks, "transferred", lambda steps: one)
+    one = gated_cases.transferred(2)[:1]  # of the same program as A1
+    monkeypatch.setattr(gated_cases, "transferred", lambda steps: one)
     words = ["smoke", "--run", random_system, "--copy", random_system, "--gate", "always"]
     words += ["--only", "PGD", "transfer", "A1", "--averaged-only", "A1"]
     done = scripts.call(capsys, monkeypatch, "ood_to_id.evaluate", *words, "--out", tmp_path)

@@ -1,14 +1,17 @@
 """What attacks did to a defence behind a gate and a translator, example by example."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+Arrays = dict[str, np.ndarray]
+SHOWN = 10  # images whose attacked versions are kept for pictures
+
 
 @dataclasses.dataclass(frozen=True)
-class Assessment:
+class DefenceResults:
     """What attacks did to every example, on the host; lines are attacks, rows examples.
 
     Attributes:
@@ -58,21 +61,34 @@ class Assessment:
         return clean | self.unseen.any(axis=0)
 
 
-def joined(parts: Sequence[Assessment]) -> Assessment:
-    """Put attacks on the same examples, run one after the other, into one assessment.
+def joined(parts: Sequence[DefenceResults]) -> DefenceResults:
+    """Put attacks on the same examples, run one after the other, into one result.
 
     Raises:
       ValueError: if there is none, or the examples differ.
     """
     if not parts or any(not np.array_equal(one.label, parts[0].label) for one in parts):
-        raise ValueError(f"joined: {len(parts)} assessments of the same examples must be given, at least one")
+        raise ValueError(f"joined: {len(parts)} results on the same examples must be given, at least one")
     shared = ("label", "plain", "through", "routed")
     lines: dict[str, Any] = {
         field.name: np.concatenate([getattr(one, field.name) for one in parts])
-        for field in dataclasses.fields(Assessment)
+        for field in dataclasses.fields(DefenceResults)
         if field.name not in (*shared, "attacks", "models")
     }
     names: dict[str, Any] = {
         name: tuple(v for one in parts for v in getattr(one, name)) for name in ("attacks", "models")
     }
-    return Assessment(**names, **{name: getattr(parts[0], name) for name in shared}, **lines)
+    return DefenceResults(**names, **{name: getattr(parts[0], name) for name in shared}, **lines)
+
+
+def in_arrays(found: DefenceResults) -> Arrays:
+    """Turn results into arrays for a file, with the first points of every attack only."""
+    out = {name: np.asarray(getattr(found, name)) for name in found.__dataclass_fields__}
+    return out | {"x": found.x[:, :SHOWN]}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> DefenceResults:
+    """Undo `in_arrays`."""
+    names = {name: tuple(str(one) for one in arrays[name]) for name in ("attacks", "models")}
+    fields: dict[str, Any] = {n: names.get(n, arrays[n]) for n in DefenceResults.__dataclass_fields__}
+    return DefenceResults(**fields)
