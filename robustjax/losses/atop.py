@@ -9,7 +9,7 @@ from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.types import Attack, Batch, Images, Logits, LogitsFn, Model, Number, Params, State
 
 
-def through(translator: Model, logits_fn: LogitsFn, params: Params, state: State) -> LogitsFn:
+def after_translation(translator: Model, logits_fn: LogitsFn, params: Params, state: State) -> LogitsFn:
     """Let a classifier see images through a translator in evaluation mode: f(T(x)), frozen."""
     params, state = jax.lax.stop_gradient((params, state))
 
@@ -45,7 +45,7 @@ def atop(
         raise ValueError(f"atop: clean is {clean}, must be in [0, 1]")
 
     def find(params: Params, state: State, batch: Batch, key: PRNGKeyArray) -> Images:
-        return attack(key, through(translator, logits_fn, params, state), batch.image, batch.label).x
+        return attack(key, after_translation(translator, logits_fn, params, state), batch.image, batch.label).x
 
     def risk(params: Params, state: State, batch: Batch, adversarial: Images, key: PRNGKeyArray):
         count = batch.image.shape[0]
