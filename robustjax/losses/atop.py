@@ -45,7 +45,9 @@ def atop(
         raise ValueError(f"atop: clean is {clean}, must be in [0, 1]")
 
     def find(params: Params, state: State, batch: Batch, key: PRNGKeyArray) -> Images:
-        return attack(key, after_translation(translator, logits_fn, params, state), batch.image, batch.label).x
+        return attack(
+            key, after_translation(translator, logits_fn, params, state), batch.image, batch.label
+        ).x
 
     def risk(params: Params, state: State, batch: Batch, adversarial: Images, key: PRNGKeyArray):
         count = batch.image.shape[0]
