@@ -12,7 +12,13 @@ def lower(wins: Counts, samples: Counts, alpha: float) -> Chances:
 
     Reference: Clopper and Pearson 1934, Biometrika 26, one-sided: the alpha quantile of Beta(wins, samples - wins + 1).
     """
-    wins, samples = np.broadcast_arrays(np.asarray(wins, np.int64), np.asarray(samples, np.int64))
+    wins, samples = np.broadcast_arrays(_counts("wins", wins), _counts("samples", samples))
+    if not 0 < alpha < 1:
+        raise ValueError(f"binomial.lower: alpha is {alpha}, must be in (0, 1)")
+    if (wins > samples).any():
+        raise ValueError(
+            f"binomial.lower: {wins.max()} wins of {samples.min()} samples, must be at most as many"
+        )
     # Not defined without wins; the arguments are moved off the edge before the answer is replaced.
     bound = beta.ppf(alpha, np.maximum(wins, 1), samples - np.maximum(wins, 1) + 1)
     return np.where(wins > 0, bound, 0.0)
@@ -35,11 +41,19 @@ def chance(radius: float, sigma: float) -> float:
 
 def tie(first: Counts, second: Counts) -> Chances:
     """Give the p-value that two classes are equally likely, from their counts: the exact two-sided test."""
-    first, second = np.asarray(first, np.int64), np.asarray(second, np.int64)
+    first, second = _counts("votes", first), _counts("votes", second)
     total = first + second
     return np.where(
         first == second, 1.0, np.minimum(1.0, 2.0 * binom.cdf(np.minimum(first, second), total, 0.5))
     )
+
+
+def _counts(name: str, value: Counts) -> np.ndarray:
+    value = np.asarray(value)
+    if value.dtype.kind not in "iu" or (value.size and value.min() < 0):
+        shown = f"down to {value.min()}" if value.dtype.kind in "iu" else str(value.dtype)
+        raise ValueError(f"binomial: {name} are {shown}, must be whole numbers from 0")
+    return value.astype(np.int64)
 
 
 def order_statistics(samples: int, alpha: float, *, quantile: float, shift: float) -> tuple[int, int]:

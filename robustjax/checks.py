@@ -135,19 +135,8 @@ def logits(who: str, network: Any, x: np.ndarray) -> int:
     Raises:
       ValueError: in one line, if it is no function, cannot be traced by JAX, or gives anything but (n, k) with k >= 2.
     """
-    if not callable(network):
-        raise ValueError(
-            f"{who}: network is a {type(network).__name__}, must be a function from images to logits"
-        )
     like = jax.ShapeDtypeStruct((min(len(x), 3), *x.shape[1:]), np.float32)
-    try:
-        found: Any = jax.eval_shape(network, like)
-    except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{who}: network fails on images of shape {like.shape}, which JAX traces: {type(error).__name__}: {first}; "
-            "it must be written in JAX, for (n, height, width, channels)"
-        ) from error
+    found = _answer(who, network, like)
     shape = getattr(found, "shape", None)
     if shape is None:
         raise ValueError(
@@ -308,14 +297,136 @@ def setting(
         raise ValueError(f"{who}: {name} is {shown}, must be {' and '.join(lows + highs) or 'a number'}")
 
 
-def count(who: str, name: str, value: Any, *, least: int = 1) -> None:
+def count(who: str, name: str, value: Any, *, least: int = 1, most: int | None = None) -> None:
     """Check a number of things.
 
     Raises:
-      ValueError: in one line, if it is no whole number or too small.
+      ValueError: in one line, if it is no whole number, too small or too large.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{who}: {name} is {value!r}, must be a whole number, at least {least}")
+        raise ValueError(f"{who}: {name} is {_shown(value)}, must be a whole number, at least {least}")
+    if most is not None and value > most:
+        raise ValueError(f"{who}: {name} is {value}, must be at most {most}")
+
+
+def votes(who: str, network: Any, like: Any, *, classes: int) -> None:
+    """Check what a classifier, or a segmenter, gives for noisy images: logits of as many classes as are counted.
+
+    Args:
+      who: the function that was called, for the error.
+      network: (b, ...) -> (b, classes), or (b, h, w, classes).
+      like: noisy images, or their shape.
+      classes: how many classes are counted.
+    Raises:
+      ValueError: in one line, if it is no function, cannot be traced by JAX, or gives other logits.
+    """
+    found = _answer(who, network, like)
+    shape = getattr(found, "shape", None)
+    if shape is None or len(shape) < 2 or shape[0] != like.shape[0] or shape[-1] != classes:
+        given = type(found).__name__ if shape is None else tuple(shape)
+        raise ValueError(
+            f"{who}: network gives {given} for {like.shape[0]} images, must give ({like.shape[0]}, ..., {classes}): "
+            f"one array with as many logits as classes, which is {classes}"
+        )
+    if not np.issubdtype(found.dtype, np.floating) and found.dtype.name != "bfloat16":
+        raise ValueError(f"{who}: network gives {found.dtype}, must give floating-point logits")
+
+
+def _answer(who: str, network: Any, like: Any) -> Any:
+    """Ask for the shape of what a network gives, without running it."""
+    if not callable(network):
+        raise ValueError(
+            f"{who}: network is a {type(network).__name__}, must be a function from images to logits"
+        )
+    try:
+        return jax.eval_shape(network, like)
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{who}: network fails on images of shape {like.shape}, which JAX traces: {type(error).__name__}: {first}; "
+            "it must be written in JAX, for (n, height, width, channels)"
+        ) from error
+
+
+def examples(who: str, x: Any, *, lower: float = -math.inf, upper: float = math.inf) -> None:
+    """Check images, or points of another space, of any rank; traced ones pass.
+
+    Args:
+      who: the function that was called, for the error.
+      x: (n, ...) floats in the box.
+      lower, upper: the box.
+    Raises:
+      ValueError: in one line, for bytes and other integers, no example, or values outside the box or not finite.
+    """
+    if not concrete(x):
+        return
+    x = np.asarray(x)
+    if x.ndim < 1 or len(x) == 0:
+        raise ValueError(f"{who}: images have shape {x.shape}, must be (n, ...) with at least one")
+    if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
+        hint = "; of bytes take x / 255" if x.dtype == np.uint8 else ""
+        raise ValueError(f"{who}: images are {x.dtype}, must be floats{hint}")
+    if bad := int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum()):
+        raise ValueError(f"{who}: {bad} images have values that are not finite")
+    low, high = float(x.min()), float(x.max())
+    if low < lower - 1e-6 or high > upper + 1e-6:
+        raise ValueError(
+            f"{who}: images range from {low:.4g} to {high:.4g}, must lie in [{lower:g}, {upper:g}]; scale them, or "
+            "give the box that they are from as lower= and upper="
+        )
+
+
+def positive(who: str, name: str, value: Any) -> None:
+    """Check that a setting is a number above 0 and finite; a traced one passes.
+
+    Raises:
+      ValueError: in one line, if it is not.
+    """
+    if concrete(value) and not (_number(value) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{who}: {name} is {_shown(value)}, must be a number above 0")
+
+
+def not_negative(who: str, name: str, value: Any) -> None:
+    """Check that a setting is a number of at least 0 and finite; a traced one passes.
+
+    Raises:
+      ValueError: in one line, if it is not.
+    """
+    if concrete(value) and not (_number(value) and math.isfinite(value) and value >= 0):
+        raise ValueError(f"{who}: {name} is {_shown(value)}, must be a number, at least 0")
+
+
+def share(who: str, name: str, value: Any) -> None:
+    """Check that a setting is a number inside (0, 1); a traced one passes.
+
+    Raises:
+      ValueError: in one line, if it is not.
+    """
+    if concrete(value) and not (_number(value) and 0 < value < 1):
+        raise ValueError(f"{who}: {name} is {_shown(value)}, must be in (0, 1)")
+
+
+def seed(who: str, value: Any) -> None:
+    """Check a seed of random numbers: a whole number that 32 bits hold.
+
+    Raises:
+      ValueError: in one line, if it is not.
+    """
+    count(who, "seed", value, least=0, most=2**32 - 1)
+
+
+def _number(value: Any) -> bool:
+    """Say whether a value is one real number, of Python, NumPy or JAX."""
+    if isinstance(value, bool | str | bytes) or value is None:
+        return False
+    array = np.asarray(value)
+    return array.ndim == 0 and (array.dtype.kind in "iuf" or array.dtype.name == "bfloat16")
+
+
+def _shown(value: Any) -> str:
+    """Write a value in one short line."""
+    text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def score(who: str, score_fn: Any, x: np.ndarray) -> None:

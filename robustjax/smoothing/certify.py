@@ -7,11 +7,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax import binomial
+from robustjax import binomial, checks
 from robustjax.numerics import fold, keys_for
-from robustjax.smoothing.votes import Count
+from robustjax.smoothing.votes import Count, require
 
 ABSTAIN = -1  # the label of no decision
+MOST = 2**30  # samples, which int32 counts
 
 
 class Certificate(NamedTuple):
@@ -40,7 +41,10 @@ def certificate(
       samples: of the noise.
       sigma: standard deviation of the noise.
       alpha: probability of being wrong.
+    Raises:
+      ValueError: if a setting is out of range, or there are more wins than samples.
     """
+    check("certificate", sigma, alpha)
     bound = binomial.lower(wins, samples, alpha)
     return _decided(np.asarray(chosen), bound, sigma)
 
@@ -67,6 +71,7 @@ def certify(
     compiled = jax.jit(count)
 
     def run(key: PRNGKeyArray, x: Array) -> Certificate:
+        require("certify", count, x)
         keys = keys_for(key, x.shape[0])
         chosen = np.asarray(compiled(fold(keys, 0), x, selection_samples)).argmax(axis=1)
         wins = np.asarray(compiled(fold(keys, 1), x, samples))[np.arange(len(chosen)), chosen]
@@ -76,12 +81,21 @@ def certify(
 
 
 def prediction(counts: np.ndarray, alpha: float = 0.001) -> np.ndarray:
-    """Name the class of most votes, (b, k) -> (b,), or -1 where it could be a tie with the next at level alpha."""
+    """Name the class of most votes, (b, k) -> (b,), or -1 where it could be a tie with the next at level alpha.
+
+    Raises:
+      ValueError: if there are fewer than two classes, counts that are no whole numbers from 0, or alpha is outside
+        (0, 1).
+    """
     counts = np.asarray(counts)
+    checks.share("prediction", "alpha", alpha)
+    if counts.ndim != 2 or counts.shape[1] < 2:
+        raise ValueError(
+            f"prediction: counts have shape {counts.shape}, must be (b, k) of at least two classes"
+        )
     best = counts.argmax(axis=1)
     ranked = np.sort(counts, axis=1)
-    second = ranked[:, -2] if counts.shape[1] > 1 else np.zeros_like(best)
-    return np.where(binomial.tie(ranked[:, -1], second) <= alpha, best, ABSTAIN).astype(np.int32)
+    return np.where(binomial.tie(ranked[:, -1], ranked[:, -2]) <= alpha, best, ABSTAIN).astype(np.int32)
 
 
 def predict(
@@ -104,6 +118,7 @@ def predict(
     compiled = jax.jit(count)
 
     def run(key: PRNGKeyArray, x: Array) -> np.ndarray:
+        require("predict", count, x)
         return prediction(np.asarray(compiled(key, x, samples)), alpha)
 
     return run
@@ -111,12 +126,10 @@ def predict(
 
 def check(name: str, sigma: float, alpha: float, *numbers: int) -> None:
     """Validate the settings of a certificate."""
-    if not sigma > 0:
-        raise ValueError(f"{name}: sigma is {sigma}, must be above 0")
-    if not 0 < alpha < 1:
-        raise ValueError(f"{name}: alpha is {alpha}, must be in (0, 1)")
-    if min(numbers) < 1:
-        raise ValueError(f"{name}: the numbers of samples are {numbers}, must be at least 1")
+    checks.positive(name, "sigma", sigma)
+    checks.share(name, "alpha", alpha)
+    for number in numbers:
+        checks.count(name, "a number of samples", number, most=MOST)
 
 
 def _decided(chosen: np.ndarray, bound: np.ndarray, sigma: float) -> Certificate:

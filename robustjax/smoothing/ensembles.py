@@ -15,12 +15,19 @@ def ensemble(*logits_fns: LogitsFn) -> LogitsFn:
     """
     if not logits_fns:
         raise ValueError("ensemble: no classifier given, must be at least 1")
+    for other in logits_fns:
+        if not callable(other):
+            raise ValueError(
+                f"ensemble: {type(other).__name__} given, must be functions from images to logits"
+            )
 
     def logits_fn(x: Images) -> Logits:
-        total = logits_fns[0](x)
-        for other in logits_fns[1:]:
-            total = total + other(x)
-        return total / len(logits_fns)
+        logits = [logits_fn(x) for logits_fn in logits_fns]
+        if len(shapes := {one.shape for one in logits}) > 1:
+            raise ValueError(
+                f"ensemble: the classifiers give {sorted(shapes)}, must give logits of one shape"
+            )
+        return sum(logits[1:], logits[0]) / len(logits)
 
     return logits_fn
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
 from robustjax.perturbations.sets import PerturbationSet
@@ -50,7 +51,15 @@ def attack_smoothed(
       chunk_size: samples per forward pass.
     Returns:
       (1 + len(radii), b): whether the class of most votes is right, without attack and at each radius.
+    Raises:
+      ValueError: if images are not floats in [0, 1], labels not below `classes`, or a setting is not positive.
     """
+    checks.examples("attack_smoothed", test.image, lower=0.0, upper=1.0)
+    checks.labels("attack_smoothed", test.label, count=len(test.image), classes=classes)
+    checks.positive("attack_smoothed", "sigma", sigma)
+    for radius in radii:
+        checks.positive("attack_smoothed", "a radius", radius)
+    checks.count("attack_smoothed", "gradient_samples", gradient_samples)
     draws = sigma * jax.random.normal(key, (gradient_samples, space.dimension))
     ready = space.prepare(test.image)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from robustjax import binomial
+from robustjax import binomial, checks
 from robustjax.numerics import keys_for
 from robustjax.smoothing.noise import Noise
 from robustjax.types import Objective
@@ -63,11 +63,13 @@ def median(
 
     Reference: Chiang et al. 2020, arXiv:2007.03399. There a bound each has probability alpha; here both together.
     """
+    checks.positive("median", "sigma", noise.sigma)
     sigma = float(noise.sigma)
     _check(samples, radius, sigma, alpha, quantile)
     compiled = jax.jit(noisy_scores(score, noise, samples=samples, chunk_size=chunk_size))
 
     def run(key: PRNGKeyArray, x: Array) -> Smoothed:
+        checks.examples("median", x, lower=noise.lower, upper=noise.upper)
         scores = np.asarray(compiled(key, x))
         return certified(scores, radius=radius, sigma=sigma, alpha=alpha, quantile=quantile)
 
@@ -82,19 +84,25 @@ def noisy_scores(score: Objective, noise: Noise, *, samples: int, chunk_size: in
     Raises:
       ValueError: if samples or chunk_size is less than 1.
     """
-    if samples < 1 or chunk_size < 1:
-        raise ValueError(
-            f"noisy_scores: samples is {samples} and chunk_size {chunk_size}, must be at least 1"
-        )
+    checks.count("noisy_scores", "samples", samples)
+    checks.count("noisy_scores", "chunk_size", chunk_size)
     size = min(samples, chunk_size)
     turns = -(-samples // size)
 
     def scores(key: PRNGKeyArray, x: Array) -> Float[Array, "b n"]:
+        checks.examples("noisy_scores", x, lower=noise.lower, upper=noise.upper)
+
         def one(row: tuple[PRNGKeyArray, Array]) -> Array:
             key, image = row
 
             def some(i: Array) -> Array:
-                return score(noise.sample(jax.random.fold_in(key, i), image, size))
+                found = score(noise.sample(jax.random.fold_in(key, i), image, size))
+                if getattr(found, "shape", None) != (size,):
+                    raise ValueError(
+                        f"noisy_scores: score gives {getattr(found, 'shape', type(found).__name__)} for {size} "
+                        f"images, must give ({size},), one value for each"
+                    )
+                return found
 
             return jax.lax.map(some, jnp.arange(turns)).reshape(-1)[:samples]
 
@@ -108,6 +116,8 @@ def certified(
 ) -> Smoothed:
     """Bound a smoothed score by the scores of samples under noise (b, samples); other settings as in `median`."""
     scores = np.asarray(scores, np.float64)
+    if scores.ndim != 2:
+        raise ValueError(f"certified: scores have shape {scores.shape}, must be (b, samples)")
     samples = scores.shape[1]
     _check(samples, radius, sigma, alpha, quantile)
     first, last = binomial.order_statistics(samples, alpha, quantile=quantile, shift=radius / sigma)
@@ -123,9 +133,8 @@ def certified(
 
 
 def _check(samples: int, radius: float, sigma: float, alpha: float, quantile: float) -> None:
-    if not radius >= 0 or not sigma > 0:
-        raise ValueError(f"median: radius is {radius} and sigma {sigma}, must be at least 0 and above 0")
-    if not (0 < alpha < 1 and 0 < quantile < 1):
-        raise ValueError(f"median: alpha is {alpha} and quantile {quantile}, must be in (0, 1)")
-    if samples < 1:
-        raise ValueError(f"median: samples is {samples}, must be at least 1")
+    checks.not_negative("median", "radius", radius)
+    checks.positive("median", "sigma", sigma)
+    checks.share("median", "alpha", alpha)
+    checks.share("median", "quantile", quantile)
+    checks.count("median", "samples", samples)

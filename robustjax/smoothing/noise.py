@@ -1,5 +1,6 @@
 """Samples of an image under Gaussian noise, on its pixels or on the parameters of a perturbation set."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.numerics import keys_for
 from robustjax.perturbations.sets import PerturbationSet
 from robustjax.smoothing.normal_samples import noisy
@@ -16,33 +18,42 @@ Sampler = Callable[[PRNGKeyArray, Array, int], Images]  # (key, one image, sampl
 
 
 class Noise(NamedTuple):
-    """How to sample noisy images, and the standard deviation, which sets the unit of the certified radius."""
+    """How to sample noisy images, and what the certified radius is measured by.
+
+    Attributes:
+      sample: (key, one image, samples) -> noisy images.
+      sigma: standard deviation, which sets the unit of the radius.
+      lower, upper: the box that images without noise lie in; images outside are refused.
+    """
 
     sample: Sampler
     sigma: Number
+    lower: float = -math.inf
+    upper: float = math.inf
 
 
-def in_pixels(sigma: Number) -> Noise:
+def in_pixels(sigma: Number, *, lower: float = 0.0, upper: float = 1.0) -> Noise:
     """Add N(0, sigma^2) to every feature; nothing is clipped, so the certificate is one for all of space.
 
     Args:
       sigma: standard deviation in the units of x, before any normalisation inside the network.
+      lower, upper: the box that images without noise lie in: sigma is meaningless for images on another scale.
     Raises:
       ValueError: if a known sigma is not positive.
 
     Reference: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918.
     """
-    check_sigma("in_pixels", sigma)
+    checks.positive("in_pixels", "sigma", sigma)
 
     def sample(key: PRNGKeyArray, x: Array, samples: int) -> Images:
         return noisy(key, x, samples, sigma)
 
-    return Noise(sample, sigma)
+    return Noise(sample, sigma, lower, upper)
 
 
 def white(sigma: Number) -> Callable[[PRNGKeyArray, Images], Images]:
     """Build `perturb(key, x)`: one sample of noise for each image, for training (`losses.stability`)."""
-    check_sigma("white", sigma)
+    checks.positive("white", "sigma", sigma)
 
     def perturb(key: PRNGKeyArray, x: Images) -> Images:
         keys = keys_for(key, x.shape[0])
@@ -52,7 +63,12 @@ def white(sigma: Number) -> Callable[[PRNGKeyArray, Images], Images]:
 
 
 def in_parameters(
-    space: PerturbationSet, sigma: Number, *, centre: Callable[[Array], Array] | None = None
+    space: PerturbationSet,
+    sigma: Number,
+    *,
+    centre: Callable[[Array], Array] | None = None,
+    lower: float = 0.0,
+    upper: float = 1.0,
 ) -> Noise:
     """Add N(0, sigma^2) to the parameters u of a perturbation set, and decode.
 
@@ -63,12 +79,13 @@ def in_parameters(
       space: how parameters become images; decoders with a random part draw it anew for every sample.
       sigma: standard deviation in the units of u.
       centre: one image -> the u to be certified around, (d,); the origin by default.
+      lower, upper: the box that images lie in.
     Raises:
       ValueError: if a known sigma is not positive.
 
     Reference: Wong and Kolter 2020, arXiv:2007.08450.
     """
-    check_sigma("in_parameters", sigma)
+    checks.positive("in_parameters", "sigma", sigma)
 
     def sample(key: PRNGKeyArray, x: Array, samples: int) -> Images:
         own, inner = jax.random.split(key)
@@ -78,10 +95,4 @@ def in_parameters(
         ready = jax.tree.map(lambda a: jnp.broadcast_to(a, (samples, *a.shape[1:])), space.prepare(x[None]))
         return space.decode(keys_for(own, samples), ready, u)
 
-    return Noise(sample, sigma)
-
-
-def check_sigma(name: str, sigma: Number) -> None:
-    """Refuse a standard deviation that is known not to be positive."""
-    if isinstance(sigma, int | float) and not sigma > 0:
-        raise ValueError(f"{name}: sigma is {sigma}, must be above 0")
+    return Noise(sample, sigma, lower, upper)

@@ -8,7 +8,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.numerics import fold, keys_for
 from robustjax.smoothing.certify import Certificate, certificate, check
-from robustjax.smoothing.votes import Count
+from robustjax.smoothing.votes import Count, require
 
 
 def certify_pixels(
@@ -41,6 +41,7 @@ def certify_pixels(
     compiled = jax.jit(count)
 
     def run(key: PRNGKeyArray, x: Array) -> Certificate:
+        require("certify_pixels", count, x)
         keys = keys_for(key, x.shape[0])
         chosen = np.asarray(compiled(fold(keys, 0), x, selection_samples)).argmax(axis=-1)
         counts = np.asarray(compiled(fold(keys, 1), x, samples))

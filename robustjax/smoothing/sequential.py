@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax import binomial
+from robustjax import binomial, checks
 from robustjax.numerics import fold, keys_for
 from robustjax.smoothing.certify import ABSTAIN, Certificate, check
-from robustjax.smoothing.votes import Count
+from robustjax.smoothing.votes import Count, require
 
 
 class Sequential(NamedTuple):
@@ -53,13 +53,13 @@ def certify_up_to(
       their samples, and a bound of an earlier phase is kept.
     """
     check("certify_up_to", sigma, alpha, selection_samples, *phases)
-    if not radius >= 0:
-        raise ValueError(f"certify_up_to: radius is {radius}, must be at least 0")
-    if list(phases) != sorted(set(phases)):
-        raise ValueError(f"certify_up_to: phases is {tuple(phases)}, must grow")
+    checks.not_negative("certify_up_to", "radius", radius)
+    if not phases or list(phases) != sorted(set(phases)):
+        raise ValueError(f"certify_up_to: phases is {tuple(phases)}, must grow from at least one number")
     compiled, spent, needed = jax.jit(count), alpha / len(phases), binomial.chance(radius, sigma)
 
     def run(key: PRNGKeyArray, x: Array) -> Sequential:
+        require("certify_up_to", count, x)
         keys = keys_for(key, x.shape[0])
         rows = np.arange(x.shape[0])
         chosen = np.asarray(compiled(fold(keys, 0), x, jnp.full(len(rows), selection_samples))).argmax(axis=1)

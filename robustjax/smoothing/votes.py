@@ -1,5 +1,7 @@
 """How often each class wins among samples of an image under noise."""
 
+import dataclasses
+import math
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.numerics import keys_for
 from robustjax.smoothing.noise import Noise
 from robustjax.types import LogitsFn
@@ -21,6 +24,34 @@ class Count(Protocol):
     ) -> Int[Array, "b k"]: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Boxed:
+    """A count that knows the box of its images, and refuses others.
+
+    Attributes:
+      count: what counts.
+      box: its lower and upper edge. (Not fields of their own: `jax.jit` copies fields, and has a method `lower`.)
+    """
+
+    count: Count
+    box: tuple[float, float]
+
+    def __call__(self, key: PRNGKeyArray, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+        """Check the images, then count."""
+        require("votes", self, x)
+        return self.count(key, x, samples)
+
+
+def require(who: str, count: Count, x: Array) -> None:
+    """Check images before they are counted: floats, finite, in the box if the count knows it; traced ones pass.
+
+    Raises:
+      ValueError: in one line, if they are not.
+    """
+    lower, upper = count.box if isinstance(count, Boxed) else (-math.inf, math.inf)
+    checks.examples(who, x, lower=lower, upper=upper)
+
+
 def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 1000) -> Count:
     """Count the most likely class over samples of each image under noise.
 
@@ -31,16 +62,17 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 
     Args:
       logits_fn: the classifier underneath, (c, ...) -> (c, classes); or a segmenter, to (c, h, w, classes).
       noise: how samples are drawn.
-      classes: number of logits.
+      classes: number of logits, at least two: of one alone nothing can be certified.
       chunk_size: samples per forward pass. It changes which noise is drawn, not its distribution.
     Returns:
       count(key, x, samples) -> (b, classes) int32, rows adding up to samples; of a segmenter (b, h, w, classes). `key`
       is one key, or one per example; an example's count does not depend on its batch.
     Raises:
-      ValueError: if classes or chunk_size is less than 1.
+      ValueError: if classes is less than 2 or chunk_size less than 1; when counting, if the network gives another
+        number of logits than classes, or images are not floats in the box of the noise.
     """
-    if classes < 1 or chunk_size < 1:
-        raise ValueError(f"votes: classes is {classes} and chunk_size {chunk_size}, must be at least 1")
+    checks.count("votes", "classes", classes, least=2)
+    checks.count("votes", "chunk_size", chunk_size)
 
     def count(key: PRNGKeyArray, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
         amount = jnp.broadcast_to(jnp.asarray(samples, jnp.int32), (x.shape[0],))
@@ -64,6 +96,7 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 
                 return total + jnp.where(counted[..., None], won, 0).sum(axis=0), draw(i + 1)
 
             first = draw(0)
+            checks.votes("votes", logits_fn, first, classes=classes)
             like = jax.eval_shape(logits_fn, first).shape[1:-1]
             # Built from the image, so that under shard_map it varies over the same devices.
             none = jnp.broadcast_to(jnp.full_like(image.reshape(-1)[:1], 0, jnp.int32), (*like, classes))
@@ -71,7 +104,7 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 
 
         return jax.lax.map(one, (keys_for(key, x.shape[0]), x, amount))
 
-    return count
+    return Boxed(count, (noise.lower, noise.upper))
 
 
 def over_devices(count: Count, mesh: Mesh) -> Count:
@@ -89,4 +122,4 @@ def over_devices(count: Count, mesh: Mesh) -> Count:
         amount = jnp.broadcast_to(jnp.asarray(samples, jnp.int32), (rows,))[row]
         return shared(keys_for(key, rows)[row], x[row], jnp.where(place < rows, amount, 0))[:rows]
 
-    return every
+    return Boxed(every, count.box) if isinstance(count, Boxed) else every

@@ -11,11 +11,13 @@ from robustjax.numerics import keys_for
 from robustjax.perturbations.sets import PerturbationSet
 from robustjax.smoothing import curves, ensembles, noise
 from robustjax.smoothing.certify import Certificate, certificate, certify, predict, prediction
+from robustjax.smoothing.segmenters import certify_pixels
 from robustjax.smoothing.sequential import certify_up_to
 from robustjax.smoothing.votes import over_devices, votes
 from robustjax.threats import Threat
 
 KEY = jax.random.key(0)
+ANYWHERE = {"lower": -np.inf, "upper": np.inf}
 # wins, n, sigma, lower bound, radius (None: abstains); alpha = 0.001
 CERTIFIED = [
     (100000, 100000, 0.25, 0.999930924833, 0.9528641408),
@@ -101,7 +103,7 @@ def test_a_linear_classifier_is_certified_up_to_its_true_distance():
     margin = np.asarray(X, np.float64) @ difference
     distance = np.abs(margin) / np.linalg.norm(difference)
     sigma = 0.5
-    count = votes(linear, noise.in_pixels(sigma), classes=2, chunk_size=2000)
+    count = votes(linear, noise.in_pixels(sigma, **ANYWHERE), classes=2, chunk_size=2000)
     found = certify(count, sigma=sigma, samples=10_000)(KEY, X)
     decided = found.label >= 0
     np.testing.assert_array_equal(found.label[decided], (margin < 0)[decided])
@@ -119,7 +121,7 @@ def test_latents_of_a_linear_decoder_have_the_distance_in_latents():
     basis = jnp.asarray(np.random.default_rng(1).normal(size=(2, 4)), jnp.float32)
     space = PerturbationSet(lambda key, ready, u: ready + u @ basis, Threat("l2", 1.0), 2, lambda x: 2.0 * x)
     sigma, difference = 1.5, np.asarray(WEIGHT[0] - WEIGHT[1], np.float64)
-    count = votes(linear, noise.in_parameters(space, sigma), classes=2)
+    count = votes(linear, noise.in_parameters(space, sigma, **ANYWHERE), classes=2)
     found = certify(count, sigma=sigma, samples=10_000)(KEY, X)
     distance = np.abs(2 * np.asarray(X) @ difference) / np.linalg.norm(np.asarray(basis) @ difference)
     assert (found.radius <= distance).all() and (distance - found.radius < 0.2)[distance < 2].all()
@@ -132,14 +134,15 @@ def test_counts_are_of_all_samples_whatever_the_batch_and_one_program_serves_eve
         traces.append(x.shape)
         return linear(x)
 
-    count = jax.jit(votes(net, noise.in_pixels(1.0), classes=2, chunk_size=50))
+    count = jax.jit(votes(net, noise.in_pixels(1.0, **ANYWHERE), classes=2, chunk_size=50))
     for n in (1, 49, 50, 51, 230):
         assert (count(KEY, X, n).sum(axis=1) == n).all()
     assert len(set(traces)) == 1 and len(traces) <= 2
     n = jnp.asarray([0, 10, 100, 10, 75, 10])
     np.testing.assert_array_equal(count(KEY, X, n).sum(axis=1), n)
     keys = keys_for(KEY, 6)
-    whole, part = count(keys, X, 100), jax.jit(votes(linear, noise.in_pixels(1.0), classes=2, chunk_size=50))
+    whole = count(keys, X, 100)
+    part = jax.jit(votes(linear, noise.in_pixels(1.0, **ANYWHERE), classes=2, chunk_size=50))
     np.testing.assert_array_equal(whole[2:4], part(keys[2:4], X[2:4], 100))
 
 
@@ -147,13 +150,13 @@ def test_samples_with_nan_count_for_no_class():
     def net(x):
         return jnp.where(x[:, :1] > 0, linear(x), jnp.nan)
 
-    count = votes(net, noise.in_pixels(1.0), classes=2)(KEY, jnp.zeros((1, 4)), 1000)
+    count = votes(net, noise.in_pixels(1.0, **ANYWHERE), classes=2)(KEY, jnp.zeros((1, 4)), 1000)
     assert 400 < count.sum() < 600
 
 
 def test_votes_over_devices_are_those_of_one():
     mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
-    count = votes(linear, noise.in_pixels(1.0), classes=2, chunk_size=50)
+    count = votes(linear, noise.in_pixels(1.0, **ANYWHERE), classes=2, chunk_size=50)
     n = jnp.asarray([120, 7, 0, 120, 49, 120])  # six images on four devices
     split = jax.jit(over_devices(count, mesh))
     np.testing.assert_array_equal(split(KEY, X, n), count(KEY, X, n))
@@ -165,7 +168,10 @@ def test_wrong_certificates_are_as_rare_as_promised():
     # One half-space at a known distance: every draw of the noise is a trial, any radius beyond it is wrong.
     distance, sigma, alpha, trials = 0.4, 1.0, 0.05, 2000
     count = votes(
-        lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1), noise.in_pixels(sigma), classes=2, chunk_size=200
+        lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1),
+        noise.in_pixels(sigma, **ANYWHERE),
+        classes=2,
+        chunk_size=200,
     )
     x = jnp.full((trials, 1), distance, jnp.float32)
     simple = certify(count, sigma=sigma, selection_samples=20, samples=200, alpha=alpha)(KEY, x)
@@ -182,7 +188,9 @@ def test_wrong_certificates_are_as_rare_as_promised():
 
 def test_sequential_stops_early_where_it_may():
     x = jnp.asarray([[5.0], [0.27], [0.05]], jnp.float32)
-    count = votes(lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1), noise.in_pixels(1.0), classes=2)
+    count = votes(
+        lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1), noise.in_pixels(1.0, **ANYWHERE), classes=2
+    )
     run = certify_up_to(count, sigma=1.0, radius=0.2, phases=(100, 1000, 10_000), alpha=0.001)
     found = run(KEY, x)
     np.testing.assert_array_equal(found.samples < 10_000, [True, False, True])
@@ -192,7 +200,9 @@ def test_sequential_stops_early_where_it_may():
 
 def test_predict_names_the_class_or_abstains():
     x = jnp.asarray([[3.0], [-3.0], [0.0]], jnp.float32)
-    count = votes(lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1), noise.in_pixels(1.0), classes=2)
+    count = votes(
+        lambda x: jnp.stack([x[:, 0], 0.0 * x[:, 0]], 1), noise.in_pixels(1.0, **ANYWHERE), classes=2
+    )
     assert predict(count, samples=1000)(KEY, x).tolist() == [0, 1, -1]
 
 
@@ -221,7 +231,7 @@ def test_ensembles_average_logits():
     ("make", "words"),
     [
         (lambda: noise.in_pixels(0.0), "sigma is 0.0"),
-        (lambda: votes(linear, noise.in_pixels(1.0), classes=2, chunk_size=0), "chunk_size 0"),
+        (lambda: votes(linear, noise.in_pixels(1.0, **ANYWHERE), classes=2, chunk_size=0), "chunk_size is 0"),
         (lambda: certify(None, sigma=1.0, alpha=1.0), "alpha is 1.0"),  # pyright: ignore[reportArgumentType]
         (lambda: certify_up_to(None, sigma=1.0, radius=1.0, phases=(5, 5)), "must grow"),  # pyright: ignore[reportArgumentType]
     ],
@@ -229,3 +239,117 @@ def test_ensembles_average_logits():
 def test_settings_are_checked(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def wrong(message, call):
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+PIXELS = noise.in_pixels(0.25)
+INSIDE = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 4)), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("network", "classes", "message"),
+    [
+        (
+            lambda x: x[:, :1],
+            1,
+            "classes is 1, must be a whole number, at least 2",
+        ),  # would certify class 0 everywhere
+        (lambda x: x[:, :1], 2, r"must give \(1000, ..., 2\)"),
+        (linear, 3, r"must give \(1000, ..., 3\)"),  # a class without votes
+        (lambda x: jnp.tile(x, 2), 2, r"gives \(1000, 8\)"),  # votes for more classes would be dropped
+        (lambda x: (linear(x), x), 2, "gives tuple"),
+        (lambda x: np.asarray(x) @ np.ones((4, 2)), 2, "must be written in JAX"),
+        (lambda x: linear(x) > 0, 2, "gives bool"),
+        (lambda x: linear(x).sum(axis=0), 2, r"gives \(2,\)"),
+        (WEIGHT, 2, "must be a function"),
+    ],
+)
+def test_networks_that_votes_would_misread_are_refused(network, classes, message):
+    wrong(message, lambda: votes(network, PIXELS, classes=classes)(KEY, INSIDE, 10))
+    wrong(
+        message, lambda: certify(votes(network, PIXELS, classes=classes), sigma=0.25, samples=20)(KEY, INSIDE)
+    )
+
+
+RUNS = {
+    "votes": lambda count: lambda key, x: count(key, x, 10),
+    "certify": lambda count: certify(count, sigma=0.25, samples=20),
+    "predict": lambda count: predict(count, samples=20),
+    "certify_up_to": lambda count: certify_up_to(count, sigma=0.25, radius=0.1, phases=(20,)),
+    "certify_pixels": lambda count: certify_pixels(count, sigma=0.25, samples=20),
+}
+
+
+@pytest.mark.parametrize("entrance", RUNS)
+def test_images_that_noise_would_drown_are_refused(entrance):
+    """Noise of 0.25 is nothing to images of 0..255, and too much to normalised ones."""
+    run = RUNS[entrance](votes(linear, PIXELS, classes=2))
+    nan = INSIDE.at[1, 2].set(jnp.nan)
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2], axis_types=(jax.sharding.AxisType.Auto,))
+    shared = RUNS[entrance](over_devices(votes(linear, PIXELS, classes=2), mesh))
+    space = PerturbationSet(lambda key, ready, u: ready + u, Threat("l2", 1.0), 4, lambda x: x)
+    latent = RUNS[entrance](votes(linear, noise.in_parameters(space, 0.25), classes=2))
+    for one in (run, shared, latent):
+        for x, message in (
+            ((255 * INSIDE).astype(jnp.uint8), "images are uint8, must be floats; of bytes take x / 255"),
+            (255 * INSIDE, r"must lie in \[0, 1\]; scale them, or give the box"),
+            (4 * INSIDE - 2, r"range from -.* must lie in \[0, 1\]"),
+            (nan, "1 images have values that are not finite"),
+            (INSIDE[:0], "at least one"),
+        ):
+            wrong(message, lambda one=one, x=x: one(KEY, x))
+
+
+COUNT = votes(linear, PIXELS, classes=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        *(
+            (lambda s=s: noise.in_pixels(s), "sigma is")
+            for s in (-1.0, np.float32(-0.1), np.nan, np.inf, "1")
+        ),
+        (lambda: noise.white(np.float32(0.0)), "white: sigma is 0.0"),
+        (lambda: certify(COUNT, sigma=np.float32(-0.1)), "certify: sigma is -0.1"),
+        (lambda: certify(COUNT, sigma=0.25, samples=0), "number of samples is 0"),
+        (lambda: certify(COUNT, sigma=0.25, samples=10.5), "number of samples is 10.5"),
+        (lambda: certify(COUNT, sigma=0.25, samples=2**31), "must be at most"),
+        (lambda: certify(COUNT, sigma=0.25, selection_samples=-1), "number of samples is -1"),
+        (lambda: certify(COUNT, sigma=0.25, alpha=0.0), "alpha is 0.0"),
+        (lambda: predict(COUNT, alpha=1.5), "alpha is 1.5"),
+        (lambda: certify_up_to(COUNT, sigma=0.25, radius=np.nan), "radius is nan"),
+        (lambda: certify_up_to(COUNT, sigma=0.25, radius=0.1, phases=()), "must grow"),
+        (lambda: certify_pixels(COUNT, sigma=0.0), "certify_pixels: sigma is 0.0"),
+        (lambda: prediction(np.array([[100]])), "at least two classes"),
+        (lambda: prediction(np.array([[60.0, 40.0]])), "must be whole numbers"),
+        (lambda: certificate(np.array([0]), np.array([11]), 10, sigma=1.0, alpha=0.1), "11 wins of 10"),
+        (lambda: certificate(np.array([0]), np.array([9]), 10, sigma=-1.0, alpha=0.1), "sigma is -1.0"),
+        (lambda: binomial.lower(np.array([-1]), 10, 0.1), "down to -1"),
+        (lambda: ensembles.ensemble(linear, lambda x: linear(x)[:, :1])(X), "logits of one shape"),
+    ],
+)
+def test_settings_that_promise_nothing_are_refused(make, message):
+    wrong(message, make)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ([0, -1], "smallest label is -1"),  # would count an abstention as right
+        ([0.5, 1], "whole numbers"),
+        ([[1, 0], [0, 1]], "argmax"),
+        ([[0], [1]], "must be"),
+        ([0], "must be"),
+    ],
+)
+def test_labels_of_certificates_are_checked(label, message):
+    found = Certificate(np.array([0, -1]), np.array([1.0, 0.0]), np.array([0.9, 0.4]))
+    wrong(message, lambda: curves.certified_accuracy(found, np.array(label), [0.0]))
+    wrong(message, lambda: curves.average_radius(found, np.array(label)))
+    wrong("radii are", lambda: curves.certified_accuracy(found, np.array([0, 1]), [np.nan]))

@@ -104,7 +104,7 @@ def test_samples_do_not_depend_on_the_batch():
         ({"radius": -1.0}, "radius is -1"),
         ({"radius": 1.0, "alpha": 0.0}, "alpha is 0"),
         ({"radius": 1.0, "samples": 0}, "samples is 0"),
-        ({"radius": 1.0, "chunk_size": 0}, "chunk_size 0"),
+        ({"radius": 1.0, "chunk_size": 0}, "chunk_size is 0"),
     ],
 )
 def test_settings_are_checked(settings, message):

@@ -21,7 +21,7 @@ def signs(x):
 
 def test_votes_and_radii_of_pixels_are_those_of_the_normal_distribution():
     sigma, n = 0.5, 4000
-    count = votes(signs, in_pixels(sigma), classes=2, chunk_size=1000)
+    count = votes(signs, in_pixels(sigma, lower=-np.inf, upper=np.inf), classes=2, chunk_size=1000)
     found = np.asarray(jax.jit(count)(KEY, X, n))
     assert found.shape == (2, 3, 4, 2) and (found.sum(axis=-1) == n).all()
     share = stats.norm.cdf(np.asarray(X)[..., 0] / sigma)
