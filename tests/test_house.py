@@ -14,7 +14,7 @@ FLOORS = {
     "losses": 3, "smoothing": 3, "bounds": 3, "ood": 3, "perturbations": 3,
     "training": 4, "staged_training": 4, "optimizers": 4, "evaluation": 4, "analysis": 4,
     "runtime": 5,
-    "catalog": 6, "api": 6, "api_ood": 6,
+    "catalog": 6, "api": 6, "api_ood": 6, "api_certify": 6,
 }  # fmt: skip
 TOWERS = {"threats", "models", "data"}  # do not see each other
 HOMES = {
@@ -66,6 +66,24 @@ def test_imports_go_down_and_libraries_stay_home(path):
                 f"{here} imports {first}, whose home is {HOMES[first] or 'elsewhere'}"
             )
         assert first != "tensorflow", "TensorFlow is not a dependency"
+
+
+# What writes no file of JSON, or only texts: hashes, comparisons, a page for readers, a stored digest.
+NOT_FILES = {
+    "runtime/strict_json.py", "runtime/provenance.py", "runtime/report.py", "runtime/pytree_files.py",
+    "data/decode.py",
+}  # fmt: skip
+
+
+def test_json_is_written_in_one_place():
+    """json.dumps writes NaN and Infinity bare, which no other reader takes."""
+    for path in [*FILES, *sorted((ROOT / "experiments").rglob("*.py"))]:
+        if str(path.relative_to(ROOT)).removeprefix("robustjax/") in NOT_FILES:
+            continue
+        lines = [line for line in path.read_text().splitlines() if "json.dump" in line]
+        assert not [line for line in lines if "attacked=" not in line], (
+            f"{path}: write with runtime.strict_json"
+        )
 
 
 def test_every_module_and_public_name_has_a_docstring():

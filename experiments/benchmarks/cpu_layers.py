@@ -13,7 +13,6 @@ of all cores instead, which others disturb less, but which do not show that a ro
 
 import dataclasses
 import datetime
-import json
 import os
 import statistics
 import time
@@ -32,6 +31,7 @@ from robustjax.models.cpu.by_platform import multiply
 from robustjax.models.cpu.convolution import Convolution
 from robustjax.models.cpu.patches import Halved
 from robustjax.models.cpu.transposed import Doubled
+from robustjax.runtime import strict_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,8 +220,7 @@ def main(cfg: Config) -> None:
             "config": dataclasses.asdict(cfg),
             "results": rows,
         }
-        with open(cfg.out, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        strict_json.append(cfg.out, line)
 
 
 if __name__ == "__main__":

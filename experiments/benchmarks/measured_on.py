@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import json
 import os
 import platform
 from importlib.metadata import version
@@ -10,6 +9,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import jax
+
+from robustjax.runtime import strict_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -33,5 +34,4 @@ def append(out: str | None, cfg: "DataclassInstance", packages: dict[str, str], 
         return
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     line = {"date": now, "chip": chip(), "versions": packages, "config": dataclasses.asdict(cfg), **results}
-    with open(out, "a") as file:
-        file.write(json.dumps(line) + "\n")
+    strict_json.append(out, line)

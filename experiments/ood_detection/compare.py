@@ -12,7 +12,6 @@ The folder keeps every finished setting under cells/; start again with the same 
 computed. report.html and results.json say what was expected and whether it holds.
 """
 
-import json
 import pathlib
 
 from experiments.ood_detection import compare_report
@@ -22,6 +21,7 @@ from experiments.ood_detection.config import COMPARE_PRESETS as PRESETS
 from experiments.ood_detection.config import CompareConfig, Setting
 from experiments.shared import command_line
 from robustjax import runtime
+from robustjax.runtime import strict_json
 from robustjax.runtime.provenance import made_with, plain
 
 MAY_DIFFER = ("out", "data_dir", "resamples")
@@ -49,7 +49,7 @@ def main(cfg: CompareConfig) -> int:
     # --- results and report ---
     results = Results(found, SETS, cfg.radii, cfg.near_eps, cfg.resamples)
     facts = {"made_with": made_with(), "config": plain(cfg), **results.facts()}
-    runtime.write_whole(pathlib.Path(cfg.out) / "results.json", json.dumps(facts, indent=1) + "\n")
+    strict_json.write(pathlib.Path(cfg.out) / "results.json", facts)
     for line in results.lines():
         runtime.say(line)
     report = compare_report.build(cfg, results).write(pathlib.Path(cfg.out) / "report.html")

@@ -13,7 +13,7 @@ from robustjax import runtime
 from robustjax.catalog.score_attacks import score_attack
 from robustjax.evaluation.scores import ALPHA, ATTACKED_SAMPLES
 from robustjax.ood import metrics
-from robustjax.runtime import figures, image_grids
+from robustjax.runtime import figures, image_grids, strict_json
 from robustjax.runtime.provenance import plain
 from robustjax.runtime.report import Report
 from robustjax.types import Network
@@ -43,7 +43,7 @@ def write(
         "metrics": table,
         "flags": {f"{network}, {detector}": plain(seen) for (network, detector), seen in flags.items()},
     }
-    runtime.write_whole(out / "metrics.json", json.dumps(facts, indent=1) + "\n")
+    strict_json.write(out / "metrics.json", facts)
     rows = main_rows(table, cfg.cases())
     for row in rows:
         runtime.say("  ".join(f"{name} {value}" for name, value in row.items()))

@@ -27,6 +27,7 @@ from experiments.ood_to_id.train_report import training_report
 from experiments.ood_to_id.training import Stopped, train_system
 from experiments.shared import command_line
 from robustjax import runtime
+from robustjax.runtime import strict_json
 from robustjax.runtime.bar_charts import bars
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.report import Report
@@ -51,14 +52,14 @@ def main(cfg: CompareConfig) -> int:
             except Stopped as stopped:
                 code = stopped.exit_code
             seconds |= {name: seconds.get(name, 0.0) + time.process_time() - began}
-            runtime.write_whole(run.folder / "seconds.json", json.dumps(seconds, indent=1) + "\n")
+            strict_json.write(run.folder / "seconds.json", seconds)
             if code or stop.requested:
                 return code or stop.exit_code
 
     # --- results ---
     rows = table(cfg, run.folder)
     facts = {"made_with": made_with(), "config": plain(cfg), "rows": rows, "cpu_seconds": seconds}
-    runtime.write_whole(run.folder / "results.json", json.dumps(facts, indent=1) + "\n")
+    strict_json.write(run.folder / "results.json", facts)
     for row in rows:
         print(" | ".join(row.values()))
     print(f"CPU: {sum(seconds.values()) / 60:.1f} minutes for all parts")

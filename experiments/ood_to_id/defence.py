@@ -13,7 +13,6 @@ paper were not available, and the column `paper` of the tables stays n/a. The fo
 finished part; start again with the same --out and only what is missing is computed.
 """
 
-import json
 import time
 
 import numpy as np
@@ -26,6 +25,7 @@ from experiments.ood_to_id.defence_results import Results
 from experiments.shared import command_line
 from robustjax import runtime
 from robustjax.evaluation.defence_results import Arrays
+from robustjax.runtime import strict_json
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.stopping import stopping
 
@@ -57,7 +57,7 @@ def main(cfg: DefenceConfig) -> int:
     headlines = [measurements.headline(seed, parts) for seed in range(cfg.seeds)]
     results = Results(parts, cfg, headlines)
     facts = {"made_with": made_with(), "config": plain(cfg), **results.facts()}
-    runtime.write_whole(run.folder / "results.json", json.dumps(facts, indent=1) + "\n")
+    strict_json.write(run.folder / "results.json", facts)
     for line in results.lines():
         runtime.say(line)
     runtime.say(

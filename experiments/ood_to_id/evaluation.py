@@ -1,6 +1,5 @@
 """Attack a translation system, attack by attack, in a folder: what ood_to_id.evaluate and compare share."""
 
-import json
 import pathlib
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from robustjax.evaluation.defence_results import Arrays, DefenceResults
 from robustjax.evaluation.gated_cases import GatedCase
 from robustjax.ood.gates import Gate, always
 from robustjax.ood.translate import Defence
+from robustjax.runtime import strict_json
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.stopping import Stop, stopping
 from robustjax.threats import Threat
@@ -133,7 +133,7 @@ def evaluate_system(cfg: EvaluateConfig) -> Evaluation | Comparison:
 def write_results(cfg: EvaluateConfig, facts: dict[str, Any]) -> None:
     """Write results.json: what was found, with what made it."""
     whole = {"made_with": made_with(), "config": plain(cfg), **facts}
-    runtime.write_whole(pathlib.Path(cfg.out) / "results.json", json.dumps(whole, indent=1) + "\n")
+    strict_json.write(pathlib.Path(cfg.out) / "results.json", whole)
 
 
 def open_target(cfg: EvaluateConfig) -> Target:

@@ -9,7 +9,6 @@ of arXiv:2202.08944; its tables were not available. The same command goes on wit
 """
 
 import dataclasses
-import json
 import time
 
 import jax
@@ -26,6 +25,7 @@ from robustjax.analysis.intervals import proportion
 from robustjax.evaluation.headline import percent
 from robustjax.perturbations import adversarial_pairs
 from robustjax.perturbations.pairs import ImagePair
+from robustjax.runtime import strict_json
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.report import Report
 from robustjax.runtime.stopping import stopping
@@ -69,7 +69,7 @@ def main(cfg: LeaveOneOutConfig) -> int:
     # --- results and report ---
     rows = table(right)
     facts = {"made_with": made_with(), "config": plain(cfg), "rows": rows}
-    runtime.write_whole(run.folder / "results.json", json.dumps(facts, indent=1) + "\n")
+    strict_json.write(run.folder / "results.json", facts)
     for row in rows:
         print(" | ".join(row.values()))
     print(f"CPU: {(time.process_time() - began) / 60:.1f} minutes this time")

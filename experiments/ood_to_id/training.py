@@ -20,6 +20,7 @@ from robustjax.attacks.pgd import pgd
 from robustjax.catalog.translators import TRANSLATORS, translator
 from robustjax.ood.translate import Translate
 from robustjax.perturbations import tones
+from robustjax.runtime import strict_json
 from robustjax.runtime.stopping import Stop, stopping
 from robustjax.staged_training import Stage
 from robustjax.threats import Threat
@@ -111,7 +112,7 @@ def train_system(cfg: TrainConfig) -> Trained:
         "until": until,
         "measured": rows,
     }
-    runtime.write_whole(folder / "system.json", json.dumps(made, indent=2) + "\n")
+    strict_json.write(folder / "system.json", made, indent=2)
     return Trained(folder, rows, pictures, until)
 
 

@@ -12,7 +12,6 @@ among all devices. The folder gets certificates.npz, certificates.json and repor
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from experiments.shared import classifiers, command_line
 from robustjax import binomial, runtime
 from robustjax.perturbations.learned import learned
 from robustjax.perturbations.sets import PerturbationSet
+from robustjax.runtime import strict_json
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.smoothing import curves
 from robustjax.smoothing.certify import Certificate, certify
@@ -133,7 +133,7 @@ def main(cfg: CertifyConfig) -> int:
         }
         if "samples" in found:
             numbers["samples per image"] = float(found["samples"].mean())
-        runtime.write_whole(run.folder / "certificates.json", json.dumps(numbers, indent=2) + "\n")
+        strict_json.write(run.folder / "certificates.json", numbers, indent=2)
         runtime.write_whole(run.folder / "certificates.npz", in_bytes(found | {"true": smoothed.label}))
         print(in_words(numbers))
         page = report.certificates(

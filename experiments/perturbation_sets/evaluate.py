@@ -12,7 +12,6 @@ again.
 the package flatbuffers is installed.
 """
 
-import json
 from collections.abc import Callable
 
 import jax
@@ -45,6 +44,7 @@ from robustjax.perturbations.pairs import Pairs
 from robustjax.perturbations.quality import Quality, conformal_radius, coverage, nearest_from, quality
 from robustjax.perturbations.sets import ascent_through
 from robustjax.perturbations.truncated import truncated_normal
+from robustjax.runtime import strict_json
 from robustjax.threats import Threat
 from robustjax.types import Batch, Params, State
 
@@ -102,7 +102,7 @@ def main(cfg: EvaluateConfig) -> int:
             ),
             "radii": [means(cell, r, cfg.tolerance) for cell, r in zip(cells, radii, strict=True)],
         }
-        runtime.write_whole(run.folder / "quality.json", json.dumps(numbers, indent=2) + "\n")
+        strict_json.write(run.folder / "quality.json", numbers, indent=2)
         for row in numbers["radii"]:
             print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
         if cfg.export:

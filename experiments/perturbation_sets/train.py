@@ -15,7 +15,6 @@ are cut over all devices; on several machines, run the same command on each with
 scheduler tells).
 """
 
-import json
 from typing import Any
 
 import jax
@@ -42,6 +41,7 @@ from robustjax.models.cvae import CVAE
 from robustjax.perturbations.learned import encoder, learned, perturbed
 from robustjax.perturbations.pairs import Pairs
 from robustjax.perturbations.quality import Quality, norms, quality
+from robustjax.runtime import strict_json
 from robustjax.types import Batch, Loss, Params, State
 
 MAY_DIFFER = (
@@ -117,7 +117,7 @@ def main(cfg: TrainConfig) -> int:
     numbers = {"radius": found.largest, "encodings": found._asdict()} | {
         name: float(getattr(measured, name).mean()) for name in Quality._fields
     }
-    runtime.write_whole(run.folder / "quality.json", json.dumps(numbers, indent=2) + "\n")
+    strict_json.write(run.folder / "quality.json", numbers, indent=2)
     print("\n".join(f"{name:15s} {value:.5g}" for name, value in numbers.items() if isinstance(value, float)))
     rows = example_images(
         model, jax.device_get(trained), found.largest, pairs.unlimited, as_images(test, slice(5))

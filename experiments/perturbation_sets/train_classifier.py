@@ -18,7 +18,6 @@ machines, run the same command on each with --distributed (and --cluster.* where
 The presets beside digits, scenes and smoke are the settings of Wong and Kolter 2020, arXiv:2007.08450.
 """
 
-import json
 from typing import Any
 
 import jax
@@ -42,6 +41,7 @@ from robustjax import data, evaluation, runtime, training
 from robustjax.data import subsets
 from robustjax.evaluation import inside_sets
 from robustjax.perturbations.pairs import corrupted
+from robustjax.runtime import strict_json
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.types import Model, Params, State
 
@@ -102,7 +102,7 @@ def main(cfg: TrainClassifierConfig) -> int:
     numbers["radii"] = found["radii"].tolist()
     attacked = [name for name in ("robust", "square", "overlap_attacked") if name in found]
     numbers |= {name: found[name].mean(axis=1).tolist() for name in attacked}
-    runtime.write_whole(run.folder / "robustness.json", json.dumps(numbers, indent=2) + "\n")
+    strict_json.write(run.folder / "robustness.json", numbers, indent=2)
     small = {name: value for name, value in found.items() if value.ndim <= 2}
     runtime.write_whole(run.folder / "robustness.npz", in_bytes(small))
     for name in natural:

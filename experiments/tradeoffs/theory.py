@@ -8,7 +8,6 @@ what it gains where it lasts. Everything is exact but the dots, which are linear
 on samples. Takes about a minute of CPU time and writes report.html, results.json and figures/ to --out.
 """
 
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +33,7 @@ from robustjax.analysis.linear.gaussian import Gaussian, core_only, gaussian
 from robustjax.analysis.linear.measures import measures
 from robustjax.analysis.linear.minimiser import Solution, minimise, thresholds
 from robustjax.numerics import Norm
-from robustjax.runtime.files import write_whole
+from robustjax.runtime import strict_json
 from robustjax.runtime.provenance import made_with, plain
 
 
@@ -61,7 +60,7 @@ def main(cfg: TheoryConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     about = {"config": plain(cfg), "made_with": made_with()}
     content = {"anchors": anchors, "trained": trained} | found | about
-    write_whole(out / "results.json", json.dumps(plain(content), indent=1) + "\n")
+    strict_json.write(out / "results.json", plain(content))
     runtime.say(f"report: {write_report(cfg, found, anchors, trained, out)}")
 
 

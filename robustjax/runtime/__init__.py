@@ -19,6 +19,7 @@
     report           a page of text, tables and pictures in one file
     provenance       config, versions, devices, commit and command of a result
     files            writing whole files
+    strict_json      writing JSON without bare NaN
 
 A run, in short:
 

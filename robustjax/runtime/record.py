@@ -5,7 +5,6 @@ The same folder with the same config resumes; with another config it is refused 
 
 import contextlib
 import json
-import math
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from robustjax.runtime import provenance
+from robustjax.runtime import provenance, strict_json
 from robustjax.runtime.files import write_whole
 from robustjax.runtime.snapshot import in_bytes
 
@@ -46,7 +45,7 @@ class Run:
         tensorboard: bool = False,
     ) -> None:
         self.folder = Path(out)
-        self.config = provenance.plain(config)
+        self.config = strict_json.named(provenance.plain(config))
         self.resumed = (self.folder / "config.json").exists()
         self._writes = jax.process_index() == 0
         self._metrics = self.folder / "metrics.jsonl"
@@ -56,7 +55,7 @@ class Run:
         starts = []
         if self.resumed:
             made = _read_config(self.folder / "config.json")
-            differing = provenance.differences(made["config"], self.config, may_differ)
+            differing = provenance.differences(strict_json.named(made["config"]), self.config, may_differ)
             if differing:
                 raise ValueError(
                     f"Run: {self.folder} holds a run of another config ({'; '.join(differing)}); "
@@ -76,7 +75,7 @@ class Run:
                 "config_hash": provenance.digest(self.config, may_differ),
                 "starts": [*starts, provenance.made_with()],
             }
-            write_whole(self.folder / "config.json", json.dumps(page, indent=2) + "\n")
+            strict_json.write(self.folder / "config.json", page, indent=2)
             self._trim(None)
         self._last = self._read_last()
 
@@ -170,10 +169,10 @@ class Run:
         self._last = step
         if not self._writes:
             return
-        line = {"step": step} | {name: _json_number(value) for name, value in metrics.items()}
+        line = {"step": step} | {name: strict_json.number(value) for name, value in metrics.items()}
         if self._file is None:
             self._file = self._metrics.open("a", encoding="utf-8")
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(strict_json.text(line) + "\n")
         self._file.flush()
         if self._tensorboard:
             if self._events is None:
@@ -196,7 +195,7 @@ class Run:
             return
         text = self._metrics.read_text(encoding="utf-8", errors="replace")
         kept = [line for line in measured(text) if step is None or line["step"] < step]
-        whole = "".join(json.dumps(line) + "\n" for line in kept)
+        whole = "".join(strict_json.text(line) + "\n" for line in kept)
         if whole != text:
             write_whole(self._metrics, whole)
 
@@ -230,14 +229,3 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(made, dict) or not {"config", "starts"} <= made.keys():
         raise ValueError(f"Run: {path} was not written by a run, choose another folder")
     return made
-
-
-def _json_number(value: Any) -> Any:
-    """Turn a number or array into JSON: float32 with the digits it has, non-finite values as strings."""
-    array = np.asarray(value)
-    if array.ndim:
-        return [_json_number(item) for item in array]
-    if array.dtype.kind not in "fV":  # V: bfloat16 and its kin
-        return array.item()
-    number = float(str(array[()]))
-    return number if math.isfinite(number) else str(number)

@@ -10,6 +10,7 @@ import numpy as np
 
 from robustjax.evaluation.results import NOT_RUN, Results
 from robustjax.evaluation.score_suite import ScoreResults
+from robustjax.runtime import strict_json
 from robustjax.runtime.files import write_whole
 from robustjax.runtime.snapshot import in_bytes
 
@@ -45,10 +46,10 @@ def write_arrays(
     """Write a dataclass of arrays and tuples of names as results.npz, and `summary` as results.json if given."""
     folder = Path(folder)
     fields = {f.name: np.asarray(getattr(results, f.name)) for f in dataclasses.fields(results)}
-    arrays = {**fields, "about": np.array(json.dumps(about))}
+    arrays = {**fields, "about": np.array(strict_json.text(about))}
     write_whole(folder / "results.npz", in_bytes(arrays, compressed=True))
     if summary is not None:
-        write_whole(folder / "results.json", json.dumps(summary, indent=1) + "\n")
+        strict_json.write(folder / "results.json", summary)
     return folder / "results.npz"
 
 

@@ -112,6 +112,8 @@ def from_plain(kind: Any, value: Any) -> Any:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is float and value in ("inf", "-inf", "nan"):  # JSON has no such numbers
+        return float(value)
     if kind is type(None) and value is None:
         return None
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):

@@ -1,6 +1,8 @@
 """Run a script of experiments/ as a person would: in a process of its own, or quickly in this one."""
 
 import importlib
+import itertools
+import json
 import os
 import pathlib
 import subprocess
@@ -51,7 +53,22 @@ def run(script, *words, devices=1, timeout=600, **more):
         text=True,
         timeout=timeout,
     )
+    strictly_json(words, done.returncode)
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def strictly_json(words, code):
+    """Read every JSON file that a script wrote as other programs do: a bare NaN or Infinity is an error."""
+
+    def refuse(name):
+        raise AssertionError(f"bare {name}")
+
+    out = [pathlib.Path(value) for flag, value in itertools.pairwise(words) if flag == "--out"]
+    for folder in out if code == 0 else []:
+        for path in [*folder.rglob("*.json"), *folder.rglob("*.jsonl")]:
+            texts = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+            for text in texts:
+                json.loads(text, parse_constant=refuse)
 
 
 def call(capsys, monkeypatch, script, *words):
@@ -62,4 +79,6 @@ def call(capsys, monkeypatch, script, *words):
         command_line.script(module.main, module.PRESETS, module.__doc__)
     said = capsys.readouterr()
     code = left.value.code
-    return Done(code if isinstance(code, int) else int(bool(code)), said.out, said.err)
+    code = code if isinstance(code, int) else int(bool(code))
+    strictly_json(words, code)
+    return Done(code, said.out, said.err)
