@@ -6,7 +6,7 @@ Everything is an objective (Array[b ...] -> Array[b], to be maximised) over a pe
 box), and solvers that know nothing else. The architecture, floor by floor; imports go down only:
 
 7  experiments/   scripts: a folder per topic
-6  api  api_ood   the front door: evaluate, evaluate_ood
+6  api  api_ood  api_certify   the front door: evaluate, evaluate_ood, certify, certify_intervals
    catalog/       from names to factories: models, losses, attacks, scores, OOD sets
 5  runtime/       the impure edge: devices, checkpoints, records, figures, reports
 4  training       TrainState, start, step            optimizers   the field's optimisers and schedules
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from robustjax.api import evaluate as evaluate
     from robustjax.api_ood import OodEvaluation as OodEvaluation
     from robustjax.api_ood import evaluate_ood as evaluate_ood
+    from robustjax.api_certify import Certification as Certification
+    from robustjax.api_certify import certify as certify
+    from robustjax.api_certify import certify_intervals as certify_intervals
     from robustjax.models.adapters import from_flax as from_flax
     from robustjax.threats import Threat as Threat
     from robustjax.types import Network as Network
@@ -43,6 +46,9 @@ _HOMES = {
     "evaluate": "api",
     "evaluate_ood": "api_ood",
     "OodEvaluation": "api_ood",
+    "Certification": "api_certify",
+    "certify": "api_certify",
+    "certify_intervals": "api_certify",
     "from_flax": "models.adapters",
     "Threat": "threats",
     "Network": "types",
