@@ -15,7 +15,6 @@ function of your own: (threat, classes) -> robustjax.attacks.case.Case, or (thre
 """
 
 import dataclasses
-import json
 import pathlib
 from functools import partial
 from typing import Any
@@ -32,8 +31,9 @@ from robustjax import runtime
 from robustjax.attacks import masking_checks
 from robustjax.data import Split
 from robustjax.evaluation import suite
+from robustjax.evaluation.identity import difference, identity
 from robustjax.evaluation.results import Results
-from robustjax.runtime import result_files
+from robustjax.runtime import result_files, strict_json
 from robustjax.runtime.attack_progress import attack_progress
 from robustjax.runtime.provenance import digest, made_with, plain
 from robustjax.runtime.snapshot import Snapshot
@@ -51,7 +51,8 @@ def main(cfg: AttackConfig) -> None:
     out = pathlib.Path(cfg.out or pathlib.Path(cfg.source.run or "") / "attack" / name)
     out.mkdir(parents=True, exist_ok=True)
     cases = partial(cfg.cases, classes=len(test.info.classes))
-    identity = {"network": it.network.about, "data": plain(test.info), "norm": cfg.norm}
+    who = identity(it.network, suite.as_floats(it.test.image), it.test.index, random=cfg.source.stochastic)
+    about_all = {"network": it.network.about, "data": plain(test.info), "norm": cfg.norm, "identity": who}
 
     # --- attack ---
     mesh = runtime.data_mesh()
@@ -65,11 +66,11 @@ def main(cfg: AttackConfig) -> None:
         batch_size=cfg.batch_size,
         sharding=rows,
     )
-    report = earlier_report(cfg, identity)
+    report = earlier_report(cfg, about_all)
     curve: list[Results] = []
     for i, eps in enumerate(cfg.grid()):
         # The settings of an attack are not in the arrays that a snapshot is checked by.
-        settings = digest({"config": plain(cfg), **identity}, ("config.out", "config.batch_size"))
+        settings = digest({"config": plain(cfg), **about_all}, ("config.out", "config.batch_size"))
         memory = Snapshot(out / f"progress_{settings}_{i}.npz")
         if cfg.radii > 1:
             runtime.say(f"{cfg.norm} radius {eps:.4g}")
@@ -95,7 +96,7 @@ def main(cfg: AttackConfig) -> None:
             runtime.say(f"warning: {flag.name}: {flag.says}")
     robust = [float(one.robust.mean()) for one in curve]
     about = {
-        **identity,
+        **about_all,
         "eps": cfg.eps,
         "config": plain(cfg),
         "cases": [{"name": case.name, "runs": case.runs, "note": case.note} for case in ran],
@@ -118,7 +119,7 @@ def part_of(split: Split, number: int, parts: int) -> Split:
     )
 
 
-def earlier_report(cfg: AttackConfig, identity: dict[str, Any]) -> Results | None:
+def earlier_report(cfg: AttackConfig, about_all: dict[str, Any]) -> Results | None:
     """Read the report to go on from.
 
     Raises:
@@ -128,8 +129,10 @@ def earlier_report(cfg: AttackConfig, identity: dict[str, Any]) -> Results | Non
         return None
     report, about = result_files.read(cfg.given)
     for name in ("network", "norm"):
-        if about.get(name) != json.loads(json.dumps(identity[name])):
-            raise ValueError(f"--given {cfg.given} has {name} {about.get(name)}, must have {identity[name]}")
+        if about.get(name) != strict_json.finite(plain(about_all[name])):
+            raise ValueError(f"--given {cfg.given} has {name} {about.get(name)}, must have {about_all[name]}")
+    if why := difference(about.get("identity"), about_all["identity"]):
+        raise ValueError(f"--given {cfg.given} is about another network of the same name: {why}")
     if about["eps"] > cfg.eps:
         raise ValueError(f"--given {cfg.given} is at radius {about['eps']:g}, must be at most {cfg.eps:g}")
     return report

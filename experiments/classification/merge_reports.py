@@ -12,6 +12,7 @@ import tyro
 from experiments.classification.config import MergeConfig
 from experiments.shared import command_line
 from robustjax import runtime
+from robustjax.evaluation.identity import difference
 from robustjax.evaluation.results import merge
 from robustjax.runtime import result_files
 from robustjax.runtime.provenance import made_with
@@ -29,10 +30,14 @@ def main(cfg: MergeConfig) -> None:
                 raise ValueError(
                     f"{folder} has {name} {about.get(name)}, must have {first.get(name)} like {cfg.reports[0]}"
                 )
+        if why := difference(first.get("identity"), about.get("identity")):
+            raise ValueError(
+                f"{folder} is about another network than {cfg.reports[0]}, of the same name: {why}"
+            )
     joined = merge([results for results, _ in found])
     for row in result_files.rows(joined):
         runtime.say(f"{row['after']:>10}  {row['accuracy %']:6.2f} %  ({row['95 % interval']})")
-    about = {name: first.get(name) for name in ("network", "norm", "eps")}
+    about = {name: first.get(name) for name in ("network", "norm", "eps", "identity")}
     path = result_files.write(
         cfg.out, joined, {**about, "merged": list(cfg.reports), "made_with": made_with()}
     )

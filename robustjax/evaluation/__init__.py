@@ -10,6 +10,7 @@ pool         the rows of one case on the device, kept full
 score_suite  the runner on the score of an OOD detector, both sides
 score_cases  attacks on such a score
 score_checks gradient-masking checks for scores
+identity     which network a report is about
 results      what a suite did to every image; merging
 purifier     attacks on a classifier behind a gate and a translator, evaluated by the defence itself
 defence_results  what that did to every example

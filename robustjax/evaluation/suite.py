@@ -18,7 +18,7 @@ from robustjax.evaluation import pool
 from robustjax.evaluation.closures import as_it_is
 from robustjax.evaluation.pool import Cases
 from robustjax.evaluation.results import Results
-from robustjax.evaluation.runner import Examples, Memory, Progress, require_feasible, runner
+from robustjax.evaluation.runner import Examples, Memory, Progress, ask, require_feasible, runner
 from robustjax.threats import Threat
 from robustjax.types import Labels, LogitsFn
 
@@ -72,7 +72,8 @@ def over(
             raise ValueError(f"suite: {name} is a {type(given_).__name__}, must be a function: {example}")
     if segment is not None and segment < 1:
         raise ValueError(f"suite: segment is {segment}, must be at least 1")
-    pool.buckets(batch_size, min(smallest, batch_size))
+    devices = sharding.num_devices if sharding else 1
+    sizes = pool.buckets(batch_size, min(smallest, batch_size), devices)
 
     def evaluate(
         key: PRNGKeyArray,
@@ -95,10 +96,19 @@ def over(
         labels = checks.labels("suite", labels, count=len(x), classes=classes)
         listed = cases(threat)
         check_cases(listed)
+        answer, examples, clean = Answers(ranked_classes(listed)), Examples(x, labels, index), None
+        if given is not None:
+            rows = np.arange(len(labels))
+            clean = ask(answer, judge or system, sizes, sharding, key, examples, rows, x, arguments)
+            if off := int((clean["prediction"] != given.clean).sum()):
+                raise ValueError(
+                    f"suite: given is a report about another network, which predicts otherwise for {off} of "
+                    f"{len(labels)} images; must be about this one"
+                )
         run = runner(
             system,
             cases,
-            Answers(ranked_classes(listed)),
+            answer,
             _misclassified,
             reference=judge,
             batch_size=batch_size,
@@ -109,9 +119,10 @@ def over(
         )
         found = run(
             key,
-            Examples(x, labels, index),
+            examples,
             threat,
             *arguments,
+            clean=clean,
             already=None if given is None else given.broken,
             begin=None if given is None else (given.x, given.value),
             every=every,

@@ -1,5 +1,6 @@
 """Attack reports: any network, killed and resumed, in parts, continued; the files agree with one another."""
 
+import importlib
 import json
 import pathlib
 
@@ -123,6 +124,27 @@ def test_any_function(attack, tmp_path, monkeypatch):
     assert result_files.read(tmp_path / "b")[1]["network"]["reference passes"] == 10
     done = attack(tmp_path / "c", source=source("wrong_shape"))
     assert done.returncode == 2 and "must give logits of shape (2, 10)" in done.stderr
+
+
+def test_another_network_of_the_same_name_is_refused(attack, tmp_path, monkeypatch):
+    """A function is known by its name, whose file may have changed; a few other predictions are enough."""
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
+    module = importlib.import_module("test_attack_script")
+    source = ("--source.function", "test_attack_script:logits", "--source.dataset", "digits")
+    words = ("--radii", 1, "--images", 40, "--attacks")
+
+    def run(out, *more):
+        return attack(tmp_path / out, *words, *more, source=source)
+
+    assert run("first", "apgd-ce").returncode == 0
+    assert run("same", "fab-t", "--given", tmp_path / "first").returncode == 0
+    monkeypatch.setattr(module, "WEIGHT", module.WEIGHT.at[:, 0].add(0.05))
+    done = run("other", "fab-t", "--given", tmp_path / "first")
+    assert done.returncode == 2 and "is about another network of the same name: it answers" in done.stderr
+    assert run("changed", "fab-t").returncode == 0
+    reports = (str(tmp_path / "first"), str(tmp_path / "changed"))
+    with pytest.raises(ValueError, match="of the same name: it answers otherwise"):
+        merge_reports.main(MergeConfig(reports, str(tmp_path / "joined")))
 
 
 def ascent_of_ones_own(threat):
