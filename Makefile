@@ -7,8 +7,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c .requirements.lock
 WORKERS ?= 2
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.venv/compiled
+UPGRADE ?=
+FREE := requests charset-normalizer chardet idna urllib3
 
-.PHONY: demo test test-fast oracles lint docs lock clean
+.PHONY: demo test test-fast oracles lint docs lock extras clean
 
 demo: .venv/demo
 	$(BIN)/python -m experiments.classification.quickstart
@@ -35,11 +37,18 @@ docs: .venv/test
 	$(PIP) -e '.[docs]'
 	$(BIN)/pdoc --docformat google --math -o docs robustjax
 
-# Resolve the newest versions inside the bounds of pyproject.toml, for every supported Python.
+# Pin every package of every extra, for every supported Python; versions that are pinned stay unless they conflict.
+# `make lock UPGRADE=--upgrade` takes the newest ones. torchattacks asks for one old version of requests: were it and
+# what it brings in the lock, everybody would get them.
 lock: .venv/created
 	$(PIP) uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra docs --no-emit-index-url \
-		--no-header --no-annotate --upgrade pyproject.toml -o .requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url --no-header \
+		--no-annotate $(UPGRADE) $(FREE:%=--no-emit-package %) pyproject.toml -o .requirements.lock
+
+# Does every extra and every documented install resolve against the lock?
+extras: .venv/created
+	$(PIP) uv
+	$(BIN)/python tests/resolve_extras.py
 
 clean:
 	rm -rf .venv
