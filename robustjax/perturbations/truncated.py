@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.numerics import keys_for
 from robustjax.types import Radius
 
@@ -20,7 +22,12 @@ def truncated_normal(key: PRNGKeyArray, count: int, dimension: int, radius: Radi
       radius: of the ball, above 0; one for all, or one per example.
     Returns:
       (count, dimension), every row within its radius.
+    Raises:
+      ValueError: if a known radius is not positive and finite.
     """
+    if checks.concrete(radius):
+        for one in np.ravel(np.asarray(radius)):
+            checks.positive("truncated_normal", "radius", one)
     keys = keys_for(key, count)
     along, how_far = jax.vmap(jax.random.split, out_axes=1)(keys)
     ray = jax.vmap(lambda k: jax.random.normal(k, (dimension,)))(along)

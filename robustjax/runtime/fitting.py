@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from robustjax.runtime.checkpoint import Checkpoints
 from robustjax.runtime.progress import progress, say
@@ -64,7 +67,8 @@ def fit(
       save_every: updates between checkpoints.
       label, batch_size: of the progress line.
     Raises:
-      ValueError: if the loss is not finite; the last checkpoint stays, and is from before.
+      ValueError: if the loss, or the state at a checkpoint, is not finite; the last checkpoint stays, and is from
+        before.
     """
     found = saved.restore(state) if saved is not None else None
     state, begin = found or (begun(state) if begun else state, 0)
@@ -91,7 +95,7 @@ def fit(
             bar.show(metrics)
         stopping = stop is not None and not ended and stop.agreed(done)
         if done % save_every == 0 or ended or stopping:
-            check_finite((i, metrics), label)
+            check_finite((i, metrics), label, state)
             scores = None
             if validate is not None and not stopping:
                 scores = validate(state)
@@ -107,14 +111,15 @@ def fit(
     return Fitted(state, done, 0)
 
 
-def check_finite(measured: tuple[int, Mapping[str, Any]] | None, label: str) -> None:
-    """Refuse to go on, or to save, with a loss that is not finite.
+def check_finite(measured: tuple[int, Mapping[str, Any]] | None, label: str, state: Any = None) -> None:
+    """Refuse to go on, or to save, with a loss that is not finite or a state that holds NaN.
 
     Args:
       measured: an update and its metrics, of which `loss` is looked at; None for nothing yet.
       label: of the training, for the error.
+      state: after that update, to be saved: an update may break it whose own loss was finite.
     Raises:
-      ValueError: if the loss is not finite.
+      ValueError: if the loss is not finite, or an array of the state holds NaN.
     """
     if measured is None:
         return
@@ -125,3 +130,18 @@ def check_finite(measured: tuple[int, Mapping[str, Any]] | None, label: str) -> 
             f"{label}: loss is {value} at update {step}, must be finite; the checkpoints from before are kept. "
             "Lower the learning rate, or look for images or labels that are not finite"
         )
+    floats = [
+        leaf
+        for leaf in jax.tree.leaves(state)
+        if isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    if floats and bool(_any_nan(floats)):
+        raise ValueError(
+            f"{label}: the parameters are NaN after update {step}, must be finite; the checkpoints from before are "
+            "kept. Lower the learning rate, or clip gradients"
+        )
+
+
+@jax.jit
+def _any_nan(leaves: list[Array]) -> Array:
+    return jnp.stack([jnp.isnan(leaf).any() for leaf in leaves]).any()

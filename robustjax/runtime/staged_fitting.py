@@ -34,7 +34,7 @@ def fit_stage(
       segment: updates per compiled loop; an epoch by default.
       save_every: segments between checkpoints.
     Raises:
-      ValueError: if the loss is not finite, or a batch is larger than the data.
+      ValueError: if the loss or the state is not finite, or a batch is larger than the data.
     """
     found = None if saved is None else saved.restore(jax.eval_shape(stage.start))
     state, begin = found or (stage.start(), 0)
@@ -47,16 +47,21 @@ def fit_stage(
         start=total - len(segment_ends(stage, begin=begin, length=segment)),
         label=stage.name,
     )
-    done = begin
+    done, earlier = begin, None
     for i, (done, now, metrics) in bar:
         state = now
         if run is not None:
             named = {f"{stage.name}_{key}": value for key, value in metrics.items()}
             run.record(updates_before + done - 1, named)
         bar.show(metrics)
+        # The device has finished the segment before this one: looking at it waits for nothing.
+        check_finite(earlier, stage.name)
+        earlier = done - 1, metrics
+        if done == stage.total:
+            check_finite(earlier, stage.name, state)
         stopping = stop is not None and stop.agreed(i + 1)
         if saved is not None and ((i + 1) % save_every == 0 or done == stage.total or stopping):
-            check_finite((done - 1, metrics), stage.name)
+            check_finite((done - 1, metrics), stage.name, state)
             saved.save(done, state)
         if stop is not None and stopping and done < stage.total:
             if saved is not None:

@@ -79,6 +79,21 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     assert step == (20 if at == 21 else 10) and np.isfinite(state)
 
 
+@pytest.mark.parametrize("at", [9, 19])
+def test_an_update_that_breaks_the_state_is_not_saved_though_its_own_loss_was_finite(tmp_path, at):
+    """The gradient of a finite loss may be NaN; the checkpoint after that update would have been the last good one."""
+
+    def diverging(state, batch):
+        new, metrics = update(state, batch)
+        return jnp.where(batch >= at, jnp.nan, new), {"loss": jnp.nan_to_num(metrics["loss"])}
+
+    with pytest.raises(ValueError, match=f"train: the parameters are NaN after update {at}"):
+        trained(tmp_path, update=diverging)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as saved:
+        found = saved.restore(jnp.float32(0))
+    assert found is None if at == 9 else (found[1] == 10 and np.isfinite(found[0]))
+
+
 def test_without_checkpoints_a_stopped_training_ends_early(tmp_path):
     def stopped_at_3(state, batch):
         if batch == 2:

@@ -62,3 +62,15 @@ def test_a_loss_that_is_not_finite_is_not_saved(tmp_path):
         with pytest.raises(ValueError, match="numbers: loss is nan at update 1, must be finite"):
             fit_stage(stage(bad_from=-99), saved=saved, segment=2)
         assert saved.steps() == []
+
+
+@pytest.mark.parametrize("bad_from", [-99, 1.5])
+def test_a_loss_that_is_not_finite_ends_training_in_memory_too(bad_from):
+    with pytest.raises(ValueError, match="numbers: loss is nan at update"):
+        weights_of(stage(bad_from=bad_from))
+
+
+def test_a_state_that_is_nan_is_no_result():
+    diverging = stage()._replace(step=lambda state, batch: (state * jnp.nan, {"loss": jnp.nan_to_num(state)}))
+    with pytest.raises(ValueError, match="numbers: the parameters are NaN after update 7"):
+        weights_of(diverging)
