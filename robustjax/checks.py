@@ -110,8 +110,8 @@ def radius(
     """
     if norm not in Norm.__args__:
         raise ValueError(f"{who}: norm is {norm!r}, must be one of {', '.join(Norm.__args__)}")
-    if isinstance(eps, str | bool) or np.ndim(eps) != 0:
-        raise ValueError(f"{who}: eps is {eps!r}, must be a number such as 8 / 255")
+    if not _number(eps):
+        raise ValueError(f"{who}: eps is {_shown(eps)}, must be a number such as 8 / 255")
     eps = float(eps)
     if not (math.isfinite(eps) and eps > 0):
         raise ValueError(f"{who}: eps is {eps:g}, must be above 0 and finite")
