@@ -62,7 +62,8 @@ def as_it_is(
     # Functions inside are printed with an address, which is another one after every trace.
     digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(program)).encode())
     for array in _constants(program):
-        digest.update(np.asarray(array).tobytes())
+        is_key = jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key)
+        digest.update(np.asarray(jax.random.key_data(array) if is_key else array).tobytes())
     return AsItIs(network, digest.hexdigest()), classes
 
 
