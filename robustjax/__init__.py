@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from robustjax.api import Evaluation as Evaluation
     from robustjax.api import evaluate as evaluate
-    from robustjax.api_ood import OodEvaluation as OodEvaluation
-    from robustjax.api_ood import evaluate_ood as evaluate_ood
     from robustjax.api_certify import Certification as Certification
     from robustjax.api_certify import certify as certify
     from robustjax.api_certify import certify_intervals as certify_intervals
+    from robustjax.api_ood import OodEvaluation as OodEvaluation
+    from robustjax.api_ood import evaluate_ood as evaluate_ood
     from robustjax.models.adapters import from_flax as from_flax
     from robustjax.threats import Threat as Threat
     from robustjax.types import Network as Network

@@ -22,7 +22,7 @@ from robustjax.data.sources import Split
 from robustjax.evaluation import score_checks, score_suite, scores
 from robustjax.evaluation.score_suite import ScoreResults
 from robustjax.evaluation.scores import Scorer, Scores, Side
-from robustjax.runtime import result_files
+from robustjax.runtime import result_files, strict_json
 from robustjax.runtime.attack_progress import attack_progress
 from robustjax.runtime.provenance import digest, plain
 from robustjax.runtime.snapshot import Snapshot
@@ -225,7 +225,7 @@ class Scoring:
                 Threat(cfg.norm, cfg.radii[-1]),
                 steps=min(cfg.steps, 50),
             )
-            runtime.write_whole(kept, json.dumps([plain(flag) for flag in seen], indent=1) + "\n")
+            strict_json.write(kept, [plain(flag) for flag in seen])
         found["a few images"] = [Flag(**one) for one in json.loads(kept.read_text())]
         return found
 
