@@ -1,7 +1,6 @@
 """The front door for detectors: evaluate an OOD score in one call, attacked on both sides, and told honestly."""
 
 import dataclasses
-import functools
 import hashlib
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from robustjax.ood.logit_scores import msp_margin
 from robustjax.ood.scores import Score, scored
 from robustjax.runtime import result_files
 from robustjax.runtime.attack_progress import attack_progress
+from robustjax.runtime.compilation import kept_programs
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.threats import Threat
@@ -143,6 +143,7 @@ class OodEvaluation:
         return detection.of_one_network(METRICS[metric], ours, theirs)
 
 
+@kept_programs()
 def evaluate_ood(
     score: Score | Network | ScoredNetwork,
     id_images: Any,
@@ -206,12 +207,12 @@ def evaluate_ood(
     detector = system(*arguments)
     classes = None if detector.logits_fn is None else checks.logits(who, detector.logits_fn, ours)
     checks.score(who, detector.score, ours)
-    cases = functools.partial(
+    cases = score_cases.Chosen(
         score_cases.standard,
-        classes=classes,
-        surrogate=detector.surrogate is not None,
-        steps=steps,
-        queries=queries,
+        classes,
+        detector.surrogate is not None,
+        steps,
+        more=(("queries", queries),),
     )
     threat, key = Threat(norm, eps, lower, upper), jax.random.key(seed)
     cases(threat)  # refuses its settings before any work

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from robustjax.catalog.score_attacks import NamedAttack, score_attack
 from robustjax.catalog.scores import DETECTORS, detector
 from robustjax.data import subsets
 from robustjax.data.sources import Split
-from robustjax.evaluation import score_checks, score_suite, scores
+from robustjax.evaluation import score_cases, score_checks, score_suite, scores
 from robustjax.evaluation.score_suite import ScoreResults
 from robustjax.evaluation.scores import Scorer, Scores, Side
 from robustjax.runtime import result_files, strict_json
@@ -311,15 +310,15 @@ class Scoring:
         memory.remove()
         return found
 
-    def _cases(self, named: NamedAttack) -> Callable[[Threat], Any]:
+    def _cases(self, named: NamedAttack) -> score_cases.Chosen:
         system, shape = self.scorer.system, (1, *self.images.test.image.shape[1:])
         logits = jax.eval_shape(self.network.logits_fn, jax.ShapeDtypeStruct(shape, jnp.float32))
-        return partial(
+        return score_cases.Chosen(
             named.cases,
-            classes=logits.shape[-1],
-            surrogate=system.detector.surrogate is not None,
-            steps=self.cfg.steps,
-            restarts=self.cfg.restarts,
+            logits.shape[-1],
+            system.detector.surrogate is not None,
+            self.cfg.steps,
+            self.cfg.restarts,
         )
 
     def _worst_corruption(self, name: str, split: Split, side: Side) -> Scores:

@@ -66,6 +66,30 @@ def on_class(detector: ScoredNetwork, rows: Rows, x: Array) -> PerExample:
     return jnp.where(rows.data, -logit.log_confidence(logits), odds)
 
 
+class Chosen(NamedTuple):
+    """Cases with their settings, from the threat: equal for equal settings, so that compiled programs are found again.
+
+    Attributes:
+      build: such as `standard`: (threat, *, classes, surrogate, steps, restarts, ...) -> cases.
+      classes: of the network behind the score, None where it has no logits.
+      surrogate: whether the detector names one.
+      steps, restarts: of the searches.
+      more: other settings by name.
+    """
+
+    build: Callable[..., tuple[Case, ...]]
+    classes: int | None
+    surrogate: bool
+    steps: int
+    restarts: int = 1
+    more: tuple[tuple[str, int], ...] = ()
+
+    def __call__(self, threat: Threat) -> tuple[Case, ...]:
+        """List the cases."""
+        settings = {"classes": self.classes, "surrogate": self.surrogate, "steps": self.steps}
+        return self.build(threat, **settings, restarts=self.restarts, **dict(self.more))
+
+
 class Target(NamedTuple):
     """Parameters of runs towards a class."""
 

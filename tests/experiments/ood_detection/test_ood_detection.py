@@ -207,14 +207,20 @@ def test_test_images_alone_serve_detectors_that_are_not_fitted(tmp_path, capsys,
 
     real = data.load
     monkeypatch.setattr(scoring.data, "load", load)
-    (tmp_path / "mine_for_ood_script.py").write_text(MINE)
+    (tmp_path / "mine_for_ood_script.py").write_text(MINE + "\ndef other(x):\n    return -logits_fn(x)\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine_for_ood_script", raising=False)
     words = ["--source.function", "mine_for_ood_script:logits_fn", "--source.dataset", "digits", "--sigma", 0]
     words += ["--no-certify", "--attacks", "--out", tmp_path / "out"]
     done = scripts.call(capsys, monkeypatch, "ood_detection.evaluate", "smoke", *words)
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"].values()
     assert entry["msp"]["id"]["conformal"] is None and entry["msp"]["letters"]["clean"]["auroc"] > 0
+    other = [w.replace(":logits_fn", ":other") if isinstance(w, str) else w for w in words]
+    done = scripts.call(capsys, monkeypatch, "ood_detection.evaluate", "smoke", *other)  # joins the folder
+    assert done.returncode == 0, done.stderr
+    kept = {path.name for path in (tmp_path / "out" / "scores").iterdir()}
+    assert kept == {"mine_for_ood_script_logits_fn", "mine_for_ood_script_other"}
     done = scripts.call(
         capsys, monkeypatch, "ood_detection.evaluate", "smoke", *words, "--detectors", "msp", "ssd"
     )
