@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 W = RNG.normal(size=16).astype(np.float32)
 ID = RNG.uniform(0.3, 0.7, size=(20, 4, 4, 1)).astype(np.float32)
 OOD = RNG.uniform(0.3, 0.7, size=(24, 4, 4, 1)).astype(np.float32)
-SHORT = {"steps": 5, "queries": 200}
+SHORT = {"steps": 5, "queries": 200, "batch_size": 32}  # one size of batches, one program for each attack
 CASES = ("clean", "OOD attacked", "ID attacked", "both attacked")
 
 
@@ -26,7 +26,9 @@ def linear(x):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_linear_score_falls_and_rises_by_the_dual_norm_times_the_radius(norm):
     eps = 0.05
-    found = robustjax.evaluate_ood(linear, ID, OOD, norm=norm, eps=eps, masking=False, steps=20, queries=200)
+    found = robustjax.evaluate_ood(
+        linear, ID, OOD, norm=norm, eps=eps, masking=False, steps=20, queries=200, batch_size=32
+    )
     move = eps * np.linalg.norm(W, ord=1 if norm == "linf" else 2)
     a, b = (x.reshape(len(x), -1) @ W for x in (ID, OOD))
     exact = [metrics.auroc(a - move * d, b + move * u) for d, u in ((0, 0), (0, 1), (1, 0), (1, 1))]
@@ -71,7 +73,7 @@ def test_masked_gradients_are_overcome_and_said():
 
 
 def test_a_smooth_score_raises_no_flag():
-    found = robustjax.evaluate_ood(linear, ID, OOD, eps=0.05, steps=20, queries=200)
+    found = robustjax.evaluate_ood(linear, ID, OOD, eps=0.05, steps=20, queries=200, batch_size=32)
     assert found.flags and not [flag.name for flag in found.flags if flag.raised]
     assert f"none of {len(found.flags)} raised" in repr(found)
 
