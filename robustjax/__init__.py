@@ -5,6 +5,7 @@
 Everything is an objective (Array[b ...] -> Array[b], to be maximised) over a perturbation set (a ball and a
 box), and solvers that know nothing else. The architecture, floor by floor; imports go down only:
 
+```
 7  experiments/   scripts: a folder per topic
 6  api  api_ood  api_certify   the front door: evaluate, evaluate_ood, certify, certify_intervals
    catalog/       from names to factories: models, losses, attacks, scores, OOD sets
@@ -23,6 +24,7 @@ box), and solvers that know nothing else. The architecture, floor by floor; impo
    models/        networks behind `types.Model`
    data/          data sets, streams, augmentation, OOD images
 0  types  numerics  logit  logistic_regression  checks  binomial
+```
 """
 
 import importlib

@@ -1,5 +1,6 @@
 """What to make of the numbers.
 
+```
 curves             robust accuracy over radii
 detection          OOD detection over networks and OOD sets, clean and at worst
 confidence_curves  the probabilities of the true and the likeliest other class under attack, over radii
@@ -16,4 +17,5 @@ last_layer         deep feature reweighting: refit the last layer on balanced gr
 reliance           all of this for networks of several seeds on paired scenes
 measures           the numbers made of that, by name, and differences with intervals
 linear/      the theory of adversarially trained linear regression with core and spurious features
+```
 """

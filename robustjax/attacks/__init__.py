@@ -1,5 +1,6 @@
 """Solvers that maximise an objective inside a threat; they know a function, never a network.
 
+```
 objectives            what to maximise, from a classifier's logits
 pgd                   projected gradient ascent and its one-step form
 step_schedule         a number of steps that grows with training
@@ -21,9 +22,11 @@ case                  one line of an evaluation: a solver on an objective, how o
 autoattack            suites of cases, as data
 masking_checks        gradient-masking checks (flags: each check; masking_measurements: what they measure)
 grid                  every point of a regular grid, and refinement of what a search found
+```
 
 What those three are made of:
 
+```
 solver                init, advance and finish: a solver that can be driven in segments
 starts                random first points
 flatten               states laid out as flat rows
@@ -37,6 +40,7 @@ square_windows        Square's windows and bumps
 masking_measurements  small measurements of a network, each compiled once
 flags                 gradient-masking checks on the answers of a network
 attack_comparison     and on how attacks compare
+```
 """
 
 from robustjax.attacks.adaptive import averaged as averaged

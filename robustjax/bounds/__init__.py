@@ -1,10 +1,12 @@
 """What can be proved about a network over a threat: bounds on its outputs, its confidence, its detection.
 
+```
 program     a function as a flat list of primitive operations
 arithmetic  what an operation does to intervals, and which operations are affine
 enclosure   enclose: intervals of any function's outputs over a threat; differences of its logits
 affine      exact bounds where the function is affine: its first layers and its last ones
 confidence  from differences: how sure a prediction can be at most and at least; certified scores and AUROC
+```
 
 Every bound holds for all points of the threat up to rounding, that of float32 or of whatever the network computes
 in, so certify in float32. Bounds may be differentiated, swept over radii and trained on. Functions must treat

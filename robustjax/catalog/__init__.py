@@ -1,5 +1,6 @@
 """From names to factories, one table per family; library code never looks a name up.
 
+```
 names          from a name to an entry of a table, or to `module:name`
 models         classifiers, and the normalisation of each data set
 losses         training losses of classifiers
@@ -11,4 +12,5 @@ score_attacks  attacks on those scores
 ood_sets   OOD images: data sets, noise, changed in-distribution images, photographs, and mixtures of them
 learned_sets   pairs of images and autoencoders that perturbation sets are learned from
 translators    OOD-to-ID translators: the network of each, and what it does to images
+```
 """

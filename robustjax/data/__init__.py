@@ -2,6 +2,7 @@
 
 tensorflow-datasets lives here and nowhere else.
 
+```
 sources              load a split by name: prepared TFDS data, then the embedded sets; or make one of arrays
 subsets              parts of a split
 digits               embedded: scikit-learn's digits
@@ -24,7 +25,9 @@ rebalance            rows so that rare groups, or past errors, count more
 painting             the pieces of a planted scene: enlarged digits, textures
 extra                unlabelled images; pseudo-labelled ones beside the labelled: enriched
 checks               is this array what everything here works on?
+```
 
+```
 decode               a prepared split as plain arrays, kept beside it
 store                arrays as a prepared TFDS data set, all or nothing
 raw                  raw files as the contents of a data set, verified against what is known
@@ -39,16 +42,21 @@ tiny_imagenet        Tiny ImageNet's folders
 tiny_images          80 Million Tiny Images, whole or a sample, without what the lists name
 restricted_imagenet  nine groups of ImageNet's classes, and the others as OOD images
 resize               scale and crop to one size
+```
 
+```
 trees                pictures and masks of a published folder tree, decoded when asked for
 waterbirds           landbirds and waterbirds on land and water
 imagenet9            the backgrounds challenge, and its map of ImageNet's classes
 rival10              ten classes with masks of the objects
 salient_imagenet     soft masks of core and spurious features
 objectnet            objects in unusual places, and the map of ImageNet's classes
+```
 """
 
-from robustjax.data.batches import evaluation, pairs, stream
-from robustjax.data.sources import Split, load, of_arrays
-
-__all__ = ["Split", "evaluation", "load", "of_arrays", "pairs", "stream"]
+from robustjax.data.batches import evaluation as evaluation
+from robustjax.data.batches import pairs as pairs
+from robustjax.data.batches import stream as stream
+from robustjax.data.sources import Split as Split
+from robustjax.data.sources import load as load
+from robustjax.data.sources import of_arrays as of_arrays

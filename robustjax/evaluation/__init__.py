@@ -1,5 +1,6 @@
 """Functions and attacks over whole data sets.
 
+```
 mapped       a per-example function, batch by batch
 scores       scores of detectors: clean, attacked, corrupted, certified, smoothed
 runner       cases over examples, each on what is not decided yet: the one runner of all attacks
@@ -19,6 +20,7 @@ gated_cases  cases against it, by what the adversary knows
 inside_sets  accuracy on real perturbations, and under attack inside a learned perturbation set
 headline     when a robust accuracy may be printed
 translation  what OOD-to-ID translation does: detection beside noise, natural shifts, resubmissions
+```
 """
 
 from robustjax.evaluation.mapped import mapped as mapped

@@ -1,5 +1,6 @@
 """Training objectives, one file per paper; each returns a `Loss`, (params, state, batch, key) -> (scalar, aux).
 
+```
 standard               plain training, label smoothing
 adversarial_loss       the shape of an adversarial loss: attack, then risk
 adversarial            Madry's adversarial training, and its half-clean variant
@@ -10,7 +11,9 @@ free                   one backward pass for network and perturbation
 group_dro              the worst group, plainly and under attack
 awp                    adversarial weight perturbation, around any of the above
 sam                    sharpness-aware minimisation, plain and adaptive, around any loss
+```
 
+```
 max_clean_adversarial  the one of larger loss of an image and what an attack made of it
 stability              random perturbations: trained on alone (augmented), or with stable predictions
 smoothadv              adversarial training of the smoothed classifier
@@ -24,9 +27,11 @@ image_pool             earlier translations that the critic is shown again
 reconstruction         a translator by itself: denoising autoencoders, guided or not
 atop                   a translator against attacks that know it, before a frozen classifier
 diffusion              predicting the noise that was mixed into images
+```
 
 On ID and OOD images, over a `Pair`:
 
+```
 id_and_ood             the shape of them: right around ID images, unsure around OOD images
 confidences            how sure a prediction is: what is made small around OOD images, and what their attacks maximise
 batchnorm_modes        which BatchNorm statistics an attack sees
@@ -40,6 +45,7 @@ sofl                   several classes for OOD images
 rowl                   a reject class under targeted attack
 good                   a certificate of low confidence around OOD images
 ccu                    a network mixed with densities (gaussian_mixture: fits them)
+```
 """
 
 from robustjax.losses.acet import acet as acet

@@ -1,5 +1,6 @@
 """Networks as `Model`s. flax.linen lives here and nowhere else.
 
+```
 cpu              convolutions and pooling that are computed in other forms on a CPU, behind one interface
 layers           convolution, linear and BatchNorm as PyTorch has them
 normalisation    channel means and standard deviations of data sets
@@ -9,26 +10,33 @@ resnet           resnet18, resnet34, resnet50 for small images
 preact           preact_resnet18
 wideresnet       wideresnet: WRN-depth-width
 densenet         densenet: DenseNet-BC
+```
 
+```
 resnet_imagenet  resnet18_imagenet, resnet50_imagenet for large images
 published        the variants of preact and wideresnet that public checkpoints are of
 weights          imported: a network with the weights of a PyTorch checkpoint; load, constants, into, fingerprint
 layernames       how public PyTorch code names layers
 tensorfiles      .safetensors and the files of torch.save as numpy arrays
 pickles          pickles, read without running them
+```
 
+```
 cvae             conditional variational autoencoders of perturbations as pure functions: prior, posterior, decode
 cvae_small       dense, mnist_dense, mnist_conv
 cvae_stn         mnist_stn: a decoder of spatial transformers
 cvae_rectangle   rectangle: for CIFAR-10
 unet             segmenter, and scenes: an autoencoder of scenes under many lights, for any size
 resampling       change the size of feature maps
+```
 
+```
 selfsup          small_encoder, resnet18_encoder, resnet50_encoder: features learned without labels
 translator       unet_translator (the generator of pix2pix), autoencoder: from images to images
 critics          patch_critic, multiscale_critic: which patches of a pair of images look real
 pix2pixhd        global_generator, local_generator: those of pix2pixHD
 diffusion        the variance-preserving process, and small_denoiser, which predicts noise
+```
 
 A factory takes keyword-only settings and returns a Model (or a CVAE); its feature taps are named stage0, stage1, ... by
 depth, and the last one is what the final linear layer reads.

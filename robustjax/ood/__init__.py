@@ -1,5 +1,6 @@
 """Detection of out-of-distribution (OOD) images, and attacks on it. Larger scores mean in-distribution (ID) everywhere.
 
+```
 scores              a network and a form of its logits or features make a score; reading inner activations
 detectors           a detector: a score, and what it is fitted to
 logit_scores        MSP, maximum logit, energy, entropy, GEN: as published, and without saturation
@@ -24,6 +25,7 @@ translate           a classifier behind a gate and a translator back to the data
 controls            noise of the size of an attack, and what a detector says of it
 protocols           a detector beside itself under attack
 compat              the metrics as the code of ALOE, ATOM and OpenOOD computes them
+```
 """
 
 from robustjax.ood.blend import blend as blend

@@ -1,5 +1,6 @@
 """Perturbation sets beyond norm balls, searched by the solvers of `attacks` through a decoder.
 
+```
 sets               a ball of parameters with a decoder, and attacks, ascents, solvers and losses sent through it
 spatial            rotation, shift, scale and shear
 strength           the severity of a corruption as a set, the worst of many corruptions
@@ -15,6 +16,7 @@ exported           a learned set as a program of its own: StableHLO by jax.expor
 quality            whether a learned set holds the real perturbations and little else; its radius
 theorems           bounds on both, from the training objective
 sampling           pixels between pixels, and beyond the border
+```
 """
 
 from robustjax.perturbations.exported import exported as exported

@@ -1,5 +1,6 @@
 """Randomised smoothing: the class of most votes under Gaussian noise, in pixels or in latents, with a certificate.
 
+```
 noise           samples of an image under noise: in its pixels, or in the parameters of a perturbation set
 normal_samples  many normal numbers at once, cheaply on a CPU too
 votes           how often each class wins among samples, counted on the device, or shared among several
@@ -10,6 +11,7 @@ ensembles       several networks as one classifier
 latent_attack   an attack on a classifier smoothed in the parameters of a set
 median          a score smoothed by the median, with bounds on it in an l2 ball
 curves          certified accuracy over radii, average certified radius
+```
 
 Bounds are computed on the host, in float64 (`robustjax.binomial`): in float32 they would promise radii that do
 not hold.

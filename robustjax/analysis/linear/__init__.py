@@ -1,5 +1,6 @@
 """The theory: adversarially trained linear regression on Gaussian features, core and spurious, without sampling.
 
+```
 gaussian     the model of features and target, and its shifted test domain
 closed_form  the adversarial risk and the inner maximum, as functions of JAX
 minimiser    the predictor of least adversarial risk and its thresholds, in float64 on the host
@@ -8,6 +9,7 @@ pair         one core and one spurious feature: everything in closed form
 measures     how much a predictor relies on spurious features, as functions of JAX
 theorems     when training relies on them, what that costs under shift, what it brings without
 sampled      the same by drawing data and training against PGD
+```
 
 In short, with float32 in JAX unless `jax.enable_x64(True)` says otherwise:
 

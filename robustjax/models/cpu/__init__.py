@@ -2,20 +2,24 @@
 
 The rest of `models` calls these and knows no more:
 
+```
 convolve         a convolution; fits `flax.linen.Conv(conv_general_dilated=...)`
 doubled          the transposed convolution of stride 2, to twice the size
 halved           the 3x3 convolution of stride 2, for many kernels at once
 max_pool, avg_pool  pooling over disjoint windows
+```
 
 Which form is computed follows the platform that a program is compiled for: on an accelerator convolutions are jax's,
 with jax's gradients. What the forms for a CPU gain is measured by `experiments.benchmarks.cpu_layers`.
 
+```
 by_platform      bilinear maps with a form for CPUs and a form for other platforms, chosen when they are lowered
 convolution      gradients in the order that is fast inside loops; products for 1x1, single pixels and small strides
 planes           convolutions of few channels, as products over planes of pixels
 transposed       transposed convolutions of stride 2, as four plain ones
 patches          strided convolutions with many kernels, as products over patches
 pooling          maxima and sums of slices, with gradients written out; the same on all platforms
+```
 """
 
 from robustjax.models.cpu.convolution import convolve as convolve
