@@ -23,7 +23,7 @@ box), and solvers that know nothing else. The architecture, floor by floor; impo
 1  threats        norm balls with a box
    models/        networks behind `types.Model`
    data/          data sets, streams, augmentation, OOD images
-0  types  numerics  logit  logistic_regression  checks  binomial
+0  types  numerics  logit  logistic_regression  checks  binomial  traced
 ```
 """
 

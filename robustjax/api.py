@@ -3,11 +3,11 @@
 import dataclasses
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from robustjax import checks
@@ -16,14 +16,15 @@ from robustjax.attacks import autoattack, masking_checks
 from robustjax.attacks.flags import Flag
 from robustjax.evaluation import suite as suites
 from robustjax.evaluation.results import Results
+from robustjax.models.cpu.rewritten import with_fast_convolutions
 from robustjax.numerics import Norm
 from robustjax.runtime import result_files
 from robustjax.runtime.attack_progress import attack_progress
-from robustjax.runtime.compilation import kept_programs
+from robustjax.runtime.compilation import compilations, kept_programs
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.threats import Threat
-from robustjax.types import LogitsFn, Model, Network, Params, State, frozen
+from robustjax.types import LogitsFn, Network
 
 SUITES = {"standard": autoattack.standard, "plus": autoattack.plus, "rand": autoattack.rand}
 LOOKED_AT = 64  # images that the gradient-masking checks see
@@ -38,12 +39,15 @@ class Evaluation:
       results: every image's outcome, margin and strongest point for every attack.
       flags: the gradient-masking checks; a raised one says why the number may be too high.
       seconds: of the whole call, compiling included.
+      compiling: seconds of these that went into compiling programs; programs: how many.
     """
 
     title: str
     results: Results
     flags: tuple[Flag, ...]
     seconds: float
+    compiling: float = 0.0
+    programs: int = 0
 
     @property
     def clean(self) -> Estimate:
@@ -69,10 +73,12 @@ class Evaluation:
         lines += [f"  warning: {flag.name}: {flag.says}" for flag in raised]
         if self.flags and not raised:
             lines.append(f"  gradient-masking checks: none of {len(self.flags)} raised")
-        return "\n".join([*lines, f"  {self.seconds:.0f} s in all"])
+        compiled = (
+            f", {self.compiling:.0f} s of it to compile {self.programs} programs" if self.programs else ""
+        )
+        return "\n".join([*lines, f"  {self.seconds:.0f} s in all{compiled}"])
 
 
-@kept_programs()
 def evaluate(
     network: LogitsFn | Network,
     x: Any,
@@ -115,19 +121,14 @@ def evaluate(
     if suite not in SUITES:
         raise ValueError(f"evaluate: suite is {suite!r}, must be one of {', '.join(SUITES)}")
     logits_fn: Any = network.logits_fn if isinstance(network, Network) else network
-    # A model's programs are kept for its next weights. A function may have changed what it closes over: it is traced
-    # anew in every call.
-    system, arguments = (lambda: logits_fn), ()
-    if isinstance(network, Network):
-        system, arguments = _Frozen(network.model), (network.params, network.state)
     images = checks.images("evaluate", x, lower=lower, upper=upper)
     classes = checks.logits("evaluate", logits_fn, images)
+    if jax.default_backend() == "cpu":
+        logits_fn = with_fast_convolutions(logits_fn)
     labels = checks.labels("evaluate", y, count=len(images), classes=classes)
     eps = checks.radius("evaluate", eps, norm=norm, shape=images.shape[1:], lower=lower, upper=upper)
     threat, key = Threat(norm, eps, lower, upper), jax.random.key(seed)
-
-    def cases(threat: Threat) -> tuple[autoattack.Case, ...]:
-        return SUITES[suite](threat, classes=classes)
+    cases = _Suite(SUITES[suite], classes)
 
     folder, memory = None if out is None else Path(out), None
     if folder is not None:
@@ -136,20 +137,24 @@ def evaluate(
         answers = np.asarray(jax.jit(logits_fn)(images[:LOOKED_AT]))
         digest = hashlib.sha256(answers.tobytes()).hexdigest()[:16]
         memory = Snapshot(folder / f"progress_{digest}.npz")
-    attack = suites.over(system, cases, batch_size=batch_size)
-    results = attack(key, images, labels, threat, *arguments, memory=memory, progress=attack_progress())
+    attack = suites.over(lambda: logits_fn, cases, batch_size=batch_size)
     flags: tuple[Flag, ...] = ()
-    if masking:
-        few = slice(0, LOOKED_AT)
-        found = masking_checks.from_outcomes(
-            results.attacks, results.outcome, results.margin, black_box=("square",)
-        )
-        seen = masking_checks.checks(
-            key, logits_fn, jnp.asarray(images[few]), jnp.asarray(labels[few]), threat
-        )
-        flags = (*seen, *found)
+    with kept_programs(), compilations() as compiled:
+        results = attack(key, images, labels, threat, memory=memory, progress=attack_progress())
+        if masking:
+            found = masking_checks.from_outcomes(
+                results.attacks, results.outcome, results.margin, black_box=("square",)
+            )
+            few = jax.device_put(images[:LOOKED_AT])
+            theirs = jax.device_put(labels[:LOOKED_AT])
+            seen = masking_checks.checks(
+                key, logits_fn, few, theirs, threat, search="square" not in results.attacks
+            )
+            flags = (*seen, *found)
     title = f"{norm} {eps:.4g}, AutoAttack {suite}, {len(images)} images"
-    evaluation = Evaluation(title, results, flags, time.perf_counter() - began)
+    evaluation = Evaluation(
+        title, results, flags, time.perf_counter() - began, compiled.seconds, compiled.programs
+    )
     if folder is not None:
         about = {"norm": norm, "eps": eps, "suite": suite, "seed": seed}
         told = {"flags": [plain(flag) for flag in flags], "made_with": made_with()}
@@ -159,11 +164,12 @@ def evaluate(
     return evaluation
 
 
-class _Frozen(NamedTuple):
-    """A model as the system under attack: equal for equal models, so that compiled programs are found again."""
+class _Suite(NamedTuple):
+    """The cases of a suite from the threat: equal for equal settings, so that compiled programs are found again."""
 
-    model: Model
+    factory: Callable[..., tuple[autoattack.Case, ...]]
+    classes: int
 
-    def __call__(self, params: Params, state: State) -> LogitsFn:
-        """Close the model over its parameters."""
-        return frozen(self.model, params, state)
+    def __call__(self, threat: Threat) -> tuple[autoattack.Case, ...]:
+        """List the cases."""
+        return self.factory(threat, classes=self.classes)

@@ -57,7 +57,7 @@ def ours(
             solver = pgd_solver(threat, steps=cfg.pgd_steps, step_size=2.5 * threat.eps / cfg.pgd_steps)
             return (autoattack.untargeted("pgd", solver, logit.cross_entropy),)
         return (
-            autoattack.apgd_ce(threat, steps=cfg.steps),
+            autoattack.apgd_ce(threat, classes=10, steps=cfg.steps),
             autoattack.apgd_targeted(threat, classes=10, targets=cfg.targets, steps=cfg.steps),
             autoattack.fab_targeted(threat, classes=10, targets=cfg.targets, steps=cfg.steps),
             autoattack.random_search(threat, queries=cfg.queries),

@@ -17,6 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -30,6 +31,7 @@ from robustjax.models.cpu import avg_pool, max_pool
 from robustjax.models.cpu.by_platform import multiply
 from robustjax.models.cpu.convolution import Convolution
 from robustjax.models.cpu.patches import Halved
+from robustjax.models.cpu.rewritten import with_fast_convolutions
 from robustjax.models.cpu.transposed import Doubled
 from robustjax.runtime import strict_json
 
@@ -150,6 +152,13 @@ def cases() -> list[Case]:
             (8, 8, 24),
             (8, 3, 3, 24, 48),
         ),
+        Case(
+            "a ResNet-8 in plain jax at 32x32, rewritten",
+            lambda x, w: with_fast_convolutions(partial(_resnet, w))(x),
+            lambda x, w: _resnet(w, x),
+            (32, 32, 3),
+            (3, 3, 3, 16),
+        ),
         pooling(max_pool, nn.max_pool, 28, 32),
         pooling(avg_pool, nn.avg_pool, 16, 64),
     ]
@@ -157,6 +166,27 @@ def cases() -> list[Case]:
 
 def _forms(product: Any) -> tuple[Layer, Layer]:
     return lambda x, w: multiply(product, x, w), product.plain
+
+
+def _resnet(first: Array, x: Array) -> Array:
+    """Compute a residual network of three blocks as somebody may write it, with jax's convolutions."""
+
+    def convolved(x: Array, kernel: Array, stride: int = 1) -> Array:
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def kernel(number: int, side: int, into: int, out: int) -> Array:
+        drawn = jax.random.normal(jax.random.key(number), (side, side, into, out))
+        return drawn * (2 / (side * side * into)) ** 0.5
+
+    x, into = jax.nn.relu(convolved(x, first)), first.shape[-1]
+    for block, (out, stride) in enumerate(((16, 1), (32, 2), (64, 2))):
+        y = jax.nn.relu(convolved(x, kernel(3 * block, 3, into, out), stride))
+        y = convolved(y, kernel(3 * block + 1, 3, out, out))
+        x = jax.nn.relu(y + convolved(x, kernel(3 * block + 2, 1, into, out), stride))
+        into = out
+    return x.mean(axis=(1, 2))
 
 
 def programs(layer: Layer, steps: int) -> dict[str, Callable[..., Any]]:

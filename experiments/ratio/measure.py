@@ -43,7 +43,7 @@ class Evaluation:
         suite = autoattack.standard(threat, classes=classes)
         if cfg.suite == "short":
             suite = (
-                autoattack.apgd_ce(threat, steps=cfg.apgd_steps),
+                autoattack.apgd_ce(threat, classes=classes, steps=cfg.apgd_steps),
                 autoattack.apgd_targeted(threat, classes=classes, steps=cfg.targeted_steps),
             )
 

@@ -30,6 +30,78 @@ class Rank(NamedTuple):
     rank: Any
 
 
+class Ascended(NamedTuple):
+    """Parameters of APGD's runs.
+
+    Attributes:
+      loss: the number of the loss in `Apgd.losses`.
+      rank: of the target, where the loss has one.
+    """
+
+    loss: Any
+    rank: Any
+
+
+class Apgd(NamedTuple):
+    """APGD on a loss that is chosen at run time, so that all cases of a suite share one program.
+
+    Attributes:
+      steps, shrinking, compat: of the solver.
+      classes: how many logits there are; it decides which losses are defined.
+    """
+
+    steps: int
+    shrinking: bool
+    compat: Compat
+    classes: int | None  # None where only cross-entropy is wanted
+
+    @property
+    def losses(self) -> tuple[TargetedLoss, ...]:
+        """List cross-entropy, DLR and targeted DLR, or the margin in their place."""
+        if self.classes is None:
+            return (_without_target(logit.cross_entropy),)
+        return (
+            _without_target(logit.cross_entropy),
+            _without_target(logit.dlr if self.classes > 2 else logit.margin),
+            logit.targeted_dlr if self.classes > 3 else logit.targeted_margin,
+        )
+
+    def __call__(self, threat: Threat) -> Case:
+        """Build the case without its name and runs."""
+        solver = (apgd_shrinking if self.shrinking else apgd)(threat, steps=self.steps, compat=self.compat)
+
+        def objective(logits_fn: LogitsFn, rows: Rows) -> ValueAndMerit:
+            target, losses = _target(rows), self.losses
+
+            def loss(logits: Logits, y: Labels) -> Array:
+                # All runs of a case have the same loss. A branch, unlike a sum with zeros, leaves its gradient alone.
+                return jax.lax.switch(rows.parameters.loss[0], losses, logits, y, target)
+
+            return classified(logits_fn, rows.data, loss)
+
+        return Case("apgd", solver, objective)
+
+    def case(
+        self, threat: Threat, name: str, loss: int, *, restarts: int, targets: int = 1, note: str = ""
+    ) -> Case:
+        """Build a case that aims at the likeliest wrong classes, all restarts of one before the next."""
+        ranks = np.repeat(np.arange(targets, dtype=np.int32), restarts)
+        parameters = Ascended(np.full(len(ranks), loss, np.int32), ranks)
+        return self(threat)._replace(
+            name=name, runs=len(ranks), parameters=parameters, program=self, note=note
+        )
+
+
+def _without_target(loss: OfLogits) -> TargetedLoss:
+    return lambda logits, y, target: loss(logits, y)
+
+
+def _target(rows: Rows) -> Labels:
+    ranked = rows.clean["ranked"]
+    rank = jnp.minimum(rows.parameters.rank, ranked.shape[1] - 1)
+    return jnp.take_along_axis(ranked, rank[:, None], axis=1)[:, 0]
+
+
 def untargeted(name: str, solver: Solver, loss: OfLogits, *, restarts: int = 1, **settings: Any) -> Case:
     """Make a case on a classifier: ascend a loss of the logits, keep points by their margin.
 
@@ -62,9 +134,7 @@ def targeted(
     """
 
     def objective(logits_fn: LogitsFn, rows: Rows) -> ValueAndMerit:
-        ranked = rows.clean["ranked"]
-        rank = jnp.minimum(rows.parameters.rank, ranked.shape[1] - 1)
-        target = jnp.take_along_axis(ranked, rank[:, None], axis=1)[:, 0]
+        target = _target(rows)
         return classified(logits_fn, rows.data, lambda logits, y: loss(logits, y, target))
 
     ranks = Rank(np.repeat(np.arange(targets, dtype=np.int32), restarts))
@@ -73,7 +143,7 @@ def targeted(
 
 def ranked_classes(cases: Sequence[Case]) -> int:
     """Count the wrong classes that have to be ranked for these cases; at least one."""
-    ranks = [case.parameters.rank for case in cases if isinstance(case.parameters, Rank)]
+    ranks = [case.parameters.rank for case in cases if isinstance(case.parameters, Rank | Ascended)]
     return max([1, *(int(np.max(rank, initial=0)) + 1 for rank in ranks)])
 
 
@@ -95,7 +165,7 @@ def standard(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Ca
     """
     shrinking = threat.norm == "l1"
     return (
-        apgd_ce(threat, restarts=5 if shrinking else 1, shrinking=shrinking, compat=compat),
+        apgd_ce(threat, classes=classes, restarts=5 if shrinking else 1, shrinking=shrinking, compat=compat),
         apgd_targeted(
             threat, classes=classes, targets=5 if shrinking else 9, shrinking=shrinking, compat=compat
         ),
@@ -118,7 +188,7 @@ def plus(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Case, 
     if threat.norm == "l1" and compat != "official":
         raise ValueError("plus: norm is 'l1', must be 'linf' or 'l2'; for l1 use standard")
     return (
-        apgd_ce(threat, restarts=5, compat=compat),
+        apgd_ce(threat, classes=classes, restarts=5, compat=compat),
         apgd_dlr(threat, classes=classes, restarts=5, compat=compat),
         fab_untargeted(threat, classes=classes, restarts=5),
         random_search(threat, compat=compat),
@@ -138,15 +208,25 @@ def rand(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Case, 
     Reference: Croce and Hein 2020, arXiv:2003.01690. The authors' code averages gradients but takes logits,
       losses and predictions from one pass; here all see the mean.
     """
-    return apgd_ce(threat, compat=compat), apgd_dlr(threat, classes=classes, compat=compat)
+    return apgd_ce(threat, classes=classes, compat=compat), apgd_dlr(threat, classes=classes, compat=compat)
 
 
 def apgd_ce(
-    threat: Threat, *, steps: int = 100, restarts: int = 1, shrinking: bool = False, compat: Compat = None
+    threat: Threat,
+    *,
+    classes: int | None = None,
+    steps: int = 100,
+    restarts: int = 1,
+    shrinking: bool = False,
+    compat: Compat = None,
 ) -> Case:
-    """Ascend cross-entropy by APGD, in l1 optionally through shrinking balls."""
-    solver = (apgd_shrinking if shrinking else apgd)(threat, steps=steps, compat=compat)
-    return untargeted("apgd-ce", solver, logit.cross_entropy, restarts=restarts)
+    """Ascend cross-entropy by APGD, in l1 optionally through shrinking balls.
+
+    With `classes` it shares its program with `apgd_dlr` and `apgd_targeted` of as many steps.
+    """
+    if classes is not None:
+        _check_classes("apgd_ce", classes)
+    return Apgd(steps, shrinking, compat, classes).case(threat, "apgd-ce", 0, restarts=restarts)
 
 
 def apgd_dlr(
@@ -154,9 +234,8 @@ def apgd_dlr(
 ) -> Case:
     """Ascend the DLR loss by APGD; the margin with two classes."""
     _check_classes("apgd_dlr", classes)
-    loss, note = (logit.dlr, "") if classes > 2 else (logit.margin, "the margin: DLR needs 3 classes")
-    solver = apgd(threat, steps=steps, compat=compat)
-    return untargeted("apgd-dlr", solver, loss, restarts=restarts, note=note)
+    note = "" if classes > 2 else "the margin: DLR needs 3 classes"
+    return Apgd(steps, False, compat, classes).case(threat, "apgd-dlr", 1, restarts=restarts, note=note)
 
 
 def apgd_targeted(
@@ -171,16 +250,9 @@ def apgd_targeted(
 ) -> Case:
     """Ascend the targeted DLR loss by APGD; the targeted margin with fewer than four classes."""
     _check_classes("apgd_targeted", classes)
-    solver = (apgd_shrinking if shrinking else apgd)(threat, steps=steps, compat=compat)
-    few = classes < 4
-    return targeted(
-        "apgd-t",
-        solver,
-        logit.targeted_margin if few else logit.targeted_dlr,
-        targets=min(targets, classes - 1),
-        restarts=restarts,
-        note="the targeted margin: targeted DLR needs 4 classes" if few else "",
-    )
+    note = "the targeted margin: targeted DLR needs 4 classes" if classes < 4 else ""
+    auto = Apgd(steps, shrinking, compat, classes)
+    return auto.case(threat, "apgd-t", 2, restarts=restarts, targets=min(targets, classes - 1), note=note)
 
 
 def fab_targeted(

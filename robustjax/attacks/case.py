@@ -18,6 +18,7 @@ class Rows(NamedTuple):
 
     Attributes:
       key: one per example; its random numbers hang on this alone.
+      stream: a number of the case; the random numbers of its starts hang on this too.
       data: what is known of the example, such as its label.
       clean: what the system under attack answers for the example itself, by name.
       run: which run of the case this is, from 0.
@@ -26,6 +27,7 @@ class Rows(NamedTuple):
     """
 
     key: PRNGKeyArray
+    stream: Any
     data: Any
     clean: dict[str, Array]
     run: Int[Array, "b"]
@@ -51,7 +53,7 @@ class Case(NamedTuple):
         go on to their end, and points count by what the system under evaluation makes of them.
       black_box: whether the solver asks for values only.
       program: hashable, from a threat to this case inside a compiled function; cases whose programs are equal share
-        what is compiled. By default every place in a suite has its own.
+        what is compiled, whatever their names. By default every place in a suite has its own.
       note: where it differs from what its name promises.
     """
 
@@ -67,9 +69,14 @@ class Case(NamedTuple):
     program: Hashable = None
     note: str = ""
 
+    @property
+    def stream(self) -> np.uint32:
+        """Tell the case's random numbers from those of others, by its name."""
+        return np.uint32(zlib.crc32(self.name.encode()))
+
     def init(self, rows: Rows, x: Array) -> Any:
         """Draw the start of a run for each example."""
-        keys = jax.vmap(jax.random.fold_in)(fold(rows.key, zlib.crc32(self.name.encode())), rows.run)
+        keys = jax.vmap(jax.random.fold_in)(fold(rows.key, rows.stream), rows.run)
         return self.solver.init(keys, x) if self.start is None else self.start(keys, rows, x)
 
     def parameters_of(self, run: np.ndarray) -> Any:
@@ -92,7 +99,15 @@ def rows_of(
         ),
         case.parameters,
     )
-    return Rows(keys, data, clean, constant(x, run, jnp.int32), constant(x, 0, jnp.int32), parameters)
+    return Rows(
+        keys,
+        case.stream,
+        data,
+        clean,
+        constant(x, run, jnp.int32),
+        constant(x, 0, jnp.int32),
+        parameters,
+    )
 
 
 def check_cases(cases: Sequence[Case]) -> None:

@@ -5,21 +5,19 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int8, PRNGKeyArray
 
-from robustjax import logit
 from robustjax.attacks import attack_comparison, flags, masking_measurements
 from robustjax.attacks.flags import Flag as Flag
 from robustjax.attacks.flags import rows as rows
 from robustjax.attacks.solver import check_finite
-from robustjax.numerics import constant, fold, keys_for, norm
 from robustjax.threats import Threat
-from robustjax.types import Labels, LogitsFn, Radius
+from robustjax.types import Labels, LogitsFn
 
 PASSES = 5  # of the same images, as in AutoAttack
 STRIDE = 2.5  # eps: the way that all steps make together, so that PGD can cross the ball
+ITSELF = -1  # start of a walk at the image, not at a random point
 SEARCHES = ("more steps", "noise", "one step")
 
 
@@ -32,21 +30,23 @@ def checks(
     *,
     steps: int = 20,
     draws: int = 50,
+    search: bool = True,
 ) -> tuple[Flag, ...]:
     """Try the network and small attacks on it with a few images, some 64, and say what looks wrong.
 
     Random outputs, probabilities, NaN, no gradients; PGD that more steps do not help, that uniform noise, random
     search or a single step beats, or that fails although the whole box is allowed. It runs on the host and
-    compiles five programs. A flag is a reason to look closer; no flag is no proof.
+    compiles five programs, which later networks that do the same to other parameters share. A flag is a reason to
+    look closer; no flag is no proof.
 
     Args:
       key: one key, or one per image.
-      logits_fn: the network, differentiable; called several times as it is, then traced. As a
-        `jax.tree_util.Partial` of a function and its parameters it shares programs with others of that function.
+      logits_fn: the network, differentiable; traced twice, and called several times as it is if the traces differ.
       x, y: images and labels; misclassified ones are counted among those classified correctly at first.
       threat: where adversarial points may lie.
       steps: of PGD on cross-entropy and on the margin.
       draws: uniform points in the threat, and queries of Square.
+      search: whether to run Square; `from_outcomes` sees more where it is one of the attacks.
     Returns:
       One flag per check; only "inputs" if outputs and labels do not fit.
     Raises:
@@ -60,7 +60,7 @@ def checks(
     if draws < 1:
         raise ValueError(f"checks: draws is {draws}, must be at least 1")
     check_finite("checks", threat)
-    x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)
+    x, y = jax.device_put((np.asarray(x, np.float32), np.asarray(y, np.int32)))
     shape: Any = getattr(jax.eval_shape(logits_fn, x), "shape", ())
     box = np.asarray(threat.lower), np.asarray(threat.upper)
     fit = flags.inputs(shape, np.asarray(x), np.asarray(y), *box)
@@ -68,11 +68,13 @@ def checks(
         return (fit,)
     classes = shape[-1]
 
-    # A compiled program would replay what Python drew when it was traced: call the function itself.
-    calls = np.stack([np.asarray(logits_fn(x), np.float32) for _ in range(PASSES)])
-    network = masking_measurements.hoisted(logits_fn, x)
-    replays = np.stack([np.asarray(masking_measurements.look(network, x)) for _ in range(2)])
-    right = np.asarray(logit.correct(jnp.asarray(calls[0]), y)) > 0
+    network, again = (masking_measurements.hoisted(logits_fn, x) for _ in range(2))
+    replays = np.stack([np.asarray(masking_measurements.look(network, x)) for _ in range(PASSES)])
+    calls = replays
+    if not masking_measurements.same_network(network, again):
+        # A compiled program would replay what Python drew when it was traced: call the function itself.
+        calls = np.stack([np.asarray(logits_fn(x), np.float32) for _ in range(PASSES)])
+    right = (calls[0].argmax(axis=-1) == np.asarray(y)) & ~np.isnan(calls[0]).any(axis=-1)
     losses = {"cross-entropy": False} | ({"DLR": True} if classes > 2 else {})
     slopes = {
         name: tuple(map(np.asarray, masking_measurements.slope(network, x, y, dlr)))
@@ -85,7 +87,7 @@ def checks(
         flags.probabilities(calls[0]),
         flags.not_finite(calls[0], {name: size for name, (size, _) in slopes.items()}),
         *(flags.zero_gradient(name, size[right], value[right]) for name, (size, value) in slopes.items()),
-        *_searches(keys_for(key, len(y)), network, x, y, right, threat, steps, draws),
+        *_searches(key, network, x, y, right, threat, steps, draws, search),
     )
 
 
@@ -127,7 +129,7 @@ def from_outcomes(
 
 
 def _searches(
-    keys: PRNGKeyArray,
+    key: PRNGKeyArray,
     network: LogitsFn,
     x: Array,
     y: Labels,
@@ -135,55 +137,56 @@ def _searches(
     threat: Threat,
     steps: int,
     draws: int,
+    search: bool,
 ) -> tuple[Flag, ...]:
     if not right.any():
         why = "no image is classified correctly"
         return tuple(flags.unchecked(name, why) for name in (*SEARCHES, "unlimited radius"))
     ball, box = _arrays(threat, threat.eps, x), _arrays(threat, _diameter(threat, x), x)
-    radius, diameter = (float(jnp.max(jnp.asarray(one.eps))) for one in (ball, box))
+    radius, diameter = (float(np.max(one.eps)) for one in (ball, box))
 
-    def walk(around: Threat, start: Array, marks: Sequence[int], *, margin: bool, stride: float = STRIDE):
+    def walk(around: Threat, start: int, marks: Sequence[int], *, margin: bool, stride: float = STRIDE):
         share = stride / marks[-1]
         found = masking_measurements.walk(
-            network, x, y, around, start, jnp.array(marks, jnp.int32), share, margin
+            network, key, x, y, around, start, np.array(marks, np.int32), share, margin
         )
         return jax.tree.map(lambda column: np.asarray(column)[..., right], found)
 
     unlimited = flags.unchecked("unlimited radius", "the box is infinite")
     if np.isfinite(diameter):
-        far, robust = masking_measurements.drawn(box, fold(keys, 0), x), right[right]
-        for start, length in ((far, steps), (far, 5 * steps), (x, 5 * steps)):
+        robust = right[right]
+        for start, length in ((0, steps), (0, 5 * steps), (ITSELF, 5 * steps)):
             if robust.any():
                 robust = robust & ~walk(box, start, (1, 1, length), margin=True).broken
         unlimited = attack_comparison.unlimited(robust, diameter)
     if not radius > 0:
         return (*(flags.unchecked(name, "the radius is 0") for name in SEARCHES), unlimited)
 
-    marks, start = (1, max(1, steps // 4), steps), masking_measurements.drawn(ball, fold(keys, 1), x)
-    by_loss, by_margin = (walk(ball, start, marks, margin=margin) for margin in (False, True))
-    once = walk(ball, x, (1, 1, 1), margin=False, stride=1.0).last[-1]
-    points = (masking_measurements.drawn(ball, fold(keys, 2 + i), x) for i in range(draws))
-    noise = np.any(
-        [logit.margin(masking_measurements.look(network, point), y) > 0 for point in points], axis=0
-    )
-    search = np.asarray(masking_measurements.searched(network, fold(keys, 2 + draws), x, y, ball, draws))
+    marks = (1, max(1, steps // 4), steps)
+    by_loss, by_margin = (walk(ball, 1, marks, margin=margin) for margin in (False, True))
+    once = walk(ball, ITSELF, (1, 1, 1), margin=False, stride=1.0).last[-1]
+    weak = {"uniform noise": masking_measurements.noise(network, key, x, y, ball, 2, draws)}
+    if search:
+        weak["random search"] = masking_measurements.searched(network, key, x, y, ball, 2 + draws, draws)
     many = by_loss.broken | by_margin.broken
     return (
         attack_comparison.more_steps(marks, by_loss.last, by_loss.rise, ~many),
         attack_comparison.beaten(
-            "noise", {"uniform noise": noise[right], "random search": search[right]}, many, luck=False
+            "noise", {name: np.asarray(broken)[right] for name, broken in weak.items()}, many, luck=False
         ),
         attack_comparison.beaten("one step", {"one step": once}, many, luck=True),
         unlimited,
     )
 
 
-def _diameter(threat: Threat, x: Array) -> Array:
-    span = jnp.asarray(threat.upper, jnp.float32) - jnp.asarray(threat.lower, jnp.float32)
-    return norm(jnp.broadcast_to(span, x.shape[1:])[None], threat.norm)[0]
+def _diameter(threat: Threat, x: Array) -> float:
+    span = np.asarray(threat.upper, np.float32) - np.asarray(threat.lower, np.float32)
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[threat.norm]
+    return float(np.linalg.norm(np.broadcast_to(span, x.shape[1:]).ravel(), ord=order))
 
 
-def _arrays(threat: Threat, eps: Radius, x: Array) -> Threat:
+def _arrays(threat: Threat, eps: Any, x: Array) -> Threat:
     # Threats of equal shapes and types share a program.
-    lower, upper = (jnp.asarray(edge, jnp.float32) for edge in (threat.lower, threat.upper))
-    return dataclasses.replace(threat, eps=constant(x, eps), lower=lower, upper=upper)
+    lower, upper = (np.asarray(edge, np.float32) for edge in (threat.lower, threat.upper))
+    radii = np.broadcast_to(np.asarray(eps, np.float32), len(x)).copy()
+    return dataclasses.replace(threat, eps=radii, lower=lower, upper=upper)

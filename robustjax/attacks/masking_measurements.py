@@ -1,22 +1,26 @@
 """Small measurements of a network on one batch, each a program that is compiled once."""
 
-from collections.abc import Sequence
-from functools import partial
-from typing import NamedTuple
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from robustjax import logit
 from robustjax.attacks.pgd import pgd_solver
 from robustjax.attacks.solver import classified
 from robustjax.attacks.square import square
-from robustjax.numerics import norm
+from robustjax.numerics import constant, fold, keys_for, norm
 from robustjax.threats import Threat
+from robustjax.traced import Steps, compiled, hoist
 from robustjax.types import Labels, Logits, LogitsFn, Mask, Number, PerExample
 
+T = TypeVar("T")
 LONGEST = 1_000_000  # more steps than anyone makes; how many are made is traced
 
 
@@ -34,33 +38,60 @@ class Walk(NamedTuple):
     rise: PerExample
 
 
-def hoisted(logits_fn: LogitsFn, x: Array) -> LogitsFn:
-    """Trace a network for images of this shape, as a pytree that holds its parameters; logits become float32.
+@partial(jax.tree_util.register_dataclass, data_fields=["constants"], meta_fields=["steps"])
+@dataclasses.dataclass(frozen=True)
+class Hoisted:
+    """A traced network as a pytree of what it closes over; its logits are float32."""
 
-    Passed to a compiled function they are arguments. Closed over they would be constants, and most of the time of
-    compilation would go into folding them. A `jax.tree_util.Partial` is such a pytree already.
+    constants: list[Array]
+    steps: Steps
+
+    def __call__(self, x: Array) -> Logits:
+        """Run the network."""
+        return self.steps.run(self.constants, x).astype(jnp.float32)
+
+
+def hoisted(logits_fn: LogitsFn, x: Array) -> Hoisted:
+    """Trace a network for images of this shape.
+
+    Passed to a compiled function what it closes over are arguments. Closed over they would be constants, and most of
+    the time of compilation would go into folding them. Networks that do the same share programs.
     """
-    if isinstance(logits_fn, jax.tree_util.Partial):
-        return jax.tree_util.Partial(_in_float32, logits_fn)
-    closed = jax.make_jaxpr(logits_fn)(x)
-
-    def run(constants: Sequence[Array], x: Array) -> Logits:
-        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(x)[0]
-
-    return jax.tree_util.Partial(_in_float32, jax.tree_util.Partial(run, closed.consts))
+    steps, constants = hoist(logits_fn, x.shape)
+    return Hoisted(constants, steps)
 
 
-def _in_float32(logits_fn: LogitsFn, x: Array) -> Logits:
-    return logits_fn(x).astype(jnp.float32)
+def same_network(first: Hoisted, second: Hoisted) -> bool:
+    """Say whether two traces of a network give the same program and the same arrays, to the bit."""
+    return first.steps is second.steps and all(
+        a is b or np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        for a, b in zip(first.constants, second.constants, strict=True)
+    )
 
 
-@jax.jit
+def _measurement(**settings: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Compile a function of a network, with less optimisation where the network is small."""
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        forms = compiled(function, **settings)
+
+        @wraps(function)
+        def run(network: LogitsFn, *arguments: Any, **named: Any) -> T:
+            per_example = network.steps.per_example if isinstance(network, Hoisted) else math.inf
+            return forms.of(per_example)(network, *arguments, **named)
+
+        return run
+
+    return decorate
+
+
+@_measurement()
 def look(network: LogitsFn, x: Array) -> Logits:
     """Run the network."""
     return network(x)
 
 
-@jax.jit
+@_measurement()
 def slope(network: LogitsFn, x: Array, y: Labels, dlr: Bool[Array, ""]) -> tuple[PerExample, PerExample]:
     """Measure the largest entry of the gradient of cross-entropy or DLR, and the loss; NaN stays NaN."""
 
@@ -74,26 +105,32 @@ def slope(network: LogitsFn, x: Array, y: Labels, dlr: Bool[Array, ""]) -> tuple
     return norm(grad, "linf"), value
 
 
-@jax.jit
+@_measurement()
 def walk(
     network: LogitsFn,
+    key: PRNGKeyArray,
     x: Array,
     y: Labels,
     threat: Threat,
-    start: Array,
+    start: int | Array,
     marks: Int[Array, "m"],
     share: Number,
-    margin: Bool[Array, ""],
+    margin: bool | Bool[Array, ""],
 ) -> Walk:
-    """Follow PGD from a start, on the margin or on cross-entropy, with steps of a share of eps.
+    """Follow PGD on the margin or on cross-entropy, with steps of a share of eps.
 
     All settings are traced, so that one program serves every walk with as many marks.
+
+    Args:
+      key: one key, or one per image.
+      start: the number of the random point to begin at; -1 for the image itself.
     """
 
     def loss(logits, y):
         return jnp.where(margin, logit.margin(logits, y), logit.cross_entropy(logits, y))
 
-    solver = pgd_solver(threat, steps=LONGEST, step_size=share * threat.eps, start=lambda key, x: start)
+    first = jnp.where(start < 0, x, threat.sample(fold(keys_for(key, len(x)), start), x))
+    solver = pgd_solver(threat, steps=LONGEST, step_size=share * threat.eps, start=lambda key, x: first)
     objective = classified(network, y, loss)
 
     def onward(state, count):
@@ -106,15 +143,36 @@ def walk(
     return Walk(state.found.value > 0, last[1:], value[-1] - value[0])
 
 
-@jax.jit
-def drawn(threat: Threat, keys: PRNGKeyArray, x: Array) -> Array:
-    """Draw a point of the threat for each image."""
-    return threat.sample(keys, x)
+@_measurement()
+def noise(
+    network: LogitsFn,
+    key: PRNGKeyArray,
+    x: Array,
+    y: Labels,
+    threat: Threat,
+    first: int | Array,
+    draws: int | Array,
+) -> Mask:
+    """Say which images some of the random points of the threat, `first` and those after it, get misclassified."""
+    keys = keys_for(key, len(x))
+
+    def once(i, broken):
+        point = threat.sample(fold(keys, first + i), x)
+        return broken | (logit.margin(network(point), y) > 0)
+
+    return jax.lax.fori_loop(0, draws, once, constant(x, False, jnp.bool))
 
 
-@partial(jax.jit, static_argnames="queries")
+@_measurement(static_argnames="queries")
 def searched(
-    network: LogitsFn, keys: PRNGKeyArray, x: Array, y: Labels, threat: Threat, queries: int
+    network: LogitsFn,
+    key: PRNGKeyArray,
+    x: Array,
+    y: Labels,
+    threat: Threat,
+    number: int | Array,
+    queries: int,
 ) -> Mask:
     """Say which images Square gets misclassified."""
+    keys = fold(keys_for(key, len(x)), number)
     return square(threat, queries=queries)(keys, lambda z: logit.margin(network(z), y), x).value > 0

@@ -57,7 +57,9 @@ def _pgd(name: str, loss: OfLogits) -> Build:
 
 
 ATTACKS: dict[str, Build] = {
-    "apgd-ce": lambda t, k, s: autoattack.apgd_ce(t, steps=s.steps, restarts=s.restarts, compat=s.compat),
+    "apgd-ce": lambda t, k, s: autoattack.apgd_ce(
+        t, classes=k, steps=s.steps, restarts=s.restarts, compat=s.compat
+    ),
     "apgd-dlr": lambda t, k, s: autoattack.apgd_dlr(
         t, classes=k, steps=s.steps, restarts=s.restarts, compat=s.compat
     ),

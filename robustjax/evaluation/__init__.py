@@ -5,7 +5,6 @@ mapped       a per-example function, batch by batch
 scores       scores of detectors: clean, attacked, corrupted, certified, smoothed
 runner       cases over examples, each on what is not decided yet: the one runner of all attacks
 suite        that on a classifier
-closures     what a network closes over at the time of a call
 suite_state  how far a suite is, and how that is kept
 pool         the rows of one case on the device, kept full
 score_suite  the runner on the score of an OOD detector, both sides

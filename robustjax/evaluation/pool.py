@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 from robustjax.attacks.case import Case, Rows
 from robustjax.attacks.solver import select
 from robustjax.threats import Threat
+from robustjax.traced import compiled
 from robustjax.types import Found
 
 Cases = Callable[[Threat], Sequence[Case]]
@@ -22,6 +22,10 @@ FREE = -1
 FIRST = 8  # iterations of the first segment: many images break at once
 LONGEST = 250  # of any: progress is shown and kept between segments
 TAILORED = 1000  # iterations of a search for which a size of its own is worth compiling
+# What a device computes in the seconds that one more program takes to compile. Operations are weighted as in `traced`.
+COMPILING = {"cpu": 1e11}
+COMPILING_ELSEWHERE = 1e14
+OF_A_SOLVER = 1000  # operations of an iteration besides the system's, per feature
 
 
 class Fresh(NamedTuple):
@@ -112,11 +116,11 @@ class Pool:
             self.count = max(FIRST // 2, self.count // 2)
 
 
-@partial(jax.jit, static_argnames=("system", "program", "sharding"), donate_argnums=(0,))
 def segment(
     state: Any,
     fresh: Fresh,
     key: PRNGKeyArray,
+    stream: Any,
     count: Any,
     until: Any,
     threat: Threat,
@@ -133,19 +137,27 @@ def segment(
     neither radius nor parameters nor segment length compile anew.
 
     Args:
+      stream: of the case's random numbers.
       system: (*arguments) -> what the objective of the case takes, such as a function from images to logits.
       program: from the threat to the case.
       sharding: of the rows. Every device searches for its own rows and never waits for the others.
     """
 
     def ours(
-        state: Any, fresh: Fresh, key: PRNGKeyArray, count: Any, until: Any, threat: Threat, given: PyTree
+        state: Any,
+        fresh: Fresh,
+        key: PRNGKeyArray,
+        stream: Any,
+        count: Any,
+        until: Any,
+        threat: Threat,
+        given: PyTree,
     ):
         case, under_attack = program(threat), system(*given)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, fresh.number)
 
         def rows_at(step: Array) -> Rows:
-            return Rows(keys, fresh.data, fresh.clean, fresh.run, step, fresh.parameters)
+            return Rows(keys, stream, fresh.data, fresh.clean, fresh.run, step, fresh.parameters)
 
         def enter(state: Any) -> Any:
             return select(fresh.load, case.init(rows_at(jnp.zeros_like(fresh.run)), fresh.x), state)
@@ -162,32 +174,34 @@ def segment(
         found = case.solver.finish(state)
         return Segment(state, found, (found.value > until) | (state.step >= case.solver.length), state.step)
 
-    inputs = state, fresh, key, count, until, threat, arguments
+    inputs = state, fresh, key, stream, count, until, threat, arguments
     if sharding is None:
         return ours(*inputs)
     rows, all_ = PartitionSpec(sharding.spec[0]), PartitionSpec()
-    specs = (rows, rows, all_, all_, all_, all_, all_)
+    specs = (rows, rows, *(6 * (all_,)))
     # Unchecked: a loop in somebody's network may well begin with a constant.
     whole = jax.shard_map(ours, mesh=sharding.mesh, in_specs=specs, out_specs=rows, check_vma=False)
     return whole(*inputs)
 
 
+SEGMENT = compiled(segment, static_argnames=("system", "program", "sharding"), donate_argnums=(0,))
+
+
 def blank(case: Case, fresh: Fresh) -> Any:
-    """Make a state of the right shapes for the rows of `fresh`, to be loaded over."""
-    count = len(fresh.run)
-    keys = jax.random.split(jax.random.key(0), count)
-    shapes = jax.eval_shape(
-        lambda fresh: case.init(
-            Rows(keys, fresh.data, fresh.clean, fresh.run, fresh.run, fresh.parameters), fresh.x
-        ),
-        fresh,
-    )
+    """Make a state of the right shapes for the rows of `fresh`, to be loaded over; on the host, but for keys."""
 
-    def zeros(leaf):
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return keys if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+    def first(fresh: Fresh) -> Any:
+        keys = jax.random.split(jax.random.key(0), len(fresh.run))
+        rows = Rows(keys, case.stream, fresh.data, fresh.clean, fresh.run, fresh.run, fresh.parameters)
+        return case.init(rows, fresh.x)
 
-    return jax.tree.map(zeros, shapes)
+    def zeros(leaf: Any) -> Any:
+        if not _is_key(leaf):
+            return np.zeros(leaf.shape, leaf.dtype)
+        words = jax.eval_shape(jax.random.key_data, leaf)
+        return jax.random.wrap_key_data(jax.device_put(np.zeros(words.shape, words.dtype)))
+
+    return jax.tree.map(zeros, jax.eval_shape(first, fresh))
 
 
 @jax.jit
@@ -207,7 +221,7 @@ def on_device(leaves: Sequence[np.ndarray], like: Any, sharding: NamedSharding |
     """Undo `on_host` for a state that looks like `like`."""
     expected, structure = jax.tree.flatten(like)
     found = [
-        jax.random.wrap_key_data(jnp.asarray(value)) if _is_key(leaf) else jnp.asarray(value)
+        jax.random.wrap_key_data(jax.device_put(value)) if _is_key(leaf) else value
         for value, leaf in zip(leaves, expected, strict=True)
     ]
     return spread(jax.tree.unflatten(structure, found), sharding)
@@ -237,15 +251,36 @@ def fitting(sizes: Sequence[int], count: int) -> int:
     return next((size for size in sizes if size >= count), sizes[-1])
 
 
+def largest(sizes: Sequence[int], count: int, multiple: int = 1) -> int:
+    """Choose the largest batch for so many examples in all."""
+    return tailored(fitting(sizes, count), count, multiple)
+
+
 def tailored(size: int, count: int, multiple: int = 1) -> int:
     """Cut a size down to the eighths of it that hold this many rows, and to a multiple of the devices."""
     eighths = math.ceil(size * math.ceil(8 * count / size) / 8)
     return min(size, math.ceil(eighths / multiple) * multiple)
 
 
+def affordable(sizes: Sequence[int], size: int, room: int, work: float, devices: Sequence[Any]) -> int:
+    """Take a smaller batch size only where it saves more than it costs to compile.
+
+    What decides is counted, not timed, so that the batches are the same in every run.
+
+    Args:
+      sizes: rising; no size above the largest is needed.
+      size: the smallest that holds the rows; room: the size to compare it with.
+      work: operations for each row until the batch may change again.
+      devices: on which it runs.
+    """
+    room = min(room, sizes[-1])
+    worth = COMPILING.get(devices[0].platform, COMPILING_ELSEWHERE)
+    return room if size < room and (room - size) * work < worth else size
+
+
 def spread(value: Any, sharding: NamedSharding | None) -> Any:
     """Copy arrays that lead with rows to the devices."""
-    return jax.tree.map(jnp.asarray, value) if sharding is None else jax.device_put(value, sharding)
+    return jax.device_put(value, sharding)
 
 
 def _is_key(leaf: Any) -> bool:

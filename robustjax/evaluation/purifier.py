@@ -75,7 +75,7 @@ def evaluate(
 
     nothing = np.zeros((len(labels), 0), np.int32)
     examples = Examples(images, Known(labels, nothing, nothing), np.arange(len(labels)))
-    clean = ask(answers, Systems, [size], sharding, key, examples, np.arange(len(labels)), images, systems)
+    clean = ask(answers, Systems, size, sharding, key, examples, np.arange(len(labels)), images, systems)
     classes = clean["plain"].shape[1]
     others = np.where(np.arange(classes) == labels[:, None], np.inf, -clean["plain"])
     likeliest = np.argsort(others, axis=1)[:, : classes - 1].astype(np.int32)

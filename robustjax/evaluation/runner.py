@@ -5,13 +5,14 @@ gives the strongest point that was found for every example. `suite` runs it on c
 of OOD detectors, `purifier` on classifiers behind a gate and a translator.
 """
 
+import dataclasses
+import math
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PRNGKeyArray
@@ -21,6 +22,7 @@ from robustjax.evaluation import pool, suite_state
 from robustjax.evaluation.pool import CaseAt, Cases, Fresh
 from robustjax.evaluation.suite_state import BROKEN, NONE, NOT_RUN, RESISTED, SuiteState
 from robustjax.threats import Threat
+from robustjax.traced import ByBatch, operations
 
 System = Callable[..., Any]  # (*arguments) -> what objectives and `Answer` take
 Answer = Callable[[Any, PRNGKeyArray, Any, Array], dict[str, Array]]  # (system, keys, data, x) -> by name
@@ -95,12 +97,12 @@ class Attacked(NamedTuple):
 
 
 def runner(
-    system: System,
+    system: System | ByBatch,
     cases: Cases,
     answer: Answer,
     decided: Callable[[dict[str, np.ndarray], Any], np.ndarray],
     *,
-    reference: System | None = None,
+    reference: System | ByBatch | None = None,
     until: float = 0.0,
     batch_size: int = 512,
     smallest: int = 32,
@@ -118,7 +120,7 @@ def runner(
     turn.
 
     Args:
-      system: (*arguments) -> what is attacked, as the objectives of the cases take it.
+      system: (*arguments) -> what is attacked, as the objectives of the cases take it; or a traced function.
       cases: from the threat to the cases; the radius is traced, so a sweep compiles once.
       answer: (system, keys, data, x) -> what the system under evaluation says of points, by name, per example;
         "merit" among it, in the units of the cases. It has the last word on what was found.
@@ -127,8 +129,9 @@ def runner(
       reference: the system that answers, where it is another one than is attacked.
       until: the merit above which a run stops; inf to let every case improve on the last.
       batch_size: rows on the device; rounded up to a multiple of the devices of `sharding`.
-      smallest: the batch is halved down to this while runs run out. Each size is compiled once per program. A long
-        search (Square) begins with as many eighths of a size as hold its examples, which saves more than it compiles.
+      smallest: the batch is halved down to this while runs run out, where that saves more than it costs to compile
+        a program for another size: not for a small network, for which every program has one size, whatever the radius
+        is. A long search (Square) then begins with as many eighths of a size as hold its examples.
       segment: iterations between two looks at the rows; by default chosen on the way, by how many leave.
       sharding: of the rows, such as `runtime.over_data(mesh)`; `arguments` are replicated.
       clock: seconds, increasing.
@@ -145,7 +148,8 @@ def runner(
     if segment is not None and segment < 1:
         raise ValueError(f"suite: segment is {segment}, must be at least 1")
     devices = sharding.num_devices if sharding else 1
-    sizes = pool.buckets(batch_size, min(smallest, batch_size), devices)
+    where = list(sharding.device_set) if sharding else jax.devices()
+    buckets = pool.buckets(batch_size, min(smallest, batch_size), devices)
 
     def run(
         key: PRNGKeyArray,
@@ -162,11 +166,20 @@ def runner(
         listed = tuple(cases(threat))
         check_cases(listed)
         n = len(examples.number)
+        largest = pool.largest(buckets, n, devices)
+        sizes = [*(size for size in buckets if size < largest), largest]
+        traced = _strong(threat)
         before = np.zeros(n, bool) if already is None else already
         fingerprint = _fingerprint(key, examples, threat, listed, every, already)
 
+        judge, first = reference or system, np.zeros(largest, np.int64)
+        question = _question(answer, judge, sharding, key, examples, first, examples.x[first], arguments)
+        cost = operations(answered.trace(*question).jaxpr.jaxpr) / largest
+        per_iteration = pool.OF_A_SOLVER * math.prod(examples.x.shape[1:])
+
         def asked(rows: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
-            return ask(answer, reference or system, sizes, sharding, key, examples, rows, x, arguments)
+            size = pool.affordable(sizes, pool.fitting(sizes, len(rows)), largest, cost, where)
+            return ask(answer, judge, size, sharding, key, examples, rows, x, arguments)
 
         def rows_of(suite: SuiteState, load: np.ndarray | None = None, count: int = 0) -> Fresh:
             return _fresh(suite, listed[suite.case], examples, load, count)
@@ -198,6 +211,9 @@ def runner(
             size = pool.fitting(sizes, needed)
             if held == 0 and case.solver.length >= pool.TAILORED:
                 size = pool.tailored(size, needed, devices)
+            gone = rows.step[rows.live].min() if busy and not len(waiting) else 0
+            work = (case.solver.length - gone) * (case.passes * cost + per_iteration)
+            size = pool.affordable(sizes, size, held if held >= needed else largest, work, where)
             # A run that was begun in batches of another size has too few rows, or more than this one's largest.
             if held < needed or needed <= size < held:
                 rows = suite.rows = rows.resized(size, partial(empty, suite), sharding)
@@ -206,15 +222,17 @@ def runner(
                 suite.next = int(waiting[-1]) + 1
                 suite.runs[suite.case] = waiting[-1] // n + 1
             count = rows.iterations(case.solver.length) if segment is None else segment
-            made = pool.segment(
+            attacked, given = _at(system, len(rows.example) // devices, arguments)
+            made = pool.SEGMENT.of(cost)(
                 rows.state,
                 pool.spread(rows_of(suite, entered), sharding),
                 key,
-                jnp.int32(count),
-                jnp.float32(jnp.inf if case.transfer else until),
-                threat,
-                arguments,
-                system=system,
+                case.stream,
+                np.int32(count),
+                np.float32(np.inf if case.transfer else until),
+                traced,
+                given,
+                system=attacked,
                 program=case.program or CaseAt(cases, suite.case),
                 sharding=sharding,
             )
@@ -261,6 +279,8 @@ def runner(
             case = listed[suite.case]
             broken = (suite.outcome[: suite.case] == BROKEN).any(axis=0) | before
             able, counted = open_ & (~broken | every), open_ & ~broken
+            if progress:  # the first segment may have to be compiled
+                progress(_progress(suite, listed, able, counted))
             while one_segment(case, able, counted):
                 if memory:
                     memory.keep(lambda: suite_state.packed(suite, fingerprint))
@@ -327,8 +347,8 @@ def answered(
 
 def ask(
     answer: Answer,
-    system: System,
-    sizes: list[int],
+    system: System | ByBatch,
+    size: int,
     sharding: NamedSharding | None,
     key: PRNGKeyArray,
     examples: Examples,
@@ -336,16 +356,44 @@ def ask(
     x: np.ndarray,
     arguments: Any,
 ) -> dict[str, np.ndarray]:
-    """Ask what the system says of points x (m, ...) of the examples `rows` (m,), batch by batch."""
-    size, parts = pool.fitting(sizes, len(rows)), []
+    """Ask what the system says of points x (m, ...) of the examples `rows` (m,), in batches of a size."""
+    parts = []
     for first in range(0, len(rows), size):
         some = np.minimum(np.arange(first, first + size), len(rows) - 1)
-        of = rows[some]
-        data = jax.tree.map(lambda values, of=of: values[of], examples.data)
-        index, data, points = pool.spread((examples.number[of].astype(np.int32), data, x[some]), sharding)
-        said = answered(answer, system, key, index, data, points, arguments)
-        parts.append(jax.tree.map(np.asarray, said))
+        question = _question(answer, system, sharding, key, examples, rows[some], x[some], arguments)
+        parts.append(jax.tree.map(np.asarray, answered(*question)))
     return {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
+
+
+def _question(
+    answer: Answer,
+    system: System | ByBatch,
+    sharding: NamedSharding | None,
+    key: PRNGKeyArray,
+    examples: Examples,
+    rows: np.ndarray,
+    x: np.ndarray,
+    arguments: Any,
+) -> tuple[Any, ...]:
+    attacked, given = _at(system, len(rows), arguments)
+    data = jax.tree.map(lambda values: values[rows], examples.data)
+    index, data, points = pool.spread((examples.number[rows].astype(np.int32), data, x), sharding)
+    return answer, attacked, key, index, data, points, given
+
+
+def _at(system: System | ByBatch, size: int, arguments: Any) -> tuple[System, Any]:
+    """Give a system and its arguments for batches of a size."""
+    return system.at(size) if isinstance(system, ByBatch) else (system, arguments)
+
+
+def _strong(threat: Threat) -> Threat:
+    """Let equal numbers of different types share programs."""
+    numbers = {
+        name: np.float32(value)
+        for name in ("eps", "lower", "upper")
+        if isinstance(value := getattr(threat, name), int | float | np.number)
+    }
+    return dataclasses.replace(threat, **numbers)
 
 
 def _fresh(

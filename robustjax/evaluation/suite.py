@@ -15,11 +15,11 @@ from robustjax.attacks.autoattack import ranked_classes
 from robustjax.attacks.case import check_cases
 from robustjax.attacks.compose import wrong_classes
 from robustjax.evaluation import pool
-from robustjax.evaluation.closures import as_it_is
 from robustjax.evaluation.pool import Cases
 from robustjax.evaluation.results import Results
 from robustjax.evaluation.runner import Examples, Memory, Progress, ask, require_feasible, runner
 from robustjax.threats import Threat
+from robustjax.traced import ByBatch
 from robustjax.types import Labels, LogitsFn
 
 Network = Callable[..., LogitsFn]  # (*arguments) -> LogitsFn, such as functools.partial(frozen, model)
@@ -42,8 +42,8 @@ def over(
 
     Args:
       network: (*arguments) -> logits function, such as `functools.partial(types.frozen, model)`: what is attacked. For
-        a plain function f it is `lambda: f`. Weights are best given as arguments; what f closes over is looked at in
-        every call, and where it has changed everything is compiled again.
+        a plain function f it is `lambda: f`. It is traced in every call; networks that do the same with other arrays,
+        given as arguments or closed over, share programs.
       cases: the suite, from the threat, such as `functools.partial(autoattack.standard, classes=10)`; the radius
         is traced, so a sweep compiles once.
       batch_size, smallest, segment, sharding, clock: as for `runner.runner`.
@@ -91,15 +91,18 @@ def over(
         index = np.arange(len(x)) if index is None else np.asarray(index)
         _check(x, index, given)
         checks.points("suite", x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
-        system, classes = as_it_is("suite", network, arguments, x)
-        judge = None if reference is None else as_it_is("suite", reference, arguments, x)[0]
+        logits_fn = _called(network, arguments)
+        classes = checks.logits("suite", logits_fn, x)
+        system = ByBatch(logits_fn, x.shape[1:])
+        judge = None if reference is None else ByBatch(_called(reference, arguments), x.shape[1:])
         labels = checks.labels("suite", labels, count=len(x), classes=classes)
         listed = cases(threat)
         check_cases(listed)
         answer, examples, clean = Answers(ranked_classes(listed)), Examples(x, labels, index), None
         if given is not None:
             rows = np.arange(len(labels))
-            clean = ask(answer, judge or system, sizes, sharding, key, examples, rows, x, arguments)
+            size = pool.largest(sizes, len(x), devices)
+            clean = ask(answer, judge or system, size, sharding, key, examples, rows, x, ())
             if off := int((clean["prediction"] != given.clean).sum()):
                 raise ValueError(
                     f"suite: given is a report about another network, which predicts otherwise for {off} of "
@@ -121,7 +124,6 @@ def over(
             key,
             examples,
             threat,
-            *arguments,
             clean=clean,
             already=None if given is None else given.broken,
             begin=None if given is None else (given.x, given.value),
@@ -147,6 +149,22 @@ def over(
         )
 
     return evaluate
+
+
+def _called(network: Network, arguments: tuple[Any, ...]) -> LogitsFn:
+    try:
+        logits_fn = network(*arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"suite: network cannot be called with the {len(arguments)} arguments given ({error}); it must take these "
+            "and return a function from images to logits: of a function f of images make lambda: f"
+        ) from error
+    if not callable(logits_fn):
+        raise ValueError(
+            f"suite: network gives a {type(logits_fn).__name__} for the arguments, must give a function from images to "
+            "logits: of a function f of images make lambda: f"
+        )
+    return logits_fn
 
 
 class Answers(NamedTuple):

@@ -1,11 +1,13 @@
 """Keeping compiled programs between runs, in a folder of the processor that they were compiled for."""
 
+import dataclasses
 import hashlib
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -40,6 +42,32 @@ def cache_compiled(enabled: bool = True, folder: str | Path | None = None) -> Pa
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update(LEAST, SECONDS)
     return path
+
+
+@dataclasses.dataclass
+class Compilations:
+    """What was compiled, or read from disk instead: how many programs, and for how long."""
+
+    programs: int = 0
+    seconds: float = 0.0
+
+
+@contextmanager
+def compilations() -> Iterator[Compilations]:
+    """Count what is compiled within a block; seconds include tracing and lowering."""
+    found = Compilations()
+
+    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
+        del kwargs
+        if event.startswith("/jax/core/compile/"):
+            found.seconds += duration_secs
+            found.programs += event.endswith("/backend_compile_duration")
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @contextmanager

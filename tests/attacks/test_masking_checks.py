@@ -348,7 +348,7 @@ def test_an_image_fares_the_same_in_any_batch():
     threat = Threat("linf", constant(FEW, EPS), jnp.float32(0), jnp.float32(1))
     keys, order = keys_for(KEY, 64), jnp.arange(64)[::-1]
     walk = lambda keys, x, y: masking_measurements.walk(
-        network, x, y, threat, masking_measurements.drawn(threat, keys, x), jnp.array([1, 5, 20]), 0.1, True
+        network, keys, x, y, threat, 0, jnp.array([1, 5, 20]), 0.1, True
     )
     one, other = walk(keys, FEW, FEW_Y), walk(keys[order], FEW[order], FEW_Y[order])
     np.testing.assert_array_equal(one.last[:, order], other.last)

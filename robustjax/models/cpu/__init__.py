@@ -18,6 +18,7 @@ convolution      gradients in the order that is fast inside loops; products for 
 planes           convolutions of few channels, as products over planes of pixels
 transposed       transposed convolutions of stride 2, as four plain ones
 patches          strided convolutions with many kernels, as products over patches
+rewritten        somebody's network with these convolutions
 pooling          maxima and sums of slices, with gradients written out; the same on all platforms
 ```
 """

@@ -1,0 +1,271 @@
+"""Functions of a batch as data: the arrays they close over as arguments, equal where they compute the same way.
+
+A function that somebody writes is another object in every call, and may have changed what it closes over. Traced anew,
+it gives the same steps with other arrays: the programs that were compiled for the steps serve the new arrays too.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jaxtyping import Array
+
+# Operations for each example below which most of the time goes into compiling: then code is generated that is a little
+# slower and takes half the time to make.
+SMALL = 1e6
+QUICKLY = {"xla_backend_optimization_level": 1}
+ELEMENTWISE = 10.0  # operations that one elementwise result counts for, next to those of products
+RULES = {"jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees"}  # of functions with derivatives of their own
+
+
+class Steps:
+    """What a function does to a batch of one shape, without the arrays it closes over; hashed by identity.
+
+    There is one object for all functions that do the same: forwards, and in the gradient of what they give.
+    """
+
+    def __init__(self, jaxpr: Jaxpr) -> None:
+        self._jaxpr = jaxpr
+        self.operations = operations(jaxpr)
+        self.per_example = self.operations / max(_shape(jaxpr.invars[0])[0], 1)
+
+    def __call__(self, constants: list[Any]) -> Callable[[Array], Array]:
+        """Make a function of the batch again."""
+        return partial(self.run, constants)
+
+    def run(self, constants: list[Any], x: Array) -> Array:
+        """Apply the function, to a batch of another size in parts of the size that was traced."""
+        once = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, constants))
+        size, count = _shape(self._jaxpr.invars[0])[0], len(x)
+        if count == size:
+            return once(x)[0]
+        parts = -(-count // size)
+        filled = x[jnp.minimum(jnp.arange(parts * size), count - 1)]
+        out = jax.lax.map(lambda part: once(part)[0], filled.reshape(parts, size, *x.shape[1:]))
+        return out.reshape(parts * size, *out.shape[2:])[:count]
+
+
+_known: WeakValueDictionary[Any, Steps] = WeakValueDictionary()
+
+
+def hoist(function: Callable[[Array], Array], shape: tuple[int, ...]) -> tuple[Steps, list[Any]]:
+    """Trace a function of a float32 batch: its steps, and the arrays it closes over.
+
+    `steps(arrays)` is the function again. Two calls give the same steps where the functions do the same to their batch
+    and their arrays. What cannot be compared, such as a call out of JAX, is the same only if it is the same object.
+    """
+    like = jax.ShapeDtypeStruct(shape, np.float32)
+    # A new function: the trace of the same one would be found again, with what it closed over then.
+    closed = jax.make_jaxpr(lambda x: function(x))(like)
+    if any(_is_compiled(eqn) and eqn.params["jaxpr"].consts for eqn in _equations(closed.jaxpr)):
+        # Functions that are compiled by themselves keep the arrays that they close over.
+        closed = jax.make_jaxpr(lambda x: applied(closed.jaxpr, closed.consts, [x]))(like)
+    key = _structure(closed.jaxpr)
+    if any(_has_rules(eqn) for eqn in _equations(closed.jaxpr)):
+        key = key, _gradient(closed)
+    steps = _known.get(key)
+    if steps is None:
+        steps = _known[key] = Steps(closed.jaxpr)
+    return steps, jax.device_put(closed.consts)
+
+
+class ForSize(NamedTuple):
+    """A compiled function in two forms, for large and for small networks."""
+
+    large: Any
+    small: Any
+
+    def of(self, operations: float) -> Any:
+        """Choose the form by the operations for each example; on accelerators there is but one."""
+        return self.small if operations < SMALL and jax.default_backend() == "cpu" else self.large
+
+
+def compiled(function: Callable[..., Any], **settings: Any) -> ForSize:
+    """Compile a function as `jax.jit` does, with more or less optimisation."""
+    return ForSize(jax.jit(function, **settings), jax.jit(function, compiler_options=QUICKLY, **settings))
+
+
+class ByBatch:
+    """A function of a batch as a system under attack, traced once for each batch size that is asked for."""
+
+    def __init__(self, function: Callable[[Array], Array], shape: tuple[int, ...]) -> None:
+        """Take a function and the shape of one example."""
+        self._function, self._shape = function, shape
+        self._found: dict[int, tuple[Steps, tuple[list[Any]]]] = {}
+
+    def at(self, size: int) -> tuple[Steps, tuple[list[Any]]]:
+        """Give the steps for a batch of this size and their arguments."""
+        if size not in self._found:
+            steps, constants = hoist(self._function, (size, *self._shape))
+            self._found[size] = steps, (constants,)
+        return self._found[size]
+
+
+def applied(
+    jaxpr: Jaxpr,
+    constants: Sequence[Any],
+    arguments: Sequence[Any],
+    instead: Callable[[Any, list[Any]], list[Any] | None] = lambda step, inputs: None,
+) -> list[Any]:
+    """Apply a program step by step, also the steps of functions that are compiled by themselves.
+
+    Args:
+      instead: (step, its inputs) -> what to take as its results; None to make the step as it is.
+    """
+    known: dict[Any, Any] = dict(
+        zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *arguments), strict=True)
+    )
+
+    def read(one: Any) -> Any:
+        return one.val if isinstance(one, Literal) else known[one]
+
+    def made(eqn: Any) -> list[Any]:
+        inputs = [read(v) for v in eqn.invars]
+        if (found := instead(eqn, inputs)) is not None:
+            return found
+        if _is_compiled(eqn):
+            inner = eqn.params["jaxpr"]
+            return applied(inner.jaxpr, inner.consts, inputs, instead)
+        bound: Any = eqn.primitive.get_bind_params(eqn.params)
+        functions, settings = bound if isinstance(bound, tuple) else ((), bound)  # the second since jax 0.10
+        out = eqn.primitive.bind(*functions, *inputs, **settings)
+        return list(out) if eqn.primitive.multiple_results else [out]
+
+    for eqn in jaxpr.eqns:
+        known.update(zip(eqn.outvars, made(eqn), strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _is_compiled(eqn: Any) -> bool:
+    """Say whether a step is a function that is compiled by itself, without a wish where."""
+    if eqn.primitive.name not in ("jit", "pjit"):
+        return False
+    places = (*eqn.params["in_shardings"], *eqn.params["out_shardings"])
+    return all(type(place).__name__ == "UnspecifiedValue" for place in places)
+
+
+def operations(jaxpr: Jaxpr) -> float:
+    """Count what a program computes: 2 for a product and its sum, `ELEMENTWISE` for any other result.
+
+    Calls out of JAX count as infinitely many; a loop of unknown length counts as one turn.
+    """
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        size = sum(math.prod(_shape(out)) for out in eqn.outvars)
+        inner = list(_inner(eqn.params))
+        if "callback" in name:
+            return math.inf
+        if name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            total += 2.0 * size * math.prod(_shape(eqn.invars[0])[i] for i in contracted)
+        elif name in ("conv_general_dilated", "bilinear_by_platform"):
+            kernel = min(map(_shape, eqn.invars), key=math.prod)
+            total += 2.0 * size * math.prod(kernel) / max(kernel[-1], 1)
+        elif inner:
+            turns = eqn.params.get("length", 1) if name == "scan" else 1
+            total += turns * sum(operations(one) for one in inner)
+        else:
+            total += ELEMENTWISE * size
+    return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return getattr(variable.aval, "shape", ())
+
+
+def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in _inner(eqn.params):
+            yield from _equations(inner)
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(one, ClosedJaxpr):
+                yield one.jaxpr
+            elif isinstance(one, Jaxpr):
+                yield one
+
+
+def _has_rules(eqn: Any) -> bool:
+    return eqn.primitive.name.startswith("custom_") and not RULES.isdisjoint(eqn.params)
+
+
+def _gradient(closed: ClosedJaxpr) -> Any:
+    """Say what the gradient does: rules of differentiation are functions, which cannot be compared themselves."""
+
+    def pulled(constants: list[Any], x: Array, cotangent: Array) -> Any:
+        return jax.vjp(lambda x: jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(x)[0], x)[1](cotangent)
+
+    (out,) = closed.out_avals
+    found = jax.make_jaxpr(pulled)(closed.consts, closed.in_avals[0], out)
+    return _parameter(found)
+
+
+def _structure(jaxpr: Jaxpr) -> Any:
+    """Write a program down so that equal ones are equal, whatever their variables are called."""
+    numbers: dict[Any, int] = {}
+
+    def atom(one: Any) -> Any:
+        if isinstance(one, Literal):
+            return "literal", str(one.aval), _parameter(one.val)
+        return numbers.setdefault(one, len(numbers)), str(one.aval)
+
+    def settings(eqn: Any) -> Any:
+        skipped = RULES if _has_rules(eqn) else ()
+        return tuple((k, _parameter(v)) for k, v in sorted(eqn.params.items()) if k not in skipped)
+
+    entering = tuple(atom(v) for v in (*jaxpr.constvars, *jaxpr.invars))
+    steps = tuple(
+        (eqn.primitive, tuple(map(atom, eqn.invars)), tuple(map(atom, eqn.outvars)), settings(eqn))
+        for eqn in jaxpr.eqns
+    )
+    return entering, steps, tuple(map(atom, jaxpr.outvars))
+
+
+def _parameter(value: Any) -> Any:
+    """Make a setting hashable: by value where it is plain, else as the object it is."""
+    if isinstance(value, ClosedJaxpr):
+        return _structure(value.jaxpr), tuple(map(_parameter, value.consts))
+    if isinstance(value, Jaxpr):
+        return _structure(value)
+    if isinstance(value, tuple | list):
+        return type(value), tuple(map(_parameter, value))
+    if isinstance(value, dict):
+        return tuple(
+            (repr(k), _parameter(v)) for k, v in sorted(value.items(), key=lambda item: repr(item[0]))
+        )
+    if isinstance(value, bool | int | float | complex):
+        return type(value), repr(value)  # 0.0 == -0.0
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.random.key_data(value)
+        array = np.asarray(value)
+        return str(array.dtype), array.shape, array.tobytes()
+    try:
+        hash(value)
+    except TypeError:
+        return _Same(value)
+    return value
+
+
+class _Same:
+    """Equal to itself alone."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._value is self._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
