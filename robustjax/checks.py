@@ -4,8 +4,9 @@ Every entrance for a user's arrays and networks calls these. Inside jit, where v
 and dtypes only.
 """
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -63,6 +64,34 @@ def images(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> np.nd
     return np.clip(x, lower, upper)
 
 
+def floats(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> None:
+    """Check images that are about to be changed: floats, and in the box where their values are known.
+
+    Inside jit it sees the dtype alone.
+
+    Args:
+      who: the function that was called, for the error.
+      x: floats, of any shape.
+      lower, upper: the box; infinite where any finite number will do.
+    Raises:
+      ValueError: in one line, for bytes and integers, and for values outside the box or not finite.
+    """
+    dtype = getattr(x, "dtype", None)
+    if dtype is None:
+        raise ValueError(f"{who}: images are a {type(x).__name__}, must be an array of floats")
+    if dtype.kind != "f" and dtype.name != "bfloat16":
+        hint = "; of bytes take x.astype('float32') / 255" if dtype == np.uint8 else ""
+        raise ValueError(f"{who}: images are {dtype}, must be floats in [{lower:g}, {upper:g}]{hint}")
+    if not concrete(x) or not x.size:
+        return
+    low, high = float(x.min()), float(x.max())  # NaN wherever there is one
+    if not (math.isfinite(low) and math.isfinite(high) and lower - 1e-6 <= low and high <= upper + 1e-6):
+        hint = "; divide them by 255" if low >= 0 and 1.5 < high <= 255 else ""
+        raise ValueError(
+            f"{who}: pixels range from {low:.4g} to {high:.4g}, must lie in [{lower:g}, {upper:g}]{hint}"
+        )
+
+
 def labels(who: str, y: Any, *, count: int, classes: int | None = None) -> np.ndarray:
     """Check labels and return them as int32.
 
@@ -82,15 +111,20 @@ def labels(who: str, y: Any, *, count: int, classes: int | None = None) -> np.nd
     if y.shape != (count,):
         raise ValueError(f"{who}: labels have shape {y.shape}, must be ({count},), one for each image")
     if y.dtype.kind == "b" or (
-        y.dtype.kind not in "iu" and not (y.dtype.kind == "f" and (y == np.rint(y)).all())
+        y.dtype.kind not in "iu"
+        and not (y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.rint(y)).all())
     ):
         raise ValueError(f"{who}: labels are {y.dtype}, must be whole numbers from 0")
+    if not count:
+        return y.astype(np.int32)
     low, high = int(y.min()), int(y.max())
     if low < 0:
         raise ValueError(f"{who}: the smallest label is {low}, must be at least 0")
     if classes is not None and high >= classes:
         hint = "; labels from 1 need y - 1" if low == 1 and high == classes else ""
         raise ValueError(f"{who}: the largest label is {high}, must be below the {classes} logits{hint}")
+    if high > np.iinfo(np.int32).max:
+        raise ValueError(f"{who}: the largest label is {high}, must fit into 32 bits")
     return y.astype(np.int32)
 
 
@@ -150,6 +184,23 @@ def logits(who: str, network: Any, x: np.ndarray) -> int:
     if not np.issubdtype(found.dtype, np.floating) and found.dtype.name != "bfloat16":
         raise ValueError(f"{who}: network gives {found.dtype}, must give floating-point logits")
     return int(shape[1])
+
+
+@contextlib.contextmanager
+def reading(path: Any, what: str) -> Iterator[None]:
+    """Turn whatever reading a damaged file raises into one line that names the file.
+
+    Args:
+      path: of the file.
+      what: is wrong, such as "damaged picture".
+    Raises:
+      ValueError: "<path>: <what> (<reason>)", for any exception inside.
+    """
+    try:
+        yield
+    except Exception as error:  # damage shows as any of dozens of kinds
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{path}: {what} ({reason})") from error
 
 
 def points(who: str, x: Any, *, eps: Any, lower: Any = -math.inf, upper: Any = math.inf) -> None:

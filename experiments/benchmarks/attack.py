@@ -168,7 +168,7 @@ def _outcome(turn: Callable[[], score_attacks.Turn], count: int) -> Callable[...
 def measure(folder: str, eps: float, count: int, cfg: AttackConfig) -> list[dict[str, Any]]:
     """Measure all contenders on one run folder."""
     it, test = classifiers.open_classifier(folder, data_dir=cfg.data_dir)
-    test = subsets.first(test, count)
+    test = subsets.subset(test, count)
     images, labels = test.image.astype(np.float32) / 255, test.label
     results = []
     for kind in cfg.attacks:

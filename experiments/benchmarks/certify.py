@@ -57,7 +57,7 @@ def networks(cfg: CertifyConfig) -> list[Certified]:
     """Read the network of a run folder, or draw the weights of those named."""
     if cfg.run is not None:
         network, test = classifiers.open_classifier(cfg.run, data_dir=cfg.data_dir)
-        test = subsets.first(test, cfg.images)
+        test = subsets.subset(test, cfg.images)
         images = test.image.astype(np.float32) / 255
         constants = models.NORMALISATIONS.get(network.about["dataset"])
         return [Certified(network.about["model"], network, constants, images, test.label)]

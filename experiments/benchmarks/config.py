@@ -3,7 +3,15 @@
 import dataclasses
 from typing import Literal
 
-from experiments.shared.fields import Count, CountOrNone, NonNegative, OpenShare, Positive, PositiveRadius
+from experiments.shared.fields import (
+    Count,
+    CountOrNone,
+    NonNegative,
+    OpenShare,
+    Positive,
+    PositiveRadius,
+    Seed,
+)
 
 # --- attack ---
 
@@ -132,7 +140,7 @@ class CertifyConfig:
     dtype: Dtype = "float32"  # what the networks compute in; AMP on the other side
     compiled: bool = False  # also measure torch.compile
     radii: tuple[NonNegative, ...] = (0.0, 0.25, 0.5, 0.75)  # l2, for the accuracy of a trained network
-    seed: int = 0
+    seed: Seed = 0
     data_dir: str | None = None
     out: str | None = None  # a file to append one line of JSON to
 

@@ -29,7 +29,7 @@ from experiments.classification.config import AttackConfig
 from experiments.shared import command_line, network_source
 from robustjax import runtime
 from robustjax.attacks import masking_checks
-from robustjax.data import Split
+from robustjax.data import Split, subsets
 from robustjax.evaluation import suite
 from robustjax.evaluation.identity import difference, identity
 from robustjax.evaluation.results import Results
@@ -141,10 +141,11 @@ def earlier_report(cfg: AttackConfig, about_all: dict[str, Any]) -> Results | No
 def checks_on_few(
     cfg: AttackConfig, network: Network, test: Split, report: Results
 ) -> tuple[masking_checks.Flag, ...]:
-    """Look for masked gradients by small attacks on the first 64 images classified correctly."""
-    rows = np.flatnonzero(report.clean == report.label)[:64]
+    """Look for masked gradients by small attacks on 64 images classified correctly, of all classes."""
+    rows = np.flatnonzero(report.clean == report.label)
     if len(rows) == 0:
         return ()
+    rows = rows[subsets.stratified(test.image[rows], test.label[rows], min(64, len(rows)), test.index[rows])]
     x, y = jnp.asarray(suite.as_floats(test.image[rows])), jnp.asarray(test.label[rows])
     threat = Threat(cfg.norm, cfg.eps)
     return masking_checks.checks(jax.random.key(cfg.seed), network.logits_fn, x, y, threat)

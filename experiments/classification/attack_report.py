@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.classification.config import AttackConfig
+from experiments.shared import report_pieces
 from robustjax.attacks import masking_checks
 from robustjax.attacks.case import Case
 from robustjax.data import Split
@@ -34,6 +35,7 @@ def write_report(
         f"{cfg.norm} at radius {cfg.eps:.4g}: the share of {len(report.label)} test images of {test.info.name} that "
         "no attack misclassified."
     )
+    page.text(report_pieces.images(test))
     page.table(
         result_files.rows(report),
         caption="Accuracy after each attack, worst case over those so far; exact 95 % binomial intervals. Each "

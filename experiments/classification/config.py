@@ -6,7 +6,16 @@ from typing import Literal
 import numpy as np
 
 from experiments.shared import network_source
-from experiments.shared.fields import Count, CountOrNone, NonNegative, Positive, Radius, Share
+from experiments.shared.fields import (
+    Count,
+    CountOrNone,
+    Images,
+    NonNegative,
+    Positive,
+    Radius,
+    Seed,
+    Share,
+)
 from experiments.shared.settings import PGD, Cluster, Optimizer
 from robustjax.attacks.case import Case
 from robustjax.catalog import attacks as known_attacks
@@ -32,6 +41,9 @@ class TrainConfig:
     """Train a classifier."""
 
     dataset: str = "digits"  # digits is embedded; others by name once prepared, see data.prepare
+    size: Count | None = (
+        None  # pixels a side that images are scaled and cropped to, where they differ in size
+    )
     model: str = "convnet_small"  # of catalog.models (a wrong name lists all), or module:name of a function
     dtype: str = "float32"  # what the network computes in, or bfloat16; logits and losses stay float32
     remat: bool = False  # recompute what lies inside residual blocks: less memory, a third more time
@@ -51,9 +63,9 @@ class TrainConfig:
     augment: tuple[str, ...] = ()  # of crop, flip, cutout, cutout16, autoaugment_cifar10, autoaugment_svhn
     evaluation: PGD = PGD(steps=20, step=0.1)  # the adversary of validation and test
     validate_every: Count = 250  # updates between validations and checkpoints
-    images: Count | None = 1000  # how many validation and test images to attack, None for all
+    images: Images | None = 1000  # validation and test images to attack, None for all
     record_every: Count = 10
-    seed: int = 0
+    seed: Seed = 0
     out: str = "runs/classifier"
     data_dir: str | None = None  # where prepared data are; $TFDS_DATA_DIR or ~/tensorflow_datasets
     keep: Count = 3  # checkpoints
@@ -65,6 +77,8 @@ class TrainConfig:
         """Validate what several fields say together."""
         if self.smoothing and not losses.takes(self.loss, "smoothing"):
             raise ValueError(f"--smoothing is {self.smoothing:g}, must be 0 with --loss {self.loss}")
+        if self.loss == "half_adversarial" and self.batch_size % 2:
+            raise ValueError(f"--batch-size is {self.batch_size}, must be even with --loss half_adversarial")
         if self.awp and self.loss in ("standard", "free"):
             raise ValueError(
                 f"--awp is {self.awp:g}, must be 0 with --loss {self.loss}, which attacks nothing first"
@@ -140,9 +154,9 @@ class SpeedrunConfig:
     augment: tuple[str, ...] = ("crop", "flip")
     evaluation: PGD = PGD(eps=8 / 255, steps=50, step=0.05, restarts=10)
     evaluate_every: Count = 5  # epochs; the last one is always evaluated
-    images: Count | None = 1000  # how many validation and test images to attack, None for all
+    images: Images | None = 1000  # validation and test images to attack, None for all
     target: Share = 0.45  # robust accuracy on validation images whose time is wanted
-    seed: int = 0
+    seed: Seed = 0
     out: str = "runs/speedrun"
     data_dir: str | None = None
     distributed: bool = False
@@ -152,6 +166,8 @@ class SpeedrunConfig:
         """Validate what several fields say together."""
         if self.loss == "free":
             raise ValueError("--loss is free, which classification.train has, must be another one here")
+        if self.loss == "half_adversarial" and self.batch_size % 2:
+            raise ValueError(f"--batch-size is {self.batch_size}, must be even with --loss half_adversarial")
         if self.smoothing and not losses.takes(self.loss, "smoothing"):
             raise ValueError(f"--smoothing is {self.smoothing:g}, must be 0 with --loss {self.loss}")
 
@@ -195,8 +211,8 @@ class QuickstartConfig:
     batch_size: Count = 128
     evaluation: PGD = PGD(eps=0.3, steps=50, step=0.05, restarts=2)
     radii: Count = 6  # points of the curve, evenly up to --evaluation.eps
-    images: Count | None = None  # test images, None for all 359
-    seed: int = 0
+    images: Images | None = None  # test images, None for all 359
+    seed: Seed = 0
     out: str = "runs/quickstart"
     data_dir: str | None = None
 
@@ -234,11 +250,11 @@ class AttackConfig:
     compat: Literal["official"] | None = None  # as the authors' code does it, bug-compatible
     every: bool = False  # run every attack on all images classified correctly, not only on those still robust
     given: str | None = None  # folder of an earlier report on the same images to go on from
-    images: Count | None = 1000  # the first N test images, None for all
+    images: Images | None = 1000  # test images, None for all
     share: str | None = None  # 2/8 takes the second of eight parts of the images; merge_reports joins them
     batch_size: Count = 512  # rows on all devices together
     masking_checks: bool = True  # look for masked gradients, by small attacks on 64 images
-    seed: int = 0
+    seed: Seed = 0
     out: str | None = (
         None  # where to write; by default a folder named by suite and radius in the run's folder
     )

@@ -32,7 +32,7 @@ from robustjax.types import Batch, Loss
 def main(cfg: QuickstartConfig) -> None:
     """Train twice, attack twice, report."""
     train = data.load("digits", "train", data_dir=cfg.data_dir)
-    test = subsets.first(data.load("digits", "test", data_dir=cfg.data_dir), cfg.images)
+    test = subsets.subset(data.load("digits", "test", data_dir=cfg.data_dir), cfg.images)
     model = small.convnet_small(shape=train.image.shape[1:])
 
     # --- the two losses ---
@@ -101,6 +101,7 @@ def write_report(
         f"images as they are, once on images that an adversary moved by up to {cfg.eps:g} per pixel. Both are then "
         f"attacked at rising radii, on {test.info.count} test images that neither saw."
     )
+    report.text(report_pieces.images(test))
     lines = {}
     for name, curve in found.items():
         ends = curve.accuracy()

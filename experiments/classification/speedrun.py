@@ -42,7 +42,7 @@ def main(cfg: SpeedrunConfig) -> int:
     mesh = runtime.data_mesh()
     train = data.load(cfg.dataset, "train", data_dir=cfg.data_dir)
     valid, test = (
-        subsets.first(data.load(cfg.dataset, part, data_dir=cfg.data_dir), cfg.images)
+        subsets.subset(data.load(cfg.dataset, part, data_dir=cfg.data_dir), cfg.images)
         for part in ("validation", "test")
     )
     if cfg.batch_size > len(train.label) or cfg.batch_size % mesh.size:

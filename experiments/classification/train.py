@@ -42,9 +42,11 @@ def main(cfg: TrainConfig) -> int:
     cfg.cluster.join(cfg.distributed)
     mesh = runtime.data_mesh()
     sharding = runtime.over_data(mesh)
-    train = data.load(cfg.dataset, "train", data_dir=cfg.data_dir)
-    valid = subsets.first(data.load(cfg.dataset, "validation", data_dir=cfg.data_dir), cfg.images)
-    test = subsets.first(data.load(cfg.dataset, "test", data_dir=cfg.data_dir), cfg.images)
+    train = data.load(cfg.dataset, "train", data_dir=cfg.data_dir, size=cfg.size)
+    valid = subsets.subset(
+        data.load(cfg.dataset, "validation", data_dir=cfg.data_dir, size=cfg.size), cfg.images
+    )
+    test = subsets.subset(data.load(cfg.dataset, "test", data_dir=cfg.data_dir, size=cfg.size), cfg.images)
     stream = partial(
         data.stream,
         train,

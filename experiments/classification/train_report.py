@@ -31,6 +31,7 @@ def write(cfg: TrainConfig, curve: curves.Curve, test: data.Split, *, updates: i
         f"Checkpoint after {updates} updates, the best under attack on {cfg.dataset}'s validation images; "
         f"attacked on {test.info.count} test images. {note}".strip()
     )
+    report.text(report_pieces.images(test))
     report.table(rows, caption=f"Test accuracy under attack: {attack.in_words()}")
     report.section("Attacked images")
     report.picture(
@@ -47,7 +48,7 @@ def write(cfg: TrainConfig, curve: curves.Curve, test: data.Split, *, updates: i
         figures.training(measured, names=names), caption="Metrics during training.", name="training"
     )
     report.scope(
-        attacked=[f"{cfg.model} on the first {test.info.count} test images of {cfg.dataset}"],
+        attacked=[f"{cfg.model} on {test.info.count} test images of {cfg.dataset}"],
         attacks=[f"{attack.in_words()}, at radius {attack.eps:.4g} and its half"],
         not_attacked=[
             "black-box and minimal-norm attacks",

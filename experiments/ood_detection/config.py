@@ -6,9 +6,11 @@ from typing import Any, Literal, NamedTuple
 from experiments.shared import network_source
 from experiments.shared.fields import (
     Count,
+    Images,
     NonNegative,
     OpenShare,
     PositiveRadius,
+    Seed,
     Share,
 )
 from experiments.shared.settings import PGD, Cluster, Optimizer
@@ -55,9 +57,9 @@ class TrainConfig:
     augment: tuple[str, ...] = ()  # of crop, flip, cutout; OOD images too
     evaluation: PGD = PGD(steps=20, step=0.125)  # the attack of validation, on ID and OOD images
     validate_every: Count = 500
-    images: Count | None = 500  # validation images, ID and OOD; None for all
+    images: Images | None = 500  # validation images, ID and OOD; None for all
     record_every: Count = 10
-    seed: int = 0
+    seed: Seed = 0
     out: str = "runs/ood"
     data_dir: str | None = None
     keep: Count = 2  # checkpoints
@@ -193,12 +195,12 @@ class EvaluateConfig:
         0.5,
     )  # l2, of certificates and attacks of smoothed scores
     samples: Count = 1000  # noisy copies of every image
-    images: Count | None = 500  # test images, ID and of each OOD set; None for all
+    images: Images | None = 500  # test images, ID and of each OOD set; None for all
     fit_images: Count = 2000  # training images that detectors are fitted to
     id_rejected: OpenShare = 0.05  # share of ID images that thresholds may reject
     batch_size: Count = 250
     resamples: Count = 300  # of the bootstrap
-    seed: int = 0
+    seed: Seed = 0
     out: str = "runs/eval_ood"
     data_dir: str | None = None
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.ood_detection.config import EvaluateConfig, file_name
 from experiments.ood_detection.evaluate_results import Files, Flags, Sets, main_rows, measured, weak_attacks
+from experiments.shared import report_pieces
 from robustjax import runtime
 from robustjax.catalog.score_attacks import score_attack
 from robustjax.evaluation.scores import ALPHA, ATTACKED_SAMPLES
@@ -72,6 +73,7 @@ def build(
     report.table(
         rows, caption="AUROC, mean over the OOD sets: clean; with ID images, OOD images and both attacked."
     )
+    report.text(report_pieces.images(*sets.values()))
     doubts = weak_attacks(cfg, table, flags)
     report.text(
         "Signs that an attack is weaker than it should be: " + "; ".join(doubts)

@@ -32,7 +32,9 @@ class Densities(NamedTuple):
 
 def fitted(id_images: Split, ood_images: Split, *, seed: int, components: int = 100) -> Densities:
     """Fit CCU's densities to images in memory."""
-    ours, theirs = (jnp.asarray(s.image[:FITTED], jnp.float32) / 255 for s in (id_images, ood_images))
+    ours, theirs = (
+        jnp.asarray(subsets.subset(s, FITTED).image, jnp.float32) / 255 for s in (id_images, ood_images)
+    )
     axes = gaussian_mixture.principal(ours)
     first, second = jax.random.split(jax.random.key(seed))
     count = min(components, len(ours), len(theirs))
@@ -136,7 +138,7 @@ def evaluated(cfg: EvaluateConfig) -> Evaluated:
         if test is None:
             dataset = made["dataset"]
             whole = data.load(dataset, "test", data_dir=cfg.data_dir or made["data_dir"])
-            test = subsets.first(whole, cfg.images)
+            test = subsets.subset(whole, cfg.images)
         networks.append(
             trained(folder, test) if "ood_sets" in made else _classifier(folder, data_dir=cfg.data_dir)
         )
@@ -150,7 +152,7 @@ def _classifier(folder: str, *, data_dir: str | None) -> Network:
     return network._replace(about=about, title=pathlib.Path(folder).name)
 
 
-def _imported(source: network_source.Source, images: int | None, seed: int) -> Evaluated:
+def _imported(source: network_source.Source, images: subsets.Wanted, seed: int) -> Evaluated:
     network, _, test = network_source.open_network(source, images, seed)
     title = pathlib.Path(source.checkpoint).stem if source.checkpoint else file_name(source.function or "")
     network = network._replace(about=network.about | {"method": "standard"}, title=title)

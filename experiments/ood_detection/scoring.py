@@ -59,9 +59,11 @@ class Images(NamedTuple):
 def load(cfg: EvaluateConfig, dataset: str, test: Split) -> Images:
     """Load what is there beside the test images."""
 
-    def part(name: str, count: int | None) -> tuple[Split | None, str]:
+    def part(name: str, count: subsets.Wanted) -> tuple[Split | None, str]:
         try:
-            return subsets.first(data.load(dataset, name, data_dir=cfg.data_dir), count), ""
+            return subsets.subset(
+                data.load(dataset, name, data_dir=cfg.data_dir, size=cfg.source.size), count
+            ), ""
         except ValueError as error:
             return None, str(error)
 
@@ -233,7 +235,9 @@ class Scoring:
             return ()
         cfg = self.cfg
         train, held_out = (
-            subsets.first(data.load(self.images.dataset, part, data_dir=cfg.data_dir), count)
+            subsets.subset(
+                data.load(self.images.dataset, part, data_dir=cfg.data_dir, size=cfg.source.size), count
+            )
             for part, count in (("train", cfg.fit_images), ("validation", max(2, cfg.fit_images // 4)))
         )
         noise = ood_sets.load("noise/permuted", held_out, split="validation")

@@ -32,7 +32,7 @@ class ValidationData(NamedTuple):
 
 def load(cfg: TrainConfig) -> ValidationData:
     """Load validation images."""
-    ours = subsets.first(data.load(cfg.dataset, "validation", data_dir=cfg.data_dir), cfg.images)
+    ours = subsets.subset(data.load(cfg.dataset, "validation", data_dir=cfg.data_dir), cfg.images)
     # A set given with its part is trained on as a whole: nothing of it is held out.
     names = [name for name in cfg.ood_sets if name.partition(":")[2] not in SPLITS]
     if not names:

@@ -149,9 +149,7 @@ def comparison_report(cfg: CompareConfig, rows: list[dict[str, str]], seconds: d
         "`always` every image is translated. Reconstructed from the abstract of arXiv:2202.08944; its tables "
         "were not available, and the numbers are our own."
     )
-    report.table(
-        rows, caption=f"The first {cfg.images} test images, linf {cfg.recipe.eps:g}; 95 % Clopper-Pearson."
-    )
+    report.table(rows, caption=f"{cfg.images} test images, linf {cfg.recipe.eps:g}; 95 % Clopper-Pearson.")
     for gate in cfg.gates:
         some = [row for row in rows if row["gate"] == gate and not row["draws"].startswith("mean")]
         names = ("clean %", "static, TM0 %", "adaptive, worst case %")

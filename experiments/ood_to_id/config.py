@@ -6,11 +6,13 @@ from typing import Any, Literal
 from experiments.shared.fields import (
     Count,
     CountOrNone,
+    Images,
     NonNegative,
     Positive,
     PositiveRadius,
     PositiveShare,
     Radius,
+    Seed,
     Share,
 )
 from robustjax.catalog import models as model_names
@@ -33,7 +35,7 @@ class Recipe:
     encoder: Literal["small", "resnet18", "resnet50"] = "small"
     encoder_epochs: Count = 25
     encoder_batch: Count = 200
-    encoder_images: int | None = None  # how many it trains on, all for None
+    encoder_images: Images | None = None  # how many it trains on, all for None
     width: Count = 16  # of the translator, ngf
     depth: int | None = None  # halvings of the translator, down to one pixel by default; of pix2pixhd 2
     blocks: CountOrNone = 6  # residual, of pix2pixhd
@@ -93,20 +95,20 @@ class TrainConfig:
     """Train a translator and what it works with."""
 
     dataset: str = "digits"  # embedded, enlarged to 16 x 16 pixels; others by name once prepared
-    size: int | None = None  # pixels a side that other sets are scaled and cut to
-    images: int | None = None  # of each part, all for None
+    size: Count | None = None  # pixels a side that other sets are scaled and cut to
+    images: Images | None = None  # of each part, all for None
     classifier: str | None = None  # a run folder of classification.train; one is trained by default
     kind: str = (
         "pix2pix"  # of catalog.translators, or module:name of your own function (key, images) -> images
     )
     recipe: Recipe = Recipe()
-    evaluation_images: Count = (
+    evaluation_images: Images = (
         500  # test images in the report, and validation images that choose the time of ddpm
     )
     evaluation_steps: Count = 40  # of the attack in the report
     segment: Count = 100  # updates per compiled loop
     save_every: Count = 5  # segments
-    seed: int = 0
+    seed: Seed = 0
     out: str = "runs/translator"
     data_dir: str | None = None
 
@@ -170,8 +172,8 @@ class EvaluateConfig:
     gate: GateName = "SSD"
     rate: Share = 0.05  # of held-out training images that the gate routes
     eps: PositiveRadius | None = None  # linf; that of the run by default
-    images: Count = 1000  # test images
-    fit_images: Count = 10000  # training images that detectors are fitted on
+    images: Images = 1000  # test images
+    fit_images: Images = 10000  # training images that detectors are fitted on
     steps: Count = 100
     restarts: Count = 5  # of cross-entropy through the translator and of selective PGD
     targets: CountOrNone = 9  # of targeted DLR
@@ -187,7 +189,7 @@ class EvaluateConfig:
     resubmissions: Count = 20
     random: bool = False  # whether the translator of --function, or your own of the run, is
     batch_size: Count = 256
-    seed: int = 0
+    seed: Seed = 0
     out: str = "runs/translator_evaluated"
     data_dir: str | None = None
 
@@ -226,7 +228,7 @@ class DefenceConfig:
     seeds: Count = 2
     recipe: Recipe = Recipe()
     robust_epochs: Count = 40  # of the classifier trained against PGD
-    images: int | None = None  # test images, all for None
+    images: Images | None = None  # test images, all for None
     steps: Count = 100  # of attacks along gradients
     restarts: Count = (
         2  # of cross-entropy through the translator and of selective PGD; other losses start once
@@ -236,7 +238,7 @@ class DefenceConfig:
     estimates: CountOrNone = 5  # steps of SPSA, 64 queries each
     only: tuple[str, ...] = ()  # attacks to run, by how their names begin: A1, A3, PGD; all by default
     radii: tuple[Radius, ...] = (0.05, 0.1, 0.5, 1.0)  # of the sweep, beside recipe.eps
-    sweep_images: Count = 180  # test images of the sweep, and of the attack on another gate
+    sweep_images: Images = 180  # test images of the sweep, and of the attack on another gate
     batch_size: Count = 128
     out: str = "runs/translation"
 
@@ -283,7 +285,7 @@ class CompareConfig:
     dataset: str = "digits"
     recipe: Recipe = Recipe()  # of all kinds, but for `OWN_SETTINGS`
     gates: tuple[GateName, ...] = ("SSD", "always")
-    images: Count = 200  # test images
+    images: Images = 200  # test images
     steps: Count = 100  # of attacks along gradients
     restarts: Count = 1  # of cross-entropy through the translator and of selective PGD
     targets: CountOrNone = 1  # of targeted DLR
@@ -294,7 +296,7 @@ class CompareConfig:
     averaged_steps: Count = 10  # along such gradients
     resubmissions: Count = 20
     batch_size: Count = 100
-    seed: int = 0
+    seed: Seed = 0
     out: str = "runs/translators"
     data_dir: str | None = None
 
@@ -368,8 +370,8 @@ class LeaveOneOutConfig:
         "cw",
         "spsa",
     )  # left out together: bim is pgd without a draw
-    images: int | None = None  # test images, all for None
-    seed: int = 0
+    images: Images | None = None  # test images, all for None
+    seed: Seed = 0
     out: str = "runs/translator_left_out"
     data_dir: str | None = None
 

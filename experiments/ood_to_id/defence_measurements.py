@@ -12,9 +12,10 @@ import numpy as np
 
 from experiments.ood_to_id import images, networks
 from experiments.ood_to_id.config import NATURAL, DefenceConfig
-from experiments.ood_to_id.images import Sets, first
+from experiments.ood_to_id.images import Sets
 from robustjax.attacks import masking_checks
 from robustjax.catalog.translators import translator
+from robustjax.data.subsets import batch_subset
 from robustjax.evaluation import defence_results, defences, gated_cases, headline, purifier, translation
 from robustjax.evaluation.defence_results import Arrays, DefenceResults
 from robustjax.evaluation.gated_cases import GatedCase
@@ -58,7 +59,7 @@ class Measurements:
     def _sets(self, seed: int) -> Sets:
         """Load the images, of the test images the first N."""
         sets = images.load("digits", seed)
-        return sets._replace(test=first(sets.test, self.cfg.images))
+        return sets._replace(test=batch_subset(sets.test, self.cfg.images))
 
     def trained(self, seed: int) -> Arrays:
         """Train all networks of a seed: their parameters, leaf by leaf, as arrays."""
@@ -190,7 +191,7 @@ class Measurements:
         )
 
     def _sweep_images(self, seed: int) -> Batch:
-        return first(self.sets(seed).test, self.cfg.sweep_images)
+        return batch_subset(self.sets(seed).test, self.cfg.sweep_images)
 
     def _plan(self, **more: Any) -> tuple[GatedCase, ...]:
         """List the attacks of TM1 to TM3."""

@@ -8,6 +8,7 @@ from experiments.ood_to_id.config import EvaluateConfig
 from experiments.ood_to_id.evaluation import Comparison, Evaluation
 from robustjax.analysis.intervals import proportion
 from robustjax.attacks import masking_checks
+from robustjax.data import subsets
 from robustjax.evaluation.defence_results import DefenceResults
 from robustjax.evaluation.headline import by_attack, by_threat_model, percent
 from robustjax.ood.gates import with_reject
@@ -116,6 +117,8 @@ def evaluation_report(cfg: EvaluateConfig, it: Evaluation) -> Report:
     """Write the report of an evaluation."""
     report, says = Report("A translation defence under attacks that know it", cfg), it.headline.says
     report.text(says[:1].upper() + says[1:] + ".")
+    name = cfg.dataset or f"{cfg.run}'s data set"
+    report.text(f"Images: {subsets.batch_in_words(it.target.test, it.target.sets.test, name)}.")
     for mode, found in it.found.items():
         report.table(
             main_rows(found),

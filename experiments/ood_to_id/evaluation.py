@@ -11,12 +11,13 @@ import numpy as np
 
 from experiments.ood_to_id import images
 from experiments.ood_to_id.config import DISTANCES, EVALUATE_MAY_DIFFER, EvaluateConfig
-from experiments.ood_to_id.images import Sets, first
+from experiments.ood_to_id.images import Sets
 from experiments.ood_to_id.training import Stopped, System, open_system
 from robustjax import runtime
 from robustjax.attacks.flags import Flag
 from robustjax.catalog.names import imported
 from robustjax.catalog.translators import TRANSLATORS
+from robustjax.data.subsets import batch_subset
 from robustjax.evaluation import defence_results, defences, gated_cases, headline, purifier, translation
 from robustjax.evaluation.defence_results import Arrays, DefenceResults
 from robustjax.evaluation.gated_cases import GatedCase
@@ -149,7 +150,9 @@ def open_target(cfg: EvaluateConfig) -> Target:
                 f"--function gave {type(built).__name__}, must be a robustjax.ood.translate.Defence"
             )
         sets = images.load(str(cfg.dataset), cfg.seed, data_dir=cfg.data_dir)
-        return Target(built, None, sets, first(sets.test, cfg.images), float(cfg.eps or 0.0), cfg.random)
+        return Target(
+            built, None, sets, batch_subset(sets.test, cfg.images), float(cfg.eps or 0.0), cfg.random
+        )
     system = open_system(str(cfg.run))
     made = system.settings
     sets = images.load(made.dataset, made.seed, data_dir=cfg.data_dir, size=made.size)
@@ -158,7 +161,7 @@ def open_target(cfg: EvaluateConfig) -> Target:
         _defence(cfg, system, sets),
         None if cfg.copy is None else _defence(cfg, open_system(cfg.copy), sets),
         sets,
-        first(sets.test, cfg.images),
+        batch_subset(sets.test, cfg.images),
         made.recipe.eps if cfg.eps is None else cfg.eps,
         cfg.random if kind is None else kind.random,
     )
@@ -175,7 +178,7 @@ def _defence(cfg: EvaluateConfig, system: System, sets: Sets) -> Defence:
     elif cfg.gate == "grouped":
         gate = translation.grouped_gate(features[0], sets.train, sets.test, cfg.seed)
     else:
-        score = translation.detectors(parts, first(sets.train, cfg.fit_images))[cfg.gate]
+        score = translation.detectors(parts, batch_subset(sets.train, cfg.fit_images))[cfg.gate]
         gate = translation.calibrated(score, parts.calibration, rate=cfg.rate, distance=cfg.gate in DISTANCES)
     return Defence(parts.f, parts.translate, gate, features)
 
@@ -192,14 +195,14 @@ def _attacked(
     )  # fmt: skip
     plan += gated_cases.transferred(steps) if target.copy is not None else ()
     plan = _chosen(cfg, plan, cfg.averaged_only if samples else ())
-    done, began, valid = [], time.monotonic(), target.sets.valid
+    done, began, pool = [], time.monotonic(), batch_subset(target.sets.valid, 1000)
 
     def attack(name: str) -> Arrays:
         found = purifier.evaluate(
             jax.random.key(cfg.seed), target.defence, target.test.image, target.test.label,
             Threat("linf", target.eps), [case for case in plan if case.attack == name],
             batch_size=cfg.batch_size, samples=samples, copy=target.copy,
-            pool=(valid.image[:1000], valid.label[:1000]),
+            pool=(pool.image, pool.label),
         )  # fmt: skip
         left = 100 * found.robust().mean()
         runtime.say(f"{mode}: {name}: accuracy {left:.1f} %, {time.monotonic() - began:.0f} s")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import data
+from robustjax.data import subsets
 from robustjax.models import resampling
 from robustjax.types import Batch, Images
 
@@ -35,7 +36,7 @@ def load(
     *,
     data_dir: str | None = None,
     size: int | None = None,
-    images: int | None = None,
+    images: subsets.Wanted = None,
 ) -> Sets:
     """Load a data set: the embedded digits enlarged to 16 x 16, or a prepared one.
 
@@ -44,24 +45,17 @@ def load(
       seed: draws which of the digits calibrate.
       data_dir: where prepared sets are.
       size: pixels a side that prepared sets are scaled and cut to.
-      images: the first N of each part, all for None.
+      images: which of each part, see `data.subsets`; all for None.
     """
     if dataset == "digits":
-        return Sets(*(first(part, images) for part in _digits(seed)))
+        return Sets(*(subsets.batch_subset(part, images) for part in _digits(seed)))
     parts = [
-        data.load(dataset, split, data_dir=data_dir, size=size) for split in ("train", "validation", "test")
+        subsets.subset(data.load(dataset, split, data_dir=data_dir, size=size), images)
+        for split in ("train", "validation", "test")
     ]
     return Sets(
-        *(
-            Batch(jnp.asarray(part.image[:images], jnp.float32) / 255, jnp.asarray(part.label[:images]))
-            for part in parts
-        )
+        *(Batch(jnp.asarray(part.image, jnp.float32) / 255, jnp.asarray(part.label)) for part in parts)
     )
-
-
-def first(batch: Batch, count: int | None) -> Batch:
-    """Keep the first N, all for None."""
-    return Batch(batch.image[:count], batch.label[:count])
 
 
 def _digits(seed: int, *, calibration: int = 200) -> Sets:

@@ -18,10 +18,12 @@ import numpy as np
 from experiments.ood_to_id import images, networks
 from experiments.ood_to_id.config import LEAVE_ONE_OUT_MAY_DIFFER, LeaveOneOutConfig
 from experiments.ood_to_id.config import LEAVE_ONE_OUT_PRESETS as PRESETS
-from experiments.ood_to_id.images import Sets, first
+from experiments.ood_to_id.images import Sets
 from experiments.shared import command_line
 from robustjax import logit, runtime
 from robustjax.analysis.intervals import proportion
+from robustjax.data import subsets
+from robustjax.data.subsets import batch_subset
 from robustjax.evaluation.headline import percent
 from robustjax.perturbations import adversarial_pairs
 from robustjax.perturbations.pairs import ImagePair
@@ -37,7 +39,7 @@ def main(cfg: LeaveOneOutConfig) -> int:
     began = time.process_time()
     # --- data, classifier and attacks on it ---
     sets = images.load(cfg.dataset, cfg.seed, data_dir=cfg.data_dir)
-    test = first(sets.test, cfg.images)
+    test = batch_subset(sets.test, cfg.images)
     with runtime.Run(cfg.out, cfg, may_differ=LEAVE_ONE_OUT_MAY_DIFFER) as run, stopping() as stop:
         classifier = networks.train_classifier(sets, cfg.recipe, cfg.seed, dataset=cfg.dataset)
         adversarial = attacked(cfg, classifier, test)
@@ -73,7 +75,9 @@ def main(cfg: LeaveOneOutConfig) -> int:
     for row in rows:
         print(" | ".join(row.values()))
     print(f"CPU: {(time.process_time() - began) / 60:.1f} minutes this time")
-    runtime.say(f"report: {leave_one_out_report(cfg, rows).write(run.folder / 'report.html')}")
+    page = leave_one_out_report(cfg, rows)
+    page.text(f"Images: {subsets.batch_in_words(test, sets.test, cfg.dataset)}.")
+    runtime.say(f"report: {page.write(run.folder / 'report.html')}")
     return 0
 
 

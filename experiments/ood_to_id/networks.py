@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ood_to_id.config import Recipe
-from experiments.ood_to_id.images import Sets, first
+from experiments.ood_to_id.images import Sets
 from robustjax import optimizers, runtime, training
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
@@ -24,6 +24,7 @@ from robustjax.catalog import translators
 from robustjax.catalog.translators import TRANSLATORS
 from robustjax.data import views
 from robustjax.data.batches import to_float
+from robustjax.data.subsets import batch_subset
 from robustjax.losses import pix2pix
 from robustjax.losses.adversarial import adversarial
 from robustjax.losses.atop import atop
@@ -97,7 +98,7 @@ def robust_stage(model: Model, sets: Sets, recipe: Recipe, epochs: int, seed: in
 def encoder_stage(sets: Sets, recipe: Recipe, seed: int) -> tuple[Model, Stage]:
     """Train the encoder on random views, without labels."""
     model = encoder_of(recipe, sets.shape)
-    chosen = first(sets.train, recipe.encoder_images)
+    chosen = batch_subset(sets.train, recipe.encoder_images)
     total = recipe.encoder_epochs * (len(chosen.label) // recipe.encoder_batch)
     tx, step = _encoder_step(model, sets.shape[-1] == 1)
     return model, Stage(

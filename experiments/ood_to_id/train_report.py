@@ -26,7 +26,7 @@ def training_report(cfg: TrainConfig, trained: Trained) -> Report:
         )
     report.table(
         trained.rows,
-        caption=f"The first {cfg.evaluation_images} test images at most; distances are mean absolute differences of "
+        caption=f"{cfg.evaluation_images} test images at most; distances are mean absolute differences of "
         "pixels from the clean image, before and after T.",
     )
     report.section("Before and after")

@@ -11,13 +11,14 @@ import numpy as np
 
 from experiments.ood_to_id import images, networks
 from experiments.ood_to_id.config import TRAIN_MAY_DIFFER, TrainConfig
-from experiments.ood_to_id.images import Sets, first
+from experiments.ood_to_id.images import Sets
 from experiments.shared.classifiers import open_classifier
 from robustjax import logit, runtime
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
 from robustjax.catalog.translators import TRANSLATORS, translator
+from robustjax.data.subsets import batch_subset
 from robustjax.ood.translate import Translate
 from robustjax.perturbations import tones
 from robustjax.runtime import strict_json
@@ -164,7 +165,7 @@ class _Stages:
 
 def _best_time(cfg: TrainConfig, sets: Sets, classifier: Network, trained: Network | None) -> float:
     """Choose the time of the diffusion at which validation images, clean and attacked, are classified best."""
-    chosen = first(sets.valid, cfg.evaluation_images)
+    chosen = batch_subset(sets.valid, cfg.evaluation_images)
     attacked = _attacked(cfg, classifier, chosen)
     scores = {}
     for until in cfg.recipe.until:
@@ -189,7 +190,7 @@ def _attacked(cfg: TrainConfig, classifier: Network, batch: Batch) -> jax.Array:
 
 def _measure(cfg: TrainConfig, sets: Sets, classifier: Network, translate: Translate) -> tuple[Any, Any]:
     """Measure f and f after T on test images, clean, attacked without knowing T, and shifted; pictures of all."""
-    batch = first(sets.test, cfg.evaluation_images)
+    batch = batch_subset(sets.test, cfg.evaluation_images)
     families = {
         "clean": batch.image,
         f"PGD-{cfg.evaluation_steps}, linf {cfg.recipe.eps:.3g}": _attacked(cfg, classifier, batch),

@@ -11,7 +11,6 @@ certificate per pixel. Started again with the same --out, images that are done a
 among all devices. The folder gets certificates.npz, certificates.json and report.html.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +25,8 @@ from experiments.perturbation_sets.config import CertifyConfig
 from experiments.perturbation_sets.losses import reference_images
 from experiments.perturbation_sets.networks import open_classifier, radius_of, sigma_of
 from experiments.shared import classifiers, command_line
-from robustjax import binomial, runtime
+from robustjax import binomial, data, runtime
+from robustjax.data import subsets
 from robustjax.perturbations.learned import learned
 from robustjax.perturbations.sets import PerturbationSet
 from robustjax.runtime import strict_json
@@ -52,7 +52,7 @@ class Smoothed(NamedTuple):
       title: what the report calls it.
       logits_fn: the network underneath, or the average of several.
       noise, sigma: what smooths it, in pixels or latents.
-      classes: their names.
+      info: of the images.
       image, label: what is certified; labels per image or per pixel.
       space: in whose latents the noise is; None in pixels.
     """
@@ -61,7 +61,7 @@ class Smoothed(NamedTuple):
     logits_fn: LogitsFn
     noise: Noise
     sigma: float
-    classes: tuple[str, ...]
+    info: data.Info
     image: jax.Array
     label: np.ndarray
     space: PerturbationSet | None
@@ -82,14 +82,16 @@ def main(cfg: CertifyConfig) -> int:
         # --- certificates ---
         certify_images = certifier(cfg, smoothed, mesh)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(cfg.seed), i))(jnp.arange(total))
-        starts = range(0, total, size)
+        starts, chosen = range(0, total, size), smoothed.info.subset
+        # The beginning of the official order is that of the whole split, too; a stratified subset has another order.
+        kind = f"{chosen.rule}_" if chosen and chosen.rule == subsets.STRATIFIED else ""
         cells: list[Arrays] = []
         bar = runtime.progress(starts, total=len(starts), label=f"certify {total} images, {size} at a time")
         for _, first in bar:
             rows = slice(first, first + size)
             cells.append(
                 run.cached(
-                    f"cells/{first}_{min(first + size, total)}",
+                    f"cells/{kind}{first}_{min(first + size, total)}",
                     lambda rows=rows: certify_images(keys[rows], smoothed.image[rows]),
                 )
             )
@@ -114,7 +116,7 @@ def main(cfg: CertifyConfig) -> int:
                 Batch(smoothed.image, jnp.asarray(smoothed.label)),
                 sigma=smoothed.sigma,
                 radii=radii[1:],
-                classes=len(smoothed.classes),
+                classes=len(smoothed.info.classes),
             )
             attacked = right.mean(axis=1)
 
@@ -137,8 +139,9 @@ def main(cfg: CertifyConfig) -> int:
         runtime.write_whole(run.folder / "certificates.npz", in_bytes(found | {"true": smoothed.label}))
         print(in_words(numbers))
         page = report.certificates(
-            cfg, numbers, smoothed.classes, np.asarray(smoothed.image), smoothed.label, whole
+            cfg, numbers, smoothed.info.classes, np.asarray(smoothed.image), smoothed.label, whole
         )
+        page.text(f"Images: {subsets.in_words(smoothed.info)}.")
         runtime.say(f"report: {page.write(run.folder / 'report.html')}")
     return 0
 
@@ -161,15 +164,15 @@ def _in_pixels(cfg: CertifyConfig, mesh: Mesh) -> Smoothed:
     nets, test = [network for network, _ in opened], opened[0][1]
     if len({net.about["dataset"] for net in nets}) > 1:
         raise ValueError("--runs were trained on different data sets, must be one")
-    rows = _rows(cfg, len(test.label))
+    test = _chosen(cfg, test)
     return Smoothed(
         f"{', '.join(cfg.runs)}, noise {cfg.sigma:g} in pixels",
         _ensemble(mesh, [(net.model, net.params, net.state) for net in nets]),
         in_pixels(cfg.sigma),
         cfg.sigma,
-        test.info.classes,
-        jnp.asarray(np.asarray(test.image[rows]), jnp.float32) / 255,
-        test.label[rows],
+        test.info,
+        jnp.asarray(test.image, jnp.float32) / 255,
+        test.label,
         None,
     )
 
@@ -183,17 +186,15 @@ def _in_latents(cfg: CertifyConfig, mesh: Mesh) -> Smoothed:
     sigma = cfg.sigma or sigma_of(made, radius)
     weights = runtime.place((learned_set.params, learned_set.state), mesh)
     space = learned(learned_set.model, *weights, radius=radius)
-    test = learned_set.splits[2]
-    rows = _rows(cfg, len(test.label))
-    part = dataclasses.replace(test, image=test.image[rows], label=test.label[rows])
+    test = _chosen(cfg, learned_set.splits[2])
     return Smoothed(
         f"{', '.join(cfg.runs)}, noise {sigma:.3g} in the latents of {made.set}",
         _ensemble(mesh, [(net.network.model, net.network.params, net.network.state) for net in nets]),
         in_parameters(space, sigma),
         sigma,
-        test.info.classes,
-        reference_images(learned_set, part),
-        np.asarray(part.label),
+        test.info,
+        reference_images(learned_set, test),
+        np.asarray(test.label),
         space,
     )
 
@@ -202,8 +203,12 @@ def _ensemble(mesh: Mesh, nets: Sequence[tuple[Model, Params, State]]) -> Logits
     return ensemble(*(frozen(model, *runtime.place((params, state), mesh)) for model, params, state in nets))
 
 
-def _rows(cfg: CertifyConfig, count: int) -> np.ndarray:
-    return np.arange(0, count, cfg.skip)[: cfg.images]
+def _chosen(cfg: CertifyConfig, test: data.Split) -> data.Split:
+    """Take every so many-th test image in official order, as published certificates do, and of those a subset."""
+    if cfg.skip > 1:
+        rows, total = np.arange(0, len(test.label), cfg.skip), len(test.label)
+        test = subsets.of_rows(test, rows, data.Subset(f"every {cfg.skip}th in official order", total))
+    return subsets.subset(test, cfg.images)
 
 
 def certifier(cfg: CertifyConfig, smoothed: Smoothed, mesh: Mesh) -> Callable[[jax.Array, jax.Array], Arrays]:
@@ -211,7 +216,7 @@ def certifier(cfg: CertifyConfig, smoothed: Smoothed, mesh: Mesh) -> Callable[[j
     count = votes(
         smoothed.logits_fn,
         smoothed.noise,
-        classes=len(smoothed.classes),
+        classes=len(smoothed.info.classes),
         chunk_size=min(cfg.chunk_size, cfg.samples),
     )
     count = over_devices(count, mesh)

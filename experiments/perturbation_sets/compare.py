@@ -41,7 +41,7 @@ def main(cfg: CompareConfig) -> int:
 
 def digits(cfg: CompareConfig) -> Digits:
     """Read the embedded digits and hold some training images out."""
-    train, test = (subsets.first(data.load("digits", part), cfg.images) for part in ("train", "test"))
+    train, test = (subsets.subset(data.load("digits", part), cfg.images) for part in ("train", "test"))
     order = np.random.default_rng(0).permutation(len(train.label))
 
     def batch(split: data.Split, rows: np.ndarray) -> Batch:

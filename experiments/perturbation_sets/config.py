@@ -5,10 +5,20 @@ import math
 from dataclasses import replace
 from typing import Any, Literal
 
-from experiments.shared.fields import Count, CountOrNone, NonNegative, OpenShare, Positive, PositiveShare
+from experiments.shared.fields import (
+    Count,
+    CountOrNone,
+    Images,
+    NonNegative,
+    OpenShare,
+    Positive,
+    PositiveShare,
+    Seed,
+)
 from experiments.shared.settings import Cluster, Optimizer
 from robustjax.catalog.learned_sets import AUTOENCODERS, PAIRS
 from robustjax.catalog.names import named
+from robustjax.data import subsets
 from robustjax.losses.elbo import interpolated
 from robustjax.models.cvae import Likelihood
 
@@ -42,9 +52,9 @@ class TrainConfig:
     init_from: str | None = None  # run folder whose parameters to start from, such as one of smaller images
     samples: Count = 5  # perturbations of each validation image, whose encodings choose the radius
     steps: Count = 50  # of the searches that measure quality
-    images: Count | None = 1000  # validation and test images that are measured, None for all
+    images: Images | None = 1000  # validation and test images that are measured, None for all
     save_every: Count = 1000  # updates
-    seed: int = 1
+    seed: Seed = 1
     out: str = "runs/cvae"
     data_dir: str | None = None
     distributed: bool = False
@@ -141,12 +151,12 @@ class EvaluateConfig:
     steps: Count = 50  # of every search
     restarts: Count = 5  # of the search for the farthest image
     ball_samples: Count = 5  # latents per pair for the average error over the ball
-    images: Count | None = 1000  # validation and test images, None for all
+    images: Images | None = 1000  # validation and test images, None for all
     excess: OpenShare = 0.1  # probability that the first theorem gives up
     tolerance: NonNegative = 0.01  # error per pixel up to which a perturbation counts as covered
     batch_size: Count = 128  # over all devices
     export: bool = False  # write the decoder as a program
-    seed: int = 0
+    seed: Seed = 0
     out: str = "runs/cvae_evaluated"
     data_dir: str | None = None
 
@@ -206,9 +216,9 @@ class TrainClassifierConfig:
     restarts: Count = 5
     queries: CountOrNone = 500  # of the attack without gradients, 0 for none
     real_samples: Count = 50  # real perturbations per image, the worst of which is reported
-    images: Count | None = 1000  # test images, None for all
+    images: Images | None = 1000  # test images, None for all
     save_every: Count = 1000  # updates
-    seed: int = 1
+    seed: Seed = 1
     out: str = "runs/learned"
     data_dir: str | None = None
     distributed: bool = False
@@ -265,12 +275,12 @@ class CertifyConfig:
     # a certificate is wrong with at most this probability; for segmenters all pixels of an image together
     alpha: OpenShare = 0.001
     up_to: Positive | None = None  # stop an image once this radius is certain, or out of reach
-    images: Count = 100
+    images: Images = 100
     skip: Count = 1  # take every N-th test image
     chunk_size: Count = 500  # samples per forward pass
     save_every: Count = 5  # images, at least one per device, between two lines of progress and two saves
     attack: bool = True  # in latents, also attack the smoothed network
-    seed: int = 0
+    seed: Seed = 0
     out: str = "runs/certified"
     data_dir: str | None = None
 
@@ -314,7 +324,7 @@ class CompareConfig:
     queries: Count = 500  # of the attack without gradients
     targets: tuple[str, ...] = TARGETS  # radii for which networks are smoothed, of median, largest
     valid: Count = 300  # training images held out to choose the radius
-    images: Count | None = None  # take the first N training and test images, None for all
+    images: Images | None = None  # training and test images, None for all
     out: str = "runs/perturbation_sets"
 
     def check(self) -> None:
@@ -327,7 +337,7 @@ class CompareConfig:
                 raise ValueError(f"{flag} has {unknown[0]!r}, must be of {', '.join(known)}")
         if self.samples < 10:
             raise ValueError(f"--samples is {self.samples}, must be at least 10 to certify anything")
-        if self.images is not None and self.images < self.valid + self.batch_size:
+        if self.images is not None and subsets.rule(self.images).images < self.valid + self.batch_size:
             raise ValueError(f"--images is {self.images}, must be at least --valid + --batch-size")
 
 

@@ -30,7 +30,7 @@ from experiments.perturbation_sets.networks import (
     open_set,
     pairs_of,
 )
-from experiments.shared import command_line
+from experiments.shared import command_line, report_pieces
 from robustjax import data, evaluation, runtime
 from robustjax.attacks.pgd import pgd
 from robustjax.catalog.learned_sets import PAIRS
@@ -58,7 +58,7 @@ def main(cfg: EvaluateConfig) -> int:
     # --- set and data ---
     mesh, learned_set = runtime.data_mesh(), open_set(cfg.run, data_dir=cfg.data_dir)
     _, valid, test = learned_set.splits
-    valid, test = subsets.first(valid, cfg.images), subsets.first(test, cfg.images)
+    valid, test = subsets.subset(valid, cfg.images), subsets.subset(test, cfg.images)
     made = pairs_of(learned_set.config)
     pairs = made.unlimited if cfg.pairs is None else named(PAIRS, cfg.pairs, flag="--pairs")()
 
@@ -110,6 +110,7 @@ def main(cfg: EvaluateConfig) -> int:
             for path in saved(exported(space, learned_set.model.shape), run.folder):
                 runtime.say(f"exported: {path}")
         page = report.evaluation(cfg, numbers, norms, bounds, examples)
+        page.text(report_pieces.images(valid, test))
         runtime.say(f"report: {page.write(run.folder / 'report.html')}")
     return 0
 

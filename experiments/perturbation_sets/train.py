@@ -33,7 +33,7 @@ from experiments.perturbation_sets.networks import (
     restored,
     splits,
 )
-from experiments.shared import command_line
+from experiments.shared import command_line, report_pieces
 from robustjax import data, evaluation, optimizers, runtime, training
 from robustjax.data import subsets
 from robustjax.losses.elbo import elbo, interpolated, on_pairs
@@ -58,7 +58,7 @@ def main(cfg: TrainConfig) -> int:
 
     # --- data and network ---
     train, valid, test = splits(cfg)
-    valid, test = subsets.first(valid, cfg.images), subsets.first(test, cfg.images)
+    valid, test = subsets.subset(valid, cfg.images), subsets.subset(test, cfg.images)
     pairs, model = pairs_of(cfg), autoencoder(cfg, train)
 
     # --- training ---
@@ -122,8 +122,9 @@ def main(cfg: TrainConfig) -> int:
     rows = example_images(
         model, jax.device_get(trained), found.largest, pairs.unlimited, as_images(test, slice(5))
     )
-    place = report.training(cfg, model.dimension, found, measured, rows).write(run.folder / "report.html")
-    runtime.say(f"report: {place}")
+    page = report.training(cfg, model.dimension, found, measured, rows)
+    page.text(report_pieces.images(valid, test))
+    runtime.say(f"report: {page.write(run.folder / 'report.html')}")
     return 0
 
 

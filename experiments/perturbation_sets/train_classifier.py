@@ -36,7 +36,7 @@ from experiments.perturbation_sets.networks import (
     pairs_of,
     radius_of,
 )
-from experiments.shared import command_line
+from experiments.shared import command_line, report_pieces
 from robustjax import data, evaluation, runtime, training
 from robustjax.data import subsets
 from robustjax.evaluation import inside_sets
@@ -61,7 +61,7 @@ def main(cfg: TrainClassifierConfig) -> int:
     # --- set, data and network ---
     learned_set = open_set(cfg.set, data_dir=cfg.data_dir)
     radius, model = radius_of(cfg, learned_set), classifier_for(cfg, learned_set)
-    train, test = learned_set.splits[0], subsets.first(learned_set.splits[2], cfg.images)
+    train, test = learned_set.splits[0], subsets.subset(learned_set.splits[2], cfg.images)
 
     # --- training ---
     total = cfg.epochs * max(1, len(train.label) // cfg.batch_size)
@@ -111,6 +111,7 @@ def main(cfg: TrainClassifierConfig) -> int:
         blind = f"  without gradients {100 * numbers['square'][i]:.1f} %" if "square" in numbers else ""
         print(f"radius {r:6.2f}  {100 * share:.1f} %{blind}")
     page = report.classifier(cfg, learned_set.model.dimension, found, runtime.read_metrics(cfg.out))
+    page.text(report_pieces.images(test))
     runtime.say(f"report: {page.write(run.folder / 'report.html')}")
     return 0
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from experiments.shared.fields import Count, NonNegative, Positive, PositiveRadius, Radius, Share
+from experiments.shared.fields import Count, Images, NonNegative, Positive, PositiveRadius, Radius, Share
 from experiments.shared.settings import Optimizer
 from robustjax.catalog import augmentations, ood_sets
 
@@ -25,8 +25,8 @@ class Config:
     ood_sets: tuple[str, ...] = ("photo/china=3000", "data/joined=2000", "data/permuted=1000")
     # OOD sets to evaluate on
     test_ood_sets: tuple[str, ...] = ("photo/flower", "data/inverted", "noise/uniform", "data/upside_down")
-    ood_images: Count = 256  # test images of each OOD set
-    images: Count = 1000  # ID test images
+    ood_images: Images = 256  # test images of each OOD set
+    images: Images = 1000  # ID test images
     # --- training ---
     eps: PositiveRadius = 0.5  # l2 radius around ID images
     ood_eps: PositiveRadius = 1.0  # l2 radius around OOD images, in training and evaluation
@@ -60,10 +60,10 @@ class Config:
     confidence_restarts: Count = 3
     class_steps: Count = 20  # of the search at each class
     radii: tuple[Radius, ...] = (0.0, 0.5, 1.0, 1.5, 2.0)  # l2, of the curves over radii
-    curve_images: Count = 128
+    curve_images: Images = 128
     curve_steps: Count = 30
     counterfactual_radii: tuple[Radius, ...] = (0.0, 0.5, 1.0, 2.0, 4.0)  # l2
-    counterfactual_images: Count = 128
+    counterfactual_images: Images = 128
     counterfactual_steps: Count = 50
     # a robust network of another seed that evaluates counterfactuals, and whose features give Frechet distances
     evaluation_model: str = "mlp"

@@ -116,13 +116,13 @@ class Evaluation:
             runtime.say(f"  {network.title}: {name}")
             out[f"logits/{name}"] = self._logits(split, network)
             out[f"worst_case/{name}"] = self._worst_case(split, network)
-            few = subsets.first(split, cfg.curve_images)
+            few = subsets.subset(split, cfg.curve_images)
             out[f"confidence_curve/{name}"] = self._confidence_curve(few, network)
             try:
                 out[f"certified/{name}"] = self._certified(split, network)
             except ValueError as error:
                 runtime.say(f"  no certificate: {error}")
-        few = subsets.first(sets.test, cfg.curve_images)
+        few = subsets.subset(sets.test, cfg.curve_images)
         for name, value in self._class_curves(few, network).items():
             out[f"class_curve/{name}"] = value
         starts = self.counterfactual_starts(network)
@@ -130,7 +130,7 @@ class Evaluation:
             runtime.say(f"  {network.title}: counterfactuals from {name}")
             out |= _named(name, self._counterfactuals(split, network))
             out[f"target/{name}"] = split.label
-        few = subsets.first(starts["test"], OTHER_NORMS)
+        few = subsets.subset(starts["test"], f"official:{OTHER_NORMS}")
         for norm, search in self._other_norms.items():
             out |= _named(norm, search(few, network, batch_size=len(few.label)))
         return out
@@ -149,7 +149,7 @@ class Evaluation:
         }
         out = {}
         for name, split in chosen.items():
-            few = subsets.first(split, self.cfg.counterfactual_images)
+            few = subsets.subset(split, self.cfg.counterfactual_images)
             target = (few.label + 1) % len(classes)
             if name != "test":
                 target = self._logits(few, network).argmax(axis=1)
@@ -202,7 +202,8 @@ def counterfactual_evaluation(network: Network, sets: Sets) -> Callable[[Arrays]
         logits, features = zip(*parts, strict=True)
         return np.concatenate(logits), np.concatenate(features)
 
-    reference = frechet.moments(over(sets.train.image[:REFERENCE].astype(np.float32) / 255)[1])
+    known = subsets.subset(sets.train, REFERENCE).image.astype(np.float32) / 255
+    reference = frechet.moments(over(known)[1])
 
     def evaluate(measured: Arrays) -> Arrays:
         out = {}

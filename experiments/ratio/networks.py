@@ -57,8 +57,8 @@ def load_sets(cfg: Config) -> Sets:
     )
     return Sets(
         train,
-        subsets.first(valid, cfg.images),
-        subsets.first(test, cfg.images),
+        subsets.subset(valid, cfg.images),
+        subsets.subset(test, cfg.images),
         ood_sets.counted_mixture(cfg.ood_counts, train, data_dir=place),
         {
             name: ood_sets.load(name, test, split="test", count=cfg.ood_images, data_dir=place)

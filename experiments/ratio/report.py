@@ -9,6 +9,7 @@ import scipy.special
 from experiments.ratio.config import Config
 from experiments.ratio.networks import Sets
 from experiments.ratio.results import TITLES, Criterion, Results, correct, criteria, orderings
+from experiments.shared import report_pieces
 from robustjax import runtime
 from robustjax.analysis import calibration
 from robustjax.ood.metrics import auroc
@@ -41,6 +42,7 @@ def page(it: Results, sets: Sets) -> Report:
         f"({sets.ood.info.name}), {cfg.seeds} network{'s' if cfg.seeds > 1 else ''} each, and evaluated on other "
         f"OOD sets: {', '.join(sets.test_ood_sets)}."
     )
+    sheet.text(report_pieces.images(sets.valid, sets.test, *sets.test_ood_sets.values()))
     sheet.section("Main results")
     rows = it.summary_table()
     _say(rows)

@@ -24,7 +24,8 @@ def open_classifier(folder: str, *, data_dir: str | None = None) -> tuple[Networ
     needed = ("model", "dataset", "dtype", "loss", "attack", "ema", "data_dir")
     run = runtime.open_run(folder, made_by="classification.train", needed=needed)
     made = run.config
-    test = data.load(made["dataset"], "test", data_dir=data_dir or made["data_dir"])
+    place = data_dir or made["data_dir"]
+    test = data.load(made["dataset"], "test", data_dir=place, size=made.get("size"))
     model = classifier(
         made["model"],
         dataset=made["dataset"],

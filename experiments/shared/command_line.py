@@ -2,12 +2,15 @@
 
 import dataclasses
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from annotated_types import Ge, Gt, Interval, Le, Lt
+
+from experiments.shared.fields import OfImages
 
 Config = TypeVar("Config")
 
@@ -33,6 +36,8 @@ def script(main: Callable[[Config], int | None], presets: Mapping[str, Config], 
         preset = presets[name]
         config: Any = tyro.cli(type(preset), default=preset, args=words, prog=program, description=about)
         validate(config)
+        if isinstance(out := getattr(config, "out", None), str):
+            require_writable(out, "--out")
         return main(config)
 
     guarded(job)
@@ -58,6 +63,20 @@ def validate(config: Any, prefix: str = "") -> None:
         check(prefix) if prefix else check()
 
 
+def require_writable(folder: str, flag: str) -> None:
+    """Refuse a folder that cannot be written to, before hours of work.
+
+    Raises:
+      ValueError: in one line, if it lies in a file, or its nearest folder that is there may not be written to.
+    """
+    path = pathlib.Path(folder)
+    there = next(p for p in (path, *path.parents) if p.exists())
+    if not there.is_dir():
+        raise ValueError(f"{flag} is {folder}, must be a folder: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{flag} is {folder}, must be a folder that can be written to: {there} cannot")
+
+
 def _bounded(hint: Any, value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Pair each number in a value with the bounds of its type."""
     if value is None:
@@ -77,10 +96,12 @@ def _bounded(hint: Any, value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
                 yield from _bounded(kind, value)
 
 
-def _problem(bounds: tuple[Any, ...], value: float) -> str | None:
+def _problem(bounds: tuple[Any, ...], value: Any) -> str | None:
     """Say what a number must be if it is out of bounds. NaN is."""
     limits: dict[str, float] = {}
     for bound in bounds:
+        if isinstance(bound, OfImages):
+            return bound.problem(value)
         if isinstance(bound, Ge | Gt | Le | Lt | Interval):
             for name in ("ge", "gt", "le", "lt"):
                 limit: Any = getattr(bound, name, None)
@@ -99,7 +120,7 @@ def _problem(bounds: tuple[Any, ...], value: float) -> str | None:
         low, high = (
             next(limits[name] for name in pair if name in limits) for pair in (("ge", "gt"), ("le", "lt"))
         )
-        return f"in {left}{low:g}, {high:g}{right}"
+        return f"in {left}{_written(low)}, {_written(high)}{right}"
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     ((name, limit),) = limits.items()
     return f"{words[name]} {limit:g}"

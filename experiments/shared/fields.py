@@ -8,6 +8,8 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Interval
 from tyro.constructors import PrimitiveConstructorSpec
 
+from robustjax.data import subsets
+
 
 def fraction(words: list[str]) -> float:
     """Read a number that may be written as 8/255."""
@@ -28,8 +30,34 @@ Fraction = Annotated[
     ),
 ]  # a number that may be written as 8/255
 
+
+class OfImages:
+    """The bound of `Images`: what `data.subsets` takes."""
+
+    def problem(self, value: int | str) -> str | None:
+        """Say what is wrong, or None."""
+        try:
+            subsets.rule(value)
+        except ValueError as error:
+            return str(error).partition("must be ")[2]
+        return None
+
+
+# How many images: N for the stratified subset, or official:N for the first N in official order; see data.subsets.
+Images = Annotated[
+    int | str,
+    OfImages(),
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N|official:N",
+        instance_from_str=lambda words: int(words[0]) if words[0].isdecimal() else words[0],
+        is_instance=lambda value: isinstance(value, int | str),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
 Count = Annotated[int, Ge(1)]
 CountOrNone = Annotated[int, Ge(0)]  # 0: none at all
+Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what every random generator here takes
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]

@@ -41,6 +41,9 @@ class Source:
     # that a randomised function is averaged over in an attack; five times as many decide whether an image is robust
     passes: Count = 20
     dataset: str | None = None  # whose test images are attacked; a run folder knows its own
+    size: Count | None = (
+        None  # pixels a side that its images are scaled and cropped to; a run folder knows its own
+    )
     data_dir: str | None = None
 
     def require(self) -> None:
@@ -76,20 +79,21 @@ class Opened(NamedTuple):
     test: data.Split
 
 
-def open_network(source: Source, images: int | None, seed: int) -> Opened:
+def open_network(source: Source, images: subsets.Wanted, seed: int) -> Opened:
     """Open what a source names.
 
     Args:
       source: which network.
-      images: how many test images, None for all.
+      images: which test images, see `data.subsets`; None for all.
       seed: of the passes of a randomised function.
     Raises:
       ValueError: in one line, if it is not there, cannot be read or does not fit the data.
     """
     if source.run:
         network, test = classifiers.open_classifier(source.run, data_dir=source.data_dir)
-        return Opened(network, network, subsets.first(test, images))
-    test = subsets.first(data.load(source.dataset or "", "test", data_dir=source.data_dir), images)
+        return Opened(network, network, subsets.subset(test, images))
+    test = data.load(source.dataset or "", "test", data_dir=source.data_dir, size=source.size)
+    test = subsets.subset(test, images)
     if source.checkpoint:
         network = open_checkpoint(source, test)
         return Opened(network, network, test)

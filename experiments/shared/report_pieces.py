@@ -6,7 +6,13 @@ import numpy as np
 
 from robustjax import data
 from robustjax.analysis import curves
+from robustjax.data import subsets
 from robustjax.runtime import image_grids
+
+
+def images(*splits: data.Split) -> str:
+    """Say on which images a result was found: which of which split, how many of each class, their checksums."""
+    return f"Images: {'; '.join(dict.fromkeys(subsets.in_words(split.info) for split in splits))}."
 
 
 def accuracy_rows(curve: curves.Curve) -> list[dict[str, Any]]:

@@ -5,7 +5,15 @@ from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Interval
 
-from experiments.shared.fields import Count, OpenShare, Positive, PositiveRadius, Share, fraction
+from experiments.shared.fields import (
+    Count,
+    OpenShare,
+    Positive,
+    PositiveRadius,
+    Seed,
+    Share,
+    fraction,
+)
 from experiments.shared.network_source import CONSTANTS, Source
 from experiments.shared.settings import PGD
 from robustjax.data import planted
@@ -205,7 +213,7 @@ class TheoryConfig:
     examples: Annotated[int, Ge(10)] = 4000  # of such a training
     updates: Count = 400
     steps: Count = 4  # of PGD
-    seed: int = 0
+    seed: Seed = 0
     out: str = "runs/tradeoffs_theory"
 
 

@@ -45,7 +45,7 @@ def from_runs(cfg: CompareConfig) -> Iterator[Pretrained]:
         network, test = classifiers.open_classifier(folder, data_dir=cfg.data_dir)
         attack = network.about["attack"]
         eps = 0.0 if network.about["loss"] == "standard" else float(attack["eps"])
-        sets = {"original": [scenes(subsets.first(test, cfg.test))]}
+        sets = {"original": [scenes(subsets.subset(test, cfg.test))]}
         yield Pretrained(network._replace(title=folder), attack["norm"], eps, sets)
 
 
@@ -56,7 +56,7 @@ def from_checkpoints(cfg: CompareConfig) -> Iterator[Pretrained]:
         test = data.load(source.dataset or "", "test", data_dir=cfg.data_dir)
         name = f"{pathlib.PurePath(source.checkpoint or '').stem} ({source.architecture})"
         network = network_source.open_checkpoint(source, test)._replace(title=name)
-        yield Pretrained(network, norm, eps, {"original": [scenes(subsets.first(test, cfg.test))]})
+        yield Pretrained(network, norm, eps, {"original": [scenes(subsets.subset(test, cfg.test))]})
 
 
 def scenes(test: data.Split) -> Scenes:

@@ -24,9 +24,10 @@ import numpy as np
 
 from robustjax import data
 from robustjax.catalog.names import named
-from robustjax.data import ood_images, order, photos
+from robustjax.data import ood_images, order, photos, subsets
 from robustjax.data.batches import Augment
-from robustjax.data.sources import SPLITS, Split
+from robustjax.data.decode import digest
+from robustjax.data.sources import SPLITS, Split, Subset
 
 MOST = 20_000  # generated images where no number is asked for, and images of each set in a balanced mixture
 
@@ -45,7 +46,7 @@ class OODSet(Protocol):
 
 
 def load(
-    name: str, like: Split, *, split: str, data_dir: str | None = None, count: int | None = None
+    name: str, like: Split, *, split: str, data_dir: str | None = None, count: subsets.Wanted = None
 ) -> Split:
     """Load an OOD set as images of the shape of `like`.
 
@@ -54,30 +55,59 @@ def load(
       like: in-distribution images.
       split: "train", "validation" or "test" where the name does not say.
       data_dir: where data are prepared.
-      count: how many images. Of a data set they are drawn without replacement in an order that depends on the name
-        alone, and all are taken by default. What is generated has as many as asked for, by default as many as
-        `like`, at most 20,000.
+      count: how many images. Of a data set they are a subset, see `data.subsets`, and all are taken by default. What
+        is generated has as many as asked for, by default as many as `like`, at most 20,000.
     Raises:
       ValueError: if there is no such set or split, or it does not fit the images.
     """
     base, _, part = name.partition(":")
-    if name in GENERATED or name.startswith(("noise/", "data/", "photo/")) or (part and part not in SPLITS):
+    if _is_generated(name):
         try:
             generate = named(GENERATED, name, flag="OOD set")
         except ValueError as error:
             hint = f"; the part of a data set must be one of {', '.join(SPLITS)}" if part else ""
             raise ValueError(f"{error}{hint}") from None
-        return _checked(name, generate(like, split=split, count=count), like, count)
-    height, width, channels = like.image.shape[1:]
+        number = None if count is None else subsets.rule(count).images
+        return _checked(name, generate(like, split=split, count=number), like, number)
+    # Which images they are is decided before their colours change: the same for grey and for colour.
+    return _coloured(subsets.subset(_stored(base, part or split, like, data_dir), count), like)
+
+
+def _stored(base: str, part: str, like: Split, data_dir: str | None) -> Split:
+    """Load a data set in the size of the in-distribution images."""
+    height, width = like.image.shape[1:3]
     if height != width:
-        raise ValueError(f"OOD set {name}: in-distribution images are {height} x {width}, must be square")
-    found = data.load(base, part or split, data_dir=data_dir)
+        raise ValueError(f"OOD set {base}: in-distribution images are {height} x {width}, must be square")
+    found = data.load(base, part, data_dir=data_dir)
     if found.image.shape[1:3] != (height, width):
-        found = data.load(base, part or split, data_dir=data_dir, size=height)
-    found = dataclasses.replace(found, image=coloured(found.image, channels))
-    if count is None or count >= len(found.label):
+        found = data.load(base, part, data_dir=data_dir, size=height)
+    return found
+
+
+def _coloured(split: Split, like: Split) -> Split:
+    image = coloured(split.image, like.image.shape[-1])
+    if image is split.image:
+        return split
+    return dataclasses.replace(split, image=image, info=dataclasses.replace(split.info, sha256=digest(image)))
+
+
+def _for_training(name: str, like: Split, *, split: str, count: int, data_dir: str | None) -> Split:
+    """Load an OOD set to train on; of a larger data set, draw images in an order that depends on its name alone."""
+    base = name.partition(":")[0]
+    found = load(name, like, split=split, data_dir=data_dir, count=count if _is_generated(name) else None)
+    if count >= len(found.label):
         return found
-    return _rows(found, np.sort(order.permutation(len(found.label), seed=_seed(base), epoch=0)[:count]))
+    drawn = np.sort(order.permutation(len(found.label), seed=_seed(base), epoch=0)[:count])
+    return subsets.of_rows(found, drawn, Subset("drawn by its name", len(found.label)))
+
+
+def _is_generated(name: str) -> bool:
+    part = name.partition(":")[2]
+    return (
+        name in GENERATED
+        or name.startswith(("noise/", "data/", "photo/"))
+        or bool(part and part not in SPLITS)
+    )
 
 
 def balanced_mixture(
@@ -103,11 +133,16 @@ def balanced_mixture(
     if len(names) == 1:
         return load(names[0], like, split=split, data_dir=data_dir), None
     stored = {
-        n: load(n, like, split=split, data_dir=data_dir, count=MOST) for n in names if n not in GENERATED
+        n: _for_training(n, like, split=split, data_dir=data_dir, count=MOST)
+        for n in names
+        if n not in GENERATED
     }
     most = max((len(s.label) for s in stored.values()), default=min(len(like.label), MOST))
     sets = {n: stored[n] if n in stored else load(n, like, split=split, count=most) for n in names}
-    repeated = [_rows(sets[n], np.arange(most) % len(sets[n].label)) for n in names]
+    repeated = [
+        subsets.of_rows(s, np.arange(most) % len(s.label), Subset("repeated", len(s.label)))
+        for s in (sets[n] for n in names)
+    ]
     return _joined(dict(zip(names, repeated, strict=True)), split), None
 
 
@@ -121,7 +156,11 @@ def counted_mixture(
       like, split, data_dir: as in `load`.
     """
     return _joined(
-        {n: load(n, like, split=split, count=count, data_dir=data_dir) for n, count in counts.items()}, split
+        {
+            n: _for_training(n, like, split=split, count=count, data_dir=data_dir)
+            for n, count in counts.items()
+        },
+        split,
     )
 
 
@@ -217,13 +256,9 @@ def _checked(name: str, found: Split, like: Split, count: int | None) -> Split:
     shape, expected = list(found.image.shape[1:]), list(like.image.shape[1:])
     if shape != expected:
         raise ValueError(f"OOD set {name} gives images of shape {shape}, must be {expected}")
-    return found if count is None or count >= len(found.label) else _rows(found, np.arange(count))
-
-
-def _rows(split: Split, rows: np.ndarray) -> Split:
-    note = f"{split.info.note} {len(rows)} of {len(split.label)}".strip()
-    info = dataclasses.replace(split.info, count=len(rows), note=note)
-    return Split(split.image[rows], split.label[rows], split.index[rows], info)
+    if count is None or count >= len(found.label):
+        return found
+    return subsets.of_rows(found, np.arange(count), Subset("the first", len(found.label)))
 
 
 def _joined(sets: Mapping[str, Split], split: str) -> Split:

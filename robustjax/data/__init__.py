@@ -4,7 +4,7 @@ tensorflow-datasets lives here and nowhere else.
 
 ```
 sources              load a split by name: prepared TFDS data, then the embedded sets; or make one of arrays
-subsets              parts of a split
+subsets              what --images says: a stratified subset, or the first in official order
 digits               embedded: scikit-learn's digits
 letters              embedded: letters in the look of the digits, as OOD images
 order                which examples are held out, and the order of every epoch, by hashing
@@ -28,6 +28,7 @@ checks               is this array what everything here works on?
 ```
 
 ```
+array_pickles        pickles of plain values and arrays, read without running them
 decode               a prepared split as plain arrays, kept beside it
 store                arrays as a prepared TFDS data set, all or nothing
 raw                  raw files as the contents of a data set, verified against what is known
@@ -57,6 +58,8 @@ objectnet            objects in unusual places, and the map of ImageNet's classe
 from robustjax.data.batches import evaluation as evaluation
 from robustjax.data.batches import pairs as pairs
 from robustjax.data.batches import stream as stream
+from robustjax.data.sources import Info as Info
 from robustjax.data.sources import Split as Split
+from robustjax.data.sources import Subset as Subset
 from robustjax.data.sources import load as load
 from robustjax.data.sources import of_arrays as of_arrays

@@ -1,11 +1,13 @@
 """Augmentation on the device: functions `(key, images) -> images`, with one key or one key per example."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.numerics import fold, keys_for, per_example
 from robustjax.types import Images
 
@@ -27,6 +29,7 @@ def crop(pad: int, *, fill: Colour = 0.0) -> Augment:
     colour = _colour("crop", fill)
 
     def cropped(key: PRNGKeyArray, images: Images) -> Images:
+        checks.floats("crop", images, lower=-math.inf, upper=math.inf)  # labels of pixels may come along
         sides = ((0, 0), (pad, pad), (pad, pad), (0, 0))
         inside = jnp.pad(jnp.ones_like(images, dtype=bool), sides)
         wide = jnp.where(inside, jnp.pad(images, sides), colour.astype(images.dtype))
@@ -68,6 +71,7 @@ def cutout(size: int, *, fill: Colour = 0.0) -> Augment:
     colour = _colour("cutout", fill)
 
     def covered(key: PRNGKeyArray, images: Images) -> Images:
+        checks.floats("cutout", images, lower=-math.inf, upper=math.inf)
         height, width = images.shape[1:3]
         keys = keys_for(key, len(images))
         # Drawn one axis at a time: the two may differ in length.

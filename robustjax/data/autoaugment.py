@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.data import pillow_affine, pillow_tones
 from robustjax.data.augment import Augment, Colour
 from robustjax.data.batches import to_float
@@ -98,6 +99,7 @@ def autoaugment(policy: Policy = CIFAR10, *, fill: Colour = 0.5) -> Augment:
         return image
 
     def augmented(key: PRNGKeyArray, images: Images) -> Images:
+        checks.floats("autoaugment", images)
         whole = jnp.clip(jnp.round(255.0 * images), 0, 255).astype(jnp.int32)
         return to_float(jax.vmap(one)(keys_for(key, len(images)), whole))
 

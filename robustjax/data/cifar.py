@@ -1,14 +1,15 @@
 """Read CIFAR-10 and CIFAR-100 as distributed: binary, or pickles without running what a pickle may hold."""
 
-import io
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robustjax.data.layouts import files, part, split_of
+from robustjax import checks
+from robustjax.checks import reading
+from robustjax.data import array_pickles
+from robustjax.data.layouts import arrays, files, part, split_of, text
 from robustjax.data.store import Part, Raw
 
 _BATCH = re.compile(r"(data_batch_\d+|test_batch|train|test)(\.bin)?")
@@ -30,10 +31,12 @@ def pickles(folder: Path, only: str = "") -> Raw | None:
         image = batch.get("data")
         if not isinstance(image, np.ndarray) or image.ndim != 2 or image.shape[1] != 3072 or label is None:
             raise ValueError(f"{path}: must hold `data` of rows of 3072 bytes and `labels` or `fine_labels`")
-        parts.setdefault(split, []).append((image, np.asarray(label)))
+        parts.setdefault(split, []).append(_rows(path, image, label))
     meta = [unpickled(p) for p in files(folder) if p.name in ("batches.meta", "meta")]
     names = next((m.get("fine_label_names", m.get("label_names", ())) for m in meta), ())
-    return Raw({s: _joined(found) for s, found in parts.items()}, tuple(map(_text, names)))
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str | bytes) for name in names):
+        raise ValueError(f"{folder}: the names of the classes in its meta file are no strings")
+    return Raw({s: _joined(folder, found) for s, found in parts.items()}, tuple(map(_text, names)))
 
 
 def binary(folder: Path, only: str = "") -> Raw | None:
@@ -51,11 +54,11 @@ def binary(folder: Path, only: str = "") -> Raw | None:
             raise ValueError(f"{path}: {content.size} bytes, must be a whole number of records of {record}")
         rows = content.reshape(-1, record)
         split = "train" if "data" in path.name else split_of(path.name)
-        parts.setdefault(split, []).append((rows[:, 1 + coarse :], rows[:, coarse]))
+        parts.setdefault(split, []).append(_rows(path, rows[:, 1 + coarse :], rows[:, coarse]))
     tables = ("batches.meta.txt", "fine_label_names.txt")
-    names = [p.read_text().split() for p in files(folder, ".txt") if p.name in tables]
+    names = [text(p).split() for p in files(folder, ".txt") if p.name in tables]
     return (
-        Raw({s: _joined(found) for s, found in parts.items()}, tuple(names[0] if names else ()))
+        Raw({s: _joined(folder, found) for s, found in parts.items()}, tuple(names[0] if names else ()))
         if parts
         else None
     )
@@ -75,49 +78,33 @@ def corrupted(folder: Path, config: str) -> Raw | None:
     found = {p.stem: p for p in files(folder, ".npy")}
     if not {file, "labels"} <= set(found):
         raise ValueError(f"{folder}: must hold {file}.npy and labels.npy")
-    try:
-        image, label = (np.load(found[name], mmap_mode="r", allow_pickle=False) for name in (file, "labels"))
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{folder}: {file}.npy or labels.npy cannot be read as numbers ({error})") from error
+    image, label = (arrays(found[name], mapped=True).get("") for name in (file, "labels"))
+    if image is None or label is None or image.ndim != 4 or label.shape != image.shape[:1] or len(image) < 5:
+        raise ValueError(
+            f"{found[file]}: must hold images (n, h, w, c), five severities of as many, and labels.npy (n,)"
+        )
     share = len(image) // 5
     rows = slice((int(severity) - 1) * share, int(severity) * share)
-    return Raw({"test": part(np.asarray(image[rows]), np.asarray(label[rows]))})
+    return Raw({"test": part(np.asarray(image[rows]), np.asarray(label[rows]), where=found[file])})
 
 
 def _batches(folder: Path, only: str) -> list[Path]:
     return [p for p in files(folder) if _BATCH.fullmatch(p.name) and only in p.name]
 
 
-def _joined(found: list[tuple[np.ndarray, np.ndarray]]) -> Part:
+def _rows(path: Path, image: np.ndarray, label: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Check the rows of one file."""
+    with reading(path, "damaged"):
+        if image.dtype != np.uint8:
+            raise ValueError(f"its data are {image.dtype}, must be bytes")
+        return image, checks.labels(path.name, label, count=len(image))
+
+
+def _joined(folder: Path, found: list[tuple[np.ndarray, np.ndarray]]) -> Part:
     """Turn rows of three colour planes into images."""
     rows = np.concatenate([image for image, _ in found])
-    return part(
-        rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.concatenate([label for _, label in found])
-    )
-
-
-class _Arrays(pickle.Unpickler):
-    """Unpickle numbers, strings, lists, dicts and numpy arrays; refuse every other name."""
-
-    _array: Any = np.empty(0).__reduce__()[0]
-    _number: Any = np.int64(0).__reduce__()[0]
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        allowed = {
-            ("multiarray", "_reconstruct"): self._array,
-            ("multiarray", "scalar"): self._number,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("_codecs", "encode"): _encode,
-        }
-        where = "multiarray" if module_name.endswith("multiarray") else module_name
-        if (where, global_name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, only arrays are allowed")
-        return allowed[where, global_name]
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    return text.encode(encoding)
+    label = np.concatenate([label for _, label in found])
+    return part(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), label, where=folder)
 
 
 def unpickled(path: Path) -> dict[str, Any]:
@@ -126,11 +113,11 @@ def unpickled(path: Path) -> dict[str, Any]:
     Raises:
       ValueError: if the file is damaged or asks for anything else.
     """
-    try:
-        loaded = _Arrays(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    with reading(path, "not a CIFAR pickle"):
+        loaded = array_pickles.loads(path.read_bytes())
+        if not isinstance(loaded, dict):
+            raise ValueError(f"it holds a {type(loaded).__name__}, must be a dictionary")
         return {_text(k): v for k, v in loaded.items()}
-    except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(f"{path}: not a CIFAR pickle ({error})") from error
 
 
 def _text(value: str | bytes) -> str:

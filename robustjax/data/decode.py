@@ -5,15 +5,15 @@ The second reading maps the images from disk and checks them against their check
 
 import dataclasses
 import hashlib
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
+from robustjax.checks import reading
+from robustjax.data.pictures import from_bytes
 from robustjax.data.resize import to_square
 from robustjax.data.store import Part, scratch, settle
 
@@ -41,11 +41,20 @@ def arrays(folder: Path, split: str, *, size: int | None = None) -> Part:
             made.mkdir()
             for field in dataclasses.fields(part):
                 np.save(made / f"{field.name}.npy", getattr(part, field.name))
-            (made / "decoded.json").write_text(json.dumps({"sha256": digest(part.image)}))
+            sums = {"sha256": digest(part.image), "label": digest(part.label), "index": digest(part.index)}
+            (made / "decoded.json").write_text(json.dumps(sums))
             settle(made, kept)
-    except PermissionError:
-        pass  # prepared data that others own: decoded again every time
+    except OSError:
+        pass  # prepared data that others own, or a full disk: decoded again every time
     return part
+
+
+def labelled(folder: Path, split: str) -> bool:
+    """Say whether the first images of a stored split have labels."""
+    with reading(folder, f"its {split} images cannot be read, delete that folder and prepare it again"):
+        records = _records(folder, split)
+        first = records.__getitems__(list(range(min(len(records), 16))))
+        return not first or any(int(record.get("label", 0)) >= 0 for record in first)
 
 
 def digest(image: np.ndarray) -> str:
@@ -54,12 +63,23 @@ def digest(image: np.ndarray) -> str:
 
 
 def _kept(folder: Path) -> Part:
-    image = np.load(folder / "image.npy", mmap_mode="r")
-    if digest(image) != json.loads((folder / "decoded.json").read_text())["sha256"]:
-        raise ValueError(
-            f"load: {folder} is damaged (its checksum differs), delete that folder and load again"
-        )
-    return Part(image, np.load(folder / "label.npy"), np.load(folder / "index.npy"))
+    with reading(folder, "damaged, delete that folder and load again"):
+        sums = json.loads((folder / "decoded.json").read_text())
+        image = np.load(folder / "image.npy", mmap_mode="r")
+        label, index = (np.load(folder / f"{name}.npy") for name in ("label", "index"))
+        # Earlier folders have a checksum of the images alone.
+        for name, array in (("sha256", image), ("label", label), ("index", index)):
+            if name in sums and digest(array) != sums[name]:
+                raise ValueError("its checksum differs")
+        if not len(image) == len(label) == len(index):
+            raise ValueError("its arrays differ in length")
+    return Part(image, label, index)
+
+
+def _records(folder: Path, split: str) -> Any:
+    # Bytes are decoded here: TFDS would want OpenCV, or warn of its absence.
+    builder: Any = tfds.builder_from_directory(folder)
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def _decoded(folder: Path, split: str, size: int | None) -> Part:
@@ -78,16 +98,19 @@ def _decoded(folder: Path, split: str, size: int | None) -> Part:
         raise ValueError(f"load: the images of {folder} are {form}, must be uint8 with 1 or 3")
     if size is None and (height is None or width is None):
         raise ValueError(f"load: the images of {folder} differ in size, give `size` to scale and crop them")
-    # Bytes are decoded here: TFDS would want OpenCV, or warn of its absence.
-    records: Any = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    records = _records(folder, split)
     total, mode = len(records), "L" if channels == 1 else "RGB"
     image = np.empty((total, size or height, size or width, channels or 3), np.uint8)
     label, index = np.empty(total, np.int32), np.empty(total, np.int64)
     for first in range(0, total, 512):
         for i, record in enumerate(records.__getitems__(list(range(first, min(first + 512, total)))), first):
             label[i], index[i] = record["label"], _official(record, i)
-            picture = Image.open(io.BytesIO(record["image"])).convert(mode)
+            picture = from_bytes(record["image"], f"{folder}: {split} image {i}").convert(mode)
             pixels = np.asarray(picture if size is None else to_square(picture, size))
+            if pixels.size != image[i].size:
+                raise ValueError(
+                    f"{folder}: {split} image {i} is {picture.height} x {picture.width}, unlike its features"
+                )
             image[i] = pixels.reshape(image.shape[1:])
     if len(np.unique(index)) < total:  # ids that number something else
         index = np.arange(total)

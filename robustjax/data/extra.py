@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from robustjax.data import order
 from robustjax.data.batches import Augment, along
 from robustjax.data.cifar import unpickled
-from robustjax.data.layouts import files, npz, part
+from robustjax.data.layouts import arrays, files, npz, part
 from robustjax.data.sources import Split
 from robustjax.data.store import Raw
 from robustjax.types import Batch
@@ -29,13 +29,14 @@ def unlabelled(folder: Path) -> Raw | None:
         return None
     if len(found) > 1:
         raise ValueError(f"{folder}: {len(found)} .npy files, must be one")
-    try:
-        image = np.load(found[0], mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{found[0]}: cannot be read as numbers ({error})") from error
+    image = arrays(found[0], mapped=True).get("")
+    if image is None:
+        raise ValueError(f"{found[0]}: holds several arrays, must be one")
     if image.dtype != np.uint8 or image.ndim != 4:
         raise ValueError(f"{found[0]}: holds {image.dtype}{list(image.shape)}, must be uint8[n h w c]")
-    return Raw({"train": part(np.asarray(image), np.zeros(len(image), np.int32))}, ("unlabelled",))
+    return Raw(
+        {"train": part(np.asarray(image), np.zeros(len(image), np.int32), where=found[0])}, ("unlabelled",)
+    )
 
 
 def pseudo_labelled(folder: Path) -> Raw | None:
@@ -52,7 +53,7 @@ def pseudo_labelled(folder: Path) -> Raw | None:
     image, label = content.get("data"), content.get("extrapolated_targets")
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 4 or label is None:
         raise ValueError(f"{found[0]}: must hold `data`, uint8[n h w c], and `extrapolated_targets`")
-    return Raw({"train": part(image, np.asarray(label))})
+    return Raw({"train": part(image, label, where=found[0])})
 
 
 def enriched(

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from robustjax.data import trees
+from robustjax.data.layouts import arrays
 from robustjax.data.pictures import SUFFIXES
 from robustjax.data.planted import Variant
 from robustjax.data.scenes import Scenes
@@ -68,7 +69,7 @@ def to_imagenet9(path: str | Path) -> np.ndarray:
     found = trees.mapping(
         trees.needed("imagenet9", Path(path), "in_to_in9.json of the backgrounds challenge")
     )
-    if {str(k) for k in range(1000)} != set(found) or not set(found.values()) <= set(range(-1, 9)):
+    if {str(k) for k in range(1000)} != set(found) or not all(k in range(-1, 9) for k in found.values()):
         raise ValueError(f"{path}: maps {len(found)} classes, must map 0..999 to -1..8")
     return np.array([found[str(k)] for k in range(1000)], np.int32)
 
@@ -79,4 +80,7 @@ def _foreground(path: Path) -> str:
 
 
 def _mask(path: Path) -> Image.Image:
-    return Image.fromarray(((np.load(path, allow_pickle=False) > 0) * 255).astype(np.uint8))
+    mask = arrays(path).get("")
+    if mask is None or mask.ndim != 2 or mask.dtype.kind not in "biuf" or not mask.size:
+        raise ValueError(f"{path}: must hold one array (h, w), above 0 on the object")
+    return Image.fromarray(((mask > 0) * 255).astype(np.uint8))

@@ -1,15 +1,16 @@
 """Read raw files that are arrays: idx as MNIST has it, npy and npz. A reader gives None for other files."""
 
 import gzip
+import math
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from robustjax import checks
+from robustjax.checks import reading
 from robustjax.data.store import Part, Raw
 
 _IDX = re.compile(r"idx(?P<rank>\d)[-.]ubyte(?P<packed>\.gz)?$")
@@ -38,7 +39,7 @@ def idx(folder: Path, only: str = "") -> Raw | None:
         labels = re.sub(r"idx\d", "idx1", name.replace("images", "labels").replace("X_", "y_"))
         if labels not in found:
             raise ValueError(f"{path}: its labels are missing, {labels} or {labels}.gz must lie beside it")
-        insert(parts, split_of(name), part(_idx(path), _idx(found[labels])), path)
+        insert(parts, split_of(name), part(_idx(path), _idx(found[labels]), where=path), path)
     return Raw(parts) if parts else None
 
 
@@ -58,7 +59,7 @@ def npz(folder: Path, only: str = "") -> Raw | None:
     numbers: dict[str, np.ndarray] = {}
     classes: tuple[str, ...] = ()
     for path in files(folder, ".npy", ".npz"):
-        for key, array in _arrays(path).items():
+        for key, array in arrays(path).items():
             name = f"{path.stem} {key}"
             if only not in name:
                 continue
@@ -88,7 +89,8 @@ def npz(folder: Path, only: str = "") -> Raw | None:
                     f"{path}: {len(image)} {split} images with {len(found[split])} {what}, must be equal"
                 )
     parts = {
-        split: _sorted(part(image, labels[split], numbers.get(split))) for split, (_, image) in images.items()
+        split: _sorted(part(image, labels[split], numbers.get(split), where=path))
+        for split, (path, image) in images.items()
     }
     return Raw(parts, classes, numbered=frozenset(numbers))
 
@@ -142,13 +144,27 @@ def entries(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[tuple
             yield path, False
 
 
-def part(image: np.ndarray, label: np.ndarray | Iterable[int], index: np.ndarray | None = None) -> Part:
-    """Bring images to (n, h, w, c) and labels to int32; the index is the position unless given."""
+def part(
+    image: np.ndarray,
+    label: np.ndarray | Iterable[int],
+    index: np.ndarray | None = None,
+    *,
+    where: Path | str,
+) -> Part:
+    """Bring images to (n, h, w, c) and labels to int32; the index is the position unless given.
+
+    Raises:
+      ValueError: naming `where`, for no image, another rank than 3 or 4, or labels that are no whole numbers from 0.
+    """
+    if image.ndim not in (3, 4) or not image.size:
+        raise ValueError(
+            f"{where}: images are {image.dtype}{list(image.shape)}, must be (n, h, w) or (n, h, w, c)"
+        )
+    label = checks.labels(str(where), np.asarray(label), count=len(image))
     if image.ndim == 3:
         image = image[..., None]
     if image.ndim == 4 and image.shape[-1] not in (1, 3) and image.shape[1] in (1, 3):
         image = image.transpose(0, 2, 3, 1)
-    label = np.asarray(label).astype(np.int32)
     return Part(image, label, np.arange(len(image)) if index is None else index)
 
 
@@ -160,24 +176,43 @@ def insert(parts: dict[str, Part], split: str, new: Part, path: Path) -> None:
 
 
 def _idx(path: Path) -> np.ndarray:
-    try:
+    with reading(path, "damaged gzip file"):
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: damaged gzip file ({error})") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise ValueError(
             f"{path}: starts with {content[:4].hex()}, must be 000008 and the rank (idx of bytes)"
         )
-    shape = np.frombuffer(content[4 : 4 + 4 * content[3]], ">u4").astype(int)
+    dimensions = content[4 : 4 + 4 * content[3]]
+    shape = np.frombuffer(dimensions[: len(dimensions) // 4 * 4], ">u4").tolist()
     body = np.frombuffer(content, np.uint8, offset=min(4 + 4 * content[3], len(content)))
-    if len(shape) != content[3] or body.size != np.prod(shape):
+    if len(shape) != content[3] or body.size != math.prod(shape):
         raise ValueError(f"{path}: holds {body.size} bytes, its header says {' x '.join(map(str, shape))}")
     return body.reshape(shape)
 
 
-def _arrays(path: Path) -> Mapping[str, np.ndarray]:
-    try:
-        loaded = np.load(path, allow_pickle=False)  # a pickle could run any code
-        return {"": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read as numbers ({error})") from error
+def arrays(path: Path, *, mapped: bool = False) -> Mapping[str, np.ndarray]:
+    """Read a file of arrays: those of an .npz file by name, that of an .npy file by the empty name.
+
+    Args:
+      path: of the file.
+      mapped: leave the numbers of an .npy file on disk.
+    Raises:
+      ValueError: in one line, if it is damaged or holds objects.
+    """
+    with reading(path, "cannot be read as numbers"):
+        # A pickle could run any code.
+        loaded = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+
+
+def text(path: Path) -> str:
+    """Read a file of text.
+
+    Raises:
+      ValueError: in one line, if it is not UTF-8.
+    """
+    with reading(path, "cannot be read as text"):
+        return path.read_text(encoding="utf-8")

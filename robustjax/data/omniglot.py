@@ -42,6 +42,7 @@ def omniglot(folder: Path, *, size: int = 28) -> Raw | None:
             split: part(
                 np.stack([drawn(items[key]) for key in sorted(items)]),
                 [number["/".join(key[:2])] for key in sorted(items)],
+                where=folder,
             )
             for split, items in parts.items()
         },

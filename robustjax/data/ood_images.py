@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.numerics import divide, fold, keys_for, per_example
 from robustjax.types import Images, PerExample
 
@@ -33,6 +34,7 @@ def low_frequency(key: PRNGKeyArray, shape: Shape) -> Images:
 
 def permuted(key: PRNGKeyArray, images: Images) -> Images:
     """Shuffle the pixels of every image; the channels of a pixel stay together."""
+    checks.floats("permuted", images)
     n, h, w, c = images.shape
     orders = jax.vmap(lambda k: jax.random.permutation(k, h * w))(keys_for(key, n))
     return jnp.take_along_axis(images.reshape(n, h * w, c), orders[..., None], axis=1).reshape(images.shape)
@@ -40,11 +42,13 @@ def permuted(key: PRNGKeyArray, images: Images) -> Images:
 
 def inverted(images: Images) -> Images:
     """Turn black into white."""
+    checks.floats("inverted", images)
     return 1.0 - images
 
 
 def upside_down(images: Images) -> Images:
     """Turn images by half a turn: OOD images with the strokes of in-distribution ones."""
+    checks.floats("upside_down", images)
     return images[:, ::-1, ::-1]
 
 
@@ -54,6 +58,7 @@ def joined(key: PRNGKeyArray, images: Images) -> Images:
     The strokes are in distribution, but the halves do not meet at the seam, so that most results belong to no class.
     (Two left halves would meet: they often make symmetric digits, such as 0 and 8.)
     """
+    checks.floats("joined", images)
     n, half = images.shape[0], images.shape[2] // 2
     keys = keys_for(key, n)
     step = jax.vmap(lambda k: jax.random.randint(k, (), 1, max(n, 2)))(keys)
@@ -68,11 +73,13 @@ def smoothed(key: PRNGKeyArray, images: Images) -> Images:
 
     Reference: Hein, Andriushchenko and Bitterwolf 2019, arXiv:1812.05720: 15 x 15 kernel, mirrored border.
     """
+    checks.floats("smoothed", images)
     return stretched(blurred(images, _uniformly(key, images, 1.0, 2.5)))
 
 
 def contrast_stretched(key: PRNGKeyArray, images: Images) -> Images:
     """Push values apart by sigmoid(g (x - 0.5)), with g drawn from [5, 30]."""
+    checks.floats("contrast_stretched", images)
     gain = per_example(_uniformly(key, images, 5.0, 30.0), images)
     return jax.nn.sigmoid(gain * (images - 0.5))
 
@@ -83,6 +90,7 @@ def acet_noise(key: PRNGKeyArray, images: Images) -> Images:
     Reference: Hein, Andriushchenko and Bitterwolf 2019, arXiv:1812.05720. There half of a batch is of either
       kind; a coin for each example does not depend on the batch.
     """
+    checks.floats("acet_noise", images)
     keys = keys_for(key, len(images))
     coin = jax.vmap(jax.random.bernoulli)(fold(keys, 0))
     noise = uniform(fold(keys, 1), images.shape)
@@ -95,6 +103,7 @@ def ccu_noise(key: PRNGKeyArray, images: Images) -> Images:
 
     Reference: Meinke and Hein 2020, arXiv:1909.12180. Its code blurs across the channels too, this does not.
     """
+    checks.floats("ccu_noise", images)
     keys = keys_for(key, len(images))
     pixels = permuted(fold(keys, 0), images)
     soft = blurred(pixels, _uniformly(fold(keys, 1), images, 1.0, 2.5))

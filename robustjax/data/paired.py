@@ -26,7 +26,8 @@ class Paired(NamedTuple):
 def paired(folder: str | Path, *, size: int | None = None) -> Paired:
     """Read `image/NAME.png` with `perturbed/NAME.png`, `perturbed/NAME/ANY.png`, or both, for every NAME.
 
-    NAME may contain folders. Any format of `pictures` will do, and zip files in place of the two folders.
+    NAME may contain folders. Any format of `pictures` will do, and zip files in place of the two folders. Pictures are
+    turned as their EXIF orientation says: of a pair one may carry it and the other not.
 
     Args:
       folder: where `image` and `perturbed` are.
@@ -49,8 +50,8 @@ def paired(folder: str | Path, *, size: int | None = None) -> Paired:
         )
     names = tuple(sorted(images))
     grey = all(opened(item).mode in ("1", "L") for item in [*images.values(), *views])
-    left = decoded([images[name] for name in names], size=size, grey=grey)
-    right = decoded(views, size=size, grey=grey)
+    left = decoded([images[name] for name in names], size=size, grey=grey, turned=True)
+    right = decoded(views, size=size, grey=grey, turned=True)
     if left.shape[1:] != right.shape[1:]:
         raise ValueError(
             f"paired: {folder}: images are {left.shape[1:]}, views {right.shape[1:]}; give a size"

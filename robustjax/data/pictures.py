@@ -2,6 +2,7 @@
 
 import io
 import unicodedata
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +10,17 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from robustjax.checks import reading
 from robustjax.data.layouts import entries, files, part, split_of
 from robustjax.data.resize import to_square
 from robustjax.data.store import Raw
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
+LARGEST = 100_000_000  # pixels of a picture
+LARGEST_FILE = 2**30  # bytes of a picture in an archive
+MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")  # that become grey or RGB
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 Found = tuple[PurePosixPath, Callable[[], bytes]]  # where a picture is, and how to read it
 Entry = tuple[PurePosixPath, Callable[[], bytes] | None]  # a file, or a folder that nothing reads
@@ -58,6 +63,7 @@ def by_class(folder: Path, only: str = "", *, size: int | None = None) -> Raw | 
             split: part(
                 decoded([found for found, _ in items], size=size, grey=grey),
                 [classes.index(name) for _, name in items],
+                where=folder,
             )
             for split, items in splits.items()
         },
@@ -108,20 +114,28 @@ def _entries(folder: Path) -> list[Entry]:
                 inside = PurePosixPath(name)
                 if any(p.startswith((".", "__MACOSX")) for p in inside.parts):
                     continue
-                read = None if name.endswith("/") else partial(archive.read, name)
+                read = None if name.endswith("/") else partial(_unpacked, archive, name)
                 found.append((top / _composed(name), read))
     return found
 
 
 def _composed(path: str) -> PurePosixPath:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path!r}: the name of a file must be UTF-8") from error
     return PurePosixPath(unicodedata.normalize("NFC", path))
 
 
 def _archive(path: Path) -> zipfile.ZipFile:
-    try:
+    with reading(path, "damaged zip file"):
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: damaged zip file ({error})") from error
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    if (size := archive.getinfo(name).file_size) > LARGEST_FILE:
+        raise ValueError(f"it has {size:,} bytes, must be at most {LARGEST_FILE:,}")
+    return archive.read(name)
 
 
 def _left_out(folder: Path, everything: Sequence[Entry], homes: Mapping[PurePosixPath, str]) -> str:
@@ -157,15 +171,21 @@ def _left_out(folder: Path, everything: Sequence[Entry], homes: Mapping[PurePosi
     )
 
 
-def decoded(found: Sequence[Found], *, size: int | None, grey: bool) -> np.ndarray:
+def decoded(found: Sequence[Found], *, size: int | None, grey: bool, turned: bool = False) -> np.ndarray:
     """Decode pictures to one uint8 array (n, h, w, c), grey or in three colours.
 
+    Args:
+      found: the pictures.
+      size: scale and crop to so many pixels a side.
+      grey: in one channel.
+      turned: as the EXIF orientation says, see `upright`.
     Raises:
       ValueError: for a damaged picture, or pictures of several sizes while `size` is None.
     """
     out: list[np.ndarray] = []
     for item in found:
-        picture = opened(item).convert("L" if grey else "RGB")
+        picture = opened(item)
+        picture = (upright(picture) if turned else picture).convert("L" if grey else "RGB")
         out.append(np.asarray(picture if size is None else to_square(picture, size)))
         if out[-1].shape != out[0].shape:
             (h0, w0), (h, w) = out[0].shape[:2], out[-1].shape[:2]
@@ -185,23 +205,44 @@ def opened(found: Found) -> Image.Image:
 def from_bytes(content: bytes | Callable[[], bytes], name: str) -> Image.Image:
     """Decode the content of a picture file; of 16-bit grey values the upper 8 bits are kept, as of colours.
 
-    Pillow's own conversion would cut 16-bit grey values off at 255, so that nearly all of a picture becomes white.
+    Pillow's own conversion would cut 16-bit grey values off at 255, so that nearly all of a picture becomes white. The
+    orientation in EXIF data is ignored, as torchvision does; see `upright`.
 
     Args:
       content: of the file, or what reads it.
       name: of the file, for errors.
     Raises:
-      ValueError: if it is damaged, or has more than 16 bits a channel.
+      ValueError: in one line, if it is damaged, larger than `LARGEST` pixels, of a kind that has no colours in 8 bits,
+        or has more than 16 bits a channel.
     """
-    try:
+    with reading(name, "damaged picture"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what is checked here, and of oddities in metadata
         picture = Image.open(io.BytesIO(content if isinstance(content, bytes) else content()))
+        if picture.width * picture.height > LARGEST:
+            raise ValueError(
+                f"it has {picture.width} x {picture.height} pixels, must have at most {LARGEST:,}"
+            )
         picture.load()
-    except Exception as error:  # a damaged picture or archive may raise anything
-        raise ValueError(f"{name}: damaged picture ({error})") from error
+    picture.info.pop("transparency", None)  # it changes no colour, and a damaged one stops a conversion
     # Pillow gives 16-bit grey PNG files as I or I;16, depending on its version.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
-        return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+        grey = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
+        grey.info.update(picture.info)  # the orientation
+        return grey
     if picture.mode in ("I", "F"):
         what = "32-bit integers" if picture.mode == "I" else "floating-point numbers"
         raise ValueError(f"{name}: holds {what}, must have 8 or 16 bits a channel")
+    if picture.mode not in MODES:
+        raise ValueError(f"{name}: its mode is {picture.mode}, must be one of {', '.join(MODES)}")
     return picture
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says: what a camera saw, for pictures that must lie on one another.
+
+    Classification sets are read as they are stored, which is torchvision's convention and that of published numbers.
+    """
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # damaged metadata say nothing
+        return picture

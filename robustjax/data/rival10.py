@@ -1,17 +1,15 @@
 """RIVAL10: twenty ImageNet classes in ten, with a mask of the object for every image."""
 
 import base64
-import binascii
-import io
-import pickle
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from robustjax.data import trees
+from robustjax.checks import reading
+from robustjax.data import array_pickles, trees
+from robustjax.data.pictures import from_bytes
 from robustjax.data.scenes import Scenes
 
 CLASSES = ("truck", "car", "plane", "ship", "cat", "dog", "equine", "deer", "frog", "bird")
@@ -67,27 +65,8 @@ def rival10(root: str | Path, split: str, *, size: int = 224) -> Scenes:
     )
 
 
-class _Text(pickle.Unpickler):
-    """Unpickle text in dictionaries; refuse every name."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, only text is allowed")
-
-
 def _mask(path: Path) -> Image.Image:
-    try:
-        found = _Text(io.BytesIO(path.read_bytes())).load()
-        coded = found["entire-object"]
-        content = base64.b64decode(coded)
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        binascii.Error,
-        IndexError,
-    ) as error:
-        raise ValueError(f"{path}: not the masks of RIVAL10 ({error})") from error
-    grey = np.asarray(trees.opened(content).convert("L"))
+    with reading(path, "not the masks of RIVAL10"):
+        content = base64.b64decode(array_pickles.loads(path.read_bytes())["entire-object"])
+    grey = np.asarray(from_bytes(content, str(path)).convert("L"))
     return Image.fromarray(np.where(grey >= 128, 255, 0).astype(np.uint8))

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from robustjax.checks import reading
 from robustjax.data import trees
 from robustjax.data.scenes import Scenes
 
@@ -25,9 +26,10 @@ def annotations(answers: str | Path) -> dict[int, dict[int, str]]:
     path = trees.needed("salient_imagenet", Path(answers), "the answers of the workers")
     rows = trees.table(path, ("Input.class_index", "Input.feature_index", "Answer.main"))
     votes: Counter[tuple[int, int]] = Counter()
-    for row in rows:
-        key = int(row["Input.class_index"]), int(row["Input.feature_index"])
-        votes[key] += row["Answer.main"] in SPURIOUS
+    with reading(path, "the numbers of classes and features must be whole"):
+        for row in rows:
+            key = int(row["Input.class_index"]), int(row["Input.feature_index"])
+            votes[key] += row["Answer.main"] in SPURIOUS
     found: dict[int, dict[int, str]] = {}
     for (k, feature), count in votes.items():
         found.setdefault(k, {})[feature] = "spurious" if count >= ENOUGH else "core"
@@ -87,13 +89,9 @@ def salient_imagenet(
 
 def _wnids(path: Path) -> dict[int, str]:
     """Read a dictionary written as Python, without running it."""
-    try:
+    with reading(path, "not a plain dictionary of numbers and names"):
         found = ast.literal_eval(path.read_text(encoding="utf-8").strip())
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: not a plain dictionary ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds a {type(found).__name__}, must be a dictionary")
-    return {int(k): str(v) for k, v in found.items()}
+        return {int(k): str(v) for k, v in found.items()}
 
 
 def _strongest(paths: list[Path]) -> Image.Image:

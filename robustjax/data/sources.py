@@ -1,19 +1,24 @@
 """Load a data set by name: prepared TFDS data first, then the embedded sets. Nothing is ever downloaded."""
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
+from robustjax import checks
+from robustjax.checks import reading
 from robustjax.data import decode, digits, letters, restricted_imagenet
 from robustjax.data.order import held_out
-from robustjax.data.store import Contents, Part, check, write
+from robustjax.data.resize import to_square
+from robustjax.data.store import Contents, Part, check, write, writing
 
 EMBEDDED: dict[str, Callable[[], Contents]] = {
     "digits": digits.contents,
@@ -26,6 +31,14 @@ DERIVED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], tuple[str, ...
     "restricted_imagenet/others": ("imagenet2012", restricted_imagenet.others, ("other",), 224),
 }
 SPLITS = ("train", "validation", "test")
+MOST_CLASSES = 100_000  # without names
+
+
+class Subset(NamedTuple):
+    """How a part of a split was chosen, by name, and how many images the whole has; see `subsets`."""
+
+    rule: str
+    whole: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Info:
     sha256: str  # of the bytes of `Split.image`
     source: str
     note: str
+    subset: Subset | None = None  # None for a whole split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +71,14 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
 
     "validation" is held out of the official training set, about one image in ten by a hash of its index, and
     "train" is the rest; a set that has all three splits keeps its own. Where a set has validation images but
-    no test images, its validation images are "test".
+    no test images, or none with labels, as imagenet2012, its validation images are "test".
 
     Args:
       name: as TFDS names it: "mnist", "cifar10_corrupted/fog_3", "emnist/letters", an embedded set, or one that
         is derived from another: "restricted_imagenet" and "restricted_imagenet/others".
       split: "train", "validation" or "test".
-      data_dir: where data are prepared; `$TFDS_DATA_DIR` or ~/tensorflow_datasets by default.
+      data_dir: where data are prepared; `$TFDS_DATA_DIR` or ~/tensorflow_datasets by default. An embedded set is kept
+        there if the folder is named by either, and made in memory otherwise.
       size: scale the images and crop their centres to so many pixels a side.
     Raises:
       ValueError: if the data set or the split is not there; the message says which command prepares it.
@@ -77,22 +92,28 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
     if folder is None and name in DERIVED:
         return _derived(name, split, data_dir, size)
     if folder is None and name in EMBEDDED:
-        contents = EMBEDDED[name]()
-        folder = write(contents, root)
+        if data_dir is None and "TFDS_DATA_DIR" not in os.environ:
+            return _embedded(name, split, size)
+        with writing(root, "--data-dir or $TFDS_DATA_DIR"):
+            folder = write(_made(name), root)
     if folder is None:
         raise ValueError(
             f"load: no {name} in {root}, prepare it with `python -m experiments.data.prepare {name} --source "
             f"<folder of raw files>` or, where TensorFlow is installed, `tfds build {name} --file_format="
             f"array_record`; here are: {', '.join(available(root))}"
         )
-    builder = tfds.builder_from_directory(folder)
-    stored, keep = _stored(split, tuple(builder.info.splits), name)
+    with reading(folder, "not a prepared data set, delete that folder and prepare it again"):
+        builder = tfds.builder_from_directory(folder)
+    # ImageNet's test images, among others, have no labels: all are -1.
+    there = tuple(name for name in builder.info.splits if name != "test" or decode.labelled(folder, name))
+    if split == "test" and not {"test", "validation"} & set(there) and "test" in builder.info.splits:
+        raise ValueError(f"load: the test images of {name} have no labels, load another split")
+    stored, keep = _stored(split, there, name)
     part = decode.arrays(folder, stored, size=size)
     if part.label.min() < 0:
         raise ValueError(f"load: the {stored} images of {name} have no labels, load another split")
     if keep is not None:
-        chosen = held_out(part.index) == keep
-        part = Part(part.image[chosen], part.label[chosen], part.index[chosen])
+        part = _rows(part, held_out(part.index) == keep)
     features: Any = builder.info.features
     metadata = builder.info.metadata or {}
     return _described(
@@ -111,13 +132,39 @@ def _derived(name: str, split: str, data_dir: str | Path | None, size: int | Non
     label = relabel(whole.label)
     chosen = label >= 0
     return _described(
-        Part(whole.image[chosen], label[chosen], whole.index[chosen]),
+        _rows(Part(whole.image, label, whole.index), chosen),
         name=name,
         split=split,
         classes=classes,
         source=whole.info.source,
         note=f"{chosen.sum()} of {len(chosen)} images. {whole.info.note}".strip(),
     )
+
+
+def _embedded(name: str, split: str, size: int | None) -> Split:
+    """Give an embedded set from memory, as it would come from disk."""
+    contents = _made(name)
+    stored, keep = _stored(split, tuple(contents.parts), name)
+    part = contents.parts[stored]
+    if keep is not None:
+        part = _rows(part, held_out(part.index) == keep)
+    if size is not None:
+        pictures = (Image.fromarray(image[..., 0]) for image in part.image)
+        part = dataclasses.replace(
+            part, image=np.stack([np.asarray(to_square(p, size)) for p in pictures])[..., None]
+        )
+    return _described(
+        part, name=name, split=split, classes=contents.classes, source=contents.source, note=contents.note
+    )
+
+
+@functools.cache  # letters take seconds to draw
+def _made(name: str) -> Contents:
+    return EMBEDDED[name]()
+
+
+def _rows(part: Part, chosen: np.ndarray) -> Part:
+    return Part(part.image[chosen], part.label[chosen], part.index[chosen])
 
 
 def of_arrays(
@@ -127,14 +174,29 @@ def of_arrays(
 
     Args:
       image: uint8 (n, h, w, c) with 1 or 3 channels.
-      label: integers (n,).
+      label: whole numbers (n,) from 0.
       name, split: what to call them in reports.
-      classes: names of the classes, their numbers by default.
+      classes: names of the classes; by default the numbers from 0 to the largest label, which must then hold 0.
     Raises:
-      ValueError: if an array has the wrong dtype, rank or length, or a label is out of range.
+      ValueError: in one line, if an array has the wrong dtype, rank or length, or a label is out of range.
     """
-    part = Part(image, np.asarray(label).astype(np.int32), np.arange(len(label)))
-    check(f"of_arrays: {name} {split}", part, len(classes) or 1 + int(part.label.max(initial=0)))
+    who, image = f"of_arrays: {name} {split}", np.asarray(image)
+    if image.ndim == 0 or not len(image):
+        raise ValueError(
+            f"{who}: images have shape {image.shape}, must be (n, h, w, c) with at least one image"
+        )
+    label = checks.labels(who, label, count=len(image), classes=len(classes) or None)
+    low, high = int(label.min()), int(label.max())
+    if not classes and low == 1:
+        raise ValueError(
+            f"{who}: labels run from 1 to {high}, must begin with 0: take y - 1, or name the classes"
+        )
+    if not classes and high >= MOST_CLASSES:
+        raise ValueError(
+            f"{who}: the largest label is {high}, must be below {MOST_CLASSES:,} or its classes named"
+        )
+    part = Part(image, label, np.arange(len(label)))
+    check(who, part, len(classes) or 1 + high)
     return _described(part, name=name, split=split, classes=classes, source="arrays in memory", note="")
 
 
@@ -145,12 +207,18 @@ def _described(part: Part, *, name: str, split: str, classes: Sequence[str], sou
         split=split,
         classes=names,
         count=len(part.label),
-        per_class=tuple(np.bincount(part.label, minlength=len(names)).tolist()),
+        per_class=per_class(part.label, len(names)),
         sha256=decode.digest(part.image),
         source=source,
         note=note,
     )
     return Split(part.image, part.label, part.index, info)
+
+
+def per_class(label: np.ndarray, classes: int) -> tuple[int, ...]:
+    """Count the labels of each class, of images or of pixels; what is outside 0..classes-1 is unknown."""
+    known = label[(label >= 0) & (label < classes)]
+    return tuple(np.bincount(known, minlength=classes).tolist())
 
 
 def place(data_dir: str | Path | None = None) -> Path:

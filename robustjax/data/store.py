@@ -130,6 +130,24 @@ def write(contents: Contents, data_dir: Path) -> Path:
 
 
 @contextlib.contextmanager
+def writing(folder: Path, flag: str) -> Iterator[None]:
+    """Say in one line that a folder cannot be written to.
+
+    Args:
+      folder: where to write.
+      flag: how it was named.
+    Raises:
+      ValueError: for any OSError inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{flag}: cannot write to {folder} ({error.strerror or error}), must be a folder that can be written to"
+        ) from error
+
+
+@contextlib.contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
     """Give a folder inside `parent`, hidden from TFDS, that is gone afterwards."""
     parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
+from robustjax import checks
+from robustjax.checks import reading
 from robustjax.data.layouts import files, insert, part, split_of
 from robustjax.data.store import Part, Raw
 
@@ -19,13 +21,18 @@ def svhn(folder: Path, only: str = "") -> Raw | None:
     for path in files(folder, ".mat"):
         if path.name not in ("train_32x32.mat", "test_32x32.mat") or only not in path.name:
             continue
-        try:
-            content = scipy.io.loadmat(path)
-        except Exception as error:  # SciPy raises errors of many kinds
-            raise ValueError(f"{path}: cannot be read as a MATLAB file ({error})") from error
-        image, label = content.get("X"), content.get("y")
-        if image is None or label is None or image.shape[:3] != (32, 32, 3) or image.shape[3] != label.size:
+        with reading(path, "cannot be read as a MATLAB file"):
+            content = scipy.io.loadmat(path, variable_names=("X", "y"))
+        image, label = (content.get(name) for name in ("X", "y"))
+        if (
+            not isinstance(image, np.ndarray)
+            or not isinstance(label, np.ndarray)
+            or image.dtype != np.uint8
+            or label.dtype.kind not in "iuf"
+            or image.shape != (32, 32, 3, label.size)
+        ):
             raise ValueError(f"{path}: must hold X of 32 x 32 x 3 x n bytes and y of n labels")
         images = np.ascontiguousarray(image.transpose(3, 0, 1, 2))
-        insert(parts, split_of(path.name), part(images, label.reshape(-1) % 10), path)
+        digit = checks.labels(str(path), label.reshape(-1), count=label.size, classes=11)
+        insert(parts, split_of(path.name), part(images, digit % 10, where=path), path)
     return Raw(parts) if parts else None

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from robustjax.data.layouts import files, part
+from robustjax.checks import reading
+from robustjax.data.layouts import files, part, text
 from robustjax.data.pictures import Found, decoded, pictures
 from robustjax.data.store import Part, Raw
 
@@ -65,7 +66,12 @@ def tiny_imagenet(folder: Path) -> Raw | None:
             raise ValueError(f"{folder}: {path} has no label")
         items = splits["train" if own else "validation"]
         # val_123.JPEG has the official index 123; training pictures are counted in the order of their paths.
-        order = len(items) if own else int(path.stem.rpartition("_")[2])
+        digits = path.stem.rpartition("_")[2]
+        if not own and not digits.isdecimal():
+            raise ValueError(f"{folder}: {path} has no number, must be named like val_123.JPEG")
+        if wnid not in number:
+            raise ValueError(f"{folder}: the label of {path} is {wnid}, which is no class")
+        order = len(items) if own else int(digits)
         items.append((order, item, number[wnid]))
     parts = {}
     for split, items in splits.items():
@@ -73,7 +79,10 @@ def tiny_imagenet(folder: Path) -> Raw | None:
         if items:
             image = decoded([item for _, item, _ in items], size=None, grey=False)
             parts[split] = part(
-                image, [label for _, _, label in items], np.asarray([order for order, _, _ in items])
+                image,
+                [label for _, _, label in items],
+                np.asarray([order for order, _, _ in items]),
+                where=folder,
             )
     return Raw(parts, tuple(f"{w} {words[w]}".strip() for w in wnids))
 
@@ -97,13 +106,14 @@ def _classes(folder: Path) -> tuple[list[str], dict[str, str]]:
     words: dict[str, str] = {}
     for path in files(folder, ".txt"):
         if path.name == "words.txt":
-            words = dict(line.split("\t", 1) for line in path.read_text().splitlines() if "\t" in line)
+            words = dict(line.split("\t", 1) for line in text(path).splitlines() if "\t" in line)
     for path in files(folder, ".tsv", ".txt"):
         if path.name == "classes.tsv":
-            rows = sorted(_table(path), key=lambda row: int(row["class_index"]))
-            return [row["wnid"] for row in rows], {row["wnid"]: row.get("words", "") for row in rows}
+            with reading(path, "must be a table of class_index, wnid and words"):
+                rows = sorted(_table(path), key=lambda row: int(row["class_index"]))
+                return [row["wnid"] for row in rows], {row["wnid"]: row.get("words") or "" for row in rows}
         if path.name == "wnids.txt":
-            wnids = path.read_text().split()
+            wnids = text(path).split()
             return wnids, {w: words.get(w, "") for w in wnids}
     return [], {}
 
@@ -112,9 +122,11 @@ def _validation_labels(folder: Path) -> dict[str, str]:
     """Map names of validation pictures to wnids, from whichever table there is."""
     for path in files(folder, ".tsv", ".txt"):
         if path.name == "val_labels.tsv":
-            return {row["file"]: row["wnid"] for row in _table(path)}
+            with reading(path, "must be a table of file and wnid"):
+                return {row["file"]: row["wnid"] for row in _table(path)}
         if path.name == "val_annotations.txt":
-            return dict(line.split("\t")[:2] for line in path.read_text().splitlines() if line)
+            with reading(path, "must be lines of file and wnid"):
+                return dict(line.split("\t")[:2] for line in text(path).splitlines() if line)
     return {}
 
 

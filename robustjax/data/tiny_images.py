@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from robustjax.checks import reading
 from robustjax.data.layouts import files
 from robustjax.data.order import mixed
 from robustjax.data.sources import Info, Split
@@ -70,10 +71,8 @@ def left_out(lists: Sequence[Path]) -> Numbers:
     """
     found = [np.zeros(0, np.int64)]
     for path in lists:
-        try:
+        with reading(path, "must hold one number a line"):
             numbers = np.array(path.read_text().split(), np.int64)
-        except ValueError as error:
-            raise ValueError(f"{path}: must hold one number a line ({error})") from error
         found.append(numbers - (path.name == FROM_ONE))
     return np.unique(np.concatenate(found))
 

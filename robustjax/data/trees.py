@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from robustjax.checks import reading
 from robustjax.data.pictures import from_bytes
 from robustjax.data.resize import to_square
 from robustjax.data.scenes import Rows, Scenes
@@ -93,7 +94,7 @@ def opened(source: Path | bytes) -> Image.Image:
     """
     if isinstance(source, bytes):
         return from_bytes(source, "a picture inside another file")
-    return from_bytes(source.read_bytes(), str(source))
+    return from_bytes(source.read_bytes, str(source))
 
 
 def needed(name: str, path: Path, what: str) -> Path:
@@ -113,11 +114,16 @@ def table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     Raises:
       ValueError: if a column is absent.
     """
-    with path.open(newline="", encoding="utf-8") as lines:
+    with (
+        reading(path, "not a table of comma-separated values"),
+        path.open(newline="", encoding="utf-8") as lines,
+    ):
         reader = csv.DictReader(lines)
-        rows = list(reader)
-    if absent := set(columns) - set(reader.fieldnames or ()):
+        rows, names = list(reader), set(reader.fieldnames or ())
+    if absent := set(columns) - names:
         raise ValueError(f"{path}: has no column {', '.join(sorted(absent))}")
+    if short := sum(any(row[name] is None for name in columns) for row in rows):
+        raise ValueError(f"{path}: {short:,} of {len(rows):,} lines have too few columns")
     return rows
 
 
@@ -127,10 +133,8 @@ def mapping(path: Path) -> Mapping[str, Any]:
     Raises:
       ValueError: if the file holds anything else.
     """
-    try:
+    with reading(path, "not JSON"):
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path}: holds a {type(found).__name__}, must be an object")
     return found

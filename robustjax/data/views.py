@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.data.augment import Augment, chain, crop, flip
 from robustjax.numerics import keys_for, per_example
 from robustjax.types import Images
@@ -26,7 +27,7 @@ def shifted_and_dimmed(*, pad: int = 2, low: float = 0.6, high: float = 1.4) -> 
         times = jax.vmap(lambda k: jax.random.uniform(k, (), images.dtype, low, high))(keys)
         return jnp.clip(per_example(times, images) * images, 0.0, 1.0)
 
-    return chain(crop(pad), dimmed)
+    return _checked("shifted_and_dimmed", chain(crop(pad), dimmed))
 
 
 def simclr(*, strength: float = 1.0, smallest: float = 0.2) -> Augment:
@@ -53,7 +54,9 @@ def simclr(*, strength: float = 1.0, smallest: float = 0.2) -> Augment:
         without = jnp.broadcast_to(luminance(image), image.shape)
         return jnp.where(jax.random.bernoulli(grey, 0.2), without, image)
 
-    return chain(_each(lambda key, image: resized_crop(key, image, smallest)), flip(), _each(toned))
+    steps = chain(_each(lambda key, image: resized_crop(key, image, smallest)), flip(), _each(toned))
+
+    return _checked("simclr", steps)
 
 
 def resized_crop(key: PRNGKeyArray, image: Image, smallest: float) -> Image:
@@ -117,6 +120,14 @@ def turned(image: Image, turn: Array) -> Image:
     # One channel: top - chroma max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6.
     ks = (jnp.asarray([5.0, 3.0, 1.0]) + hue[..., None]) % 6.0
     return top[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(ks, 4.0 - ks), 0.0, 1.0)
+
+
+def _checked(who: str, augment: Augment) -> Augment:
+    def viewed(key: PRNGKeyArray, images: Images) -> Images:
+        checks.floats(who, images)
+        return augment(key, images)
+
+    return viewed
 
 
 def _each(one) -> Augment:

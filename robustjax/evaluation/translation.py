@@ -18,6 +18,7 @@ from robustjax.analysis.intervals import proportion
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
+from robustjax.data.subsets import batch_subset
 from robustjax.evaluation.defence_results import SHOWN, Arrays, DefenceResults
 from robustjax.evaluation.defences import as_argument
 from robustjax.evaluation.headline import percent
@@ -330,7 +331,7 @@ def grouped_gate(features: Any, train: Batch, test: Batch, seed: int) -> Gate:
     One Gaussian over the features of 1000 training images, neither scaled to length 1 nor standardised, and a
     threshold from a random window of TEST images.
     """
-    fitted = np.asarray(jax.jit(features)(train.image[:GROUPED_FIT]))
+    fitted = np.asarray(jax.jit(features)(batch_subset(train, GROUPED_FIT).image))
     form = mahalanobis(fitted, np.zeros(len(fitted), int))
     score = score_of(features, form)
     scores = np.asarray(jax.jit(lambda x: score(x))(test.image))

@@ -74,6 +74,7 @@ class Global(nn.Module):
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Images:
         del train
+        _check("global_generator", x.shape[1:], self.halvings)  # at another size than it was built for
         inner = Trunk(self.width, self.halvings, self.blocks, name="trunk")(x)
         return _painted(inner, x.shape[-1])
 
@@ -89,6 +90,7 @@ class Local(nn.Module):
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Images:
         del train
+        _check("local_generator", x.shape[1:], self.halvings + 1)
         coarse = Trunk(2 * self.width, self.halvings, self.blocks, name="trunk")(halved(x))
         fine = lit(mirrored(x, self.width, 7, name="stem"))
         inner = halving(fine, 2 * self.width, name="down") + coarse
@@ -106,7 +108,8 @@ def global_generator(*, shape: tuple[int, ...], width: int = 64, halvings: int =
       halvings: how often. Maps in the middle must keep several pixels, since those of one pixel normalise to 0.
       blocks: residual blocks in the middle.
     Raises:
-      ValueError: if a side is not a multiple, or fewer than 4 pixels are left in the middle.
+      ValueError: if a side is not a multiple, or fewer than 4 pixels are left in the middle, here and for images of
+        another size that are given to the network.
 
     Reference: Wang et al. 2018, arXiv:1711.11585: 182,443,267 parameters for 3 channels with these settings.
     """

@@ -26,6 +26,7 @@ STORAGES = {
     "ByteStorage": "u1",
 }  # fmt: skip
 MAGIC = 0x1950A86A20F9469CFC6C  # opens what torch.save wrote before version 1.6
+EXPANDED = 2**28  # numbers of a tensor that repeats those of its storage
 DEPTH = 3  # of dictionaries around a state dict
 
 
@@ -200,6 +201,8 @@ def _strided(tensor: pickles.Tensor, flat: Array) -> Array:
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if not all(isinstance(n, int) and n >= 0 for n in numbers) or (math.prod(shape) and last >= len(flat)):
         raise ValueError(f"a tensor of shape {shape} does not fit its storage of {len(flat)} numbers")
+    if math.prod(shape) > max(len(flat), EXPANDED):
+        raise ValueError(f"a tensor of shape {shape} repeats its storage of {len(flat)} numbers without end")
     if not math.prod(shape):
         return np.empty(shape, flat.dtype)
     # Without the check above this would read memory that is not the file's.

@@ -42,6 +42,11 @@ class Down(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> list[Array]:
+        if min(x.shape[1:3]) < 2 ** (len(self.widths) - 1):
+            smallest = 2 ** (len(self.widths) - 1)
+            raise ValueError(
+                f"unet: images have {x.shape[1:3]} pixels, must have {smallest} a side for {len(self.widths)} scales"
+            )
         found = []
         for i, width in enumerate(self.widths):
             x = DoubleConv(width, width, self.dtype, name=f"scale{i}")(x if i == 0 else max_pool(x, 2), train)

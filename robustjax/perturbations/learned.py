@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.models.cvae import CVAE, Latents
 from robustjax.numerics import fold, keys_for
 from robustjax.perturbations.sets import PerturbationSet
@@ -60,6 +61,7 @@ def learned(model: CVAE, params: Params, state: State, *, radius: Radius) -> Per
     params, state = jax.lax.stop_gradient((params, state))
 
     def prepare(x: Images) -> Prepared:
+        checks.floats("learned", x, lower=-jnp.inf, upper=jnp.inf)
         prior, _ = model.prior(params, state, x)
         return Prepared(x, prior.mean, prior.std)
 
@@ -79,6 +81,8 @@ def encoder(model: CVAE, params: Params, state: State) -> Callable[[Images, Imag
     """
 
     def encode(x: Images, perturbed: Images) -> Encoding:
+        for images in (x, perturbed):
+            checks.floats("encoder", images, lower=-jnp.inf, upper=jnp.inf)
         prior, _ = model.prior(params, state, x)
         posterior, _ = model.posterior(params, state, x, perturbed)
         return Encoding((posterior.mean - prior.mean) / prior.std, posterior.std / prior.std)

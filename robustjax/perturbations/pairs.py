@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks.adaptive import fingerprint
 from robustjax.data.augment import Augment, chain, crop
 from robustjax.numerics import fold, keys_for, per_example
@@ -51,7 +52,12 @@ def linf(eps: float) -> Pairs:
       ValueError: if eps is negative.
     """
     threat = Threat("linf", eps)
-    return lambda key, x: ImagePair(x, threat.sample(key, x))
+
+    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+        checks.floats("linf", x)
+        return ImagePair(x, threat.sample(key, x))
+
+    return pairs
 
 
 def rotated_shifted_scaled(
@@ -122,6 +128,7 @@ def lighting(*, dim: float = 0.4, glow: float = 0.6) -> Pairs:
         raise ValueError(f"lighting: dim is {dim} and glow {glow}, must be in [0, 1]")
 
     def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+        checks.floats("lighting", x)
         share = 0.5 * (1.0 + _uniform(keys_for(key, x.shape[0]), 3))
         scale, light, angle = (per_example(share[:, i], x) for i in range(3))
         down = jnp.linspace(-1.0, 1.0, x.shape[1], dtype=x.dtype)[:, None, None]
@@ -237,6 +244,7 @@ def _each(
     branches = [branch(corrupt(each)) for each in names] + [lambda key, image: image]
 
     def apply(keys: PRNGKeyArray, x: Images, which: Array) -> Images:
+        checks.floats(name, x)
         # One after another, so that each image pays for its own corruption only.
         return jax.lax.map(lambda row: jax.lax.switch(row[0], branches, row[1], row[2]), (which, keys, x))
 

@@ -1,9 +1,12 @@
 """Rotate, shift, scale and shear images by a few numbers per example."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from robustjax import checks
 from robustjax.perturbations.sampling import Border, Sampler, bilinear, check_border
 from robustjax.types import Images
 
@@ -23,13 +26,14 @@ def warp(
     Returns:
       Images of the same shape, differentiable in x and theta.
     Raises:
-      ValueError: if theta has another shape or the border is unknown.
+      ValueError: if images are no floats, theta has another shape or the border is unknown.
 
     Reference: Engstrom et al. 2019, arXiv:1712.02779 (30 degrees and a tenth of the side each way); scale as in
       the rotation-translation-skew sets of Wong and Kolter 2020, arXiv:2007.08450 (45 degrees, growth 0.3, 7 of
       42 pixels).
     """
     check_border("warp", border)
+    checks.floats("warp", x, lower=-math.inf, upper=math.inf)
     if theta.ndim != 2 or theta.shape[0] != x.shape[0] or theta.shape[1] not in (3, 4, 5):
         raise ValueError(f"warp: theta has shape {theta.shape}, must be ({x.shape[0]}, 3), 4 or 5 columns")
     theta = jnp.pad(theta, ((0, 0), (0, 5 - theta.shape[1])))

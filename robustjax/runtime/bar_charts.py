@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from robustjax.runtime.figures import COLOURS, WIDTH, canvas
+from robustjax.runtime.figures import COLOURS, WIDTH, canvas, shown
 
 Bar = tuple[float, float, float]  # value and the ends of its interval
 
@@ -43,7 +43,7 @@ def bars(
                 drawn, [f"{v:.0f}" if np.isfinite(v) else "" for v in height], fontsize=6, padding=2
             )
         axes.set(ylim=(0, 112), ylabel=ylabel, yticks=range(0, 101, 20))
-        axes.set_xticks(range(len(groups)), groups, fontsize=7)
+        axes.set_xticks(range(len(groups)), [shown(name) for name in groups], fontsize=7)
         axes.legend(ncols=min(len(series), 4), fontsize=7, loc="upper right", frameon=False)
         if title:
             axes.set_title(title)

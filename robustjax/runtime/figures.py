@@ -1,9 +1,11 @@
 """Pictures of numbers for reports and papers, as PNG bytes: curves with intervals, training, ROC.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart; lines differ in dash as well,
-for print without colour. No global state: figures are drawn without pyplot.
+for print without colour. No global state: figures are drawn without pyplot. Names from data are drawn as they are:
+`$` is a dollar, and a character that the font lacks is written as its code.
 """
 
+import functools
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,8 +14,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
@@ -43,6 +48,7 @@ STYLE: Any = {
     "legend.fontsize": 8,
     "legend.handlelength": 2.4,
     "figure.dpi": 200,
+    "text.parse_math": False,  # class names hold dollars
 }
 
 Line = Any  # y, or (y, low, high)
@@ -74,7 +80,7 @@ def curves(
         _draw(axes, x, lines)
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         if log_x:
-            axes.set_xscale("log")
+            log_axis(axes)
         if limits:
             axes.set_ylim(*limits)
         if len(lines) > 1:
@@ -149,11 +155,34 @@ def canvas(
         figure = Figure(figsize=(width, height), layout=layout)  # pyright: ignore[reportArgumentType]
 
         def png() -> bytes:
+            for text in figure.findobj(Text):
+                text.set_text(shown(text.get_text()))  # pyright: ignore[reportAttributeAccessIssue]
             out = io.BytesIO()
             figure.savefig(out, format="png", metadata={"Software": None})
             return out.getvalue()
 
         yield figure, png
+
+
+def shown(text: str) -> str:
+    r"""Write characters that the font lacks as their codes, such as \u4e2d, where matplotlib draws an empty box."""
+    return "".join(
+        c if c == "\n" or ord(c) in _glyphs() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def log_axis(axes: Axes, base: float = 10.0) -> None:
+    """Make x logarithmic with plain numbers at the ticks; matplotlib's powers would have to be typeset."""
+    axes.set_xscale("log", base=base)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    """Collect the characters of the font."""
+    font = font_manager.findfont(STYLE["font.sans-serif"][0])
+    return frozenset(font_manager.get_font(font).get_charmap())
 
 
 def _draw(axes: Axes, x: Any, lines: Mapping[str, Line], marker: str | None = None) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from robustjax.runtime.figures import WIDTH, canvas
+from robustjax.runtime.figures import WIDTH, canvas, shown
 
 
 def grid(
@@ -38,6 +38,8 @@ def grid(
             f"grid: {len(rows)} row and {len(columns)} column labels, {len(captions)} rows of captions, "
             f"must be at most the {height} rows and {breadth} columns of images"
         )
+    rows, columns = [shown(label) for label in rows], [shown(label) for label in columns]
+    captions = [[shown(text) for text in row] for row in captions]
     left = 0.1 + 0.068 * max((len(label) for label in rows), default=0)
     width = width or min(WIDTH, left + 0.95 * breadth)
     cell = (width - left) / breadth

@@ -5,7 +5,6 @@ The same folder with the same config resumes; with another config it is refused 
 
 import contextlib
 import json
-import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from robustjax.checks import reading
 from robustjax.runtime import provenance, strict_json
 from robustjax.runtime.files import write_whole
 from robustjax.runtime.snapshot import in_bytes
@@ -138,11 +138,8 @@ class Run:
             if made is None:
                 return None
             write_whole(path, in_bytes(made))
-        try:
-            with np.load(path) as file:
-                return dict(file)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"Run.cached: {path} is damaged ({error}), remove it to make it again") from None
+        with reading(path, "damaged, remove it to make it again"), np.load(path) as file:
+            return dict(file)
 
     def close(self) -> None:
         """Write the last line."""

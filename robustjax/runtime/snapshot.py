@@ -2,13 +2,13 @@
 
 import io
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from robustjax.checks import reading
 from robustjax.runtime.files import write_whole
 
 
@@ -33,13 +33,8 @@ class Snapshot:
         """
         if not self.path.exists():
             return None
-        try:
-            with np.load(self.path) as file:
-                return dict(file)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"Snapshot: {self.path} is damaged ({error}), remove it to start again"
-            ) from None
+        with reading(self.path, "damaged, remove it to start again"), np.load(self.path) as file:
+            return dict(file)
 
     def keep(self, arrays: Callable[[], Mapping[str, np.ndarray]]) -> None:
         """Write what `arrays` returns, if the last time is long enough ago."""

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from robustjax.data.paired import paired
+from robustjax.data.pictures import by_class
 
 
 def write(path, value, size=(4, 4)):
@@ -53,3 +54,32 @@ def test_of_16_bit_grey_the_upper_8_are_kept(tmp_path):
         (tmp_path / side).mkdir()
         Image.fromarray(wide).save(tmp_path / side / "a.png")
     np.testing.assert_array_equal(paired(tmp_path).image[0, ..., 0], np.tile(wide >> 8, 2))
+
+
+def test_pictures_are_turned_as_their_exif_orientation_says(tmp_path):
+    # Of a pair one picture carries the orientation of a camera that was held upright (6: turn clockwise by a quarter),
+    # the other was turned already.
+    upright = np.arange(36, dtype=np.uint8).reshape(6, 6) * 7
+    as_stored = np.rot90(upright)  # counter-clockwise; a clockwise turn brings it back
+    for side in ("image", "perturbed"):
+        (tmp_path / side).mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(as_stored).save(tmp_path / "image" / "a.png", exif=exif)
+    Image.fromarray(upright).save(tmp_path / "perturbed" / "a.png")
+    left, right = np.split(paired(tmp_path).image[0, ..., 0], 2, axis=1)
+    np.testing.assert_array_equal(left, upright)
+    np.testing.assert_array_equal(right, upright)
+
+
+def test_classification_sets_are_read_as_they_are_stored(tmp_path):
+    # torchvision's convention, and that of published numbers.
+    stored = np.arange(36, dtype=np.uint8).reshape(6, 6) * 7
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(stored).save(tmp_path / name / "a.png", exif=exif)
+    raw = by_class(tmp_path)
+    assert raw is not None
+    np.testing.assert_array_equal(raw.parts["test"].image[0, ..., 0], stored)

@@ -195,17 +195,77 @@ def test_a_split_of_arrays():
     assert split.info.per_class == (2, 1, 2)
     assert split.info.sha256 == hashlib.sha256(image.tobytes()).hexdigest()
     assert of_arrays(image, np.zeros(5, int), name="mine", classes=("a", "b")).info.per_class == (5, 0)
-    for wrong in (image / 255, image[0], image[:0], image[..., :2]):
+    for wrong in (image / 255, image[0], image[:0], image[..., :2]):  # dtype, rank, count, channels
         with pytest.raises(ValueError, match=r"of_arrays: mine test: .* must be"):
             of_arrays(wrong, np.zeros(len(wrong), int), name="mine")
 
 
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ([0, 1, 2, 3, -1], "the smallest label is -1, must be at least 0"),
+        ([1, 2, 3, 4, 5], "labels run from 1 to 5, must begin with 0: take y - 1, or name the classes"),
+        ([0, 1, 2, 3, 3.7], "labels are float64, must be whole numbers from 0"),
+        ([0, 1, 2, 3, 2**32 + 1], "the largest label is 4294967297, must fit into 32 bits"),
+        ([0, 1, 2, 3, 10**9], "the largest label is 1000000000, must be below 100,000 or its classes named"),
+        ([0, 1, 2, 3, np.nan], "must be whole numbers"),
+        ([0, 1, 2, 3, np.inf], "must be whole numbers"),
+        (np.eye(5), "take y.argmax"),
+        (["a"] * 5, "must be whole numbers"),
+        ([0, 1], "must be \\(5,\\), one for each image"),
+    ],
+)
+def test_labels_of_arrays_are_whole_numbers_from_0(label, says):
+    image = np.zeros((5, 4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match=says) as error:
+        of_arrays(image, label, name="mine")
+    assert "\n" not in str(error.value)
+    assert of_arrays(image, [0.0, 1.0, 2.0, 2.0, 1.0], name="mine").info.per_class == (1, 2, 2)
+    named = of_arrays(image, [1, 2, 1, 2, 1], name="mine", classes=("none", "a", "b"))
+    assert named.info.per_class == (0, 3, 2)
+
+
+def unlabelled(folder, splits):
+    """Prepare a set whose test labels are -1, as TFDS has those of ImageNet."""
+    contents = made(splits=splits, count=40)
+    part = contents.parts["test"]
+    hidden = store.Part(part.image, np.full_like(part.label, -1), part.index)
+    contents = dataclasses.replace(contents, parts={**contents.parts, "test": hidden})
+    store.Stored(contents, data_dir=folder, file_format="array_record").download_and_prepare()
+    return contents
+
+
+def test_a_test_split_without_labels_is_absent(tmp_path):
+    contents = unlabelled(tmp_path, ("train", "validation", "test"))
+    found = load("made", "test", data_dir=tmp_path)
+    assert sorted(found.index) == sorted(contents.parts["validation"].index)
+    index = contents.parts["train"].index
+    assert set(load("made", "validation", data_dir=tmp_path).index) == set(index[order.held_out(index)])
+    assert set(load("made", "train", data_dir=tmp_path).index) == set(index[~order.held_out(index)])
+
+
 def test_images_without_labels_are_refused(tmp_path):
-    store.write(made(), tmp_path)
-    load("made", "test", data_dir=tmp_path)
-    np.save(tmp_path / "made" / "1.0.0" / "decoded-test" / "label.npy", np.full(40, -1, np.int32))
-    with pytest.raises(ValueError, match="the test images of made have no labels"):
+    unlabelled(tmp_path, ("train", "test"))
+    with pytest.raises(ValueError, match="the test images of made have no labels, load another split"):
         load("made", "test", data_dir=tmp_path)
+
+
+def test_embedded_sets_touch_no_folder_that_nobody_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kept = {split: load("digits", split, data_dir=tmp_path / "named") for split in sources.SPLITS}
+    shutil.rmtree(tmp_path / "named")
+    for split, there in kept.items():
+        found = load("digits", split)
+        assert found.info == there.info
+        np.testing.assert_array_equal(found.image, there.image)
+        np.testing.assert_array_equal(found.index, there.index)
+        assert found.label.dtype == there.label.dtype
+    assert load("digits", "test", size=16).image.shape == (359, 16, 16, 1)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match=r"--data-dir or .TFDS_DATA_DIR: cannot write to .*file"):
+        load("digits", "test", data_dir=tmp_path / "file")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +301,7 @@ def test_damaged_arrays_are_noticed(shelf, tmp_path):
     image = np.load(kept / "image.npy")
     image[3, 3, 3, 0] ^= 1
     np.save(kept / "image.npy", image)
-    with pytest.raises(ValueError, match=r"is damaged .*delete that folder and load again"):
+    with pytest.raises(ValueError, match=r"damaged, delete that folder and load again .its checksum differs"):
         load("digits", "test", data_dir=tmp_path / "copy")
     shutil.rmtree(kept)
     assert (

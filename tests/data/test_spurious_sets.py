@@ -154,7 +154,7 @@ class Trap:
 def test_what_rival10_may_lack(rival, capsys):
     trap = rival / "test/ordinary/n02391049_5_attr_dict.pkl"
     trap.write_bytes(pickle.dumps({"entire-object": Trap()}))
-    with pytest.raises(ValueError, match="only text is allowed"):
+    with pytest.raises(ValueError, match="only arrays are allowed"):
         rival10(rival, "test").mask(np.array([0]))
     assert "ran" not in capsys.readouterr().out
     trap.write_bytes(pickle.dumps({"tail": ""}))

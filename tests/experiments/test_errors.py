@@ -34,6 +34,32 @@ CASES = {
         "--loss is 'tradse', must be one of standard, adversarial, half_adversarial, trades",
     ),
     "unknown data": ("classification.train", ["smoke", "--dataset", "mnits"], "no mnits in"),
+    "a seed out of range": (
+        "classification.train",
+        ["smoke", "--seed", str(2**63 - 1)],
+        "--seed is 9223372036854775807, must be in [0, 4294967295]",
+    ),
+    "no images": (
+        "classification.train",
+        ["smoke", "--images", "0"],
+        "--images is 0, must be at least 1: N for the stratified subset of N images, official:N for the first N",
+    ),
+    "images by an unknown rule": (
+        "classification.train",
+        ["smoke", "--images", "first:9"],
+        "--images is first:9, must be at least 1: N for the stratified subset",
+    ),
+    "half a batch": (
+        "classification.train",
+        ["smoke", "--loss", "half_adversarial", "--batch-size", "33"],
+        "--batch-size is 33, must be even with --loss half_adversarial",
+    ),
+    "a file in place of the folder": (
+        "classification.train",
+        ["smoke", "--out", "/dev/null/run"],
+        "--out is /dev/null/run, must be a folder: /dev/null is a file",
+    ),
+    "no pixels": ("ood_to_id.train", ["smoke", "--size", "0"], "--size is 0, must be at least 1"),
     "no updates": ("classification.train", ["smoke", "--updates", "0"], "--updates is 0, must be at least 1"),
     "unknown augmentation": ("classification.train", ["smoke", "--augment", "blur"], "--augment has 'blur'"),
     "weights moved without attack": (

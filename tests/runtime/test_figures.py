@@ -6,7 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from robustjax.runtime import figures, image_grids
+from robustjax.runtime import bar_charts, figures, image_grids, subplots
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -118,3 +118,51 @@ def test_more_labels_than_images_are_an_error(settings):
         image_grids.grid(np.zeros((1, 2, 4, 4, 1)), **settings)
     with pytest.raises(ValueError, match="images is empty"):
         image_grids.grid([])
+
+
+NAMES = ("$\\frac{", "price $5", "US$ and CA$", "猫", "a_b^c", "\\alpha", "한국", "<b>&amp;")
+
+
+@pytest.mark.filterwarnings("error")  # of a missing glyph matplotlib warns
+def test_names_from_data_are_drawn_as_they_are():
+    lines = {name: np.arange(3.0) for name in NAMES}
+    one = (50.0, 40.0, 60.0)
+    images = np.zeros((1, len(NAMES), 4, 4, 1))
+    drawn = [
+        image_grids.grid(images, rows=NAMES[:1], columns=NAMES, captions=[NAMES], title=NAMES[0]),
+        figures.curves(np.arange(3.0), lines, xlabel=NAMES[0], ylabel=NAMES[1], title=NAMES[2]),
+        figures.training([{"step": 1, NAMES[0]: 1.0}], title=NAMES[3]),
+        figures.roc({name: ([0, 1], [0, 1]) for name in NAMES}, title=NAMES[3]),
+        bar_charts.bars(NAMES, {name: [one] * len(NAMES) for name in NAMES}, ylabel=NAMES[0], title=NAMES[3]),
+        subplots.subplot_grid(
+            [
+                subplots.Subplot(
+                    NAMES[3], {n: subplots.Line([0, 1], [0, 1]) for n in NAMES}, NAMES[0], NAMES[0]
+                )
+            ],
+            title=NAMES[0],
+        ),
+    ]
+    assert all(picture.startswith(b"\x89PNG") for picture in drawn)
+
+
+def test_a_pair_of_dollars_is_no_mathematics():
+    # Typeset as mathematics the two dollars vanish; as text they take as much room as any two letters.
+    def ink(text: str) -> int:
+        return int((pixels(image_grids.grid(np.ones((1, 1, 9, 9, 1)), columns=[text])) < 0.5).sum())
+
+    assert ink("$xx$") > ink("xx") + 30
+
+
+def test_what_the_font_lacks_is_written_as_its_code():
+    assert figures.shown("Ä3 → 8 $ 猫\n") == "Ä3 → 8 $ \\u732b\n"
+    assert figures.shown("\udc80") == "\\udc80"  # of a file name that is no UTF-8
+
+
+def test_a_logarithmic_axis_has_plain_numbers():
+    with figures.canvas(3, 3) as (figure, png):
+        axes = figure.add_subplot()
+        axes.plot([0.01, 10], [0, 1])
+        figures.log_axis(axes)
+        png()
+        assert {"0.01", "0.1", "1", "10"} <= {label.get_text() for label in axes.get_xticklabels()}

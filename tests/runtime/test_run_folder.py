@@ -96,5 +96,5 @@ def test_cached_arrays_are_made_once(tmp_path):
         np.testing.assert_array_equal(first["a"], second["a"])
         assert made == [1]
         (tmp_path / "parts/one.npz").write_bytes(b"torn")
-        with pytest.raises(ValueError, match=r"one\.npz is damaged"):
+        with pytest.raises(ValueError, match=r"one\.npz: damaged, remove it"):
             run.cached("parts/one", make)

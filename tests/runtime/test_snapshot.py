@@ -51,5 +51,5 @@ def test_damage_is_named(tmp_path):
     memory = Snapshot(path)
     memory.write({"x": np.arange(100)})
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"a\.npz is damaged"):
+    with pytest.raises(ValueError, match=r"a\.npz: damaged, remove it"):
         memory.load()

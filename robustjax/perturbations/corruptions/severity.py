@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
+from robustjax import checks
 from robustjax.numerics import constant, keys_for
 from robustjax.types import Images, Radius
 
@@ -29,6 +30,14 @@ def at(table: np.ndarray, severity: Scalar) -> Array:
 
 
 def each(one: OneImage, key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
-    """Corrupt every image of a batch with its own key and severity, and clip to [0, 1]."""
+    """Corrupt every image of a batch with its own key and severity, and clip to [0, 1].
+
+    Raises:
+      ValueError: for images that are no floats in [0, 1], or another number of severities.
+    """
+    who = one.__qualname__.partition(".")[0]
+    checks.floats(who, x)
+    if jnp.shape(severity) not in ((), (x.shape[0],)):
+        raise ValueError(f"{who}: severities have shape {jnp.shape(severity)}, must be () or ({x.shape[0]},)")
     keys, severities = keys_for(key, x.shape[0]), constant(x, severity)
     return jnp.clip(jax.vmap(one)(keys, x, severities), 0.0, 1.0)
