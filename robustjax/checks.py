@@ -215,18 +215,13 @@ def points(who: str, x: Any, *, eps: Any, lower: Any = -math.inf, upper: Any = m
       ValueError: in one line, for another dtype or a radius of another shape; where values are known also for points
         that are outside the box or not finite.
     """
-    if not isinstance(x, jax.Array | np.ndarray):
-        raise ValueError(f"{who}: x is a {type(x).__name__}, must be an array (b, ...)")
-    if x.ndim == 0:
-        raise ValueError(f"{who}: x has shape (), must be (b, ...)")
-    if not jax.dtypes.issubdtype(x.dtype, np.floating):
-        hint = "; divide bytes by 255" if x.dtype == np.uint8 else ""
-        raise ValueError(f"{who}: x is {x.dtype}, must be floats{_box(lower, upper)}{hint}")
+    array(who, x, lower=lower, upper=upper)
     per_point(who, "eps", eps, len(x))
     edges = known(lower), known(upper)
     if not concrete(x) or edges[0] is None or edges[1] is None or x.size == 0:
         return
-    low, high = (float(v) for v in jax.device_get((x.min(), x.max())))
+    with jax.ensure_compile_time_eval():  # also known points inside jit are looked at when it is traced
+        low, high = (float(v) for v in jax.device_get((x.min(), x.max())))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{who}: x has values that are not finite, from {low:.4g} to {high:.4g}")
     if edges[0].ndim == 0 and edges[1].ndim == 0:
@@ -240,6 +235,21 @@ def points(who: str, x: Any, *, eps: Any, lower: Any = -math.inf, upper: Any = m
             + ("divide it by 255" if low >= 0 and 1.5 < high <= 255 else "undo the normalisation")
             + ", or pass lower= and upper= to Threat with eps in the same units"
         )
+
+
+def array(who: str, x: Any, *, lower: Any = None, upper: Any = None) -> None:
+    """Check that points are an array of floats (b, ...); known inside jit too.
+
+    Raises:
+      ValueError: in one line, if they are not.
+    """
+    if not isinstance(x, jax.Array | np.ndarray):
+        raise ValueError(f"{who}: x is a {type(x).__name__}, must be an array (b, ...)")
+    if x.ndim == 0:
+        raise ValueError(f"{who}: x has shape (), must be (b, ...)")
+    if not jax.dtypes.issubdtype(x.dtype, np.floating):
+        hint = "; divide bytes by 255" if x.dtype == np.uint8 else ""
+        raise ValueError(f"{who}: x is {x.dtype}, must be floats{_box(lower, upper)}{hint}")
 
 
 def per_point(who: str, name: str, value: Any, count: int) -> None:
@@ -276,13 +286,13 @@ def classes(who: str, y: Any, count: int) -> Any:
     return y
 
 
-def answers(who: str, logits: Any, y: Any = None) -> None:
+def answers(who: str, logits: Any, *ys: Any) -> None:
     """Check logits, as they come out of a network, against labels.
 
     Args:
       who: the function that was called, for the error.
       logits: (b, k); may be traced.
-      y: (b,) labels, where there are some.
+      ys: labels (b,), where there are some.
     Raises:
       ValueError: in one line, for anything but (b, k) with k >= 2, and for known labels outside 0..k-1.
     """
@@ -293,14 +303,25 @@ def answers(who: str, logits: Any, y: Any = None) -> None:
             f"{who}: the network gives {given}, must give logits (b, k) with at least two classes"
             + ("; of one logit z make [0, z]" if shape is not None and shape[-1:] == (1,) else "")
         )
-    if y is None:
-        return
-    if y.shape != shape[:1]:
-        raise ValueError(
-            f"{who}: labels have shape {y.shape}, must be {shape[:1]}, one for each row of logits"
-        )
-    if concrete(y) and y.size:
-        labels(who, y, count=len(y), classes=shape[1])
+    for y in ys:
+        if y.shape != shape[:1]:
+            raise ValueError(
+                f"{who}: labels have shape {y.shape}, must be {shape[:1]}, one for each row of logits"
+            )
+        if concrete(y) and y.size:
+            labels(who, y, count=len(y), classes=shape[1])
+
+
+def values(who: str, found: Any, count: int) -> None:
+    """Check what an objective gives; its shape is known inside jit too.
+
+    Raises:
+      ValueError: in one line, for anything but one number per point.
+    """
+    shape = getattr(found, "shape", None)
+    if shape != (count,):
+        given = f"a {type(found).__name__}" if shape is None else f"shape {tuple(shape)}"
+        raise ValueError(f"{who}: the objective gives {given}, must give one number per point, ({count},)")
 
 
 def setting(

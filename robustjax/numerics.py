@@ -70,7 +70,9 @@ def masked_mean(values: PerExample, mask: Mask) -> Float[Array, ""]:
 def keys_for(key: PRNGKeyArray, count: int) -> PRNGKeyArray:
     """Give every example its own key: `fold_in(key, i)`, or the keys themselves if there is one per example.
 
-    Drawing per example makes the result for an image independent of its batch, padding and device.
+    Drawing per example makes the result for an image independent of its neighbours, of padding and of devices. With
+    one key it still depends on the place i in the batch; give keys that are folded with the number of each example in
+    its data set where that must not matter, as evaluation suites do.
 
     Raises:
       ValueError: for a legacy uint32 key, or if there are keys for another number of examples.

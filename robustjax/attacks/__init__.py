@@ -27,6 +27,7 @@ grid                  every point of a regular grid, and refinement of what a se
 What those three are made of:
 
 ```
+signed                objectives whose sign says whether an attack has succeeded
 solver                init, advance and finish: a solver that can be driven in segments
 starts                random first points
 flatten               states laid out as flat rows
@@ -68,6 +69,7 @@ from robustjax.attacks.pgd import fgsm as fgsm
 from robustjax.attacks.pgd import monotone as monotone
 from robustjax.attacks.pgd import pgd as pgd
 from robustjax.attacks.pgd import pgd_solver as pgd_solver
+from robustjax.attacks.signed import signed as signed
 from robustjax.attacks.solver import Solver as Solver
 from robustjax.attacks.solver import as_attack as as_attack
 from robustjax.attacks.solver import until_found as until_found

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from robustjax import checks
 from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient_ascent
 from robustjax.attacks.solver import Solver, check_finite, select
 from robustjax.attacks.sparse import sparse
@@ -44,12 +45,10 @@ def apgd(
       authors' code, the first step is compared with the start (see compat), and the point returned is the one
       of highest merit, where theirs is the last misclassified one.
     """
-    if steps < 1:
-        raise ValueError(f"apgd: steps is {steps}, must be at least 1")
+    checks.count("apgd", "steps", steps)
     check_finite("apgd", threat)
-    return gradient_ascent(
-        threat, _rule(threat, rho, start is None, compat), [(1.0, steps)], start or rim(threat)
-    )
+    rule = _rule("apgd", threat, rho, start is None, compat)
+    return gradient_ascent("apgd", threat, rule, [(1.0, steps)], start or rim(threat))
 
 
 def apgd_shrinking(
@@ -75,6 +74,7 @@ def apgd_shrinking(
 
     Reference: Croce and Hein 2021, arXiv:2103.01208.
     """
+    checks.count("apgd_shrinking", "steps", steps)
     lengths = [math.ceil(round(share * steps, 6)) for _, share in stages[:-1]]
     lengths.append(steps - sum(lengths))
     if not stages or stages[-1][0] != 1.0:
@@ -85,14 +85,14 @@ def apgd_shrinking(
         raise ValueError(f"apgd_shrinking: {steps} steps give stages of {lengths}, each must have at least 1")
     check_finite("apgd_shrinking", threat)
     series = [(scale, length) for (scale, _), length in zip(stages, lengths, strict=True)]
-    return gradient_ascent(threat, _rule(threat, rho, False, compat), series, start or gaussian_start(1.0))
+    rule = _rule("apgd_shrinking", threat, rho, False, compat)
+    return gradient_ascent("apgd_shrinking", threat, rule, series, start or gaussian_start(1.0))
 
 
-def _rule(threat: Threat, rho: float, random_start: bool, compat: str | None) -> Rule:
-    if not 0 <= rho <= 1:
-        raise ValueError(f"apgd: rho is {rho}, must be in [0, 1]")
+def _rule(name: str, threat: Threat, rho: float, random_start: bool, compat: str | None) -> Rule:
+    checks.setting(name, "rho", rho, least=0, most=1)
     if compat not in (None, "official"):
-        raise ValueError(f"apgd: compat is {compat!r}, must be 'official' or None")
+        raise ValueError(f"{name}: compat is {compat!r}, must be 'official' or None")
     return sparse(random_start) if threat.norm == "l1" else momentum(rho, compat == "official")
 
 

@@ -13,7 +13,15 @@ from robustjax.attacks.apgd import apgd, apgd_shrinking
 from robustjax.attacks.case import Case, Rows, check_cases, rows_of
 from robustjax.attacks.compose import best_of, wrong_classes
 from robustjax.attacks.fab import boundary, leads
-from robustjax.attacks.solver import OfLogits, Solver, ValueAndMerit, classified, select
+from robustjax.attacks.solver import (
+    OfLogits,
+    Solver,
+    ValueAndMerit,
+    check_loss,
+    checked_attack,
+    classified,
+    select,
+)
 from robustjax.attacks.square import square
 from robustjax.attacks.starts import halfway
 from robustjax.numerics import keys_for
@@ -111,7 +119,10 @@ def untargeted(name: str, solver: Solver, loss: OfLogits, *, restarts: int = 1, 
       loss: (logits, label) -> what is ascended.
       restarts: runs, with random numbers of their own.
       settings: `passes`, `start`, `black_box` and `note` of `Case`.
+    Raises:
+      ValueError: for a loss that is not `signed` where the solver needs that.
     """
+    check_loss(solver, loss)
 
     def objective(logits_fn: LogitsFn, rows: Rows) -> ValueAndMerit:
         return classified(logits_fn, rows.data, loss)
@@ -131,7 +142,10 @@ def targeted(
       loss: (logits, label, target) -> what is ascended.
       targets: wrong classes to aim at, by falling logit at the image.
       restarts: runs at each of them.
+    Raises:
+      ValueError: as `untargeted`.
     """
+    check_loss(solver, loss)
 
     def objective(logits_fn: LogitsFn, rows: Rows) -> ValueAndMerit:
         target = _target(rows)
@@ -156,7 +170,7 @@ def standard(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Ca
     Args:
       threat: where adversarial points may lie.
       classes: how many logits there are; decides the targets, and the loss where DLR is undefined.
-      compat: "official" is passed on to APGD and Square.
+      compat: "official" is passed on to APGD, FAB and Square.
     Raises:
       ValueError: for fewer than two classes, or an unknown compat.
 
@@ -169,7 +183,7 @@ def standard(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Ca
         apgd_targeted(
             threat, classes=classes, targets=5 if shrinking else 9, shrinking=shrinking, compat=compat
         ),
-        fab_targeted(threat, classes=classes),
+        fab_targeted(threat, classes=classes, compat=compat),
         random_search(threat, compat=compat),
     )
 
@@ -190,10 +204,10 @@ def plus(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Case, 
     return (
         apgd_ce(threat, classes=classes, restarts=5, compat=compat),
         apgd_dlr(threat, classes=classes, restarts=5, compat=compat),
-        fab_untargeted(threat, classes=classes, restarts=5),
+        fab_untargeted(threat, classes=classes, restarts=5, compat=compat),
         random_search(threat, compat=compat),
         apgd_targeted(threat, classes=classes, compat=compat),
-        fab_targeted(threat, classes=classes),
+        fab_targeted(threat, classes=classes, compat=compat),
     )
 
 
@@ -256,13 +270,19 @@ def apgd_targeted(
 
 
 def fab_targeted(
-    threat: Threat, *, classes: int, targets: int = 9, steps: int = 100, restarts: int = 1
+    threat: Threat,
+    *,
+    classes: int,
+    targets: int = 9,
+    steps: int = 100,
+    restarts: int = 1,
+    compat: Compat = None,
 ) -> Case:
     """Look for the nearest point beyond the boundary to each of the likeliest wrong classes."""
     _check_classes("fab_targeted", classes)
     return targeted(
         "fab-t",
-        boundary(threat, steps=steps),
+        boundary(threat, steps=steps, compat=compat),
         logit.targeted_margin,
         targets=min(targets, classes - 1),
         restarts=restarts,
@@ -271,12 +291,14 @@ def fab_targeted(
     )
 
 
-def fab_untargeted(threat: Threat, *, classes: int, steps: int = 100, restarts: int = 1) -> Case:
+def fab_untargeted(
+    threat: Threat, *, classes: int, steps: int = 100, restarts: int = 1, compat: Compat = None
+) -> Case:
     """Look for the nearest point beyond any boundary, at the cost of one gradient per class."""
     _check_classes("fab_untargeted", classes)
     return untargeted(
         "fab",
-        boundary(threat, steps=steps),
+        boundary(threat, steps=steps, compat=compat),
         leads,
         restarts=restarts,
         start=_fab_start(threat, steps, restarts),
@@ -312,6 +334,7 @@ def worst_case(cases: Sequence[Case]) -> Attack:
     check_cases(cases)
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+        x = jnp.asarray(x).astype(jnp.float32)
         keys, logits = keys_for(key, x.shape[0]), logits_fn(x)
         best = [Found(x, logit.margin(logits, y))]
         clean = {"ranked": wrong_classes(logits, y, ranked_classes(cases))}
@@ -322,9 +345,9 @@ def worst_case(cases: Sequence[Case]) -> Attack:
 
             best.append(best_of(jax.lax.map(once, jnp.arange(case.runs))))
         stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *best)
-        return jax.lax.stop_gradient(best_of(stacked))
+        return best_of(stacked)
 
-    return attack
+    return checked_attack("worst_case", attack)
 
 
 def _check_classes(name: str, classes: int) -> None:

@@ -1,11 +1,12 @@
 """Carlini and Wagner's l2 attack: Adam on distance plus penalty, and a search for the weight of the penalty."""
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 
+from robustjax import checks
 from robustjax.attacks.adam import Moments, adam, rest
 from robustjax.attacks.minimum_norm import Hunt, Rule, View, hunt
 from robustjax.attacks.solver import Solver, select
@@ -53,7 +54,7 @@ def carlini_wagner(
     Returns:
       A solver of `searches * steps` gradients and a last forward pass. Its result is the nearest point of merit
       above `confidence`, where there is one within the radius, and the point of highest merit within the radius
-      elsewhere. What it climbs should be zero on the boundary, as `logit.margin` is.
+      elsewhere. What it climbs must be `signed`, as `logit.margin` is.
     Raises:
       ValueError: if the norm is not l2, the box is known to be infinite, searches or steps is less than 1, or
         step_size, confidence or initial_const is out of range.
@@ -63,16 +64,14 @@ def carlini_wagner(
     """
     if threat.norm != "l2":
         raise ValueError(f"carlini_wagner: norm is {threat.norm!r}, must be 'l2'")
-    if any(isinstance(edge, int | float) and math.isinf(edge) for edge in (threat.lower, threat.upper)):
+    edges = [checks.known(edge) for edge in (threat.lower, threat.upper)]
+    if any(edge is not None and np.isinf(edge).any() for edge in edges):
         raise ValueError(f"carlini_wagner: the box is [{threat.lower}, {threat.upper}], must be finite")
-    for name, count in (("searches", searches), ("steps", steps)):
-        if count < 1:
-            raise ValueError(f"carlini_wagner: {name} is {count}, must be at least 1")
-    for name, number in (("step_size", step_size), ("initial_const", initial_const)):
-        if isinstance(number, int | float) and not number > 0:
-            raise ValueError(f"carlini_wagner: {name} is {number}, must be positive")
-    if isinstance(confidence, int | float) and not confidence >= 0:
-        raise ValueError(f"carlini_wagner: confidence is {confidence}, must be at least 0")
+    checks.count("carlini_wagner", "searches", searches)
+    checks.count("carlini_wagner", "steps", steps)
+    checks.setting("carlini_wagner", "step_size", step_size, above=0)
+    checks.setting("carlini_wagner", "initial_const", initial_const, above=0)
+    checks.setting("carlini_wagner", "confidence", confidence, least=0)
     middle, half = 0.5 * (threat.lower + threat.upper), 0.5 * (threat.upper - threat.lower)
 
     def onto_line(x: Array) -> Array:
@@ -103,4 +102,4 @@ def carlini_wagner(
         tried = old._replace(line=line, moments=moments, arrived=arrived)
         return select(age == steps - 1, (first, again), (x, tried))
 
-    return hunt(threat, Rule(begin, follow), steps=searches * steps, above=confidence)
+    return hunt("carlini_wagner", threat, Rule(begin, follow), steps=searches * steps, above=confidence)

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks import objectives
-from robustjax.attacks.solver import better
+from robustjax.attacks.signed import require_signed
+from robustjax.attacks.solver import Solver, better
 from robustjax.numerics import fold, keys_for
 from robustjax.types import Ascent, Attack, Found, Labels, LogitsFn, Objective
 
@@ -16,10 +18,17 @@ TargetedSurrogate = Callable[[LogitsFn, Labels, Labels], Objective]  # such as o
 
 
 def against(ascent: Ascent, surrogate: Surrogate = objectives.margin) -> Attack:
-    """Turn an ascent into an attack on a classifier: climb `surrogate(logits_fn, y)` from x."""
+    """Turn an ascent into an attack on a classifier: climb `surrogate(logits_fn, y)` from x.
+
+    Raises:
+      ValueError: where the ascent looks for the nearest adversarial point and the surrogate is not `signed`; called
+        with known values, for labels that are not 0..k-1 or points outside the box.
+    """
+    _check_surrogate(ascent, surrogate)
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
-        return ascent(key, surrogate(logits_fn, y), x)
+        checks.array("against", x)
+        return ascent(key, surrogate(logits_fn, checks.classes("against", y, len(x))), x)
 
     return attack
 
@@ -35,8 +44,7 @@ def restarts(ascent: Ascent, restarts: int, *, chunk_size: int | None = None) ->
     Raises:
       ValueError: if restarts or chunk_size is less than 1.
     """
-    if restarts < 1:
-        raise ValueError(f"restarts: restarts is {restarts}, must be at least 1")
+    checks.count("restarts", "restarts", restarts)
     _check_chunk_size("restarts", chunk_size)
 
     def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
@@ -61,8 +69,10 @@ def worst_of(*attacks: Attack, measure: Surrogate = objectives.margin) -> Attack
         raise ValueError("worst_of: no attack given, must be at least 1")
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+        checks.array("worst_of", x)
+        y = checks.classes("worst_of", y, len(x))
         keys, value = keys_for(key, x.shape[0]), measure(logits_fn, y)
-        worst = Found(x, value(x))
+        worst = Found(jnp.asarray(x), value(x))
         for i, one in enumerate(attacks):
             point = one(fold(keys, i), logits_fn, x, y).x
             worst = better(worst, Found(point, value(point)))
@@ -89,16 +99,19 @@ def over_targets(
       chunk_size: how many targets to fold into the batch axis of one pass; all by default.
 
     Raises:
-      ValueError: if targets or chunk_size is less than 1.
+      ValueError: if targets or chunk_size is less than 1, and as `against`.
 
     Reference: Gowal et al. 2019, arXiv:1910.09338, and Croce and Hein 2020, arXiv:2003.01690 (9 targets).
     """
-    if targets < 1:
-        raise ValueError(f"over_targets: targets is {targets}, must be at least 1")
+    checks.count("over_targets", "targets", targets)
     _check_chunk_size("over_targets", chunk_size)
+    _check_surrogate(ascent, surrogate)
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
-        ranked = wrong_classes(logits_fn(x), y, targets)
+        checks.array("over_targets", x)
+        y, logits = checks.classes("over_targets", y, len(x)), logits_fn(x)
+        checks.answers("over_targets", logits, y)
+        ranked = wrong_classes(logits, y, targets)
         keys, value = keys_for(key, x.shape[0]), measure(logits_fn, y)
 
         def target(rank: Array) -> Found:
@@ -134,5 +147,10 @@ def _each(run: Callable[[Array], Found], items: Array, chunk_size: int | None) -
 
 
 def _check_chunk_size(name: str, chunk_size: int | None) -> None:
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"{name}: chunk_size is {chunk_size}, must be at least 1")
+    if chunk_size is not None:
+        checks.count(name, "chunk_size", chunk_size)
+
+
+def _check_surrogate(ascent: Ascent, surrogate: Surrogate | TargetedSurrogate) -> None:
+    if isinstance(ascent, Solver) and ascent.needs != "nothing":
+        require_signed(ascent.name, surrogate)

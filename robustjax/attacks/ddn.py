@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from robustjax import checks, logit
 from robustjax.attacks.minimum_norm import Hunt, Rule, View, annealed, hunt, unit
 from robustjax.attacks.solver import Solver
 from robustjax.attacks.starts import Start, at_origin
@@ -46,12 +47,9 @@ def ddn(
     """
     if threat.norm != "l2":
         raise ValueError(f"ddn: norm is {threat.norm!r}, must be 'l2'")
-    if steps < 1:
-        raise ValueError(f"ddn: steps is {steps}, must be at least 1")
-    if isinstance(init_eps, int | float) and not init_eps > 0:
-        raise ValueError(f"ddn: init_eps is {init_eps}, must be positive")
-    if not 0 < gamma < 1:
-        raise ValueError(f"ddn: gamma is {gamma}, must be in (0, 1)")
+    checks.count("ddn", "steps", steps)
+    checks.setting("ddn", "init_eps", init_eps, above=0)
+    checks.setting("ddn", "gamma", gamma, above=0, below=1)
 
     def begin(first: Array, origin: Array) -> PerExample:
         del origin
@@ -67,4 +65,5 @@ def ddn(
         x = state.origin + per_example(radius, ahead) * unit(ahead)
         return jnp.clip(x, threat.lower, threat.upper), radius
 
-    return hunt(threat, Rule(begin, follow), steps=steps, start=start)
+    rule = Rule(begin, follow)
+    return hunt("ddn", threat, rule, steps=steps, start=start, loss=logit.cross_entropy, needs="signed merit")

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from robustjax import checks
+from robustjax.attacks.fab import leads
 from robustjax.attacks.hyperplane import onto_hyperplane
 from robustjax.attacks.minimum_norm import Hunt, Rule, View, facing, hunt
 from robustjax.attacks.solver import Solver, select
@@ -17,9 +19,9 @@ def deepfool(threat: Threat, *, steps: int = 50, overshoot: Number = 0.02) -> So
     linear function one step arrives, at 1 + overshoot times the smallest distance; elsewhere the result is a
     quick estimate, near but not nearest.
 
-    The objective (the `ValueAndMerit` of `advance`) may also have several values per example, (b, m), such as
-    `fab.leads`: several boundaries, of which each step takes the nearest, at the price of m gradients. All must
-    be zero on their boundary.
+    The objective (the `ValueAndMerit` of `advance`) may also have several values per example, (b, m): several
+    boundaries, of which each step takes the nearest, at the price of m gradients. All must be zero on their boundary.
+    `as_attack` takes `fab.leads`, one for each wrong class, as the paper does.
 
     Args:
       threat: norm and box. Its radius decides only what counts as found: a point further away is kept in the
@@ -35,10 +37,8 @@ def deepfool(threat: Threat, *, steps: int = 50, overshoot: Number = 0.02) -> So
     Reference: Moosavi-Dezfooli et al. 2016, arXiv:1511.04599. Ways are the shortest inside the box, where the
       paper knows no box; in l1 that moves as few features as possible.
     """
-    if steps < 1:
-        raise ValueError(f"deepfool: steps is {steps}, must be at least 1")
-    if isinstance(overshoot, int | float) and not overshoot >= 0:
-        raise ValueError(f"deepfool: overshoot is {overshoot}, must be at least 0")
+    checks.count("deepfool", "steps", steps)
+    checks.setting("deepfool", "overshoot", overshoot, least=0)
 
     def begin(first: Array, origin: Array) -> Array:
         return first - origin
@@ -50,4 +50,5 @@ def deepfool(threat: Threat, *, steps: int = 50, overshoot: Number = 0.02) -> So
         arrived = jnp.isfinite(state.kept.distance)
         return select(arrived, (state.x, state.memory), (x, ways))
 
-    return hunt(threat, Rule(begin, follow), steps=steps, look=facing(threat.norm))
+    rule, look = Rule(begin, follow), facing(threat.norm)
+    return hunt("deepfool", threat, rule, steps=steps, look=look, loss=leads)

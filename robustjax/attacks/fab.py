@@ -1,17 +1,28 @@
 """FAB: the nearest point beyond a decision boundary, by projections onto its linear approximations."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.attacks.compose import best_of, wrong_classes
 from robustjax.attacks.flatten import flat_box, flattened
 from robustjax.attacks.hyperplane import onto_hyperplane
 from robustjax.attacks.minimum_norm import Kept, answer, facing, keep, nobody
-from robustjax.attacks.solver import Count, Solver, ValueAndMerit, as_attack, classified, repeat, select
+from robustjax.attacks.signed import signed
+from robustjax.attacks.solver import (
+    Count,
+    Solver,
+    ValueAndMerit,
+    as_attack,
+    checked_attack,
+    classified,
+    entered,
+    repeat,
+    select,
+)
 from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import constant, fold, keys_for, norm, per_example
 from robustjax.threats import Threat
@@ -35,6 +46,7 @@ def boundary(
     eta: Number = 1.05,
     beta: Number = 0.9,
     start: Start = at_origin,
+    compat: Literal["official"] | None = None,
 ) -> Solver:
     """Look for the nearest point where an objective is positive.
 
@@ -52,22 +64,26 @@ def boundary(
       eta: how far to go, as a multiple of the way to the boundary.
       beta: what part of the way to keep when stepping back.
       start: the first point, projected; x itself, or `starts.halfway(threat)` for restarts.
+      compat: "official" does not keep the point stepped back to, as the authors' code does not.
     Returns:
       A solver whose result is the nearest point of positive merit, where there is one within the radius, and
       the point of highest merit within the radius elsewhere.
     Raises:
-      ValueError: if steps is less than 1.
+      ValueError: if steps is less than 1 or compat is unknown.
 
     Reference: Croce and Hein 2020, arXiv:1907.02044, with the constants of arXiv:2003.01690, without the final
-      search along the line.
+      search along the line. The point stepped back to is linearised next, and here also kept if its merit is positive:
+      nearer by the factor beta than what it came from, so a little stronger than the authors' code (see compat).
     """
-    if steps < 1:
-        raise ValueError(f"boundary: steps is {steps}, must be at least 1")
+    checks.count("boundary", "steps", steps)
+    if compat not in (None, "official"):
+        raise ValueError(f"boundary: compat is {compat!r}, must be 'official' or None")
 
     look = facing(threat.norm)
 
     def init(key: PRNGKeyArray, x: Array) -> Search:
-        first = threat.project(start(key, x), x)
+        x = entered("boundary", threat, x)
+        first = threat.project(start(key, x).astype(x.dtype), x)
         return Search(x, first, nobody(first), constant(x, 0, jnp.int32))
 
     def advance(objective: ValueAndMerit, state: Search, count: Count) -> Search:
@@ -81,7 +97,9 @@ def boundary(
 
         def move(state: Search) -> Search:
             value, merit, slope = look(seen, state.x)
-            state = record(state, state.x, merit)
+            # After the first point, x is one that was kept when it was reached, or one stepped back to.
+            here = record(state, state.x, merit)
+            state = here if compat is None else select(state.step == 0, here, state)
             way = state.origin - state.x
             # Both projections in one loop, as rows of one batch.
             gaps = jnp.concatenate([value, value + (slope * way).reshape(len(way), -1).sum(axis=1)])
@@ -100,7 +118,10 @@ def boundary(
         rows, back = flattened(state, shape)
         return back(repeat(move, rows, count, steps))
 
-    return Solver(init, advance, lambda state: answer(state.kept), steps)
+    def finish(state: Search) -> Found:
+        return answer(state.kept)
+
+    return Solver(init, advance, finish, steps, "boundary", "signed value", logit.margin)
 
 
 def fab(
@@ -111,13 +132,16 @@ def fab(
     eta: Number = 1.05,
     beta: Number = 0.9,
     start: Start = at_origin,
+    compat: Literal["official"] | None = None,
 ) -> Attack:
     """Look for the nearest misclassified point, each step towards the nearest of all classes.
 
     Its value is the margin. A step costs as many gradients as there are classes; `fab_targeted` is cheaper.
     See `boundary` for the settings; with eps = inf it is a minimum-norm attack.
     """
-    solver = boundary(threat, steps=steps, alpha_max=alpha_max, eta=eta, beta=beta, start=start)
+    solver = boundary(
+        threat, steps=steps, alpha_max=alpha_max, eta=eta, beta=beta, start=start, compat=compat
+    )
     return as_attack(solver, leads)
 
 
@@ -131,11 +155,12 @@ def fab_targeted(
     eta: Number = 1.05,
     beta: Number = 0.9,
     start: Start = at_origin,
+    compat: Literal["official"] | None = None,
 ) -> Attack:
     """Look for the nearest misclassified point beyond the boundary to each of the most likely wrong classes.
 
     Args:
-      threat, steps, alpha_max, eta, beta, start: as for `boundary`.
+      threat, steps, alpha_max, eta, beta, start, compat: as for `boundary`.
       targets: how many wrong classes, by falling logit at x; all of them if there are fewer.
       chunk_size: how many targets to fold into the batch axis of one pass; all by default.
     Raises:
@@ -143,11 +168,12 @@ def fab_targeted(
 
     Reference: Croce and Hein 2020, arXiv:2003.01690 (9 targets).
     """
-    if targets < 1:
-        raise ValueError(f"fab_targeted: targets is {targets}, must be at least 1")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"fab_targeted: chunk_size is {chunk_size}, must be at least 1")
-    solver = boundary(threat, steps=steps, alpha_max=alpha_max, eta=eta, beta=beta, start=start)
+    checks.count("fab_targeted", "targets", targets)
+    if chunk_size is not None:
+        checks.count("fab_targeted", "chunk_size", chunk_size)
+    solver = boundary(
+        threat, steps=steps, alpha_max=alpha_max, eta=eta, beta=beta, start=start, compat=compat
+    )
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         keys, ranked = keys_for(key, x.shape[0]), wrong_classes(logits_fn(x), y, targets)
@@ -162,9 +188,9 @@ def fab_targeted(
         winner, rows = states.kept.distance.argmin(axis=0), jnp.arange(x.shape[0])
         state = jax.tree.map(lambda a: a[winner, rows], states)
         kept = state.kept._replace(found=best_of(states.kept.found))
-        return jax.lax.stop_gradient(solver.finish(state._replace(kept=kept)))
+        return solver.finish(state._replace(kept=kept))
 
-    return attack
+    return checked_attack("fab_targeted", attack)
 
 
 def _twice(edge: float | Array, like: Array) -> float | Array:
@@ -172,6 +198,7 @@ def _twice(edge: float | Array, like: Array) -> float | Array:
     return jnp.concatenate([edge, edge]) if jnp.ndim(edge) == like.ndim else edge
 
 
+@signed
 def leads(logits: Logits, y: Labels) -> Logits:
     """Compute z_j - z_y for every class: as many boundaries; that of the label itself has no slope."""
     return logits - jnp.take_along_axis(logits, y[:, None], axis=-1)

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from robustjax import checks
 from robustjax.attacks.minimum_norm import DUAL, Hunt, Rule, View, annealed, hunt, unit
 from robustjax.attacks.solver import Solver
 from robustjax.attacks.starts import Start, at_origin
@@ -41,8 +42,7 @@ def fmn(
       start: the first point, projected; x itself, or a random one for restarts.
     Returns:
       A solver whose result is the nearest point of positive merit, where there is one within the radius, and
-      the point of highest merit within the radius elsewhere. What it climbs should be zero on the boundary, as
-      `logit.margin` is: otherwise its first radius is a wrong guess.
+      the point of highest merit within the radius elsewhere. What it climbs must be `signed`, as `logit.margin` is.
     Raises:
       ValueError: if steps is less than 1, or step_size or gamma is out of range.
 
@@ -50,12 +50,9 @@ def fmn(
       line from an adversarial start. Projections are onto ball and box at once, not one after the other, and
       the guess of the radius, which the paper takes as it is, goes beyond the boundary.
     """
-    if steps < 1:
-        raise ValueError(f"fmn: steps is {steps}, must be at least 1")
-    if isinstance(step_size, int | float) and not step_size > 0:
-        raise ValueError(f"fmn: step_size is {step_size}, must be positive")
-    if not 0 < gamma < 1:
-        raise ValueError(f"fmn: gamma is {gamma}, must be in (0, 1)")
+    checks.count("fmn", "steps", steps)
+    checks.setting("fmn", "step_size", step_size, above=0)
+    checks.setting("fmn", "gamma", gamma, above=0, below=1)
 
     def begin(first: Array, origin: Array) -> PerExample:
         del origin
@@ -75,4 +72,4 @@ def fmn(
         ball = dataclasses.replace(threat, eps=radius, exact=True)
         return ball.project(state.x + length * unit(view.grad), state.origin), radius
 
-    return hunt(threat, Rule(begin, follow), steps=steps, start=start)
+    return hunt("fmn", threat, Rule(begin, follow), steps=steps, start=start)

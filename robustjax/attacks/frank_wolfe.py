@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from robustjax import checks
 from robustjax.attacks.apgd import momentum
 from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient_ascent
 from robustjax.attacks.solver import Solver
@@ -47,8 +48,9 @@ def frank_wolfe(
     """
     if not 1 < p < float("inf"):
         raise ValueError(f"frank_wolfe: p is {p}, must be above 1 and finite")
-    if steps < 1 or not 0 < pace <= 1:
-        raise ValueError(f"frank_wolfe: steps and pace are {(steps, pace)}, must be at least 1 and in (0, 1]")
+    checks.count("frank_wolfe", "steps", steps)
+    checks.setting("frank_wolfe", "pace", pace, above=0, most=1)
+    checks.setting("frank_wolfe", "eps", eps, least=0)
     adaptive = momentum(0.75, False)
 
     def begin(stage: Stage, state: AscentState) -> AscentState:
@@ -61,7 +63,8 @@ def frank_wolfe(
 
     # A climb asks no more of a threat than a radius and a way back into the set.
     ball = cast(Threat, Ball(p, eps, lower, upper))
-    return gradient_ascent(ball, Rule(begin, propose, adaptive.review), [(1.0, steps)], start or at_origin)
+    rule = Rule(begin, propose, adaptive.review)
+    return gradient_ascent("frank_wolfe", ball, rule, [(1.0, steps)], start or at_origin)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["eps", "lower", "upper"], meta_fields=["p"])

@@ -87,7 +87,9 @@ def mixed_loss(logits: Logits, y: Labels, target: Labels, weights: Float[Array, 
         logit.dlr(logits, y) if classes >= 3 else gap,
         logit.targeted_dlr(logits, y, target) if classes >= 4 else aimed,
     ]
-    return sum((w * v for w, v in zip(weights, values, strict=True)), jnp.zeros_like(gap))
+    # Where a class is masked a loss may be infinite that has no weight.
+    terms = (w * jnp.where(w == 0, 0.0, v) for w, v in zip(weights, values, strict=True))
+    return sum(terms, jnp.zeros_like(gap))
 
 
 def merit(plain: Logits, through: Logits, gap: PerExample, y: Labels) -> PerExample:

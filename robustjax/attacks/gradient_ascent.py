@@ -9,7 +9,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from robustjax.attacks.flatten import flat_box, flattened
-from robustjax.attacks.solver import Count, Solver, ValueAndMerit, better, nothing_yet, repeat, select
+from robustjax.attacks.solver import (
+    Count,
+    Solver,
+    ValueAndMerit,
+    better,
+    entered,
+    nothing_yet,
+    repeat,
+    select,
+)
 from robustjax.attacks.starts import Start
 from robustjax.numerics import constant
 from robustjax.threats import Threat
@@ -63,7 +72,9 @@ class Rule(NamedTuple):
     review: Callable[[Stage, AscentState, AscentState], AscentState]
 
 
-def gradient_ascent(threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start: Start) -> Solver:
+def gradient_ascent(
+    name: str, threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start: Start
+) -> Solver:
     """Follow a rule through a series of (multiple of the radius, steps), from best point to best point.
 
     Every stage evaluates its first point, then makes its steps. What is found counts in the last stage only,
@@ -80,7 +91,8 @@ def gradient_ascent(threat: Threat, rule: Rule, series: Sequence[tuple[float, in
         return Stage(here, step - jnp.asarray(starts)[index], jnp.asarray(lengths)[index]), index
 
     def init(key: PRNGKeyArray, x: Array) -> AscentState:
-        first, none, zero = start(key, x), constant(x, 0, jnp.int32), constant(x, 0.0)
+        x = entered(name, threat, x)
+        first, none, zero = start(key, x).astype(x.dtype), constant(x, 0, jnp.int32), constant(x, 0.0)
         best, found = Peak(first, zero, jnp.zeros_like(x)), nothing_yet(threat.project(first, x))
         state = AscentState(x, first, first, jnp.zeros_like(x), zero, best, found, zero, none, None)
         return rule.begin(stage_of(none)[0], state)
@@ -107,7 +119,7 @@ def gradient_ascent(threat: Threat, rule: Rule, series: Sequence[tuple[float, in
         rows, back = flattened(state, shape)
         return back(repeat(move, rows, count, total))
 
-    return Solver(init, advance, lambda state: state.found, total)
+    return Solver(init, advance, lambda state: state.found, total, name)
 
 
 def evaluate(objective: ValueAndMerit, x: Array) -> tuple[PerExample, PerExample, Array]:

@@ -9,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from robustjax.attacks.solver import Count, Solver, ValueAndMerit, better, check_finite, nothing_yet, repeat
+from robustjax import checks
+from robustjax.attacks.solver import (
+    Count,
+    Solver,
+    ValueAndMerit,
+    better,
+    check_finite,
+    entered,
+    nothing_yet,
+    repeat,
+)
 from robustjax.attacks.starts import Start
 from robustjax.numerics import constant, fold, keys_for, per_example
 from robustjax.threats import Threat
@@ -57,6 +67,7 @@ def grid(threat: Threat, *, counts: Sequence[int]) -> Solver:
 
     def init(key: PRNGKeyArray, x: Array) -> Visit:
         del key
+        x = entered("grid", threat, x)
         if x.shape[1:] != (len(counts),):
             raise ValueError(
                 f"grid: x has shape {x.shape}, must be (b, {len(counts)}), one feature per count"
@@ -76,7 +87,7 @@ def grid(threat: Threat, *, counts: Sequence[int]) -> Solver:
 
         return repeat(move, state, count, total)
 
-    return Solver(init, advance, lambda state: state.found, total)
+    return Solver(init, advance, lambda state: state.found, total, "grid")
 
 
 def refined(first: Attack, then: Callable[[Start], Attack]) -> Attack:
@@ -91,6 +102,7 @@ def refined(first: Attack, then: Callable[[Start], Attack]) -> Attack:
     """
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+        checks.array("refined", x)
         keys = keys_for(key, x.shape[0])
         found = first(fold(keys, 0), logits_fn, x, y)
         second = then(lambda key, x: found.x)

@@ -1,14 +1,25 @@
 """What searches for the nearest point of positive merit share: what they keep, and the loop around a rule."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from robustjax import logit
 from robustjax.attacks.gradient_ascent import evaluate
-from robustjax.attacks.solver import Count, Solver, ValueAndMerit, better, nothing_yet, repeat, select
+from robustjax.attacks.solver import (
+    Count,
+    OfLogits,
+    Solver,
+    ValueAndMerit,
+    better,
+    entered,
+    nothing_yet,
+    repeat,
+    select,
+)
 from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import TINY, Norm, constant, divide, norm, per_example
 from robustjax.threats import Threat
@@ -61,10 +72,13 @@ class Rule(NamedTuple):
 
 
 def hunt(
+    name: str,
     threat: Threat,
     rule: Rule,
     *,
     steps: int,
+    loss: OfLogits = logit.margin,
+    needs: Literal["signed merit", "signed value"] = "signed value",
     start: Start = at_origin,
     look: Look = evaluate,
     above: Number = 0.0,
@@ -75,9 +89,11 @@ def hunt(
     was too far, this is the strongest point to return.
 
     Args:
+      name: of the search, for errors.
       threat: norm and box. Its radius decides only what counts as found; with eps = inf, everything does.
       rule: where to go.
       steps: how often to ask the rule, each time after one gradient.
+      loss, needs: as in `Solver`.
       start: the first point, projected.
       look: how to evaluate an objective, such as `facing`.
       above: the merit that a point must exceed to be the nearest.
@@ -87,7 +103,8 @@ def hunt(
     """
 
     def init(key: PRNGKeyArray, x: Array) -> Hunt:
-        first = threat.project(start(key, x), x)
+        x = entered(name, threat, x)
+        first = threat.project(start(key, x).astype(x.dtype), x)
         return Hunt(x, first, nobody(first), constant(x, 0, jnp.int32), rule.begin(first, x))
 
     def advance(objective: ValueAndMerit, state: Hunt, count: Count) -> Hunt:
@@ -101,7 +118,7 @@ def hunt(
 
         return repeat(move, state, count, steps + 1)
 
-    return Solver(init, advance, lambda state: answer(state.kept), steps + 1)
+    return Solver(init, advance, lambda state: answer(state.kept), steps + 1, name, needs, loss)
 
 
 def nobody(first: Array) -> Kept:

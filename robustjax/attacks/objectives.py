@@ -1,9 +1,13 @@
 """What an adversary maximises: a classifier's logits and a surrogate, closed over into one function of the input.
 
-Each factory takes a `logits_fn` and what the surrogate needs, and returns an `Objective`, Array[b ...] -> Array[b].
+Each factory takes a `logits_fn` and what the surrogate needs, and returns an `Objective`, Array[b ...] -> Array[b]. It
+raises ValueError for what are no logits (b, k) of two classes or more, and for known labels outside 0..k-1.
 """
 
-from robustjax import logit
+import jax.numpy as jnp
+
+from robustjax import checks, logit
+from robustjax.attacks.signed import signed
 from robustjax.types import Labels, Logits, LogitsFn, Number, Objective
 
 
@@ -12,19 +16,24 @@ def cross_entropy(logits_fn: LogitsFn, y: Labels, *, smoothing: Number = 0.0) ->
 
     Its gradient vanishes in float32 once the network is very sure; `margin` and `dlr` do not.
     """
-    return lambda x: logit.cross_entropy(logits_fn(x), y, smoothing=smoothing)
+    y, seen = _classes("cross_entropy", y), _seen("cross_entropy", logits_fn, y)
+    return lambda x: logit.cross_entropy(seen(x), y, smoothing=smoothing)
 
 
+@signed
 def margin(logits_fn: LogitsFn, y: Labels) -> Objective:
     """Wish for another class to lead: max_{j != y} z_j - z_y, positive where the label has lost."""
-    return lambda x: logit.margin(logits_fn(x), y)
+    y, seen = _classes("margin", y), _seen("margin", logits_fn, y)
+    return lambda x: logit.margin(seen(x), y)
 
 
+@signed
 def dlr(logits_fn: LogitsFn, y: Labels) -> Objective:
     """Wish for a large difference of logits ratio; with fewer than three classes for a large margin."""
+    y, seen = _classes("dlr", y), _seen("dlr", logits_fn, y)
 
     def objective(x):
-        logits = logits_fn(x)
+        logits = seen(x)
         return logit.dlr(logits, y) if logits.shape[-1] >= 3 else logit.margin(logits, y)
 
     return objective
@@ -32,19 +41,27 @@ def dlr(logits_fn: LogitsFn, y: Labels) -> Objective:
 
 def targeted_cross_entropy(logits_fn: LogitsFn, target: Labels) -> Objective:
     """Wish for the target class, as log p_t."""
-    return lambda x: -logit.cross_entropy(logits_fn(x), target)
+    target = _classes("targeted_cross_entropy", target)
+    seen = _seen("targeted_cross_entropy", logits_fn, target)
+    return lambda x: -logit.cross_entropy(seen(x), target)
 
 
+@signed
 def targeted_margin(logits_fn: LogitsFn, y: Labels, target: Labels) -> Objective:
     """Wish for the target class to beat the label: z_t - z_y."""
-    return lambda x: logit.targeted_margin(logits_fn(x), y, target)
+    y, target = _classes("targeted_margin", y), _classes("targeted_margin", target)
+    seen = _seen("targeted_margin", logits_fn, y, target)
+    return lambda x: logit.targeted_margin(seen(x), y, target)
 
 
+@signed
 def targeted_dlr(logits_fn: LogitsFn, y: Labels, target: Labels) -> Objective:
     """Wish for a large targeted difference of logits ratio; with fewer than four classes for z_t - z_y."""
+    y, target = _classes("targeted_dlr", y), _classes("targeted_dlr", target)
+    seen = _seen("targeted_dlr", logits_fn, y, target)
 
     def objective(x):
-        logits = logits_fn(x)
+        logits = seen(x)
         if logits.shape[-1] >= 4:
             return logit.targeted_dlr(logits, y, target)
         return logit.targeted_margin(logits, y, target)
@@ -57,14 +74,32 @@ def kl_from(logits_fn: LogitsFn, reference: Logits) -> Objective:
 
     Its gradient is zero where both agree, so climb it from a random start.
     """
-    return lambda x: logit.kl(reference, logits_fn(x))
+    seen = _seen("kl_from", logits_fn)
+    return lambda x: logit.kl(reference, seen(x))
 
 
 def log_confidence(logits_fn: LogitsFn) -> Objective:
     """Wish for a confident prediction, whichever: max_k log p_k."""
-    return lambda x: logit.log_confidence(logits_fn(x))
+    seen = _seen("log_confidence", logits_fn)
+    return lambda x: logit.log_confidence(seen(x))
 
 
 def ce_to_uniform(logits_fn: LogitsFn) -> Objective:
     """Wish for a prediction far from uniform: -mean_k log p_k."""
-    return lambda x: logit.ce_to_uniform(logits_fn(x))
+    seen = _seen("ce_to_uniform", logits_fn)
+    return lambda x: logit.ce_to_uniform(seen(x))
+
+
+def _classes(who: str, y: Labels) -> Labels:
+    return jnp.asarray(checks.classes(who, y, len(y)))
+
+
+def _seen(who: str, logits_fn: LogitsFn, *labels: Labels) -> LogitsFn:
+    """Check logits against known labels where they come out of a network; those of 16 bits become float32."""
+
+    def seen(x):
+        logits = logits_fn(x)
+        checks.answers(who, logits, *labels)
+        return logits.astype(jnp.float32) if jnp.finfo(logits.dtype).bits < 32 else logits
+
+    return seen

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient_ascent
-from robustjax.attacks.solver import Solver, better, check_finite, select
+from robustjax.attacks.solver import Solver, better, check_finite, entered, given_back, seen_as, select
 from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import constant, divide, norm, per_example
 from robustjax.threats import Threat
@@ -46,16 +47,17 @@ def pgd(
     Reference: Madry et al. 2018, arXiv:1706.06083; momentum as in Dong et al. 2018, arXiv:1710.06081. Gradients
       that are not finite count as zero, so that the result is always feasible.
     """
-    if steps < 0:
-        raise ValueError(f"pgd: steps is {steps}, must be at least 0")
-    if isinstance(step_size, int | float) and not step_size >= 0:
-        raise ValueError(f"pgd: step_size is {step_size}, must be at least 0")
+    checks.count("pgd", "steps", steps, least=0)
+    checks.setting("pgd", "step_size", step_size, least=0)
+    checks.setting("pgd", "momentum", momentum, least=0)
     if keep not in ("best", "last"):
         raise ValueError(f"pgd: keep is {keep!r}, must be 'best' or 'last'")
     heavy = not (isinstance(momentum, int | float) and momentum == 0)
 
     def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
-        slope = jax.value_and_grad(_summed(objective), has_aux=True)
+        given, x = x, entered("pgd", threat, x)
+        seen = seen_as(given, objective)
+        slope = jax.value_and_grad(_summed(seen), has_aux=True)
 
         def climb(_, carry):
             z, velocity, best = carry
@@ -68,13 +70,13 @@ def pgd(
             z = z + per_example(step_size, z) * threat.steepest(grad, z)
             return threat.project(z, x), velocity, best
 
-        first = threat.project((start or threat.sample)(key, x), x)
+        first = threat.project((start or threat.sample)(key, x).astype(x.dtype), x)
         velocity = jnp.zeros_like(x) if heavy else None
         # Not yet worth anything: the loop itself evaluates the first point.
         best = Found(first, constant(first, -jnp.inf)) if keep == "best" else None
         z, _, best = jax.lax.fori_loop(0, steps, climb, (first, velocity, best))
-        last = Found(z, objective(z))
-        return jax.lax.stop_gradient(last if best is None else better(best, last))
+        last = Found(z, seen(z))
+        return given_back(last if best is None else better(best, last), given, objective)
 
     return ascend
 
@@ -113,7 +115,7 @@ def pgd_solver(
     Reference: Madry et al. 2018, arXiv:1706.06083; with momentum the training attack of Augustin, Meinke and Hein 2020,
       arXiv:2003.09461 (ArgminPGD in their code).
     """
-    _check("pgd_solver", threat, steps, step_size)
+    _check("pgd_solver", threat, steps, step_size, momentum)
     if isinstance(momentum, int | float) and momentum == 0:
 
         def begin(stage: Stage, state: AscentState) -> AscentState:
@@ -135,7 +137,7 @@ def pgd_solver(
             return after._replace(memory=_velocity(before, momentum))
 
         rule = Rule(_at_rest(step_size), _propose(momentum), remember)
-    return gradient_ascent(threat, rule, [(1.0, steps)], start or threat.sample)
+    return gradient_ascent("pgd_solver", threat, rule, [(1.0, steps)], start or threat.sample)
 
 
 def monotone(
@@ -160,9 +162,8 @@ def monotone(
       keeps its own gradient and the step its length. Here point, gradient and velocity all go back, so that a step
       of the same length would be refused forever.
     """
-    _check("monotone", threat, steps, step_size)
-    if isinstance(shrink, int | float) and not 0 < shrink < 1:
-        raise ValueError(f"monotone: shrink is {shrink}, must be in (0, 1)")
+    _check("monotone", threat, steps, step_size, momentum)
+    checks.setting("monotone", "shrink", shrink, above=0, below=1)
 
     def review(stage: Stage, before: AscentState, after: AscentState) -> AscentState:
         del stage
@@ -176,7 +177,7 @@ def monotone(
         )
 
     rule = Rule(_at_rest(step_size), _propose(momentum), review)
-    return gradient_ascent(threat, rule, [(1.0, steps)], start or at_origin)
+    return gradient_ascent("monotone", threat, rule, [(1.0, steps)], start or at_origin)
 
 
 def _at_rest(step_size: Radius):
@@ -201,11 +202,10 @@ def _velocity(state: AscentState, momentum: Number) -> Array:
     return momentum * state.memory + divide(state.grad, length)
 
 
-def _check(name: str, threat: Threat, steps: int, step_size: Radius) -> None:
-    if steps < 0:
-        raise ValueError(f"{name}: steps is {steps}, must be at least 0")
-    if isinstance(step_size, int | float) and not step_size >= 0:
-        raise ValueError(f"{name}: step_size is {step_size}, must be at least 0")
+def _check(name: str, threat: Threat, steps: int, step_size: Radius, momentum: Number) -> None:
+    checks.count(name, "steps", steps, least=0)
+    checks.setting(name, "step_size", step_size, least=0)
+    checks.setting(name, "momentum", momentum, least=0)
     check_finite(name, threat)
 
 
@@ -213,6 +213,7 @@ def _summed(objective: Objective):
     # One gradient of the sum is the gradient of every example, and one plain backward pass.
     def total(z):
         value = objective(z)
+        checks.values("pgd", value, len(z))
         return value.sum(), value
 
     return total

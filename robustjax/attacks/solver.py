@@ -1,15 +1,16 @@
 """What every iterative solver is: init, advance and finish over a state whose rows are examples."""
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from robustjax import logit
-from robustjax.numerics import constant, per_example
+from robustjax import checks, logit
+from robustjax.attacks.signed import require_signed
+from robustjax.numerics import constant, per_example, toward
 from robustjax.threats import Threat
 from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Objective, PerExample
 
@@ -29,32 +30,131 @@ class Solver(NamedTuple):
     of every length. Rows that have made all their `length` iterations stay as they are.
     `finish(state)` gives the feasible point of highest merit so far and its merit, -inf before any.
 
-    Called as a function it is an `Ascent`, for an objective that is its own merit.
+    Called as a function it is an `Ascent`, for an objective that is its own merit. It computes in float32; points of
+    another dtype are given back in it, rounded towards x.
+
+    Attributes:
+      name: for errors.
+      needs: which of value and merit must be `signed`: searches for the nearest point where the merit is positive
+        need a signed merit, and those that measure the way to the boundary by the value need that signed too.
+      loss: what it ascends on a classifier unless told otherwise.
     """
 
     init: Callable[[PRNGKeyArray, Array], Any]
     advance: Callable[[ValueAndMerit, Any, Count], Any]
     finish: Callable[[Any], Found]
     length: int
+    name: str = "solver"
+    needs: Literal["nothing", "signed merit", "signed value"] = "nothing"
+    loss: OfLogits = logit.cross_entropy
 
     def __call__(self, key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
-        """Run all iterations."""
-        state = self.advance(own_merit(objective), self.init(key, x), self.length)
-        return jax.lax.stop_gradient(self.finish(state))
+        """Run all iterations.
+
+        Raises:
+          ValueError: for an objective that is not `signed` where one is needed, or points outside the box.
+        """
+        return run(self, key, objective, x, self.length)
 
 
-def as_attack(solver: Solver, loss: OfLogits = logit.cross_entropy) -> Attack:
+def run(solver: Solver, key: PRNGKeyArray, objective: Objective, x: Array, count: Count) -> Found:
+    """Make `count` iterations for an objective that is its own merit.
+
+    Raises:
+      ValueError: as a solver that is called.
+    """
+    if solver.needs != "nothing":
+        require_signed(solver.name, objective)
+    checks.array(solver.name, x)
+    state = solver.advance(own_merit(seen_as(x, objective)), solver.init(key, x), count)
+    return given_back(solver.finish(state), x, objective)
+
+
+def as_attack(solver: Solver, loss: OfLogits | None = None) -> Attack:
     """Turn a solver into an attack on a classifier: ascend a loss, return the point of highest margin.
 
-    Searches for the nearest point beyond a boundary (`boundary`, `carlini_wagner`, `fmn`, `deepfool`) want a loss that
-    is zero there, such as `logit.margin`: cross-entropy is positive everywhere, which looks like arrived to them.
+    Args:
+      solver: the search.
+      loss: (logits, label) -> what to ascend; by default `solver.loss`, which is cross-entropy, or what the search
+        needs.
+    Raises:
+      ValueError: for a loss that is not `signed` where the solver needs that.
     """
+    ascended = loss or solver.loss
+    check_loss(solver, ascended)
 
     def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
-        state = solver.advance(classified(logits_fn, y, loss), solver.init(key, x), solver.length)
-        return jax.lax.stop_gradient(solver.finish(state))
+        state = solver.advance(classified(logits_fn, y, ascended), solver.init(key, x), solver.length)
+        return solver.finish(state)
 
-    return attack
+    return checked_attack("as_attack", attack)
+
+
+def check_loss(solver: Solver, loss: Callable[..., Array]) -> None:
+    """Refuse a loss of logits that does not tell a solver where the boundary is.
+
+    Raises:
+      ValueError: if the solver needs a signed one.
+    """
+    if solver.needs == "signed value":
+        require_signed(solver.name, loss)
+
+
+def checked_attack(name: str, attack: Attack) -> Attack:
+    """Check what enters an attack whose value is the margin, and let it compute in float32.
+
+    Args:
+      name: for errors.
+      attack: for float32 points and known labels.
+    Returns:
+      The attack; points of another dtype come back in it, rounded towards x.
+    """
+
+    def checked(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+        checks.array(name, x)
+        label = jnp.asarray(checks.classes(name, y, len(x)))
+        asked = seen_as(x, logits_fn)
+
+        def seen(z: Array) -> Logits:
+            logits = asked(z)
+            checks.answers(name, logits, label)
+            return logits
+
+        found = attack(key, seen, x, label)
+        return given_back(found, x, lambda z: logit.margin(logits_fn(z).astype(jnp.float32), label))
+
+    return checked
+
+
+def entered(name: str, threat: Threat, x: Array) -> Array:
+    """Check the points that a search begins at, and give them in float32.
+
+    Raises:
+      ValueError: for another shape or dtype than that of points, and where values are known also for points that are
+        outside the box or not finite.
+    """
+    checks.points(name, x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
+    return jnp.asarray(x).astype(jnp.float32)
+
+
+def seen_as(x: Array, objective: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Ask about float32 points in the dtype of x, and take float32 answers."""
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+
+    def seen(z: Array) -> Array:
+        found = objective(z.astype(dtype))
+        return found.astype(jnp.float32) if isinstance(found, jax.Array) else found
+
+    return seen
+
+
+def given_back(found: Found, x: Array, objective: Objective) -> Found:
+    """Give points back in the dtype of x; where that moves them, the values are those of the points that are given."""
+    origin = jnp.asarray(x)
+    if origin.dtype != found.x.dtype:
+        point = toward(origin, found.x)
+        found = Found(point, objective(point).astype(jnp.float32))
+    return jax.lax.stop_gradient(found)
 
 
 def own_merit(objective: Objective) -> ValueAndMerit:
@@ -62,6 +162,7 @@ def own_merit(objective: Objective) -> ValueAndMerit:
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
         value = objective(x)
+        checks.values("attack", value, len(x))
         return value, value
 
     return both
@@ -75,6 +176,7 @@ def classified(logits_fn: LogitsFn, y: Labels, loss: OfLogits) -> ValueAndMerit:
 
     def both(x: Array) -> tuple[Array, PerExample]:
         logits = logits_fn(x)
+        checks.answers("attack", logits, y)
         return loss(logits, y), logit.margin(logits, y)
 
     return both
@@ -121,7 +223,8 @@ def check_finite(name: str, threat: Threat) -> None:
     Raises:
       ValueError: if the radius is known to be infinite.
     """
-    if isinstance(threat.eps, int | float) and math.isinf(threat.eps):
+    eps = checks.known(threat.eps)
+    if eps is not None and np.isinf(eps).any():
         raise ValueError(f"{name}: eps is {threat.eps}, must be finite")
 
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks.adam import Moments, adam, rest
-from robustjax.attacks.solver import Count, Solver, ValueAndMerit, better, nothing_yet, repeat
+from robustjax.attacks.solver import Count, Solver, ValueAndMerit, better, entered, nothing_yet, repeat
 from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import constant, fold, keys_for, per_example
 from robustjax.threats import Threat
@@ -58,18 +59,17 @@ def spsa(
     Reference: Uesato et al. 2018, arXiv:1802.05666 (linf, the margin as objective). Pairs whose values are not
       finite count as flat.
     """
-    if steps < 0:
-        raise ValueError(f"spsa: steps is {steps}, must be at least 0")
-    for name, count in (("samples", samples), ("chunk_size", chunk_size)):
-        if count is not None and count < 1:
-            raise ValueError(f"spsa: {name} is {count}, must be at least 1")
-    for name, number in (("delta", delta), ("step_size", step_size)):
-        if isinstance(number, int | float) and not number > 0:
-            raise ValueError(f"spsa: {name} is {number}, must be positive")
+    checks.count("spsa", "steps", steps, least=0)
+    checks.count("spsa", "samples", samples)
+    if chunk_size is not None:
+        checks.count("spsa", "chunk_size", chunk_size)
+    checks.setting("spsa", "delta", delta, above=0)
+    checks.setting("spsa", "step_size", step_size, above=0)
 
     def init(key: PRNGKeyArray, x: Array) -> Estimated:
+        x = entered("spsa", threat, x)
         first, rest_of_keys = jax.vmap(jax.random.split, out_axes=1)(keys_for(key, x.shape[0]))
-        begin = threat.project(start(first, x), x)
+        begin = threat.project(start(first, x).astype(x.dtype), x)
         return Estimated(rest_of_keys, x, begin, rest(begin), nothing_yet(begin), constant(x, 0, jnp.int32))
 
     def advance(objective: ValueAndMerit, state: Estimated, count: Count) -> Estimated:
@@ -85,7 +85,7 @@ def spsa(
 
         return repeat(move, state, count, steps + 1)
 
-    return Solver(init, advance, lambda state: state.found, steps + 1)
+    return Solver(init, advance, lambda state: state.found, steps + 1, "spsa")
 
 
 def estimated_gradient(

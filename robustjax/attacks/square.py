@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks import square_windows
 from robustjax.attacks.flatten import flat_box, flattened
 from robustjax.attacks.solver import (
@@ -15,6 +16,7 @@ from robustjax.attacks.solver import (
     ValueAndMerit,
     better,
     check_finite,
+    entered,
     nothing_yet,
     repeat,
     select,
@@ -76,16 +78,15 @@ def square(
       arXiv:2103.01208 (l1). Windows are drawn per example. Those too large for a narrow image become
       rectangles, and the tiles of the l2 and l1 start cover images of every size.
     """
-    if queries < 0:
-        raise ValueError(f"square: queries is {queries}, must be at least 0")
-    if not 0 < p_init <= 1:
-        raise ValueError(f"square: p_init is {p_init}, must be in (0, 1]")
+    checks.count("square", "queries", queries, least=0)
+    checks.setting("square", "p_init", p_init, above=0, most=1)
     if compat not in (None, "official"):
         raise ValueError(f"square: compat is {compat!r}, must be 'official' or None")
 
     check_finite("square", threat)
 
     def init(key: PRNGKeyArray, x: Array) -> Queries:
+        x = entered("square", threat, x)
         first, rest = jax.vmap(jax.random.split, out_axes=1)(keys_for(key, x.shape[0]))
         start = (_stripes if threat.norm == "linf" else _tiles)(threat, first, _as_images(x))
         first = threat.project(start.reshape(x.shape), x)
@@ -120,7 +121,7 @@ def square(
         rows, back = flattened(state, shape)
         return back(repeat(move, rows, count, queries + 1))
 
-    return Solver(init, advance, lambda state: state.found, queries + 1)
+    return Solver(init, advance, lambda state: state.found, queries + 1, "square")
 
 
 def edge(threat: Threat, origin: Array, x: Array, draw: Draw) -> Array:

@@ -1,10 +1,9 @@
 """Attacks that take more steps as training goes on, in one compiled program."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from robustjax.attacks.solver import Count, Solver, own_merit
+from robustjax.attacks.solver import Count, Solver, run
 from robustjax.types import Ascent, Found, Objective
 
 
@@ -23,8 +22,7 @@ def first_steps(solver: Solver, steps: Count) -> Ascent:
     """
 
     def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
-        state = solver.advance(own_merit(objective), solver.init(key, x), steps + 1)
-        return jax.lax.stop_gradient(solver.finish(state))
+        return run(solver, key, objective, x, steps + 1)
 
     return ascend
 

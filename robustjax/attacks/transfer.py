@@ -3,6 +3,7 @@
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import Surrogate
 from robustjax.types import Attack, Found, Labels, LogitsFn
@@ -23,6 +24,8 @@ def transferred(attack: Attack, source: LogitsFn, *, measure: Surrogate = object
     """
 
     def attack_source(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+        checks.array("transferred", x)
+        y = checks.classes("transferred", y, len(x))
         point = attack(key, source, x, y).x
         return jax.lax.stop_gradient(Found(point, measure(logits_fn, y)(point)))
 

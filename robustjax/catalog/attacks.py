@@ -66,8 +66,12 @@ ATTACKS: dict[str, Build] = {
     "apgd-t": lambda t, k, s: autoattack.apgd_targeted(
         t, classes=k, steps=s.steps, restarts=s.restarts, compat=s.compat
     ),
-    "fab": lambda t, k, s: autoattack.fab_untargeted(t, classes=k, steps=s.steps, restarts=s.restarts),
-    "fab-t": lambda t, k, s: autoattack.fab_targeted(t, classes=k, steps=s.steps, restarts=s.restarts),
+    "fab": lambda t, k, s: autoattack.fab_untargeted(
+        t, classes=k, steps=s.steps, restarts=s.restarts, compat=s.compat
+    ),
+    "fab-t": lambda t, k, s: autoattack.fab_targeted(
+        t, classes=k, steps=s.steps, restarts=s.restarts, compat=s.compat
+    ),
     "square": lambda t, k, s: autoattack.random_search(t, queries=s.queries, compat=s.compat),
     "pgd-ce": _pgd("pgd-ce", logit.cross_entropy),
     "pgd-margin": _pgd("pgd-margin", logit.margin),

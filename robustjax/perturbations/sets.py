@@ -177,7 +177,7 @@ def solver_through(space: PerturbationSet, solver: Solver) -> Solver:
         found = solver.finish(state.inner)
         return Found(space.decode(state.key, state.x, found.x), found.value)
 
-    return Solver(init, advance, finish, solver.length)
+    return solver._replace(init=init, advance=advance, finish=finish)
 
 
 def _keys(key: PRNGKeyArray, x: Images) -> tuple[PRNGKeyArray, PRNGKeyArray]:

@@ -214,18 +214,6 @@ def test_feasible_for_any_shape_radius_box_and_number_of_classes(kind, shape, cl
     check()
 
 
-def test_same_under_every_transformation(variant):
-    """In l1 every loop is there, that of the projection and that of the threshold included."""
-
-    def attack(keys, x, y):
-        return as_attack(apgd_shrinking(Threat("l1", 2.0), steps=12, start=at_origin))(keys, net, x, y)
-
-    keys = jax.random.split(KEY, N)
-    found, expected = variant(attack)(keys, X, Y), jax.jit(attack)(keys, X, Y)
-    np.testing.assert_allclose(found.value, expected.value, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found.x, expected.x, atol=1e-3)
-
-
 def test_rows_may_be_dropped_shuffled_padded_and_joined_with_rows_of_another_age():
     solver, keys = apgd(Threat("l2", 0.5), steps=20), jax.random.split(KEY, N)
     advance = jax.jit(lambda state, y, count: solver.advance(lambda x: loss_and_margin(x, y), state, count))

@@ -9,6 +9,7 @@ from twin import X, Y, foolbox_distances, net
 from robustjax import logit
 from robustjax.attacks.adam import adam, rest
 from robustjax.attacks.carlini_wagner import carlini_wagner
+from robustjax.attacks.signed import signed
 from robustjax.attacks.solver import as_attack, own_merit
 from robustjax.numerics import norm
 from robustjax.threats import Threat
@@ -60,7 +61,8 @@ def test_constants_grow_by_ten_until_one_is_enough_and_then_halve_the_interval()
 def test_pixels_on_the_box_may_leave_it_but_for_the_inside():
     x = jnp.asarray([[0.0, 1.0, 0.0, 1.0, 0.5]])
     w = jnp.asarray([1.0, -1.0, -1.0, 1.0, 0.1])  # the first two must move inwards, the next two cannot
-    found = jax.jit(lambda: carlini_wagner(Threat("l2", jnp.inf))(KEY, lambda z: ((z - x) @ w) - 0.5, x))()
+    objective = signed(lambda z: ((z - x) @ w) - 0.5)
+    found = jax.jit(lambda: carlini_wagner(Threat("l2", jnp.inf))(KEY, objective, x))()
     best = 0.5 / np.sqrt(2.01)
     assert best < norm(found.x - x, "l2")[0] < 1.05 * best
     np.testing.assert_array_equal((found.x >= 0) & (found.x <= 1), True)

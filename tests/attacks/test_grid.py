@@ -123,17 +123,6 @@ def test_refinement_starts_at_the_best_point_and_never_loses_it():
     np.testing.assert_array_equal(unhelpful(KEY, net, X, Y).x, first.x)
 
 
-def test_same_under_every_transformation(variant):
-    solver = grid(Threat("linf", 1.0, -1.0, 1.0), counts=(3, 2, 1))
-    assert solver.length == 7
-
-    def search(waves, x):
-        return solver(KEY, lambda u: jnp.sin(jnp.einsum("bd,bdk->bk", u, waves)).sum(axis=1), x)
-
-    found, expected = variant(search)(WAVES[:4], X[:4]), jax.jit(search)(WAVES[:4], X[:4])
-    np.testing.assert_allclose(found.x, expected.x, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     "build",
     [

@@ -14,6 +14,7 @@ from robustjax.attacks.deepfool import deepfool
 from robustjax.attacks.fab import leads
 from robustjax.attacks.fmn import fmn
 from robustjax.attacks.hyperplane import onto_hyperplane
+from robustjax.attacks.signed import signed
 from robustjax.attacks.solver import as_attack, classified, until_found
 from robustjax.attacks.starts import gaussian_start
 from robustjax.numerics import norm
@@ -81,7 +82,7 @@ def test_comes_near_the_shortest_way_inside_a_box(attack, kind):
 @pytest.mark.parametrize("attack", [ddn, carlini_wagner, fmn, deepfool])
 def test_leaves_a_sphere_on_the_shortest_ray(attack):
     """The slope is not constant here: beyond |x - centre| = 1 the nearest point in l2 lies on the ray through x."""
-    outside = lambda x: jnp.sqrt(jnp.square(x - 0.45).sum(axis=1)) - 1.0
+    outside = signed(lambda x: jnp.sqrt(jnp.square(x - 0.45).sum(axis=1)) - 1.0)
     found = jax.jit(lambda: attack(Threat("l2", jnp.inf))(KEY, outside, X))()
     ratio = norm(found.x - X, "l2") / -outside(X)
     assert (found.value > 0).all() and (ratio > 0.9999).all() and (ratio < SLACK[attack]).all()
@@ -142,15 +143,6 @@ def test_feasible_for_any_shape_radius_box_and_number_of_classes(shape, classes)
         assert feasible.all() and (jnp.abs(off) < 1e-4).all() and not worse.any()
 
     check()
-
-
-def test_same_under_every_transformation(variant):
-    y, _, _ = slopes(X)
-    threats = [Threat(kind, jnp.inf) for _, kind in ONE_EACH]
-    search = lambda keys, x, y: everything(threats, net, keys, x, y)
-    keys = jax.random.split(KEY, N)
-    found, expected = variant(search)(keys, X, y), jax.jit(search)(keys, X, y)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), found, expected)
 
 
 @pytest.mark.parametrize("attack, kind", ONE_EACH, ids=lambda v: getattr(v, "__name__", v))

@@ -210,19 +210,6 @@ def test_official_windows_never_take_the_last_offset():
     assert corners(steps).max() == 6 - square_windows.sides(6, 6, 0.8, odd=False)[2][0] - 1
 
 
-def test_same_under_every_transformation(variant):
-    """The keys travel in the state, so the search is a function of rows like any other."""
-    solver = square(Threat("l2", 1.0), queries=20)
-
-    def search(state, y):
-        return solver.finish(solver.advance(classified(net, y, logit.margin), state, solver.length))
-
-    state = jax.jit(solver.init)(jax.random.split(KEY, N), X)
-    found, expected = variant(search)(state, Y), jax.jit(search)(state, Y)
-    np.testing.assert_allclose(found.value, expected.value, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.x, expected.x, atol=1e-5)
-
-
 def test_the_start_of_an_image_depends_on_its_key_and_on_nothing_else():
     init, order = jax.jit(square(Threat("l2", 1.0)).init), jnp.array([2, 0])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(N))
