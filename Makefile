@@ -22,7 +22,7 @@ test: .venv/test
 test-fast: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m fast
 
-# The same tests with PyTorch as an independent oracle, and the benchmark's peer.
+# The same tests with PyTorch as an independent oracle, and those of networks of Equinox, Haiku and PyTorch.
 oracles: .venv/test
 	$(PIP) -e '.[oracles]'
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m oracle

@@ -38,7 +38,11 @@ if TYPE_CHECKING:
     from robustjax.api_certify import certify_intervals as certify_intervals
     from robustjax.api_ood import OodEvaluation as OodEvaluation
     from robustjax.api_ood import evaluate_ood as evaluate_ood
+    from robustjax.models.adapters import from_equinox as from_equinox
     from robustjax.models.adapters import from_flax as from_flax
+    from robustjax.models.adapters import from_haiku as from_haiku
+    from robustjax.models.adapters import from_nnx as from_nnx
+    from robustjax.models.adapters import from_torch as from_torch
     from robustjax.threats import Threat as Threat
     from robustjax.types import Network as Network
 
@@ -51,7 +55,7 @@ _HOMES = {
     "Certification": "api_certify",
     "certify": "api_certify",
     "certify_intervals": "api_certify",
-    "from_flax": "models.adapters",
+    **dict.fromkeys(("from_equinox", "from_flax", "from_haiku", "from_nnx", "from_torch"), "models.adapters"),
     "Threat": "threats",
     "Network": "types",
 }

@@ -13,7 +13,6 @@ import numpy as np
 from robustjax import checks
 from robustjax.analysis.intervals import Estimate
 from robustjax.attacks import autoattack, masking_checks
-from robustjax.attacks.flags import Flag
 from robustjax.evaluation import suite as suites
 from robustjax.evaluation.results import Results
 from robustjax.models.cpu.rewritten import with_fast_convolutions
@@ -24,10 +23,9 @@ from robustjax.runtime.compilation import compilations, kept_programs
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.threats import Threat
-from robustjax.types import LogitsFn, Network
+from robustjax.types import Flag, LogitsFn, Network
 
 SUITES = {"standard": autoattack.standard, "plus": autoattack.plus, "rand": autoattack.rand}
-LOOKED_AT = 64  # images that the gradient-masking checks see
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +35,8 @@ class Evaluation:
     Attributes:
       title: norm, radius, suite and number of images.
       results: every image's outcome, margin and strongest point for every attack.
-      flags: the gradient-masking checks; a raised one says why the number may be too high.
+      flags: the checks of network and labels before the attacks and the gradient-masking checks after them; a raised
+        one says why the number may be wrong, as a rule too high.
       seconds: of the whole call, compiling included.
       compiling: seconds of these that went into compiling programs; programs: how many.
     """
@@ -72,7 +71,7 @@ class Evaluation:
         raised = [flag for flag in self.flags if flag.raised]
         lines += [f"  warning: {flag.name}: {flag.says}" for flag in raised]
         if self.flags and not raised:
-            lines.append(f"  gradient-masking checks: none of {len(self.flags)} raised")
+            lines.append(f"  checks of network, labels and gradients: none of {len(self.flags)} raised")
         compiled = (
             f", {self.compiling:.0f} s of it to compile {self.programs} programs" if self.programs else ""
         )
@@ -113,7 +112,8 @@ def evaluate(
 
     Raises:
       ValueError: in one line, for images outside the box or channels first, labels that are not 0..k-1, an impossible
-        radius, or a network that JAX cannot trace or that gives no logits.
+        radius, or a network that JAX cannot trace, that gives no logits, gives NaN for every image, or gives an image
+        other logits in another batch.
 
     Reference: Croce and Hein 2020, arXiv:2003.01690; l1: 2021, arXiv:2103.01208.
     """
@@ -123,34 +123,42 @@ def evaluate(
     logits_fn: Any = network.logits_fn if isinstance(network, Network) else network
     images = checks.images("evaluate", x, lower=lower, upper=upper)
     classes = checks.logits("evaluate", logits_fn, images)
-    if jax.default_backend() == "cpu":
-        logits_fn = with_fast_convolutions(logits_fn)
     labels = checks.labels("evaluate", y, count=len(images), classes=classes)
     eps = checks.radius("evaluate", eps, norm=norm, shape=images.shape[1:], lower=lower, upper=upper)
+    flags = (
+        *checks.network("evaluate", logits_fn, images, lower=lower, upper=upper),
+        checks.class_counts(labels, classes),
+    )
+    if jax.default_backend() == "cpu":
+        logits_fn = with_fast_convolutions(logits_fn)
     threat, key = Threat(norm, eps, lower, upper), jax.random.key(seed)
     cases = _Suite(SUITES[suite], classes)
+    few = checks.evenly(len(images))
 
     folder, memory = None if out is None else Path(out), None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         # Progress of another network on the same images must not be taken up: its answers are part of the name.
-        answers = np.asarray(jax.jit(logits_fn)(images[:LOOKED_AT]))
+        answers = np.asarray(jax.jit(logits_fn)(images[few]))
         digest = hashlib.sha256(answers.tobytes()).hexdigest()[:16]
         memory = Snapshot(folder / f"progress_{digest}.npz")
     attack = suites.over(lambda: logits_fn, cases, batch_size=batch_size)
-    flags: tuple[Flag, ...] = ()
     with kept_programs(), compilations() as compiled:
         results = attack(key, images, labels, threat, memory=memory, progress=attack_progress())
+        flags = checks.joined(flags, (checks.answered(results.clean),))
         if masking:
             found = masking_checks.from_outcomes(
                 results.attacks, results.outcome, results.margin, black_box=("square",)
             )
-            few = jax.device_put(images[:LOOKED_AT])
-            theirs = jax.device_put(labels[:LOOKED_AT])
             seen = masking_checks.checks(
-                key, logits_fn, few, theirs, threat, search="square" not in results.attacks
+                key,
+                logits_fn,
+                jax.device_put(images[few]),
+                jax.device_put(labels[few]),
+                threat,
+                search="square" not in results.attacks,
             )
-            flags = (*seen, *found)
+            flags = checks.joined(flags, (*seen, *found))
     title = f"{norm} {eps:.4g}, AutoAttack {suite}, {len(images)} images"
     evaluation = Evaluation(
         title, results, flags, time.perf_counter() - began, compiled.seconds, compiled.programs

@@ -10,10 +10,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from robustjax.numerics import Norm
+from robustjax.types import Flag
+
+PROBED = 64  # images that a network is tried on before any work
+SPREAD = 1e-4  # between two passes, logits scaled to length 1; AutoAttack's threshold
+NEAR = 1e-2  # AutoAttack takes 1e-5, but probabilities computed in bfloat16 add up to 1 +- 4e-3
+MATES = 1e-3  # of the largest logit: what other images in the batch may change by rounding
+ADAPTERS = {"flax.nnx": "from_nnx", "flax.linen": "from_flax", "equinox": "from_equinox", "haiku": "from_haiku",
+            "torch": "from_torch"}  # fmt: skip
+APART = ("from_flax", "from_haiku")  # of networks whose weights lie beside them
 
 
 def images(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> np.ndarray:
@@ -35,6 +45,8 @@ def images(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> np.nd
         )
     if len(x) == 0:
         raise ValueError(f"{who}: images has no image, must hold at least one")
+    if x.size == 0:
+        raise ValueError(f"{who}: images have shape {x.shape}, must have at least one pixel and channel")
     if x.shape[1] in (1, 3) and x.shape[3] not in (1, 2, 3, 4) and x.shape[2] == x.shape[3]:
         raise ValueError(
             f"{who}: images have shape {x.shape}, which looks like channels first; "
@@ -159,15 +171,17 @@ def radius(
     return eps
 
 
-def logits(who: str, network: Any, x: np.ndarray) -> int:
-    """Check what a network gives for images, and return how many logits there are.
+def logits(who: str, network: Any, x: np.ndarray, *, classes: int | None = None) -> int:
+    """Check what a network gives for images, by tracing it alone, and return how many logits there are.
 
     Args:
       who: the function that was called, for the error.
       network: images -> logits.
       x: images, as `images` returns them.
+      classes: how many logits there must be, if known.
     Raises:
-      ValueError: in one line, if it is no function, cannot be traced by JAX, or gives anything but (n, k) with k >= 2.
+      ValueError: in one line, if it is no function, cannot be traced by JAX, or gives anything but (n, k) with
+        k >= 2, or another k than `classes`.
     """
     like = jax.ShapeDtypeStruct((min(len(x), 3), *x.shape[1:]), np.float32)
     found = _answer(who, network, like)
@@ -175,6 +189,7 @@ def logits(who: str, network: Any, x: np.ndarray) -> int:
     if shape is None:
         raise ValueError(
             f"{who}: network gives a {type(found).__name__}, must give one array of logits (n, classes)"
+            + ("; of a tuple take the logits: lambda x: network(x)[0]" if isinstance(found, tuple) else "")
         )
     if len(shape) != 2 or shape[0] != like.shape[0] or shape[1] < 2:
         raise ValueError(
@@ -183,6 +198,10 @@ def logits(who: str, network: Any, x: np.ndarray) -> int:
         )
     if not np.issubdtype(found.dtype, np.floating) and found.dtype.name != "bfloat16":
         raise ValueError(f"{who}: network gives {found.dtype}, must give floating-point logits")
+    if classes is not None and shape[1] != classes:
+        raise ValueError(
+            f"{who}: network gives {shape[1]} logits, must give one for each of {classes} classes"
+        )
     return int(shape[1])
 
 
@@ -407,16 +426,21 @@ def votes(who: str, network: Any, like: Any, *, classes: int) -> None:
 def _answer(who: str, network: Any, like: Any) -> Any:
     """Ask for the shape of what a network gives, without running it."""
     if not callable(network):
+        hint = _adapter(network) or (
+            "; of a Model and its weights make robustjax.Network(model, params, state)"
+            if hasattr(network, "apply")
+            else ""
+        )
         raise ValueError(
-            f"{who}: network is a {type(network).__name__}, must be a function from images to logits"
+            f"{who}: network is a {type(network).__name__}, must be a function from images to logits{hint}"
         )
     try:
         return jax.eval_shape(network, like)
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{who}: network fails on images of shape {like.shape}, which JAX traces: {type(error).__name__}: {first}; "
-            "it must be written in JAX, for (n, height, width, channels)"
+            f"{who}: network fails on images of shape {like.shape}, which JAX traces: {type(error).__name__}: "
+            f"{_first_line(error)}; it must be written in JAX, for (n, height, width, channels)"
+            + (_adapter(network) or _mend(network, like, error))
         ) from error
 
 
@@ -593,6 +617,212 @@ def _range(values: np.ndarray) -> str:
     if values.dtype.kind not in "biuf" or not values.size:
         return f"they are {values.dtype}"
     return f"they range from {values.min():g} to {values.max():g}"
+
+
+def evenly(count: int, most: int = PROBED) -> np.ndarray:
+    """Number at most so many examples, spread evenly over a set: the first, the last and those between."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
+def network(
+    who: str, logits_fn: Any, x: np.ndarray, *, lower: float = 0.0, upper: float = 1.0
+) -> tuple[Flag, ...]:
+    """Try a network on a few images, taken evenly over a set, correctly classified or not.
+
+    It is called as it is, not compiled: a compiled program would replay what Python drew when it was traced.
+
+    Args:
+      who: the function that was called, for the error.
+      logits_fn: images -> logits, which passed `logits`.
+      x: all images, as `images` returns them.
+      lower, upper: the box; images of its corners stand beside the probes to see whether that matters.
+    Returns:
+      Flags: random outputs, constant outputs, probabilities, NaN or infinite logits.
+    Raises:
+      ValueError: in one line, if the logits of an image depend on the other images in its batch, or if they are NaN or
+        infinite for every image.
+    """
+    few = x[evenly(len(x))]
+    few = np.repeat(few, 2, axis=0) if len(few) == 1 else few
+    half = (len(few) + 1) // 2
+    others = few.copy()
+    others[half::2], others[half + 1 :: 2] = lower, upper
+    first, again, changed = (
+        np.asarray(logits_fn(jnp.asarray(batch)), np.float32) for batch in (few, few, others)
+    )
+    unsound = ~sound(first)
+    if unsound.all():
+        raise ValueError(
+            f"{who}: network gives NaN or infinite logits for each of {len(first)} images, must give finite ones; "
+            "look for overflow (float16), log or division by 0, and weights that are NaN"
+        )
+    spread = float(_distance(_unit(first), _unit(again)))
+    random = spread > SPREAD
+    scale = float(np.abs(np.where(np.isfinite(first), first, 0)).max())
+    moved = float(np.abs(_known(first[:half]) - _known(changed[:half])).max())
+    if moved > MATES * scale and not random:
+        raise ValueError(
+            f"{who}: network gives other logits for an image, by up to {moved:.3g}, when other images in its batch "
+            "change; must not depend on them: BatchNorm in train mode? put the network in evaluation mode"
+        )
+    constant = len(x) > 1 and not random and float(np.ptp(_known(first), axis=0).max()) <= 1e-6 * scale
+    return (
+        Flag(
+            "random outputs",
+            random,
+            f"two passes of the same images differ by up to {spread:.2g}, so attacks keep images by luck; attack the "
+            'mean of passes: attacks.adaptive.averaged, with suite "rand"'
+            if random
+            else "two passes of the same images agree",
+            {"spread": spread},
+        ),
+        Flag(
+            "constant outputs",
+            constant,
+            f"the logits of {len(first)} images are the same" if constant else "logits differ between images",
+            {},
+        ),
+        probabilities(first),
+        Flag(
+            "NaN or infinite logits",
+            bool(unsound.any()),
+            f"NaN or infinite at {int(unsound.sum())} of {len(first)} images; they count as misclassified"
+            if unsound.any()
+            else "logits are finite",
+            {"share": float(unsound.mean())},
+        ),
+    )
+
+
+def answered(clean: np.ndarray) -> Flag:
+    """Count the images, of all that were evaluated, without an answer.
+
+    Args:
+      clean: (n,) predictions for the images themselves; -1 where the logits are not `sound`.
+    """
+    count = int((clean < 0).sum())
+    says = f"NaN or infinite at {count} of {len(clean)} images; they count as misclassified"
+    return Flag(
+        "NaN or infinite logits",
+        count > 0,
+        says if count else "logits are finite",
+        {"share": count / len(clean)},
+    )
+
+
+def sound(logits: np.ndarray) -> np.ndarray:
+    """Say which rows decide for a class: (n,). Minus infinity is an answer, a class ruled out, unless all are."""
+    return ~(np.isnan(logits) | (logits == np.inf)).any(axis=-1) & ~(logits == -np.inf).all(axis=-1)
+
+
+def joined(before: tuple[Flag, ...], after: tuple[Flag, ...]) -> tuple[Flag, ...]:
+    """Join flags; of two of one name keep the later one, unless only the earlier one is raised."""
+    found = {flag.name: flag for flag in before}
+    for flag in after:
+        if flag.raised or not (flag.name in found and found[flag.name].raised):
+            found[flag.name] = flag
+    return tuple(found.values())
+
+
+def finite_weights(who: str, tree: Any) -> None:
+    """Check the arrays of a pytree, such as the weights of a network.
+
+    Args:
+      who: what they are of, for the error.
+      tree: of concrete arrays.
+    Raises:
+      ValueError: in one line, naming the first array that holds NaN or infinite values, and how many.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        values = np.asarray(leaf, np.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else np.zeros(1)
+        if bad := int((~np.isfinite(values)).sum()):
+            name = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+            raise ValueError(f"{who}: {name} holds {bad} values that are NaN or infinite, must be finite")
+
+
+def probabilities(logits: np.ndarray) -> Flag:
+    """Look for a softmax at the end: all outputs in [0, 1] with rows that add up to 1.
+
+    Cross-entropy of probabilities, and its gradient, is almost flat; DLR is not made for them either.
+
+    Reference: AutoAttack's check, with a wider tolerance, see `NEAR`.
+    """
+    known = np.where(np.isfinite(logits), logits, 0)
+    total = float(np.abs(known.sum(axis=-1) - 1).max())
+    low, high = float(known.min()), float(known.max())
+    raised = low > -NEAR and high < 1 + NEAR and total < NEAR
+    says = (
+        "outputs look like probabilities, on which attacks are weaker; give the logits, or their logarithm"
+        if raised
+        else "outputs are no probabilities"
+    )
+    return Flag("probabilities", raised, says, {"smallest": low, "largest": high, "row sum from 1": total})
+
+
+def class_counts(y: np.ndarray, classes: int) -> Flag:
+    """Look for a set of labels that lacks classes, or that one class fills, by more than chance.
+
+    Of n labels drawn evenly from k classes, k (1 - (1 - 1/k)^n) classes are expected; fewer than 4/5 of them are
+    too few. A class is too large with more than twice n/k, or 4/5 of two classes, and five standard deviations.
+
+    Args:
+      y: (n,) labels, at least one.
+      classes: how many logits there are.
+    """
+    counts = np.bincount(y, minlength=classes)
+    present, n = int((counts > 0).sum()), len(y)
+    expected = classes * (1 - (1 - 1 / classes) ** n)
+    mean, largest = n / classes, int(counts.max())
+    lacking = present < 0.8 * expected - 1 or (present == 1 and n >= 8)
+    full = largest > min(2 * mean, 0.8 * n) + 5 * math.sqrt(mean) + 3
+    says = f"{n} labels name {present} of {classes} classes"
+    if lacking:
+        says += "; the first images of a set sorted by class? take images of every class"
+    elif full:
+        says += f", and {100 * largest / n:.3g} % of them class {int(counts.argmax())}"
+    evidence = {"classes": float(present), "share of the largest": largest / n}
+    return Flag("class counts", lacking or full, says, evidence)
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, 0)
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    known = _known(values)
+    return known / (np.linalg.norm(known, axis=-1, keepdims=True) + 1e-10)
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(one - other, axis=-1).max()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _adapter(network: Any) -> str:
+    """Name the adapter of another library's network."""
+    homes = [f"{cls.__module__}." for cls in (type(network), *type(network).__mro__)]
+    for library, adapter in ADAPTERS.items():
+        if any(home.startswith(f"{library}.") for home in homes):
+            weights = ", which with its weights makes a robustjax.Network" if adapter in APART else ""
+            return f"; of a {library} network make robustjax.{adapter}(network){weights}"
+    return ""
+
+
+def _mend(network: Any, like: jax.ShapeDtypeStruct, error: Exception) -> str:
+    """Guess what a function that fails on NHWC images is in want of."""
+    if str(error).startswith("from_"):  # an adapter, which has said how it calls the network
+        return ""
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        return "; write jax.numpy where it says numpy, or give a torch module to robustjax.from_torch"
+    n, h, w, c = like.shape
+    try:
+        jax.eval_shape(network, jax.ShapeDtypeStruct((n, c, h, w), like.dtype))
+    except Exception:
+        return ""
+    return "; it takes channels first: pass lambda x: network(x.transpose(0, 3, 1, 2))"
 
 
 def concrete(value: Any) -> bool:

@@ -89,13 +89,33 @@ class Network(NamedTuple):
     model: Model
     params: Params
     state: State
-    about: dict[str, Any]
+    about: dict[str, Any] = {}  # noqa: RUF012  read only
     title: str = ""
 
     @property
     def logits_fn(self) -> LogitsFn:
         """Close the model over its parameters, in evaluation mode."""
         return frozen(self.model, self.params, self.state)
+
+    def __call__(self, x: Images) -> Logits:
+        """Run the network in evaluation mode; to compile it, take `logits_fn`."""
+        return self.logits_fn(x)
+
+
+class Flag(NamedTuple):
+    """A sign of masked gradients or of another reason to doubt a number, or its absence.
+
+    Attributes:
+      name: of the check.
+      raised: whether the sign is present.
+      says: what was seen, as a sentence for a reader.
+      evidence: the numbers behind it, all finite; shares are between 0 and 1.
+    """
+
+    name: str
+    raised: bool
+    says: str
+    evidence: dict[str, float]
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -129,3 +130,124 @@ def test_any_array_is_images_in_the_box_or_one_line(x):
         assert "\n" not in str(error) and str(error).startswith("f: ")
     else:
         assert out.dtype == np.float32 and out.shape == x.shape and out.min() >= 0 and out.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (lambda x: flat(np.asarray(x)), "write jax.numpy"),
+        (lambda x: (flat(x), x), "lambda x: network(x)[0]"),
+        (lambda x: x.reshape(-1, 192) @ jnp.ones((192, 5)) + x[:, 0, 0, 0].item(), "must be written in JAX"),
+    ],
+)
+def test_a_function_that_fails_is_told_how_to_get_there(network, says):
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        checks.logits("evaluate", network, X)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_function_of_channels_first_is_recognised():
+    def network(x):
+        assert x.shape[1] == 3
+        return x.sum(axis=(2, 3))
+
+    with pytest.raises(ValueError, match=re.escape("pass lambda x: network(x.transpose(0, 3, 1, 2))")):
+        checks.logits("evaluate", network, X)
+    assert checks.logits("evaluate", lambda x: network(x.transpose(0, 3, 1, 2)), X) == 3
+
+
+def test_the_number_of_logits_is_that_of_the_classes():
+    assert checks.logits("f", flat, X, classes=5) == 5
+    with pytest.raises(ValueError, match="5 logits, must give one for each of 10 classes"):
+        checks.logits("f", flat, X, classes=10)
+
+
+def test_probes_are_spread_over_the_set():
+    assert checks.evenly(5).tolist() == [0, 1, 2, 3, 4]
+    spread = checks.evenly(1000, 4)
+    assert spread.tolist() == [0, 333, 666, 999]
+    assert len(checks.evenly(100_000)) == checks.PROBED
+
+
+IMAGES = np.random.default_rng(0).uniform(size=(20, 8, 8, 3)).astype(np.float32)
+
+
+def raised(flags):
+    return {flag.name for flag in flags if flag.raised}
+
+
+def test_a_sound_network_raises_no_flag():
+    flags = checks.network("f", flat, IMAGES)
+    assert len(flags) == 4 and not raised(flags)
+    # One image is no reason to speak of constant outputs, nor is one that masks classes.
+    masked = lambda x: flat(x).at[:, 2].set(-jnp.inf)
+    assert not raised(checks.network("f", flat, IMAGES[:1])) and not raised(
+        checks.network("f", masked, IMAGES)
+    )
+
+
+def test_statistics_of_the_batch_are_seen():
+    """BatchNorm in train mode: an image's logits depend on the others; of one image or of many."""
+
+    def network(x):
+        z = flat(x)
+        return (z - z.mean(axis=0)) / (z.std(axis=0) + 1e-5)
+
+    for images in (IMAGES, IMAGES[:1], IMAGES[:3]):
+        with pytest.raises(
+            ValueError, match=r"^f: network gives other logits .* BatchNorm in train mode"
+        ) as caught:
+            checks.network("f", network, images)
+        assert "\n" not in str(caught.value)
+    # In evaluation mode, with statistics of its own, it is the same function in every batch.
+    assert not raised(checks.network("f", lambda x: (flat(x) - 0.5) / 0.3, IMAGES))
+
+
+def test_what_python_draws_is_seen():
+    rng = np.random.default_rng(0)
+    flags = checks.network("f", lambda x: flat(x) + rng.normal(size=5).astype(np.float32), IMAGES)
+    assert raised(flags) == {"random outputs"}
+
+
+def test_nan_on_some_images_is_counted_and_on_all_is_refused():
+    flags = checks.network("f", lambda x: jnp.where(x[:, :1, 0, 0] < 0.5, jnp.nan, flat(x)), IMAGES)
+    (flag,) = [flag for flag in flags if flag.raised]
+    assert f"at {(IMAGES[:, 0, 0, 0] < 0.5).sum()} of 20 images" in flag.says
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        with pytest.raises(ValueError, match="NaN or infinite logits for each of 20 images"):
+            checks.network("f", lambda x, bad=bad: flat(x) * 0 + bad, IMAGES)
+
+
+def test_probabilities_and_constants_are_flagged():
+    assert raised(checks.network("f", lambda x: jax.nn.softmax(flat(x)), IMAGES)) == {"probabilities"}
+    assert raised(checks.network("f", lambda x: flat(x) * 0 + jnp.arange(5.0), IMAGES)) == {
+        "constant outputs"
+    }
+    # Logarithms of probabilities are logits.
+    assert not raised(checks.network("f", lambda x: jax.nn.log_softmax(flat(x)), IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("counts", "classes", "expected"),
+    [
+        ([10] * 10, 10, False),
+        ([36, 30, 40, 37, 33, 36, 35, 38, 34, 40], 10, False),  # digits
+        ([200] * 5, 10, True),  # the first 1000 of a set sorted by class
+        ([50], 2, True),
+        ([91, 9], 2, False),
+        ([990, 10], 2, True),
+        ([5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595, 1744], 10, False),  # SVHN's test images
+        ([8000] + [100] * 9, 10, True),
+        ([1, 1], 1000, False),
+        ([36] * 10, 1000, True),  # ten classes, a thousand logits
+    ],
+)
+def test_sets_that_lack_classes_are_flagged(counts, classes, expected):
+    y = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    assert checks.class_counts(y, classes).raised is expected
+
+
+def test_a_thousand_of_a_thousand_classes_are_no_surprise():
+    for seed in range(20):
+        y = np.random.default_rng(seed).integers(1000, size=1000).astype(np.int32)
+        assert not checks.class_counts(y, 1000).raised

@@ -30,6 +30,8 @@ HOMES = {
     "tensorboardX": {"runtime"},
     "tyro": set(),
     "torch": set(),
+    "equinox": set(),  # imported by name where they are asked for
+    "haiku": set(),
 }
 FILES = sorted((ROOT / "robustjax").rglob("*.py"))
 

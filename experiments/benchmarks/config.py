@@ -158,3 +158,26 @@ CERTIFY_PRESETS = {
     ),
     "smoke": CertifyConfig(images=2, peer_images=1, selection_samples=8, samples=16, batch_size=8),
 }
+
+
+# --- torch_adapter ---
+
+TorchNetwork = Literal["convnet_small", "resnet18"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchAdapterConfig:
+    """Measure from_torch."""
+
+    networks: tuple[TorchNetwork, ...] = ("convnet_small", "resnet18")
+    batch_size: tuple[Count, ...] = (1, 32, 256)
+    steps: Count = 10  # gradient steps in the loop
+    turns: Count = 5  # of each side; numbers are medians
+    seed: int = 0
+    out: str | None = None  # a file to append one line of JSON to
+
+
+TORCH_ADAPTER_PRESETS = {
+    "cpu": TorchAdapterConfig(),
+    "smoke": TorchAdapterConfig(networks=("convnet_small",), batch_size=(2,), steps=2, turns=1),
+}

@@ -27,7 +27,7 @@ from experiments.classification.attack_report import write_report
 from experiments.classification.config import ATTACK_PRESETS as PRESETS
 from experiments.classification.config import AttackConfig
 from experiments.shared import command_line, network_source
-from robustjax import runtime
+from robustjax import checks, runtime
 from robustjax.attacks import masking_checks
 from robustjax.data import Split, subsets
 from robustjax.evaluation import suite
@@ -84,9 +84,12 @@ def main(cfg: AttackConfig) -> None:
     ran = cases(Threat(cfg.norm, cfg.eps))
     black_box = [case.name for case in ran if case.black_box]
     last = curve[-1]
-    flags = masking_checks.from_outcomes(last.attacks, last.outcome, last.margin, black_box=black_box)
+    flags = checks.joined(it.flags, (checks.answered(last.clean),))
     if cfg.masking_checks:
-        flags = (*checks_on_few(cfg, it.network, test, last), *flags)
+        flags = checks.joined(flags, checks_on_few(cfg, it.network, test, last))
+    flags = checks.joined(
+        flags, masking_checks.from_outcomes(last.attacks, last.outcome, last.margin, black_box=black_box)
+    )
 
     # --- report ---
     for row in result_files.rows(last):

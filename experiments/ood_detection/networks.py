@@ -153,7 +153,10 @@ def _classifier(folder: str, *, data_dir: str | None) -> Network:
 
 
 def _imported(source: network_source.Source, images: subsets.Wanted, seed: int) -> Evaluated:
-    network, _, test = network_source.open_network(source, images, seed)
+    network, _, test, flags = network_source.open_network(source, images, seed)
+    for flag in flags:
+        if flag.raised:
+            runtime.say(f"warning: {flag.name}: {flag.says}")
     title = pathlib.Path(source.checkpoint).stem if source.checkpoint else file_name(source.function or "")
     network = network._replace(about=network.about | {"method": "standard"}, title=title)
     return Evaluated([network], source.dataset or "", test)

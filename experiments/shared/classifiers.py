@@ -1,12 +1,12 @@
 """Trained classifiers out of the run folders of the topic classification."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from robustjax import data, runtime
+from robustjax import checks, data, runtime
 from robustjax.catalog.models import classifier
-from robustjax.types import Model, Network, Params, State
+from robustjax.types import Network
 
 
 def open_classifier(folder: str, *, data_dir: str | None = None) -> tuple[Network, data.Split]:
@@ -19,7 +19,8 @@ def open_classifier(folder: str, *, data_dir: str | None = None) -> tuple[Networ
       The network, and the test images of its data set. `about` says the run, its model, dataset, loss and attack, and
       the number of its checkpoint.
     Raises:
-      ValueError: if the folder holds no such run, no whole checkpoint, or one of another architecture.
+      ValueError: if the folder holds no such run, no whole checkpoint, one of another architecture, or weights
+        that are NaN or infinite.
     """
     needed = ("model", "dataset", "dtype", "loss", "attack", "ema", "data_dir")
     run = runtime.open_run(folder, made_by="classification.train", needed=needed)
@@ -40,28 +41,10 @@ def open_classifier(folder: str, *, data_dir: str | None = None) -> tuple[Networ
     tree, step = run.restore(like, best="valid_robust")
     params, state = tree["ema"] if made["ema"] else (tree["params"], tree["state"])
     params = params["network"] if made["loss"] == "free" else params
+    checks.finite_weights(f"checkpoint {step} of {folder}", (params, state))
     about = {
         "run": str(folder),
         **{name: made[name] for name in ("model", "dataset", "loss", "attack")},
         "checkpoint": step,
     }
     return Network(model, params, state, about, f"{made['model']} on {made['dataset']}"), test
-
-
-class Trained(NamedTuple):
-    """The former bundle, until nobody uses it."""
-
-    config: dict[str, Any]
-    model: Model
-    params: Params
-    state: State
-    step: int
-    test: data.Split
-
-
-def trained(folder: str, *, data_dir: str | None = None) -> Trained:
-    """Do as `open_classifier`."""
-    network, test = open_classifier(folder, data_dir=data_dir)
-    return Trained(
-        network.about, network.model, network.params, network.state, network.about["checkpoint"], test
-    )

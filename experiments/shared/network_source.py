@@ -6,24 +6,19 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from experiments.shared import classifiers
 from experiments.shared.fields import Count
-from robustjax import data
+from robustjax import checks, data
 from robustjax.attacks.adaptive import averaged
 from robustjax.catalog import names
 from robustjax.data import subsets
+from robustjax.evaluation.suite import as_floats
 from robustjax.models import normalisation, weights
-from robustjax.types import LogitsFn, Model, Network
+from robustjax.types import Flag, LogitsFn, Model, Network
 
-CONSTANTS: dict[str, Any] = {
-    "cifar10": normalisation.CIFAR10,
-    "cifar100": normalisation.CIFAR100,
-    "svhn": normalisation.SVHN,
-    "none": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
-    "stored": {},
-}
+NormalisedBy = Literal["stored", "none", "cifar10", "cifar100", "svhn"]
+PUBLISHED = {"cifar10": normalisation.CIFAR10, "cifar100": normalisation.CIFAR100, "svhn": normalisation.SVHN}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +29,9 @@ class Source:
     checkpoint: str | None = None  # file of PyTorch weights, .safetensors or .pt, read without running it
     architecture: str | None = None  # of the checkpoint, such as resnet18 or wideresnet28_10
     entry: str | None = None  # which state dict of a checkpoint that holds several, such as ema
-    normalisation: Literal["stored", "none", "cifar10", "cifar100", "svhn"] = "stored"  # of the checkpoint
-    # package.module:name of a function from images (b, h, w, c) in [0, 1] to logits
+    normalisation: NormalisedBy = "stored"  # of the checkpoint: in the file, none, or those of a data set
+    # package.module:name of a function from images (b, h, w, c) in [0, 1] to logits, which JAX can trace: written with
+    # jax.numpy, or a network made so by robustjax.from_nnx, from_equinox, from_torch ...
     function: str | None = None
     stochastic: bool = False  # the function is (keys, images) -> logits: randomised, with one key per image
     # that a randomised function is averaged over in an attack; five times as many decide whether an image is robust
@@ -72,11 +68,13 @@ class Opened(NamedTuple):
       reference: by what it is decided whether an image is robust: the same network, or for a randomised function its
         average over more passes.
       test: the test images.
+      flags: what the network was seen to do on a few of them, and whether classes are missing among them.
     """
 
     network: Network
     reference: Network
     test: data.Split
+    flags: tuple[Flag, ...]
 
 
 def open_network(source: Source, images: subsets.Wanted, seed: int) -> Opened:
@@ -91,12 +89,12 @@ def open_network(source: Source, images: subsets.Wanted, seed: int) -> Opened:
     """
     if source.run:
         network, test = classifiers.open_classifier(source.run, data_dir=source.data_dir)
-        return Opened(network, network, subsets.subset(test, images))
+        return checked(network, network, subsets.subset(test, images), flag="--source.run")
     test = data.load(source.dataset or "", "test", data_dir=source.data_dir, size=source.size)
     test = subsets.subset(test, images)
     if source.checkpoint:
         network = open_checkpoint(source, test)
-        return Opened(network, network, test)
+        return checked(network, network, test, flag="--source.checkpoint")
 
     call = names.imported(source.function or "", flag="--source.function")
     about, title = {"function": source.function}, f"{source.function} on {source.dataset}"
@@ -111,17 +109,29 @@ def open_network(source: Source, images: subsets.Wanted, seed: int) -> Opened:
             Network(mean(passes, number), {}, {}, about, title)
             for number, passes in enumerate((source.passes, 5 * source.passes))
         )
-        return Opened(seen, reference, test)
+        return checked(seen, reference, test, flag="--source.function")
+    if isinstance(call, Network):
+        network = call._replace(about=call.about | about, title=title)
+    else:
+        network = Network(of_function(lambda: call), {}, {}, about, title)
+    return checked(network, network, test, flag="--source.function")
 
-    example = jax.eval_shape(lambda x: call(x), jax.ShapeDtypeStruct((2, *test.image.shape[1:]), jnp.float32))
-    expected = (2, len(test.info.classes))
-    if getattr(example, "shape", None) != expected:
-        raise ValueError(
-            f"--source.function gives {getattr(example, 'shape', type(example).__name__)} for two images, "
-            f"must give logits of shape {expected}"
-        )
-    network = Network(of_function(lambda: call), {}, {}, about, title)
-    return Opened(network, network, test)
+
+def checked(network: Network, reference: Network, test: data.Split, *, flag: str) -> Opened:
+    """Try a network on a few of the images that it is to be evaluated on, before any work.
+
+    Args:
+      network, reference, test: as in `Opened`.
+      flag: of the command line that named it, for the error.
+    Raises:
+      ValueError: in one line, if it gives no logits, not one for each class of the data, NaN for every image, or other
+        logits for an image in another batch.
+    """
+    classes = len(test.info.classes)
+    few = as_floats(test.image[checks.evenly(len(test.label))])
+    checks.logits(flag, network.logits_fn, few, classes=classes)
+    flags = (*checks.network(flag, network.logits_fn, few), checks.class_counts(test.label, classes))
+    return Opened(network, reference, test, flags)
 
 
 def open_checkpoint(source: Source, test: data.Split) -> Network:
@@ -133,9 +143,26 @@ def open_checkpoint(source: Source, test: data.Split) -> Network:
         classes=len(test.info.classes),
         shape=test.image.shape[1:],
         entry=source.entry,
-        **CONSTANTS[source.normalisation],
+        **constants(source.normalisation, channels=test.image.shape[-1]),
     )
     return network._replace(title=f"{source.architecture} of {os.path.basename(file)} on {source.dataset}")
+
+
+def constants(name: NormalisedBy, *, channels: int) -> dict[str, Any]:
+    """Look up mean and std of a checkpoint's images, one number for each channel; nothing for those in its file.
+
+    Raises:
+      ValueError: for the constants of colour images, if the images have another number of channels.
+    """
+    if name == "stored":
+        return {}
+    if name == "none":
+        return {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    if len(PUBLISHED[name]["mean"]) != channels:
+        raise ValueError(
+            f"--source.normalisation is {name}, of 3 channels, and the images have {channels}; must be stored or none"
+        )
+    return dict(PUBLISHED[name])
 
 
 def of_function(logits_fn: Callable[[], LogitsFn]) -> Model:

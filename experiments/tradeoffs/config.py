@@ -1,7 +1,7 @@
 """Settings of the tradeoffs scripts: what is trained, how it is measured, and the presets."""
 
 import dataclasses
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from annotated_types import Ge, Interval
 
@@ -14,7 +14,7 @@ from experiments.shared.fields import (
     Share,
     fraction,
 )
-from experiments.shared.network_source import CONSTANTS, Source
+from experiments.shared.network_source import NormalisedBy, Source
 from experiments.shared.settings import PGD
 from robustjax.data import planted
 from robustjax.numerics import Norm
@@ -68,24 +68,18 @@ def checkpoint(words: str) -> Checkpoint:
     Raises:
       ValueError: if it is written otherwise.
     """
+    known: dict[str, NormalisedBy] = {name: name for name in get_args(NormalisedBy)}
     parts = words.rsplit(":", 5)
     file, architecture, dataset, constants, norm, eps = parts if len(parts) == 6 else [""] * 6
     try:
         radius = fraction([eps])
     except ValueError:
         radius = -1.0
-    if not radius >= 0 or norm not in ("l2", "linf") or constants not in CONSTANTS:
+    if not radius >= 0 or norm not in ("l2", "linf") or constants not in known:
         raise ValueError(
             f"--checkpoints has {words!r}, must be file:architecture:dataset:normalisation:norm:eps, normalisation "
-            f"of {', '.join(CONSTANTS)} and norm l2 or linf, as net.pt:resnet18:cifar10:none:linf:8/255"
+            f"of {', '.join(known)} and norm l2 or linf, as net.pt:resnet18:cifar10:none:linf:8/255"
         )
-    known: dict[str, Literal["stored", "none", "cifar10", "cifar100", "svhn"]] = {
-        "stored": "stored",
-        "none": "none",
-        "cifar10": "cifar10",
-        "cifar100": "cifar100",
-        "svhn": "svhn",
-    }
     source = Source(
         checkpoint=file, architecture=architecture, dataset=dataset, normalisation=known[constants]
     )

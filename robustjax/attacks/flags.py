@@ -5,30 +5,13 @@ raised is no proof of anything.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from robustjax.checks import SPREAD
+from robustjax.checks import probabilities as probabilities
 from robustjax.numerics import TINY
-
-SPREAD = 1e-4  # between two passes, logits scaled to length 1; AutoAttack's threshold
-NEAR = 1e-2  # AutoAttack takes 1e-5, but probabilities computed in bfloat16 add up to 1 +- 4e-3
-
-
-class Flag(NamedTuple):
-    """A sign of masked gradients or of another reason to doubt attacks, or its absence.
-
-    Attributes:
-      name: of the check.
-      raised: whether the sign is present.
-      says: what was seen, as a sentence for a reader.
-      evidence: the numbers behind it, all finite; shares are between 0 and 1.
-    """
-
-    name: str
-    raised: bool
-    says: str
-    evidence: dict[str, float]
+from robustjax.types import Flag as Flag
 
 
 def rows(flags: Sequence[Flag]) -> list[dict[str, str | bool]]:
@@ -123,21 +106,6 @@ def randomised(calls: np.ndarray, compiled: np.ndarray, y: np.ndarray) -> Flag:
     )
     evidence = {"spread": spread, "predictions": off, "compiled and not": between}
     return Flag("random outputs", raised, says, evidence)
-
-
-def probabilities(logits: np.ndarray) -> Flag:
-    """Look for a softmax at the end: all outputs in [0, 1] with rows that add up to 1.
-
-    Cross-entropy of probabilities, and its gradient, is almost flat; DLR is not made for them either.
-
-    Reference: AutoAttack's check, with a wider tolerance, see `NEAR`.
-    """
-    known = np.where(np.isfinite(logits), logits, 0)
-    total = float(np.abs(known.sum(axis=-1) - 1).max())
-    low, high = float(known.min()), float(known.max())
-    raised = low > -NEAR and high < 1 + NEAR and total < NEAR
-    says = "outputs look like probabilities; give logits" if raised else "outputs are no probabilities"
-    return Flag("probabilities", raised, says, {"smallest": low, "largest": high, "row sum from 1": total})
 
 
 def not_finite(logits: np.ndarray, slopes: dict[str, np.ndarray]) -> Flag:

@@ -168,7 +168,10 @@ def _called(network: Network, arguments: tuple[Any, ...]) -> LogitsFn:
 
 
 class Answers(NamedTuple):
-    """What a classifier answers: the prediction (-1 where NaN), the margin, wrong classes by falling logit."""
+    """What a classifier answers: the prediction, the margin, wrong classes by falling logit.
+
+    The prediction is -1 where a logit is NaN or plus infinity, or all are minus infinity: no label, so misclassified.
+    """
 
     width: int  # wrong classes to rank
 
@@ -177,8 +180,9 @@ class Answers(NamedTuple):
         del keys
         logits = logits_fn(x).astype(jnp.float32)
         guess = logits.argmax(axis=-1).astype(jnp.int32)
+        unsound = (jnp.isnan(logits) | (logits == jnp.inf)).any(axis=-1) | (logits == -jnp.inf).all(axis=-1)
         return {
-            "prediction": jnp.where(jnp.isnan(logits).any(axis=-1), -1, guess),
+            "prediction": jnp.where(unsound, -1, guess),
             "merit": logit.margin(logits, y),
             "ranked": wrong_classes(logits, y, self.width),
         }

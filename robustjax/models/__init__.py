@@ -4,7 +4,7 @@
 cpu              convolutions and pooling that are computed in other forms on a CPU, behind one interface
 layers           convolution, linear and BatchNorm as PyTorch has them
 normalisation    channel means and standard deviations of data sets
-adapters         from a flax module to a Model
+adapters         from networks of flax, Equinox, Haiku and PyTorch to a Model, a Network or a function
 small            linear, mlp; convnet_small, convnet, tiny, pooled, strided: a few convolutions and a hidden layer
 resnet           resnet18, resnet34, resnet50 for small images
 preact           preact_resnet18

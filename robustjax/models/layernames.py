@@ -1,4 +1,4 @@
-"""How public PyTorch code names the layers of residual networks, and what a file's names say about it."""
+"""How public PyTorch code names the layers of networks, and what a file's names say about it."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -83,7 +83,13 @@ def gowal(layer: str) -> tuple[str, ...]:
     )
 
 
-LAYOUTS: tuple[Layout, ...] = (common, trades, gowal)
+def sequential(layer: str) -> tuple[str, ...]:
+    """Name a layer of a small convolutional network by its place in a `nn.Sequential`, as Wong and Kolter do."""
+    places = {"conv0": "0", "conv1": "2", "hidden": "5", "head": "7"}
+    return (places[layer],) if layer in places else ()
+
+
+LAYOUTS: tuple[Layout, ...] = (common, trades, gowal, sequential)
 
 
 def _named(
@@ -112,10 +118,17 @@ def described(shapes: Mapping[str, tuple[int, ...]]) -> str:
         if depths and stem in shapes and final in shapes:
             width = shapes[final][0] // 64
             return f"{name} of depth {6 * depths[0] + 4} and width {width}{tail}"
+    if {f"{place}.weight" for place in (0, 2, 5, 7)} <= set(shapes) and len(shapes["0.weight"]) == 4:
+        widths, hidden = [shapes[f"{place}.weight"][0] for place in (0, 2)], shapes["5.weight"][0]
+        return f"convnet_small of widths {widths} and {hidden} hidden units, with {shapes['7.weight'][0]} classes"
     depths = _blocks(shapes, r"layer(\d+)\.(\d+)\.")
     if not depths or len(shapes.get("conv1.weight", ())) != 4:
         return "no network that is known here"
     large = shapes["conv1.weight"][2] == 7
+    if not any(name.endswith(".running_var") for name in shapes):
+        return (
+            f"a residual network without BatchNorm, in blocks {depths}{tail}, which no architecture here is"
+        )
     if not any(re.search(r"(shortcut|downsample)\.1\.weight$", name) for name in shapes):
         kind = "preact_resnet18_rice" if "bn.weight" in shapes else "preact_resnet18 or preact_resnet18_wong"
         return f"{kind}, in blocks {depths}{tail}"

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax.models import layernames, preact, published, resnet, resnet_imagenet, tensorfiles
+from robustjax.models import layernames, preact, published, resnet, resnet_imagenet, small, tensorfiles
 from robustjax.models.layers import DType
 from robustjax.models.wideresnet import wideresnet
 from robustjax.types import Model, Network, Params, State
@@ -34,6 +35,7 @@ ARCHITECTURES: dict[str, Callable[..., Model]] = {
     "resnet50": resnet.resnet50,
     "resnet18_imagenet": resnet_imagenet.resnet18_imagenet,
     "resnet50_imagenet": resnet_imagenet.resnet50_imagenet,
+    "convnet_small": small.convnet_small,
     "preact_resnet18": preact.preact_resnet18,
     "preact_resnet18_wong": published.preact_resnet18_wong,
     "preact_resnet18_rice": published.preact_resnet18_rice,
@@ -77,8 +79,8 @@ def imported(
     Returns:
       The network; `about` has the file's name and SHA-256, the architecture, mean and std.
     Raises:
-      ValueError: in one line, if the file cannot be read or does not fit, or if the constants are unknown or
-        other than those it stores.
+      ValueError: in one line, if the file cannot be read or does not fit, holds NaN or infinite values, or if the
+        constants are unknown or other than those it stores.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(
@@ -99,7 +101,7 @@ def imported(
     if not chosen:
         raise ValueError(
             f"imported: {os.fspath(path)} stores no mean and std, must be given: those of its training, "
-            "or mean (0, 0, 0) and std (1, 1, 1) if the network takes images in [0, 1] as they are"
+            f"or mean {(0,) * size[-1]} and std {(1,) * size[-1]} if the network takes images in [0, 1] as they are"
         )
     model = factory(classes=classes, shape=size, mean=chosen[0], std=chosen[1], dtype=dtype)
     params, state = into(model, tensors)
@@ -161,16 +163,17 @@ def constants(
 
 
 def into(model: Model, tensors: Tensors) -> tuple[Params, State]:
-    """Arrange tensors of PyTorch as the parameters and state of a residual network.
+    """Arrange tensors of PyTorch as the parameters and state of a network.
 
     Args:
-      model: one of `resnet`, `resnet_imagenet`, `preact`, `wideresnet` or `published`.
-      tensors: as from `load`, without `constants`; named as in pytorch-cifar, torchvision, TRADES or Gowal et al.
+      model: one of `resnet`, `resnet_imagenet`, `preact`, `wideresnet` or `published`, or `small.convnet_small`.
+      tensors: as from `load`, without `constants`; named as in pytorch-cifar, torchvision, TRADES or Gowal et al., or
+        by place in the MNIST networks of Wong and Kolter.
     Returns:
       What `model.init` returns, with the values of the file.
     Raises:
       ValueError: in one line, unless every parameter and running statistic has its tensor, of its shape, and
-        every tensor is used.
+        every tensor is used; if a value is NaN or infinite, or becomes so in the network's type.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(jax.eval_shape(model.init, jax.random.key(0)))
     candidates = min(
@@ -184,9 +187,10 @@ def into(model: Model, tensors: Tensors) -> tuple[Params, State]:
             missing.append(names[0] if names else "/".join(key.key for key in path[1:]))
             continue
         used.add(name)
-        value = np.asarray(tensors[name])
+        value = _channels_last(path, np.asarray(tensors[name]), leaves)
         if value.ndim == leaf.ndim and (turned := value.transpose(_order(value.ndim))).shape == leaf.shape:
-            values.append(jnp.asarray(turned, leaf.dtype))
+            with np.errstate(over="ignore"):
+                values.append(_finite(name, turned, leaf.dtype))
         else:
             wanted = tuple(leaf.shape[i] for i in np.argsort(_order(leaf.ndim)))
             misfits.append(f"{name} is {value.shape}, must be {wanted}")
@@ -200,6 +204,28 @@ def into(model: Model, tensors: Tensors) -> tuple[Params, State]:
             f"into: the tensors do not fit the network: {'; '.join(filter(None, parts))}; they seem to be of {seems}"
         )
     return jax.tree_util.tree_unflatten(tree, values)
+
+
+def _finite(name: str, value: np.ndarray, dtype: Any) -> jax.Array:
+    kept = value.astype(dtype)
+    if bad := int((~np.isfinite(np.asarray(kept, np.float32))).sum()):
+        was = value.dtype
+        raise ValueError(
+            f"into: {name} holds {bad} values that are NaN or infinite, must be finite; the file is {was}"
+            + (", which ends at 65504: save it in float32" if was == np.float16 else "")
+        )
+    return jnp.asarray(kept)
+
+
+def _channels_last(path: Any, value: np.ndarray, leaves: Any) -> np.ndarray:
+    """Reorder the inputs of a dense layer behind convolutions: PyTorch flattens (c, h, w), we (h, w, c)."""
+    names = [key.key for key in path[1:]]
+    convs = [
+        leaf.shape[-1] for other, leaf in leaves if re.fullmatch(r"conv\d+", other[1].key) and leaf.ndim == 4
+    ]
+    if names != ["hidden", "kernel"] or not convs or value.ndim != 2 or value.shape[1] % convs[-1]:
+        return value
+    return value.reshape(len(value), convs[-1], -1).transpose(0, 2, 1).reshape(value.shape)
 
 
 def _called(layout: layernames.Layout, path: Any) -> list[str]:

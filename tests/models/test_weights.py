@@ -214,6 +214,79 @@ def test_what_does_not_fit_is_told(tmp_path, tiny):
     )
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_by_name(tmp_path, tiny, value):
+    tensors = wide_tensors()
+    tensors["block3.layer.0.bn2.running_var"][5] = value
+    path = save(tmp_path / "x.safetensors", tensors)
+    one_line(
+        lambda: tiny(path, mean=MEAN, std=STD),
+        "block3.layer.0.bn2.running_var holds 1 values that are NaN or infinite",
+    )
+
+
+def test_a_variance_too_large_for_half_precision_is_refused():
+    """The variance 7e4 of a network saved in float16 is infinite, and its BatchNorm gives zeros."""
+    tensors = bare(wide_tensors())
+    with np.errstate(over="ignore"):
+        tensors["bn1.running_var"] = np.full(64, 7e4).astype(np.float16)
+    model = wideresnet(depth=10, width=1, classes=4)
+    one_line(
+        lambda: weights.into(model, tensors),
+        "bn1.running_var holds 64 values",
+        "float16, which ends at 65504",
+    )
+
+
+def mnist_tensors(widths=(16, 32), hidden=100, seed=0):
+    """The MNIST network of Wong and Kolter, as a Sequential of theirs is saved."""
+    rng, (a, b) = np.random.default_rng(seed), widths
+    shapes = {
+        "0.weight": (a, 1, 4, 4), "0.bias": (a,), "2.weight": (b, a, 4, 4), "2.bias": (b,),
+        "5.weight": (hidden, b * 49), "5.bias": (hidden,), "7.weight": (10, hidden), "7.bias": (10,),
+    }  # fmt: skip
+    return {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def in_numpy(tensors, x):
+    """Compute it from the definition, channels first, one output pixel at a time."""
+    x = x.transpose(0, 3, 1, 2).astype(np.float64)
+    for place in (0, 2):
+        kernel, x = tensors[f"{place}.weight"], np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        side = (x.shape[2] - 4) // 2 + 1
+        out = np.zeros((len(x), len(kernel), side, side))
+        for i, j in itertools.product(range(side), repeat=2):
+            patch = x[:, :, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
+            out[:, :, i, j] = np.einsum("bchw,ochw->bo", patch, kernel) + tensors[f"{place}.bias"]
+        x = np.maximum(out, 0)
+    x = np.maximum(x.reshape(len(x), -1) @ tensors["5.weight"].T + tensors["5.bias"], 0)
+    return x @ tensors["7.weight"].T + tensors["7.bias"]
+
+
+def test_the_mnist_network_of_wong_and_kolter_is_read(tmp_path):
+    """Its dense layer reads channels first, ours channels last."""
+    tensors = mnist_tensors()
+    path = save(tmp_path / "mnist.safetensors", tensors)
+    one_line(
+        lambda: weights.imported(path, architecture="convnet_small", classes=10), "mean (0,) and std (1,)"
+    )
+    given = dict(classes=10, mean=(0.0,), std=(1.0,))
+    net = weights.imported(path, architecture="convnet_small", **given)
+    x = np.random.default_rng(1).uniform(size=(3, 28, 28, 1)).astype(np.float32)
+    np.testing.assert_allclose(net(jnp.asarray(x)), in_numpy(tensors, x), rtol=1e-4, atol=1e-5)
+    one_line(
+        lambda: weights.imported(path, architecture="resnet18", classes=10, mean=(0,) * 3, std=(1,) * 3),
+        "convnet_small of widths [16, 32] and 100 hidden units, with 10 classes",
+    )
+
+
+def test_a_residual_network_without_batch_norm_is_not_guessed():
+    shapes = {"conv1.weight": (64, 3, 3, 3), "layer1.0.conv1.weight": (64, 64, 3, 3), "fc.weight": (10, 64)}
+    assert "without BatchNorm" in layernames.described(shapes)
+    shapes |= {"layer1.0.bn1.running_var": (64,)}
+    assert "preact_resnet18" in layernames.described(shapes)
+
+
 def test_fingerprint(tmp_path, tiny):
     path = save(tmp_path / "x.safetensors", wide_tensors())
     expected = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -123,7 +123,7 @@ def test_any_function(attack, tmp_path, monkeypatch):
     assert random.returncode == 0, random.stderr
     assert result_files.read(tmp_path / "b")[1]["network"]["reference passes"] == 10
     done = attack(tmp_path / "c", source=source("wrong_shape"))
-    assert done.returncode == 2 and "must give logits of shape (2, 10)" in done.stderr
+    assert done.returncode == 2 and "must give one for each of 10 classes" in done.stderr
 
 
 def test_another_network_of_the_same_name_is_refused(attack, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The scripts of classification leave what they promise: a whole run folder, reports, attacks on what was trained."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -104,17 +105,85 @@ def test_functions_are_networks(tmp_path, monkeypatch):
     (tmp_path / "mine_as_source.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     named = {"function": "mine_as_source:zeros", "dataset": "digits"}
-    network, reference, test = network_source.open_network(network_source.Source(**named), 3, 0)
+    network, reference, test, _ = network_source.open_network(network_source.Source(**named), 3, 0)
     x = test.image.astype(np.float32) / 255
     assert reference is network and not network.logits_fn(x).any()
     with pytest.raises(ValueError, match="has no inner activations"):
         network.model.features({}, {}, x)
 
     named |= {"function": "mine_as_source:noisy", "stochastic": True, "passes": 2}
-    seen, reference, _ = network_source.open_network(network_source.Source(**named), 3, 0)
+    seen, reference, _, _ = network_source.open_network(network_source.Source(**named), 3, 0)
     first, second = seen.logits_fn(x), reference.logits_fn(x)
     np.testing.assert_array_equal(first, seen.logits_fn(x))
     assert np.abs(first - second).max() > 0.1 and np.abs(second).std() < np.abs(first).std()
+
+
+WRONG = """
+import jax, jax.numpy as jnp, numpy as np
+
+def flat(x):
+    return x.reshape(len(x), -1)
+
+def nine(x):
+    return flat(x)[:, :9]
+
+def nine_of_keys(keys, x):
+    return flat(x)[:, :9]
+
+def train_mode(x):
+    return flat(x - x.mean(axis=0))[:, :10]
+
+def in_numpy(x):
+    return np.dot(np.asarray(flat(x)), np.ones((64, 10)))
+
+def lost(x):
+    return {}["weights"]
+
+def broken(x):
+    return flat(x)[:, :10] * jnp.nan
+
+def softmax(x):
+    return jax.nn.softmax(flat(x)[:, :10])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nine", "9 logits, must give one for each of 10 classes"),
+        ("nine_of_keys", "9 logits, must give one for each of 10 classes"),
+        ("train_mode", "BatchNorm in train mode"),
+        ("in_numpy", "write jax.numpy"),
+        ("lost", "KeyError: 'weights'; it must be written in JAX"),
+        ("broken", "NaN or infinite logits for each of"),
+    ],
+)
+def test_functions_that_are_no_classifiers_are_refused(name, says, tmp_path, monkeypatch):
+    (tmp_path / "wrong_source.py").write_text(WRONG)
+    monkeypatch.chdir(tmp_path)
+    stochastic = name.endswith("keys")
+    source = network_source.Source(
+        function=f"wrong_source:{name}", dataset="digits", stochastic=stochastic, passes=1
+    )
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        network_source.open_network(source, 20, 0)
+    assert str(caught.value).startswith("--source.function: network ") and "\n" not in str(caught.value)
+
+
+def test_what_is_odd_about_a_network_is_flagged(tmp_path, monkeypatch):
+    (tmp_path / "odd_source.py").write_text(WRONG)
+    monkeypatch.chdir(tmp_path)
+    source = network_source.Source(function="odd_source:softmax", dataset="digits")
+    flags = network_source.open_network(source, 100, 0).flags
+    assert [flag.name for flag in flags if flag.raised] == ["probabilities"]
+
+
+def test_normalisation_has_a_number_for_each_channel():
+    assert network_source.constants("none", channels=1) == {"mean": (0.0,), "std": (1.0,)}
+    assert network_source.constants("stored", channels=1) == {}
+    assert len(network_source.constants("svhn", channels=3)["mean"]) == 3
+    with pytest.raises(ValueError, match="of 3 channels, and the images have 1"):
+        network_source.constants("cifar10", channels=1)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax.models.adapters import inputs
 from robustjax.types import Images, Model, Params, State
 
 TAPS = "features"  # the collection that networks sow their inner activations into
@@ -24,9 +24,10 @@ def from_flax(
 ) -> Model:
     """Turn a `flax.linen` module into a Model.
 
-    The module is called as `module(x, train=...)` on normalised images and draws its noise, if any, from the
-    stream "dropout". What it sows into the collection "features" becomes `Model.features`; names that sort in
-    the order of depth keep it through `jit`, which sorts dictionaries.
+    The module is called on normalised images, with `train=...` where it has such an argument (or `training`,
+    `is_training`, or the opposite under the name `deterministic`, `inference` or `use_running_average`), and draws its
+    noise, if any, from the stream "dropout". What it sows into the collection "features" becomes `Model.features`;
+    names that sort in the order of depth keep it through `jit`, which sorts dictionaries.
 
     Args:
       module: the network; its own `dtype` decides what it computes in.
@@ -38,19 +39,14 @@ def from_flax(
     Raises:
       ValueError: if mean or std do not fit the channels, or a std is not positive.
     """
-    centre = _per_channel("mean", mean, 0.0, shape)
-    scale = _per_channel("std", std, 1.0, shape)
-    if not (scale > 0).all():
-        raise ValueError(f"from_flax: std is {std}, must be positive")
+    normalise = inputs.normalisation("from_flax", mean, std, channels=shape[-1])
 
-    def normalise(x: Images) -> Images:
-        x = x.astype(jnp.float32)
-        return x if mean is None and std is None else (x - centre) / scale
+    told = inputs.mode_argument(type(module).__call__)
 
     def init(key: PRNGKeyArray) -> tuple[Params, State]:
         weights, noise = jax.random.split(key)
         rngs = {"params": weights, "dropout": noise}
-        variables = dict(module.init(rngs, normalise(jnp.zeros((1, *shape), jnp.float32)), train=False))
+        variables = dict(module.init(rngs, normalise(jnp.zeros((1, *shape), jnp.float32)), **told(False)))
         variables.pop(TAPS, None)
         return variables.pop("params", {}), variables
 
@@ -60,34 +56,14 @@ def from_flax(
         variables: Any = {"params": params, **state}
         rngs = None if key is None else {"dropout": key}
         if not train:
-            return _float32(module.apply(variables, normalise(x), train=False, rngs=rngs)), state
-        out, changed = module.apply(variables, normalise(x), train=True, rngs=rngs, mutable=list(state))
-        return _float32(out), {**state, **changed}
+            return inputs.float32(module.apply(variables, normalise(x), **told(False), rngs=rngs)), state
+        out, changed = module.apply(variables, normalise(x), **told(True), rngs=rngs, mutable=list(state))
+        return inputs.float32(out), {**state, **changed}
 
     def features(params: Params, state: State, x: Images) -> dict[str, Array]:
         variables: Any = {"params": params, **state}
-        _, changed = module.apply(variables, normalise(x), train=False, mutable=[TAPS])
+        _, changed = module.apply(variables, normalise(x), **told(False), mutable=[TAPS])
         taps: dict[str, Any] = flatten_dict(dict(changed).get(TAPS, {}), sep="/")
-        return {name: _pool(values[-1]) for name, values in taps.items()}
+        return {name: inputs.pooled(values[-1]) for name, values in taps.items()}
 
     return Model(init, apply, features)
-
-
-def _per_channel(
-    name: str, values: Sequence[float] | None, default: float, shape: tuple[int, ...]
-) -> np.ndarray:
-    full = np.asarray([default] * shape[-1] if values is None else values, np.float32)
-    if full.shape != (shape[-1],):
-        raise ValueError(
-            f"from_flax: {name} is {values}, must have one number for each of {shape[-1]} channels"
-        )
-    return full
-
-
-def _float32(out: Any) -> Any:
-    return jax.tree.map(lambda a: a.astype(jnp.float32), out)
-
-
-def _pool(activation: Array) -> Array:
-    """Average over everything between the batch and the channels."""
-    return activation.astype(jnp.float32).mean(axis=tuple(range(1, activation.ndim - 1)))
