@@ -63,7 +63,8 @@ def stream(
       resident: keep the images on every device, instead of copying each batch from the host; by default if
         they take at most 1 GiB.
     Raises:
-      ValueError: if a number is out of range, or the batch does not divide over the devices.
+      ValueError: if a number is out of range, images are no bytes, labels are not in 0..classes - 1, or the batch does
+        not divide over the devices.
     """
     _check("stream", split, batch_size, sharding)
     if start < 0:
@@ -246,6 +247,22 @@ def _check(who: str, split: Split, batch_size: int, sharding: NamedSharding | No
         raise ValueError(f"{who}: batch_size is {batch_size}, must be at least 1")
     if not len(split.label):
         raise ValueError(f"{who}: {split.info.name} is empty, must hold at least one example")
+    if split.image.dtype != np.uint8 or split.image.ndim != 4 or len(split.image) != len(split.label):
+        raise ValueError(
+            f"{who}: images of {split.info.name} are {split.image.dtype}{list(split.image.shape)} with "
+            f"{len(split.label)} labels, must be uint8[n h w c] with as many"
+        )
+    if split.label.ndim == 1:  # classes of pixels may be unknown
+        if split.label.dtype.kind not in "iu":
+            raise ValueError(
+                f"{who}: labels of {split.info.name} are {split.label.dtype}, must be whole numbers from 0"
+            )
+        low, high, classes = int(split.label.min()), int(split.label.max()), len(split.info.classes)
+        if low < 0 or (classes and high >= classes):
+            hint = "; of labels from 1 take y - 1" if low == 1 and high == classes else ""
+            raise ValueError(
+                f"{who}: labels of {split.info.name} run from {low} to {high}, must be in 0..{classes - 1}{hint}"
+            )
     if sharding is not None:
         try:
             sharding.shard_shape((batch_size,))

@@ -1,7 +1,9 @@
 """Batches: exact floats and resuming, every example once an epoch, the same on any devices and processes."""
 
+import dataclasses
 import itertools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from robustjax import data
 from robustjax.data import augment, batches, ood_images
 from robustjax.data.sources import Info, Split, of_arrays
 
@@ -239,3 +242,33 @@ def test_the_same_images_as_id_and_as_ood_cannot_be_told_apart(outside, tells):
     judge = LogisticRegression(max_iter=500).fit(features[train], side[train])
     accuracy = judge.score(features[~train], side[~train])
     assert accuracy > 0.7 if tells else accuracy < 0.52
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"label": np.array([0, 1, -1, 1], np.int32)}, "labels of mine run from -1 to 1, must be in 0..1"),
+        (
+            {"label": np.array([1, 2, 1, 2], np.int32)},
+            "labels of mine run from 1 to 2, must be in 0..1; of labels from 1 ",
+        ),
+        ({"label": np.array([0, 1, 0.5, 1])}, "labels of mine are float64, must be whole numbers from 0"),
+        (
+            {"image": np.zeros((4, 2, 2, 1), np.float32)},
+            "are float32[4, 2, 2, 1] with 4 labels, must be uint8[n h w c]",
+        ),
+        ({"image": np.zeros((3, 2, 2, 1), np.uint8)}, "are uint8[3, 2, 2, 1] with 4 labels"),
+    ],
+)
+def test_a_split_made_by_hand_is_checked_where_it_is_opened(change, says):
+    made = data.of_arrays(np.zeros((4, 2, 2, 1), np.uint8), [0, 1, 0, 1], name="mine")
+    wrong = dataclasses.replace(made, **change)
+    for entrance in (
+        lambda: data.stream(wrong, batch_size=2, seed=0),
+        lambda: data.pairs(wrong, made, batch_size=2, seed=0),
+        lambda: data.pairs(made, wrong, batch_size=2, seed=0),
+        lambda: data.evaluation(wrong, batch_size=2),
+    ):
+        with pytest.raises(ValueError, match=re.escape(says)) as error:
+            entrance()
+        assert "\n" not in str(error.value)
