@@ -65,7 +65,9 @@ def main(cfg: DefenceConfig) -> int:
     )
 
     # --- report ---
-    runtime.say(f"report: {defence_report(cfg, results).write(run.folder / 'report.html')}")
+    report = defence_report(cfg, results)
+    report.text(f"Images: {measurements.images_in_words()}.")
+    runtime.say(f"report: {report.write(run.folder / 'report.html')}")
     return 0
 
 

@@ -15,6 +15,7 @@ from experiments.ood_to_id.config import NATURAL, DefenceConfig
 from experiments.ood_to_id.images import Sets
 from robustjax.attacks import masking_checks
 from robustjax.catalog.translators import translator
+from robustjax.data import subsets
 from robustjax.data.subsets import batch_subset
 from robustjax.evaluation import defence_results, defences, gated_cases, headline, purifier, translation
 from robustjax.evaluation.defence_results import Arrays, DefenceResults
@@ -60,6 +61,10 @@ class Measurements:
         """Load the images, of the test images the first N."""
         sets = images.load("digits", seed)
         return sets._replace(test=batch_subset(sets.test, self.cfg.images))
+
+    def images_in_words(self) -> str:
+        """Say which test images are attacked; they are the same for all seeds."""
+        return subsets.batch_in_words(self.sets(0).test, images.load("digits", 0).test, "digits")
 
     def trained(self, seed: int) -> Arrays:
         """Train all networks of a seed: their parameters, leaf by leaf, as arrays."""

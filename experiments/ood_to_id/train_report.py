@@ -24,6 +24,7 @@ def training_report(cfg: TrainConfig, trained: Trained) -> Report:
         report.text(
             f"Images are mixed with noise up to time {until:g}, the best of those tried on validation images."
         )
+    report.text(f"Images: {trained.images}.")
     report.table(
         trained.rows,
         caption=f"{cfg.evaluation_images} test images at most; distances are mean absolute differences of "

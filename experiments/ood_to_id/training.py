@@ -18,6 +18,7 @@ from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
 from robustjax.catalog.translators import TRANSLATORS, translator
+from robustjax.data import subsets
 from robustjax.data.subsets import batch_subset
 from robustjax.ood.translate import Translate
 from robustjax.perturbations import tones
@@ -44,12 +45,14 @@ class Trained(NamedTuple):
       rows: accuracies on clean, attacked and shifted test images.
       pictures: by name, the first images clean, perturbed and translated.
       until: the time of ddpm that was chosen, else None.
+      images: which test images, in words.
     """
 
     folder: pathlib.Path
     rows: list[dict[str, Any]]
     pictures: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
     until: float | None
+    images: str
 
 
 class System(NamedTuple):
@@ -106,15 +109,17 @@ def train_system(cfg: TrainConfig) -> Trained:
     # --- measure ---
     translate = _translate(cfg, trained, until)
     rows, pictures = _measure(cfg, sets, classifier, translate)
+    shown = subsets.batch_in_words(batch_subset(sets.test, cfg.evaluation_images), sets.test, cfg.dataset)
     made = {
         "kind": cfg.kind,
         "shape": list(sets.shape),
         "classes": sets.classes,
         "until": until,
+        "images": shown,
         "measured": rows,
     }
     strict_json.write(folder / "system.json", made, indent=2)
-    return Trained(folder, rows, pictures, until)
+    return Trained(folder, rows, pictures, until, shown)
 
 
 class _Stages:
