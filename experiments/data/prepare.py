@@ -10,7 +10,7 @@ svhn_cropped, cifar10_corrupted/<type>_<severity>, omniglot, tiny_imagenet, tiny
 must agree with the known counts and checksums; tiny_images/<count> draws OOD images from the file of 80 Million Tiny
 Images, without what the lists beside it name; cifar10_extra are pseudo-labelled images; multi_illumination/mip5 is a
 level of its tree; any other name is a set of your own. Nothing is downloaded. The result is a TFDS data set in
-$TFDS_DATA_DIR or ~/tensorflow_datasets; the embedded sets (digits, letters, letters/28) prepare themselves.
+$TFDS_DATA_DIR or ~/tensorflow_datasets; the embedded sets (digits, letters, letters/28) need none.
 """
 
 import dataclasses
@@ -78,7 +78,7 @@ def show(root: pathlib.Path) -> None:
     for name in sources.available(root):
         folder = sources.find(name, root)
         if folder is None:
-            print(f"  {name:24} embedded, prepares itself when first loaded")
+            print(f"  {name:24} embedded, needs no preparation")
         else:
             stored = ", ".join(f"{count:,} {split}" for split, count in sources.counts(folder).items())
             print(f"  {name:24} {folder.name}  {stored}")
