@@ -57,7 +57,9 @@ def state_dict(path: Path, entry: str | None = None) -> dict[str, Array]:
         reason = f"it is damaged ({type(error).__name__}: {error})"
         if isinstance(error, ValueError | zipfile.BadZipFile | OSError):
             reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"load: {os.fspath(path)} cannot be read: {' '.join(reason.split())}") from None
+        raise ValueError(
+            f"load: {os.fspath(path)} cannot be read: {' '.join(reason.split())[:300]}"
+        ) from None
 
 
 def _chosen(found: Any, entry: str | None) -> dict[Any, Any]:

@@ -82,7 +82,10 @@ def read_arrays(path: str | Path, kind: type[R]) -> tuple[R, dict[str, Any]]:
                 arrays[name] = tuple(str(item) for item in arrays[name])
         return kind(**arrays), about
     except Exception as error:  # a damaged archive raises errors of a dozen kinds
-        raise ValueError(f"result_files: {path} holds no results ({type(error).__name__}: {error})") from None
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"result_files: {path} holds no results ({type(error).__name__}: {reason})"
+        ) from None
 
 
 def rows(results: Results) -> list[dict[str, Any]]:

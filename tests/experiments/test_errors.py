@@ -6,6 +6,8 @@ import shutil
 import pytest
 import scripts
 
+from experiments.shared import command_line
+
 CASES = {
     "unknown preset": ("classification.train", ["mnits"], "preset is 'mnits', must be one of digits, mnist"),
     "negative radius": (
@@ -53,11 +55,6 @@ CASES = {
         "classification.train",
         ["smoke", "--loss", "half_adversarial", "--batch-size", "33"],
         "--batch-size is 33, must be even with --loss half_adversarial",
-    ),
-    "a file in place of the folder": (
-        "classification.train",
-        ["smoke", "--out", "/dev/null/run"],
-        "--out is /dev/null/run, must be a folder: /dev/null is a file",
     ),
     "no pixels": ("ood_to_id.train", ["smoke", "--size", "0"], "--size is 0, must be at least 1"),
     "no updates": ("classification.train", ["smoke", "--updates", "0"], "--updates is 0, must be at least 1"),
@@ -141,3 +138,12 @@ def test_checkpoint_of_another_architecture_is_refused(trained, tmp_path, capsys
     done = scripts.call(capsys, monkeypatch, "classification.attack", "smoke", "--source.run", copy)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "conv0" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run" / "deep"):
+        with pytest.raises(ValueError, match=r"--out is .*, must be a folder: .*file is a file"):
+            command_line.require_writable(str(folder), "--out")
+    command_line.require_writable(str(tmp_path / "new" / "run"), "--out")
+    assert not (tmp_path / "new").exists()
