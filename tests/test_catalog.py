@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from robustjax.attacks import pgd
-from robustjax.catalog import losses, models
+from robustjax.attacks.solver import own_merit
+from robustjax.catalog import attacks, losses, models
 from robustjax.catalog.names import built, named
 from robustjax.losses.free import Free
 from robustjax.models import small
+from robustjax.numerics import keys_for
 from robustjax.threats import Threat
 from robustjax.types import Batch
 
@@ -110,3 +112,56 @@ def test_every_loss_can_be_named(name):
     loss = losses.training_loss(name, model, threat=threat, ascent=pgd(threat, steps=1, step_size=0.05))
     value, _ = jax.jit(lambda *args: loss(*args))(params, state, batch, jax.random.key(1))
     assert np.isfinite(value)
+
+
+MY_ATTACKS = """
+import jax
+import jax.numpy as jnp
+from robustjax.attacks.solver import better
+from robustjax.numerics import fold
+from robustjax.types import Found
+
+def sign(threat):  # FGSM: exact where the objective is linear
+    def search(key, objective, x):
+        z = threat.project(x + threat.eps * jnp.sign(jax.grad(lambda z: objective(z).sum())(x)), x)
+        return Found(z, objective(z))
+    return search
+
+def random_points(threat):
+    def search(key, objective, x):
+        def once(i, best):
+            z = threat.sample(fold(key, i), x)
+            return better(best, Found(z, objective(z)))
+        return jax.lax.fori_loop(0, 5, once, Found(x, objective(x)))
+    return search
+
+def nothing(threat):
+    return 3
+"""
+
+
+def test_an_attack_of_the_users_is_an_ascent(tmp_path, monkeypatch):
+    """On a linear objective w x the sign attack gains eps |w|_1, and random points gain less."""
+    (tmp_path / "my_attacks.py").write_text(MY_ATTACKS)
+    monkeypatch.chdir(tmp_path)
+    threat, settings = Threat("linf", 0.1), attacks.AttackSettings(restarts=3)
+    case = attacks.attack("my_attacks:sign", threat, 10, settings)
+    assert (case.name, case.runs) == ("sign", 3)
+    w = jnp.linspace(-1.0, 2.0, 16).reshape(4, 4, 1)
+    x = jnp.full((3, 4, 4, 1), 0.5)
+
+    def objective(x):
+        return (x * w).sum(axis=(1, 2, 3))
+
+    found = jax.jit(lambda key, x: case.solver(key, objective, x))(jax.random.key(0), x)
+    np.testing.assert_allclose(found.value, objective(x) + 0.1 * jnp.abs(w).sum(), rtol=1e-5)
+    solver = attacks.attack("my_attacks:random_points", threat, 10, settings).solver
+    some = solver(jax.random.key(0), objective, x)
+    assert (some.value > objective(x)).all() and (some.value < found.value).all()
+    keys = keys_for(jax.random.key(0), 3)
+    np.testing.assert_array_equal(solver(keys[2:], objective, x[2:]).x, some.x[2:])  # whatever the batch
+    # More iterations than there are change nothing.
+    state = solver.advance(own_merit(objective), solver.init(keys, x), 7)
+    np.testing.assert_array_equal(solver.finish(state).x, some.x)
+    with pytest.raises(ValueError, match=r"my_attacks:nothing gives int, must give \(key, objective, x\)"):
+        attacks.attack("my_attacks:nothing", threat, 10, settings)

@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from robustjax import checks, logit
 from robustjax.attacks.signed import require_signed
-from robustjax.numerics import constant, per_example, toward
+from robustjax.numerics import constant, keys_for, per_example, toward
 from robustjax.threats import Threat
-from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Objective, PerExample
+from robustjax.types import Ascent, Attack, Found, Labels, Logits, LogitsFn, Objective, PerExample
 
 Count = int | Int[Array, ""]
 ValueAndMerit = Callable[[Array], tuple[Array, PerExample]]  # x -> (value to ascend, merit to keep points by)
@@ -193,6 +193,29 @@ def until_found(solver: Solver) -> Solver:
         return jax.lax.fori_loop(0, count, once, state)
 
     return solver._replace(advance=advance)
+
+
+class _Whole(NamedTuple):
+    key: PRNGKeyArray
+    x: Array
+    best: Found
+    step: Int[Array, "b"]
+
+
+def of_ascent(ascent: Ascent) -> Solver:
+    """Turn an ascent into a solver of one iteration, so that suites can run it."""
+
+    def init(key: PRNGKeyArray, x: Array) -> _Whole:
+        return _Whole(keys_for(key, x.shape[0]), x, nothing_yet(x), constant(x, 0, jnp.int32))
+
+    def advance(objective: ValueAndMerit, state: _Whole, count: Count) -> _Whole:
+        def move(state: _Whole) -> _Whole:
+            x = ascent(state.key, lambda z: objective(z)[0], state.x).x
+            return state._replace(best=better(state.best, Found(x, objective(x)[1])))
+
+        return repeat(move, state, count, 1)
+
+    return Solver(init, advance, lambda state: state.best, 1)
 
 
 def repeat(move: Callable[[Any], Any], state: Any, count: Count, length: int) -> Any:

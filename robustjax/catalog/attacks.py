@@ -1,7 +1,8 @@
 """Attacks on classifiers by name, and suites of them.
 
-A user's attack is one function, named as `module:name`: `(threat, classes) -> Case`, or `(threat) -> Solver`, which is
-run on the margin with `AttackSettings.restarts`.
+A user's attack is one function, named as `module:name`. Of `(threat)`, it returns an ascent
+`(key, objective, x) -> Found` or a `Solver`, which is run on the margin with `AttackSettings.restarts`; of
+`(threat, classes)` it may return a `Case`.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from robustjax.attacks.deepfool import deepfool
 from robustjax.attacks.fab import leads
 from robustjax.attacks.fmn import fmn
 from robustjax.attacks.pgd import pgd_solver
-from robustjax.attacks.solver import OfLogits, Solver
+from robustjax.attacks.solver import OfLogits, Solver, of_ascent
 from robustjax.attacks.spsa import spsa
 from robustjax.catalog.names import named
 from robustjax.threats import Threat
@@ -98,14 +99,14 @@ def attack(
     """Build an attack by name, or the user's as `module:name`.
 
     Args:
-      name: of `ATTACKS`, or `package.module:name` of a function (threat, classes) -> Case or (threat) -> Solver. A
-        case is run as it is; a solver ascends the margin, in `settings.restarts` runs.
+      name: of `ATTACKS`, or `package.module:name` of a function of (threat) or (threat, classes). A case that it
+        returns is run as it is; an ascent or a solver maximises the margin, in `settings.restarts` runs.
       threat: where adversarial points may lie.
       classes: how many logits there are.
       settings: of attacks in the table.
       flag: what the name was given to, for the error.
     Raises:
-      ValueError: for an unknown name, or a function that returns neither.
+      ValueError: for an unknown name, or a function that returns none of these.
     """
     build: Any = named(ATTACKS, name, flag=flag)
     if name in ATTACKS:
@@ -113,9 +114,12 @@ def attack(
     found = build(threat) if len(inspect.signature(build).parameters) == 1 else build(threat, classes)
     if isinstance(found, Case):
         return found
-    if isinstance(found, Solver):
-        return untargeted(name.rpartition(":")[2], found, logit.margin, restarts=settings.restarts)
-    raise ValueError(f"{flag}: {name} gives {type(found).__name__}, must give a Case or a Solver")
+    if not callable(found):
+        raise ValueError(
+            f"{flag}: {name} gives {type(found).__name__}, must give (key, objective, x) -> Found, a Solver or a Case"
+        )
+    solver = found if isinstance(found, Solver) else of_ascent(found)
+    return untargeted(name.rpartition(":")[2], solver, logit.margin, restarts=settings.restarts)
 
 
 def suite(
