@@ -111,7 +111,7 @@ def attack(
     build: Any = named(ATTACKS, name, flag=flag)
     if name in ATTACKS:
         return build(threat, classes, settings)
-    found = build(threat) if len(inspect.signature(build).parameters) == 1 else build(threat, classes)
+    found: Any = build(threat) if len(inspect.signature(build).parameters) == 1 else build(threat, classes)
     if isinstance(found, Case):
         return found
     if not callable(found):
