@@ -24,6 +24,7 @@ from robustjax.attacks.solver import OfLogits, Solver, of_ascent
 from robustjax.attacks.spsa import spsa
 from robustjax.catalog.names import named
 from robustjax.threats import Threat
+from robustjax.types import Ascent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def attack(
     found: Any = build(threat) if len(inspect.signature(build).parameters) == 1 else build(threat, classes)
     if isinstance(found, Case):
         return found
-    if not callable(found):
+    if not isinstance(found, Ascent):
         raise ValueError(
             f"{flag}: {name} gives {type(found).__name__}, must give (key, objective, x) -> Found, a Solver or a Case"
         )
