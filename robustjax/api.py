@@ -121,6 +121,8 @@ def evaluate(
     if suite not in SUITES:
         raise ValueError(f"evaluate: suite is {suite!r}, must be one of {', '.join(SUITES)}")
     logits_fn: Any = network.logits_fn if isinstance(network, Network) else network
+    checks.seed("evaluate", seed)
+    checks.count("evaluate", "batch_size", batch_size)
     images = checks.images("evaluate", x, lower=lower, upper=upper)
     classes = checks.logits("evaluate", logits_fn, images)
     labels = checks.labels("evaluate", y, count=len(images), classes=classes)

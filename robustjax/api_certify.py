@@ -21,6 +21,7 @@ from robustjax.bounds import confidence
 from robustjax.bounds.enclosure import differences
 from robustjax.numerics import Norm
 from robustjax.runtime import strict_json
+from robustjax.runtime.compilation import kept_programs
 from robustjax.runtime.files import write_whole
 from robustjax.runtime.progress import progress
 from robustjax.runtime.provenance import digest, made_with, plain
@@ -107,6 +108,7 @@ class Certification:
         return "\n".join([*lines, f"  {self.says}", f"  {self.seconds:.0f} s in all"])
 
 
+@kept_programs()
 def certify(
     network: LogitsFn | Network,
     x: Any,
@@ -154,6 +156,7 @@ def certify(
     began, who = time.perf_counter(), "certify"
     _settings(who, sigma, n0, n, alpha, upper - lower)
     images, labels, classes, run = _entered(who, network, x, y, lower, upper, batch_size, seed)
+    sigma, alpha, n0, n, seed = float(sigma), float(alpha), int(n0), int(n), int(seed)
     chunk_size = min(batch_size, max(n0, n))
     largest = float(binomial.radius(np.asarray(alpha ** (1 / n)), sigma))
     shown = _radii(who, radii, sigma)
@@ -201,6 +204,7 @@ def certify(
     return done
 
 
+@kept_programs()
 def certify_intervals(
     network: LogitsFn | Network,
     x: Any,

@@ -189,6 +189,8 @@ def evaluate_ood(
     """
     began = time.perf_counter()
     who = "evaluate_ood"
+    checks.seed(who, seed)
+    checks.count(who, "batch_size", batch_size)
     ours = checks.images(who, id_images, lower=lower, upper=upper)
     theirs = {
         str(name): checks.images(f"{who}: {name}", images, lower=lower, upper=upper)
@@ -201,8 +203,7 @@ def evaluate_ood(
                 "as the ID images"
             )
     eps = checks.radius(who, eps, norm=norm, shape=ours.shape[1:], lower=lower, upper=upper)
-    if steps < 1:
-        raise ValueError(f"{who}: steps is {steps}, must be at least 1")
+    checks.count(who, "steps", steps)
     system, arguments = _system(score)
     detector = system(*arguments)
     classes = None if detector.logits_fn is None else checks.logits(who, detector.logits_fn, ours)
