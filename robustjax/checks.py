@@ -456,6 +456,8 @@ def examples(who: str, x: Any, *, lower: float = -math.inf, upper: float = math.
     """
     if not concrete(x):
         return
+    if not isinstance(x, jax.Array | np.ndarray):
+        raise ValueError(f"{who}: images are a {type(x).__name__}, must be an array (n, ...)")
     x = np.asarray(x)
     if x.ndim < 1 or len(x) == 0:
         raise ValueError(f"{who}: images have shape {x.shape}, must be (n, ...) with at least one")
