@@ -74,9 +74,9 @@ def apply(line: Line, inputs: Sequence[Value]) -> list[Interval]:
 
 def _unsupported(name: str) -> ValueError:
     return ValueError(
-        f"bounds: {name} of values that depend on the input, must be one of "
-        f"{', '.join(sorted(MONOTONE | SUMS | PRODUCTS | {'abs', 'square', 'integer_pow'}))} "
-        "(products of two such values: mul only)"
+        f"bounds: {name} of values that depend on the input, must be affine (dot_general, conv_general_dilated, add), "
+        "monotone (max, tanh, exp), abs, square, integer_pow, or a product (of two such values: mul only); see "
+        "bounds.arithmetic for all operations"
     )
 
 
