@@ -55,6 +55,23 @@ def test_a_plateau_from_which_the_whole_box_is_not_reached():
     assert "unlimited radius on OOD" in {flag.name for flag in flags if flag.raised}
 
 
+def test_a_few_enormous_scores_hide_nothing():
+    """Distances along features that training images do not have are enormous; the others count for themselves."""
+    x = X.copy()
+    x[:, 0, 0, 0] = 0.3  # of the cliff, which is out of reach of all but one image of each side
+    x[[0, 12], 0, 0, 0] = 0.95
+
+    def score(z):
+        return linear(z) - jnp.where(z[:, 0, 0, 0] > 0.9, 1e12, 0.0)
+
+    def names(score):
+        flags = score_checks.checks(KEY, score, x, IS_ID, BALL, steps=10, draws=10)
+        return {flag.name for flag in flags if flag.raised}
+
+    assert not {name for name in names(score) if name.startswith(("larger", "batch"))}
+    assert "batch mates" in names(lambda z: score(z) + (0.1 if len(z) < 24 else 0.0))
+
+
 def test_scores_that_are_not_finite_are_said_and_end_the_checks():
     assert "not finite" in raised(lambda x: jnp.where(x[:, 0, 0, 0] > 0.5, jnp.nan, x.mean(axis=(1, 2, 3))))
 
