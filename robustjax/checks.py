@@ -834,7 +834,8 @@ def concrete(value: Any) -> bool:
 
 def known(value: Any) -> np.ndarray | None:
     """Return a number or an array of numbers, where its value is known here; None elsewhere."""
-    here = isinstance(value, jax.Array) and concrete(value) and value.is_fully_addressable
+    here = isinstance(value, jax.Array) and concrete(value)
+    here = here and value.is_fully_addressable and not value.is_deleted()
     if not (here or isinstance(value, int | float | np.ndarray | np.generic)):
         return None
     there = np.asarray(value)

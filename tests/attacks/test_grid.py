@@ -118,7 +118,8 @@ def test_refinement_starts_at_the_best_point_and_never_loses_it():
     assert threat.contains(after.x, X).all()
     np.testing.assert_allclose(logit.margin(net(after.x), Y), after.value, atol=1e-5)
     unhelpful = refined(
-        coarse, lambda start: against(pgd(Threat("linf", 0.0), steps=0, step_size=0.0, start=at_origin))
+        coarse,
+        lambda start: against(pgd(Threat("linf", 0.0, -1.0, 1.0), steps=0, step_size=0.0, start=at_origin)),
     )
     np.testing.assert_array_equal(unhelpful(KEY, net, X, Y).x, first.x)
 
