@@ -96,7 +96,7 @@ def floats(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> None:
         raise ValueError(f"{who}: images are {dtype}, must be floats in [{lower:g}, {upper:g}]{hint}")
     if not concrete(x) or not x.size:
         return
-    low, high = float(x.min()), float(x.max())  # NaN wherever there is one
+    low, high = _ends(x)
     if not (math.isfinite(low) and math.isfinite(high) and lower - 1e-6 <= low and high <= upper + 1e-6):
         hint = "; divide them by 255" if low >= 0 and 1.5 < high <= 255 else ""
         raise ValueError(
@@ -239,8 +239,7 @@ def points(who: str, x: Any, *, eps: Any, lower: Any = -math.inf, upper: Any = m
     edges = known(lower), known(upper)
     if not concrete(x) or edges[0] is None or edges[1] is None or x.size == 0:
         return
-    with jax.ensure_compile_time_eval():  # also known points inside jit are looked at when it is traced
-        low, high = (float(v) for v in jax.device_get((x.min(), x.max())))
+    low, high = _ends(x)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{who}: x has values that are not finite, from {low:.4g} to {high:.4g}")
     if edges[0].ndim == 0 and edges[1].ndim == 0:
@@ -840,6 +839,13 @@ def known(value: Any) -> np.ndarray | None:
         return None
     there = np.asarray(value)
     return there.astype(np.float64) if there.dtype.kind in "iuf" or there.dtype.name == "bfloat16" else None
+
+
+def _ends(x: Any) -> tuple[float, float]:
+    """Find the least and the largest value of known points, NaN where one is; inside jit when it is traced."""
+    with jax.ensure_compile_time_eval():
+        low, high = jax.device_get((x.min(), x.max()))
+    return float(low), float(high)
 
 
 def _slack(edge: np.ndarray) -> np.ndarray:

@@ -251,3 +251,17 @@ def test_a_thousand_of_a_thousand_classes_are_no_surprise():
     for seed in range(20):
         y = np.random.default_rng(seed).integers(1000, size=1000).astype(np.int32)
         assert not checks.class_counts(y, 1000).raised
+
+
+def test_known_images_inside_a_loop_are_looked_at_when_it_is_traced():
+    x = jnp.asarray(X)
+
+    def corrupted(_, total):
+        checks.floats("corrupt", x)
+        checks.points("pgd", x, eps=0.1, lower=0.0, upper=1.0)
+        return total + x.sum()
+
+    assert jax.jit(lambda: jax.lax.fori_loop(0, 2, corrupted, jnp.float32(0)))() > 0
+    with pytest.raises(ValueError, match="pixels range from 127"):
+        bright = 255 * x
+        jax.jit(lambda: checks.floats("corrupt", bright))()
