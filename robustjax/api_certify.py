@@ -299,6 +299,7 @@ def _entered(
     images = checks.images(who, x, lower=lower, upper=upper)
     classes = checks.logits(who, logits_fn, images)
     labels = checks.labels(who, y, count=len(images), classes=classes)
+    checks.network(who, logits_fn, images, lower=lower, upper=upper)
 
     def run(build: Callable, *settings: Any) -> Callable:
         # A model's programs are kept for its next weights. A function may have changed what it closes over: it is

@@ -643,30 +643,15 @@ def network(
       ValueError: in one line, if the logits of an image depend on the other images in its batch, or if they are NaN or
         infinite for every image.
     """
-    few = x[evenly(len(x))]
-    few = np.repeat(few, 2, axis=0) if len(few) == 1 else few
-    half = (len(few) + 1) // 2
-    others = few.copy()
-    others[half::2], others[half + 1 :: 2] = lower, upper
-    first, again, changed = (
-        np.asarray(logits_fn(jnp.asarray(batch)), np.float32) for batch in (few, few, others)
-    )
+    first, spread = probed(who, "network gives other logits", logits_fn, x, lower=lower, upper=upper)
     unsound = ~sound(first)
     if unsound.all():
         raise ValueError(
             f"{who}: network gives NaN or infinite logits for each of {len(first)} images, must give finite ones; "
             "look for overflow (float16), log or division by 0, and weights that are NaN"
         )
-    spread = float(_distance(_unit(first), _unit(again)))
-    random = spread > SPREAD
-    scale = float(np.abs(np.where(np.isfinite(first), first, 0)).max())
-    moved = float(np.abs(_known(first[:half]) - _known(changed[:half])).max())
-    if moved > MATES * scale and not random:
-        raise ValueError(
-            f"{who}: network gives other logits for an image, by up to {moved:.3g}, when other images in its batch "
-            "change; must not depend on them: BatchNorm in train mode? put the network in evaluation mode"
-        )
-    constant = len(x) > 1 and not random and float(np.ptp(_known(first), axis=0).max()) <= 1e-6 * scale
+    random, scale = spread > SPREAD, float(np.abs(_finite(first)).max())
+    constant = len(x) > 1 and not random and float(np.ptp(_finite(first), axis=0).max()) <= 1e-6 * scale
     return (
         Flag(
             "random outputs",
@@ -693,6 +678,40 @@ def network(
             {"share": float(unsound.mean())},
         ),
     )
+
+
+def probed(
+    who: str, what: str, function: Any, x: np.ndarray, *, lower: float = 0.0, upper: float = 1.0
+) -> tuple[np.ndarray, float]:
+    """Run a function on a few images, spread evenly over a set, twice, and once beside other images.
+
+    Args:
+      who: the function that was called, for the error.
+      what: that is said of one whose answer depends on the batch, such as "network gives other logits".
+      function: images -> (n, ...).
+      x, lower, upper: all images and their box.
+    Returns:
+      What it gives, (m, ...), and by how much two passes differ, answers scaled to length 1.
+    Raises:
+      ValueError: in one line, if the answer for an image depends on the other images in its batch.
+    """
+    few = x[evenly(len(x))]
+    few = np.repeat(few, 2, axis=0) if len(few) == 1 else few
+    half = (len(few) + 1) // 2
+    others = few.copy()
+    others[half::2], others[half + 1 :: 2] = lower, upper
+    first, again, changed = (
+        np.asarray(function(jnp.asarray(batch)), np.float32) for batch in (few, few, others)
+    )
+    spread = float(np.linalg.norm(_unit(first) - _unit(again), axis=-1).max())
+    scale = float(np.abs(_finite(first)).max())
+    moved = float(np.abs(_finite(first[:half]) - _finite(changed[:half])).max())
+    if moved > MATES * scale and spread <= SPREAD:
+        raise ValueError(
+            f"{who}: {what} for an image, by up to {moved:.3g}, when other images in its batch change; must not depend "
+            "on them: BatchNorm in train mode? put the network in evaluation mode"
+        )
+    return first, spread
 
 
 def answered(clean: np.ndarray) -> Flag:
@@ -785,17 +804,13 @@ def class_counts(y: np.ndarray, classes: int) -> Flag:
     return Flag("class counts", lacking or full, says, evidence)
 
 
-def _known(values: np.ndarray) -> np.ndarray:
+def _finite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, 0)
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
-    known = _known(values)
+    known = _finite(values).reshape(len(values), -1)
     return known / (np.linalg.norm(known, axis=-1, keepdims=True) + 1e-10)
-
-
-def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(one - other, axis=-1).max()
 
 
 def _first_line(error: Exception) -> str:

@@ -203,6 +203,15 @@ def test_statistics_of_the_batch_are_seen():
     assert not raised(checks.network("f", lambda x: (flat(x) - 0.5) / 0.3, IMAGES))
 
 
+def test_a_score_that_depends_on_its_batch_is_refused():
+    score = lambda x: x.mean(axis=(1, 2, 3))
+    first, spread = checks.probed("f", "score gives another number", score, IMAGES)
+    np.testing.assert_allclose(first, IMAGES.mean(axis=(1, 2, 3)), rtol=1e-5)
+    assert spread == 0
+    with pytest.raises(ValueError, match=r"^f: score gives another number for an image"):
+        checks.probed("f", "score gives another number", lambda x: score(x) - score(x).mean(), IMAGES)
+
+
 def test_what_python_draws_is_seen():
     rng = np.random.default_rng(0)
     flags = checks.network("f", lambda x: flat(x) + rng.normal(size=5).astype(np.float32), IMAGES)
