@@ -5,8 +5,12 @@ import shutil
 
 import pytest
 import scripts
+import tyro
 
+from experiments.classification.config import TrainConfig
 from experiments.shared import command_line
+from robustjax.runtime.provenance import plain
+from robustjax.runtime.run_folder import from_plain
 
 CASES = {
     "unknown preset": ("classification.train", ["mnits"], "preset is 'mnits', must be one of digits, mnist"),
@@ -147,3 +151,12 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path)
             command_line.require_writable(str(folder), "--out")
     command_line.require_writable(str(tmp_path / "new" / "run"), "--out")
     assert not (tmp_path / "new").exists()
+
+
+def test_images_are_a_number_or_the_first_in_official_order():
+    for written, read in (("7", 7), ("official:7", "official:7")):
+        config = tyro.cli(TrainConfig, args=["--images", written])
+        command_line.validate(config)
+        assert config.images == read
+        assert from_plain(TrainConfig, json.loads(json.dumps(plain(config)))) == config
+    assert tyro.cli(TrainConfig, args=["--images", "None"]).images is None
