@@ -120,7 +120,7 @@ def ahead(outcome: np.ndarray, margin: np.ndarray, blind: np.ndarray) -> Flag:
     without, by_gradient = reached[blind].max(axis=0), reached[~blind].max(axis=0)
     robust = ~(outcome == 1).any(axis=0) & np.isfinite(without) & np.isfinite(by_gradient)
     nearer, total = (
-        int((robust & (without > by_gradient + NEARER * np.abs(by_gradient))).sum()),
+        int((robust & (without > by_gradient + NEARER * np.where(robust, np.abs(by_gradient), 0.0))).sum()),
         int(robust.sum()),
     )
     says = f"at {nearer} of {total} robust images, attacks without gradients come nearer"
