@@ -33,7 +33,7 @@ class Steps:
     def __init__(self, jaxpr: Jaxpr) -> None:
         self._jaxpr = jaxpr
         self.operations = operations(jaxpr)
-        self.per_example = self.operations / max(_shape(jaxpr.invars[0])[0], 1)
+        self.per_example = self.operations / max(_shape(jaxpr.invars[-1])[0], 1)
 
     def __call__(self, constants: list[Any]) -> Callable[[Array], Array]:
         """Make a function of the batch again."""
@@ -41,8 +41,10 @@ class Steps:
 
     def run(self, constants: list[Any], x: Array) -> Array:
         """Apply the function, to a batch of another size in parts of the size that was traced."""
-        once = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, constants))
-        size, count = _shape(self._jaxpr.invars[0])[0], len(x)
+        closed_over = len(self._jaxpr.constvars)
+        program = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, constants[:closed_over]))
+        once = partial(program, *constants[closed_over:])
+        size, count = _shape(self._jaxpr.invars[-1])[0], len(x)
         if count == size:
             return once(x)[0]
         parts = -(-count // size)
@@ -54,25 +56,39 @@ class Steps:
 _known: WeakValueDictionary[Any, Steps] = WeakValueDictionary()
 
 
-def hoist(function: Callable[[Array], Array], shape: tuple[int, ...]) -> tuple[Steps, list[Any]]:
+def hoist(
+    function: Callable[..., Array], shape: tuple[int, ...], given: tuple[Any, ...] = ()
+) -> tuple[Steps, list[Any]]:
     """Trace a function of a float32 batch: its steps, and the arrays it closes over.
 
     `steps(arrays)` is the function again. Two calls give the same steps where the functions do the same to their batch
     and their arrays. What cannot be compared, such as a call out of JAX, is the same only if it is the same object.
+
+    Args:
+      function: (*given, x) -> result.
+      shape: of x.
+      given: pytrees of arrays. Unlike what is closed over, they may lie on a mesh of devices within which the function
+        then runs.
     """
     like = jax.ShapeDtypeStruct(shape, np.float32)
     # A new function: the trace of the same one would be found again, with what it closed over then.
-    closed = jax.make_jaxpr(lambda x: function(x))(like)
+    leaves, structure = jax.tree.flatten(given)
+    leaves = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf, jnp.result_type(leaf)) for leaf in leaves]
+    likes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    closed = jax.make_jaxpr(lambda leaves, x: function(*structure.unflatten(leaves), x))(likes, like)
     if any(_is_compiled(eqn) and eqn.params["jaxpr"].consts for eqn in _equations(closed.jaxpr)):
         # Functions that are compiled by themselves keep the arrays that they close over.
-        closed = jax.make_jaxpr(lambda x: applied(closed.jaxpr, closed.consts, [x]))(like)
+        whole = closed
+        closed = jax.make_jaxpr(lambda leaves, x: applied(whole.jaxpr, whole.consts, [*leaves, x]))(
+            likes, like
+        )
     key = _structure(closed.jaxpr)
     if any(_has_rules(eqn) for eqn in _equations(closed.jaxpr)):
-        key = key, _gradient(closed)
+        key = key, _gradient(closed, likes)
     steps = _known.get(key)
     if steps is None:
         steps = _known[key] = Steps(closed.jaxpr)
-    return steps, jax.device_put(closed.consts)
+    return steps, [*jax.device_put(closed.consts), *leaves]
 
 
 class ForSize(NamedTuple):
@@ -94,15 +110,17 @@ def compiled(function: Callable[..., Any], **settings: Any) -> ForSize:
 class ByBatch:
     """A function of a batch as a system under attack, traced once for each batch size that is asked for."""
 
-    def __init__(self, function: Callable[[Array], Array], shape: tuple[int, ...]) -> None:
-        """Take a function and the shape of one example."""
-        self._function, self._shape = function, shape
+    def __init__(
+        self, function: Callable[..., Array], shape: tuple[int, ...], given: tuple[Any, ...] = ()
+    ) -> None:
+        """Take a function, the shape of one example, and what the function takes before the batch."""
+        self._function, self._shape, self._given = function, shape, given
         self._found: dict[int, tuple[Steps, tuple[list[Any]]]] = {}
 
     def at(self, size: int) -> tuple[Steps, tuple[list[Any]]]:
         """Give the steps for a batch of this size and their arguments."""
         if size not in self._found:
-            steps, constants = hoist(self._function, (size, *self._shape))
+            steps, constants = hoist(self._function, (size, *self._shape), self._given)
             self._found[size] = steps, (constants,)
         return self._found[size]
 
@@ -200,14 +218,15 @@ def _has_rules(eqn: Any) -> bool:
     return eqn.primitive.name.startswith("custom_") and not RULES.isdisjoint(eqn.params)
 
 
-def _gradient(closed: ClosedJaxpr) -> Any:
+def _gradient(closed: ClosedJaxpr, likes: list[Any]) -> Any:
     """Say what the gradient does: rules of differentiation are functions, which cannot be compared themselves."""
 
-    def pulled(constants: list[Any], x: Array, cotangent: Array) -> Any:
-        return jax.vjp(lambda x: jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(x)[0], x)[1](cotangent)
+    def pulled(constants: list[Any], leaves: list[Any], x: Array, cotangent: Array) -> Any:
+        program = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))
+        return jax.vjp(lambda x: program(*leaves, x)[0], x)[1](cotangent)
 
     (out,) = closed.out_avals
-    found = jax.make_jaxpr(pulled)(closed.consts, closed.in_avals[0], out)
+    found = jax.make_jaxpr(pulled)(closed.consts, likes, closed.in_avals[-1], out)
     return _parameter(found)
 
 

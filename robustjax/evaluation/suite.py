@@ -93,8 +93,8 @@ def over(
         checks.points("suite", x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
         logits_fn = _called(network, arguments)
         classes = checks.logits("suite", logits_fn, x)
-        system = ByBatch(logits_fn, x.shape[1:])
-        judge = None if reference is None else ByBatch(_called(reference, arguments), x.shape[1:])
+        system = _by_batch(network, x, arguments)
+        judge = None if reference is None else _by_batch(reference, x, arguments)
         labels = checks.labels("suite", labels, count=len(x), classes=classes)
         listed = cases(threat)
         check_cases(listed)
@@ -149,6 +149,11 @@ def over(
         )
 
     return evaluate
+
+
+def _by_batch(network: Network, x: np.ndarray, arguments: tuple[Any, ...]) -> ByBatch:
+    _called(network, arguments)
+    return ByBatch(lambda *inputs: network(*inputs[:-1])(inputs[-1]), x.shape[1:], arguments)
 
 
 def _called(network: Network, arguments: tuple[Any, ...]) -> LogitsFn:
