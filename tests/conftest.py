@@ -1,6 +1,8 @@
 """Shared fixtures: eight simulated devices, strict dtypes, and every pure function under every transformation."""
 
 import os
+import resource
+import tempfile
 
 # Compiling is most of the time of these tests, and a third of that is optimising code that runs once. Scripts in
 # processes of their own, where runs are compared bit for bit, are compiled as users would compile them.
@@ -9,9 +11,11 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests leave nothing in the home directory: programs are kept only in a folder that somebody names.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+# Nothing is left in the home directory. Workers, scripts in processes of their own and one run after another share what
+# they compiled; the flags above are part of a program's key.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/robustjax_tests_{os.getuid()}")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**31))
 
 import jax
 import pytest
@@ -38,9 +42,19 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_programs():
-    """Keep the workers small: a thousand tests compile gigabytes of programs."""
+    """Keep the workers small: thousands of tests compile gigabytes of programs."""
     yield
-    jax.clear_caches()
+    if resident() > 3 * 2**30:
+        jax.clear_caches()
+
+
+def resident():
+    """Read how much memory this process holds, in bytes; without /proc, the most that it ever held."""
+    try:
+        with open("/proc/self/statm") as f:
+            return int(f.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _eager(f):

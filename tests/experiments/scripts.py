@@ -7,7 +7,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 from typing import NamedTuple
 
 import jax
@@ -27,12 +26,10 @@ class Done(NamedTuple):
 
 
 def environment(devices=1, **more):
-    """One simulated device unless asked for more; scripts that compile the same programs share them."""
+    """One simulated device unless asked for more; programs are shared, see tests/conftest.py."""
     return os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": f"{tempfile.gettempdir()}/robustjax_tests_{os.getuid()}",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONUNBUFFERED": "1",
         **more,
     }
