@@ -37,7 +37,9 @@ def test_a_linear_score_raises_nothing():
     assert raised(linear) == set()
 
 
-@pytest.mark.parametrize("score", [saturated, lambda x: jnp.round(8 * x.mean(axis=(1, 2, 3))) / 8], ids=str)
+@pytest.mark.parametrize(
+    "score", [saturated, lambda x: jnp.round(8 * x.mean(axis=(1, 2, 3))) / 8], ids=["saturated", "in steps"]
+)
 def test_gradients_that_vanish_are_seen(score):
     found = raised(score)
     assert {"saturation on ID", "saturation on OOD", "larger radius on OOD"} <= found
