@@ -201,7 +201,8 @@ def planted(
     elif variant == "only_bg_b":
         image = np.where(painting.boxes(mask)[..., None], 0.0, background)
     else:
-        image = alpha * front + (1 - alpha) * (0.5 if variant == "only_fg" else background)
+        grey = np.full_like(background, 0.5)
+        image = alpha * front + (1 - alpha) * (grey if variant == "only_fg" else background)
     names = tuple("0123456789") if recipe.task == "multi" else ("below 5", "5 and above")
     pixels, cover = image.astype(np.float32), mask
     return Scenes(

@@ -46,7 +46,7 @@ def test_l1_meets_its_optimality_conditions(strength):
         strength=strength,
         weight=jnp.asarray(WEIGHT),
     )
-    w, b = (np.asarray(a, np.float64) for a in ours)
+    w, b = (np.asarray(a, np.float64) for a in (ours.weight, ours.bias))
     error = strength * WEIGHT[:, None] * (scipy.special.softmax(X @ w + b, axis=1) - np.eye(3)[Y])
     np.testing.assert_allclose(error.sum(axis=0), 0, atol=1e-3)
     slope = X.T @ error

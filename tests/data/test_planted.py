@@ -93,6 +93,7 @@ def test_no_digit_is_in_two_splits(source):
 
 
 def test_variants_differ_in_the_texture_alone(paired):
+    assert {image.shape[1:] for image, *_ in paired.values()} == {(16, 16, 3)}  # grey ones too
     same, other, mask = paired["mixed_same"][0], paired["mixed_other"][0], paired["mixed_same"][1]
     solid = (paired["only_fg"][0] == np.float32(0.9)).all(-1)  # where nothing shines through
     assert 0.1 < solid.mean() < mask.mean() and not (solid & ~mask).any()
