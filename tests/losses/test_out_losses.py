@@ -212,10 +212,10 @@ def test_the_losses_contain_each_other():
 
     @jax.jit
     def values():
-        alone = adversarial(MODEL, FIXED)(PARAMS, STATE, BATCH.data, KEY)[0]
+        alone = adversarial(MODEL, FIXED)(PARAMS, STATE, BATCH.id, KEY)[0]
         data = {
             "adversarial": alone,
-            "trades, eps 0": trades(MODEL, still)(PARAMS, STATE, BATCH.data, KEY)[0],
+            "trades, eps 0": trades(MODEL, still)(PARAMS, STATE, BATCH.id, KEY)[0],
         }
         return {k: f(PARAMS, STATE, BATCH, KEY)[0] for k, f in losses.items()} | data
 
