@@ -32,7 +32,7 @@ def test_other_kinds_get_the_classifier_and_the_encoder_of_the_first(tmp_path, m
         (tmp_path / "dae" / "networks" / name).mkdir(parents=True)
 
     def train_system(settings):
-        return Trained(pathlib.Path(settings.out), [], {}, None)
+        return Trained(pathlib.Path(settings.out), [], {}, None, "all 1")
 
     class NoReport:
         def write(self, path): ...
