@@ -161,7 +161,7 @@ def applied(
 
 
 def _is_compiled(eqn: Any) -> bool:
-    """Say whether a step is a function that is compiled by itself, without a wish where."""
+    """Say whether a step is a function that is compiled by itself, placed nowhere in particular."""
     if eqn.primitive.name not in ("jit", "pjit"):
         return False
     places = (*eqn.params["in_shardings"], *eqn.params["out_shardings"])

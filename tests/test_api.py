@@ -1,4 +1,4 @@
-"""The front door: it refuses what cannot be meant before any work, and never mixes two networks in one folder."""
+"""The front door: wrong input is refused before any work, and never mixes two networks in one folder."""
 
 import jax
 import jax.numpy as jnp

@@ -172,14 +172,14 @@ def runner(
         before = np.zeros(n, bool) if already is None else already
         fingerprint = _fingerprint(key, examples, threat, listed, every, already)
 
-        judge, first = reference or system, np.zeros(largest, np.int64)
-        question = _question(answer, judge, sharding, key, examples, first, examples.x[first], arguments)
+        deciding, first = reference or system, np.zeros(largest, np.int64)
+        question = _question(answer, deciding, sharding, key, examples, first, examples.x[first], arguments)
         cost = operations(answered.trace(*question).jaxpr.jaxpr) / largest
         per_iteration = pool.OF_A_SOLVER * math.prod(examples.x.shape[1:])
 
         def asked(rows: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
             size = pool.affordable(sizes, pool.fitting(sizes, len(rows)), largest, cost, where)
-            return ask(answer, judge, size, sharding, key, examples, rows, x, arguments)
+            return ask(answer, deciding, size, sharding, key, examples, rows, x, arguments)
 
         def rows_of(suite: SuiteState, load: np.ndarray | None = None, count: int = 0) -> Fresh:
             return _fresh(suite, listed[suite.case], examples, load, count)

@@ -94,7 +94,7 @@ def over(
         logits_fn = _called(network, arguments)
         classes = checks.logits("suite", logits_fn, x)
         system = _by_batch(network, x, arguments)
-        judge = None if reference is None else _by_batch(reference, x, arguments)
+        deciding = None if reference is None else _by_batch(reference, x, arguments)
         labels = checks.labels("suite", labels, count=len(x), classes=classes)
         listed = cases(threat)
         check_cases(listed)
@@ -102,7 +102,7 @@ def over(
         if given is not None:
             rows = np.arange(len(labels))
             size = pool.largest(sizes, len(x), devices)
-            clean = ask(answer, judge or system, size, sharding, key, examples, rows, x, ())
+            clean = ask(answer, deciding or system, size, sharding, key, examples, rows, x, ())
             if off := int((clean["prediction"] != given.clean).sum()):
                 raise ValueError(
                     f"suite: given is a report about another network, which predicts otherwise for {off} of "
@@ -113,7 +113,7 @@ def over(
             cases,
             answer,
             _misclassified,
-            reference=judge,
+            reference=deciding,
             batch_size=batch_size,
             smallest=smallest,
             segment=segment,
