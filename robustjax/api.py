@@ -1,7 +1,6 @@
 """The front door: evaluate a network in one call, checked before any work and told honestly after it."""
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from robustjax.analysis.intervals import Estimate
 from robustjax.attacks import autoattack, masking_checks
 from robustjax.evaluation import suite as suites
 from robustjax.evaluation.results import Results
+from robustjax.evaluation.suite_state import fingerprint
 from robustjax.models.cpu.rewritten import with_fast_convolutions
 from robustjax.numerics import Norm
 from robustjax.runtime import result_files
@@ -142,8 +142,7 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
         # Progress of another network on the same images must not be taken up: its answers are part of the name.
         answers = np.asarray(jax.jit(logits_fn)(images[few]))
-        digest = hashlib.sha256(answers.tobytes()).hexdigest()[:16]
-        memory = Snapshot(folder / f"progress_{digest}.npz")
+        memory = Snapshot(folder / f"progress_{fingerprint(answers)}.npz")
     attack = suites.over(lambda: logits_fn, cases, batch_size=batch_size)
     with kept_programs(), compilations() as compiled:
         results = attack(key, images, labels, threat, memory=memory, progress=attack_progress())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from robustjax.analysis.intervals import Estimate, proportion
 from robustjax.attacks.flags import Flag
 from robustjax.bounds import confidence
 from robustjax.bounds.enclosure import differences
+from robustjax.evaluation.suite_state import fingerprint
 from robustjax.numerics import Norm
 from robustjax.runtime import strict_json
 from robustjax.runtime.compilation import kept_programs
@@ -169,7 +169,7 @@ def certify(
     memory = None
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
-        answers = hashlib.sha256(images.tobytes() + logits.tobytes()).hexdigest()
+        answers = fingerprint(images, logits)
         memory = Snapshot(Path(out) / f"progress_{digest({**made_by, 'answers': answers})}.npz")
         found = memory.load() or found
     key, start = jax.random.key(seed), len(found["label"])

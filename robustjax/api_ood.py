@@ -1,7 +1,6 @@
 """The front door for detectors: evaluate an OOD score in one call, attacked on both sides, and told honestly."""
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from robustjax.analysis.intervals import Estimate
 from robustjax.attacks.flags import Flag
 from robustjax.evaluation import score_cases, score_checks, score_suite
 from robustjax.evaluation.score_suite import ScoreResults
+from robustjax.evaluation.suite_state import fingerprint
 from robustjax.numerics import Norm
 from robustjax.ood import metrics
 from robustjax.ood.detectors import ScoredNetwork
@@ -226,8 +226,7 @@ def evaluate_ood(
         folder.mkdir(parents=True, exist_ok=True)
         # Progress of another score on the same images must not be taken up: its answers are part of the name.
         answers = np.asarray(jax.jit(detector.score)(images[:LOOKED_AT]))
-        digest = hashlib.sha256(answers.tobytes()).hexdigest()[:16]
-        memory = Snapshot(folder / f"progress_{digest}.npz")
+        memory = Snapshot(folder / f"progress_{fingerprint(answers)}.npz")
     results = score_suite.score_suite(system, cases, batch_size=batch_size)(
         key,
         images,

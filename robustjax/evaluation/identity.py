@@ -3,7 +3,6 @@
 A name, of a run, a file or a function, says too little: what it names may have changed since.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustjax.evaluation.suite_state import fingerprint
 from robustjax.types import Network
 
 PROBED = 32  # images that the network is asked about
@@ -28,17 +28,12 @@ def identity(
       index: (n,) their numbers in the data set.
       random: its answers are random, so that they say nothing.
     Returns:
-      parameters: sha256 over all its arrays, None of a plain function; probed: numbers of the images; answers: one
+      parameters: a hash of all its arrays, None of a plain function; probed: numbers of the images; answers: one
       number for each, a fixed combination of its logits.
     """
     leaves = jax.tree.leaves((network.params, network.state))
-    hashed = hashlib.sha256()
-    for leaf in leaves:
-        array = np.asarray(leaf)
-        hashed.update(f"{array.dtype}{array.shape}".encode())
-        hashed.update(np.ascontiguousarray(array).tobytes())
     found: dict[str, Any] = {
-        "parameters": hashed.hexdigest() if leaves else None,
+        "parameters": fingerprint(*leaves) if leaves else None,
         "probed": [],
         "answers": [],
     }
