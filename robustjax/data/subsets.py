@@ -36,7 +36,7 @@ def rule(wanted: int | str) -> Rule:
     name, colon, number = text.rpartition(":")
     if (colon and name != OFFICIAL) or not number.isdecimal() or int(number) < 1:
         raise ValueError(
-            f"--images is {text}, must be at least 1: N for the stratified subset of N images, official:N for the "
+            f"--images is {text}, must be N, at least 1, for the stratified subset of N images, or official:N for the "
             "first N in official order"
         )
     return Rule(int(number), bool(colon))

@@ -48,12 +48,12 @@ CASES = {
     "no images": (
         "classification.train",
         ["smoke", "--images", "0"],
-        "--images is 0, must be at least 1: N for the stratified subset of N images, official:N for the first N",
+        "--images is 0, must be N, at least 1, for the stratified subset of N images, or official:N for the first N",
     ),
     "images by an unknown rule": (
         "classification.train",
         ["smoke", "--images", "first:9"],
-        "--images is first:9, must be at least 1: N for the stratified subset",
+        "--images is first:9, must be N, at least 1, for the stratified subset",
     ),
     "half a batch": (
         "classification.train",
