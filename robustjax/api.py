@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,9 +12,11 @@ import numpy as np
 
 from robustjax import checks
 from robustjax.analysis.intervals import Estimate
-from robustjax.attacks import autoattack, masking_checks
+from robustjax.attacks import autoattack, masking_checks, masking_measurements
 from robustjax.evaluation import suite as suites
+from robustjax.evaluation.ahead import compile_ahead, wait
 from robustjax.evaluation.results import Results
+from robustjax.evaluation.runner import Progress
 from robustjax.evaluation.suite_state import fingerprint
 from robustjax.models.cpu.rewritten import with_fast_convolutions
 from robustjax.numerics import Norm
@@ -23,6 +26,7 @@ from robustjax.runtime.compilation import compilations, kept_programs
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.threats import Threat
+from robustjax.traced import SMALL
 from robustjax.types import Flag, LogitsFn, Network
 
 SUITES = {"standard": autoattack.standard, "plus": autoattack.plus, "rand": autoattack.rand}
@@ -145,20 +149,27 @@ def evaluate(
         memory = Snapshot(folder / f"progress_{fingerprint(answers)}.npz")
     attack = suites.over(lambda: logits_fn, cases, batch_size=batch_size)
     with kept_programs(), compilations() as compiled:
-        results = attack(key, images, labels, threat, memory=memory, progress=attack_progress())
+        show = attack_progress()
+        some_x, some_y = jax.device_put((images[few], labels[few]))
+        search = "square" not in {case.name for case in cases(threat)}
+        traced = masking_measurements.hoisted(logits_fn, some_x)
+        rehearsal = partial(masking_checks.rehearse, traced, some_x, some_y, threat, search=search)
+
+        def progress(now: Progress) -> None:
+            if (
+                masking and traced.steps.per_example < SMALL
+            ):  # compiled after the attacks, which are needed first
+                compile_ahead(traced.steps, (norm, search), rehearsal)
+            show(now)
+
+        results = attack(key, images, labels, threat, memory=memory, progress=progress)
         flags = checks.joined(flags, (checks.answered(results.clean),))
         if masking:
+            wait(traced.steps, (norm, search))
             found = masking_checks.from_outcomes(
                 results.attacks, results.outcome, results.margin, black_box=("square",)
             )
-            seen = masking_checks.checks(
-                key,
-                logits_fn,
-                jax.device_put(images[few]),
-                jax.device_put(labels[few]),
-                threat,
-                search="square" not in results.attacks,
-            )
+            seen = masking_checks.checks(key, logits_fn, some_x, some_y, threat, search=search)
             flags = checks.joined(flags, (*seen, *found))
     title = f"{norm} {eps:.4g}, AutoAttack {suite}, {len(images)} images"
     evaluation = Evaluation(

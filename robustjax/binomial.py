@@ -1,7 +1,7 @@
 """Exact statistics of counts, in float64 on the host: Clopper-Pearson bounds, tests, order statistics."""
 
 import numpy as np
-from scipy.stats import beta, binom, norm
+from scipy.special import betainc, betaincinv, ndtr, ndtri  # scipy.stats takes a second to import
 
 Counts = np.ndarray | int  # integers of any shape
 Chances = np.ndarray  # float64 of the same shape
@@ -20,7 +20,7 @@ def lower(wins: Counts, samples: Counts, alpha: float) -> Chances:
             f"binomial.lower: {wins.max()} wins of {samples.min()} samples, must be at most as many"
         )
     # Not defined without wins; the arguments are moved off the edge before the answer is replaced.
-    bound = beta.ppf(alpha, np.maximum(wins, 1), samples - np.maximum(wins, 1) + 1)
+    bound = betaincinv(np.maximum(wins, 1), samples - np.maximum(wins, 1) + 1, alpha)
     return np.where(wins > 0, bound, 0.0)
 
 
@@ -31,12 +31,12 @@ def upper(wins: Counts, samples: Counts, alpha: float) -> Chances:
 
 def radius(chance: Chances, sigma: float) -> Chances:
     """Turn the probability of the top class into an l2 radius: sigma Phi^-1(p), 0 below one half."""
-    return np.where(chance >= 0.5, sigma * norm.ppf(np.maximum(chance, 0.5)), 0.0)
+    return np.where(chance >= 0.5, sigma * ndtri(np.maximum(chance, 0.5)), 0.0)
 
 
 def chance(radius: float, sigma: float) -> float:
     """Say what probability of the top class a radius needs: Phi(radius / sigma)."""
-    return float(norm.cdf(radius / sigma))
+    return float(ndtr(radius / sigma))
 
 
 def tie(first: Counts, second: Counts) -> Chances:
@@ -44,7 +44,7 @@ def tie(first: Counts, second: Counts) -> Chances:
     first, second = _counts("votes", first), _counts("votes", second)
     total = first + second
     return np.where(
-        first == second, 1.0, np.minimum(1.0, 2.0 * binom.cdf(np.minimum(first, second), total, 0.5))
+        first == second, 1.0, np.minimum(1.0, 2.0 * at_most(np.minimum(first, second), total, 0.5))
     )
 
 
@@ -63,12 +63,17 @@ def order_statistics(samples: int, alpha: float, *, quantile: float, shift: floa
     most alpha / 2: fewer than `first` samples, a binomial number, must lie below it. 0 and samples + 1 stand for no
     bound.
     """
-    below, above = norm.cdf(norm.ppf(quantile) - shift), norm.cdf(norm.ppf(quantile) + shift)
-    first = int(binom.ppf(alpha / 2, samples, below))
-    # ppf may be off by one where the tail is alpha / 2 to the last digit.
-    while first > 0 and binom.cdf(first - 1, samples, below) > alpha / 2:
-        first -= 1
-    last = int(binom.ppf(1 - alpha / 2, samples, above)) + 1
-    while last <= samples and binom.sf(last - 1, samples, above) > alpha / 2:
-        last += 1
+    below, above = ndtr(ndtri(quantile) - shift), ndtr(ndtri(quantile) + shift)
+    counts = np.arange(samples + 1)
+    first = int((at_most(counts, samples, below) <= alpha / 2).sum())
+    more = at_most(samples - 1 - counts[:-1], samples, 1 - above)  # than each count below all samples
+    last = int((more > alpha / 2).sum()) + 1
     return first, last
+
+
+def at_most(count: Counts, samples: Counts, chance: float) -> Chances:
+    """Give the probability that a binomial number is at most `count`, at least 0."""
+    count, samples = np.broadcast_arrays(count, samples)
+    inside = np.minimum(count, np.maximum(samples - 1, 0))
+    tail = betainc(np.maximum(samples - inside, 1), inside + 1.0, 1.0 - chance)
+    return np.where(count >= samples, 1.0, tail)

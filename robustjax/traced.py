@@ -7,6 +7,7 @@ it gives the same steps with other arrays: the programs that were compiled for t
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from threading import Lock
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -17,9 +18,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array
 
 # Operations for each example below which most of the time goes into compiling: then code is generated that is a little
-# slower and takes half the time to make.
-SMALL = 1e6
-QUICKLY = {"xla_backend_optimization_level": 1}
+# slower and takes half the time to make; below the second, for what runs briefly, code that is several times as slow
+# and takes a quarter of it.
+SMALL, TINY = 1e6, 1e5
+OPTIMISATION = "xla_backend_optimization_level"
 ELEMENTWISE = 10.0  # operations that one elementwise result counts for, next to those of products
 RULES = {"jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees"}  # of functions with derivatives of their own
 
@@ -54,6 +56,7 @@ class Steps:
 
 
 _known: WeakValueDictionary[Any, Steps] = WeakValueDictionary()
+_knowing = Lock()
 
 
 def hoist(
@@ -85,26 +88,41 @@ def hoist(
     key = _structure(closed.jaxpr)
     if any(_has_rules(eqn) for eqn in _equations(closed.jaxpr)):
         key = key, _gradient(closed, likes)
-    steps = _known.get(key)
-    if steps is None:
-        steps = _known[key] = Steps(closed.jaxpr)
+    with _knowing:
+        steps = _known.get(key)
+        if steps is None:
+            steps = _known[key] = Steps(closed.jaxpr)
     return steps, [*jax.device_put(closed.consts), *leaves]
 
 
 class ForSize(NamedTuple):
-    """A compiled function in two forms, for large and for small networks."""
+    """A compiled function in several forms, for large and for small networks."""
 
     large: Any
-    small: Any
+    small: tuple[
+        tuple[float, Any], ...
+    ]  # operations for each example that a form is for networks below of; rising
 
     def of(self, operations: float) -> Any:
         """Choose the form by the operations for each example; on accelerators there is but one."""
-        return self.small if operations < SMALL and jax.default_backend() == "cpu" else self.large
+        forms = self.small if jax.default_backend() == "cpu" else ()
+        return next((form for limit, form in forms if operations < limit), self.large)
 
 
-def compiled(function: Callable[..., Any], **settings: Any) -> ForSize:
-    """Compile a function as `jax.jit` does, with more or less optimisation."""
-    return ForSize(jax.jit(function, **settings), jax.jit(function, compiler_options=QUICKLY, **settings))
+def compiled(function: Callable[..., Any], *, brief: bool = False, **settings: Any) -> ForSize:
+    """Compile a function as `jax.jit` does, with more or less optimisation.
+
+    Args:
+      brief: whether it runs so briefly that for a tiny network no optimisation pays.
+    """
+    levels = [(TINY, 0)] if brief else []
+    return ForSize(
+        jax.jit(function, **settings),
+        tuple(
+            (limit, jax.jit(function, compiler_options={OPTIMISATION: level}, **settings))
+            for limit, level in [*levels, (SMALL, 1)]
+        ),
+    )
 
 
 class ByBatch:

@@ -75,11 +75,7 @@ def checks(
         # A compiled program would replay what Python drew when it was traced: call the function itself.
         calls = np.stack([np.asarray(logits_fn(x), np.float32) for _ in range(PASSES)])
     right = (calls[0].argmax(axis=-1) == np.asarray(y)) & ~np.isnan(calls[0]).any(axis=-1)
-    losses = {"cross-entropy": False} | ({"DLR": True} if classes > 2 else {})
-    slopes = {
-        name: tuple(map(np.asarray, masking_measurements.slope(network, x, y, dlr)))
-        for name, dlr in losses.items()
-    }
+    slopes = _slopes(network, x, y, classes)
     return (
         fit,
         flags.few_classes(classes),
@@ -89,6 +85,22 @@ def checks(
         *(flags.zero_gradient(name, size[right], value[right]) for name, (size, value) in slopes.items()),
         *_searches(key, network, x, y, right, threat, steps, draws, search),
     )
+
+
+def rehearse(
+    network: masking_measurements.Hoisted,
+    x: Array,
+    y: Array,
+    threat: Threat,
+    *,
+    draws: int = 50,
+    search: bool = True,
+) -> None:
+    """Compile the programs of `checks` of the same images, threat and draws, by running them for a step or two."""
+    x, y = jax.device_put((np.asarray(x, np.float32), np.asarray(y, np.int32)))
+    logits = np.asarray(masking_measurements.look(network, x))
+    _slopes(network, x, y, logits.shape[-1])
+    _searches(jax.random.key(0), network, x, y, np.ones(len(x), bool), threat, 2, draws, search)
 
 
 def from_outcomes(
@@ -126,6 +138,14 @@ def from_outcomes(
             attack_comparison.ahead(outcome, margin, blind),
         )
     return (*both, attack_comparison.ties(margin))
+
+
+def _slopes(
+    network: masking_measurements.Hoisted, x: Array, y: Labels, classes: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    losses = {"cross-entropy": False} | ({"DLR": True} if classes > 2 else {})
+    found = {name: masking_measurements.slope(network, x, y, dlr) for name, dlr in losses.items()}
+    return {name: (np.asarray(size), np.asarray(value)) for name, (size, value) in found.items()}
 
 
 def _searches(

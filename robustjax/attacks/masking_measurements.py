@@ -73,7 +73,7 @@ def _measurement(**settings: Any) -> Callable[[Callable[..., T]], Callable[..., 
     """Compile a function of a network, with less optimisation where the network is small."""
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
-        forms = compiled(function, **settings)
+        forms = compiled(function, brief=True, **settings)
 
         @wraps(function)
         def run(network: LogitsFn, *arguments: Any, **named: Any) -> T:

@@ -7,6 +7,7 @@ runner       cases over examples, each on what is not decided yet: the one runne
 suite        that on a classifier
 suite_state  how far a suite is, and how that is kept
 pool         the rows of one case on the device, kept full
+ahead        small programs compiled on another thread while the first ones run
 score_suite  the runner on the score of an OOD detector, both sides
 score_cases  attacks on such a score
 score_checks gradient-masking checks for scores

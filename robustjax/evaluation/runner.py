@@ -8,7 +8,7 @@ of OOD detectors, `purifier` on classifiers behind a gate and a translator.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,10 +19,11 @@ from jaxtyping import Array, PRNGKeyArray
 
 from robustjax.attacks.case import Case, check_cases
 from robustjax.evaluation import pool, suite_state
-from robustjax.evaluation.pool import CaseAt, Cases, Fresh
+from robustjax.evaluation.ahead import cancel, compile_ahead, wait
+from robustjax.evaluation.pool import CaseAt, Cases, Fresh, Segment
 from robustjax.evaluation.suite_state import BROKEN, NONE, NOT_RUN, RESISTED, SuiteState
 from robustjax.threats import Threat
-from robustjax.traced import ByBatch, operations
+from robustjax.traced import SMALL, ByBatch, Steps, operations
 
 System = Callable[..., Any]  # (*arguments) -> what objectives and `Answer` take
 Answer = Callable[[Any, PRNGKeyArray, Any, Array], dict[str, Array]]  # (system, keys, data, x) -> by name
@@ -181,11 +182,27 @@ def runner(
             size = pool.affordable(sizes, pool.fitting(sizes, len(rows)), largest, cost, where)
             return ask(answer, deciding, size, sharding, key, examples, rows, x, arguments)
 
-        def rows_of(suite: SuiteState, load: np.ndarray | None = None, count: int = 0) -> Fresh:
-            return _fresh(suite, listed[suite.case], examples, load, count)
-
         def empty(suite: SuiteState, count: int) -> Any:
-            return pool.blank(listed[suite.case], rows_of(suite, count=count))
+            return pool.blank(listed[suite.case], _fresh(suite, suite.case, listed, examples, count=count))
+
+        def program(place: int) -> Any:
+            return listed[place].program or CaseAt(cases, place)
+
+        def segment_of(suite: SuiteState, place: int, state: Any, fresh: Fresh, count: int) -> Segment:
+            attacked, given = _at(system, len(fresh.run) // devices, arguments)
+            return pool.SEGMENT.of(cost)(
+                state,
+                pool.spread(fresh, sharding),
+                key,
+                listed[place].stream,
+                np.int32(count),
+                np.float32(np.inf if listed[place].transfer else until),
+                traced,
+                given,
+                system=attacked,
+                program=program(place),
+                sharding=sharding,
+            )
 
         kept = memory.load() if memory else None
         if kept:
@@ -222,20 +239,10 @@ def runner(
                 suite.next = int(waiting[-1]) + 1
                 suite.runs[suite.case] = waiting[-1] // n + 1
             count = rows.iterations(case.solver.length) if segment is None else segment
-            attacked, given = _at(system, len(rows.example) // devices, arguments)
-            made = pool.SEGMENT.of(cost)(
-                rows.state,
-                pool.spread(rows_of(suite, entered), sharding),
-                key,
-                case.stream,
-                np.int32(count),
-                np.float32(np.inf if case.transfer else until),
-                traced,
-                given,
-                system=attacked,
-                program=case.program or CaseAt(cases, suite.case),
-                sharding=sharding,
-            )
+            if ahead is not None:
+                wait(ahead, (program(suite.case), len(rows.example)))
+            fresh = _fresh(suite, suite.case, listed, examples, entered)
+            made = segment_of(suite, suite.case, rows.state, fresh, count)
             rows.state = made.state
             done, step, live = (
                 np.flatnonzero(np.asarray(made.over) & rows.live),
@@ -275,6 +282,24 @@ def runner(
         def _decided(rows: np.ndarray, said: dict[str, np.ndarray]) -> np.ndarray:
             return decided(said, jax.tree.map(lambda values: values[rows], examples.data))
 
+        def rehearse(place: int) -> None:
+            """Compile the program of a case for the largest batch, by calling it for no iterations."""
+            fresh = _fresh(suite, place, listed, examples, count=largest)
+            state = pool.spread(pool.blank(listed[place], fresh), sharding)
+            segment_of(suite, place, state, fresh, 0)
+
+        ahead = _steps(system, largest // devices) if cost < SMALL else None
+        if ahead is not None:
+            now = program(suite.case) if suite.case < len(listed) else None
+            for place in range(suite.case, len(listed)):
+                work = listed[place].solver.length * (listed[place].passes * cost + per_iteration)
+                # What is needed first is compiled here; a size that may not be the one needed is not worth it.
+                if (
+                    program(place) != now
+                    and pool.affordable(sizes, sizes[0], largest, work, where) == largest
+                ):
+                    compile_ahead(ahead, (program(place), largest), partial(rehearse, place))
+
         while suite.case < len(listed):
             case = listed[suite.case]
             broken = (suite.outcome[: suite.case] == BROKEN).any(axis=0) | before
@@ -288,6 +313,8 @@ def runner(
                     progress(_progress(suite, listed, able, counted))
             confirm(case, counted)
             suite.conclude()
+        if ahead is not None:
+            cancel(ahead)
 
         distance, feasible = measured_distance(suite.x, examples.x, threat)
         return Attacked(
@@ -386,6 +413,10 @@ def _at(system: System | ByBatch, size: int, arguments: Any) -> tuple[System, An
     return system.at(size) if isinstance(system, ByBatch) else (system, arguments)
 
 
+def _steps(system: System | ByBatch, size: int) -> Steps | None:
+    return system.at(size)[0] if isinstance(system, ByBatch) else None
+
+
 def _strong(threat: Threat) -> Threat:
     """Let equal numbers of different types share programs."""
     numbers = {
@@ -397,9 +428,15 @@ def _strong(threat: Threat) -> Threat:
 
 
 def _fresh(
-    suite: SuiteState, case: Case, examples: Examples, entered: np.ndarray | None, count: int
+    suite: SuiteState,
+    place: int,
+    listed: Sequence[Case],
+    examples: Examples,
+    entered: np.ndarray | None = None,
+    count: int = 0,
 ) -> Fresh:
     """Collect what the rows need; `count` empty rows where nothing has entered any."""
+    case = listed[place]
     example = np.zeros(count, np.int64) if entered is None else np.maximum(suite.rows.example, 0)
     run = np.zeros(count, np.int64) if entered is None else suite.rows.run
     load, x = np.zeros(len(example), bool), np.zeros((len(example), *examples.x.shape[1:]), np.float32)

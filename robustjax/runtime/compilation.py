@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from robustjax.evaluation.ahead import WAITING
+
 HOME = "~/.cache/robustjax"
 SECONDS = 0.1  # programs that compile faster are not kept: reading them takes as long
 MOST_BYTES = 2**30
+LOWERING = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 DIR, LEAST = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
 
 
@@ -46,7 +50,7 @@ def cache_compiled(enabled: bool = True, folder: str | Path | None = None) -> Pa
 
 @dataclasses.dataclass
 class Compilations:
-    """What was compiled, or read from disk instead: how many programs, and for how long."""
+    """What was compiled, or read from disk: how many programs, and how long the calling thread took or waited."""
 
     programs: int = 0
     seconds: float = 0.0
@@ -55,14 +59,14 @@ class Compilations:
 @contextmanager
 def compilations() -> Iterator[Compilations]:
     """Count what is compiled within a block; tracing is not in the seconds."""
-    found = Compilations()
+    found, caller = Compilations(), threading.get_ident()
 
     def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
         del kwargs
         compiled = event == "/jax/core/compile/backend_compile_duration"
-        if compiled or event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
+        found.programs += compiled
+        if threading.get_ident() == caller and (compiled or event in (LOWERING, WAITING)):
             found.seconds += duration_secs
-            found.programs += compiled
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

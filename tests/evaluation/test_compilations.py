@@ -1,6 +1,7 @@
 """How many programs an evaluation compiles: few at first, none for another radius or for new weights."""
 
 import contextlib
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 import robustjax
 from robustjax import api, traced
 from robustjax.attacks import autoattack
-from robustjax.evaluation import suite
+from robustjax.evaluation import ahead, suite
 from robustjax.threats import Threat
 
 RNG = np.random.default_rng(0)
@@ -32,12 +33,13 @@ Y = np.array(network(*weights(0))(X).argmax(axis=1))
 
 @contextlib.contextmanager
 def compilations():
-    """Collect the names of the programs that are compiled, or read from a folder, within a block."""
-    found = []
+    """Collect the programs that are compiled, or read from a folder, within a block: name, and whether ahead."""
+    found, here = [], threading.get_ident()
 
     def listen(event, seconds, **about):
         if event == COMPILED:
-            found.append(about.get("fun_name", "?"))
+            name = about.get("fun_name", "?").removeprefix("jit(").removesuffix(")")
+            found.append((name, threading.get_ident() != here))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -65,8 +67,9 @@ def test_standard_compiles_a_program_per_kind_of_attack(monkeypatch):
     with compilations() as first:
         evaluate(0, 0.03)
     print(f"{len(first)} programs: {sorted(first)}")
-    # APGD on either loss, FAB, Square.
-    assert first.count("segment") + first.count("jit(segment)") == 3
+    # APGD on either loss, which is needed at once; FAB and Square, while it runs; then the checks. None twice.
+    assert sorted(later for name, later in first if name == "segment") == [False, True, True]
+    assert [later for name, later in first if name in ("walk", "slope", "noise")] == 3 * [True]
     assert len(first) <= 25
     with compilations() as later:
         evaluate(0, 0.05)
@@ -174,3 +177,26 @@ def test_operations_are_counted():
     assert count(scan, (4, 6)) == 7 * 2 * 2 * 4 * 6 * 3
     out = jax.ShapeDtypeStruct((4, 3), jnp.float32)
     assert count(lambda x: jax.pure_callback(lambda z: z[:, :3], out, x), (4, 6)) == float("inf")
+
+
+def test_a_program_that_fails_ahead_fails_where_it_is_needed():
+    steps, _ = traced.hoist(lambda x: 3.5 * x, (2, 3))
+    ahead.compile_ahead(steps, "broken", lambda: 1 / 0)
+    ahead.wait(steps, "broken")
+    calls = []
+    for _ in range(2):
+        ahead.compile_ahead(steps, "once", lambda: calls.append(1))
+    ahead.wait(steps, "once")
+    assert calls == [1]
+
+
+def test_what_nobody_needs_is_not_compiled():
+    steps, _ = traced.hoist(lambda x: 4.5 * x, (2, 3))
+    go, calls = threading.Event(), []
+    ahead.compile_ahead(steps, "first", go.wait)
+    ahead.compile_ahead(steps, "second", lambda: calls.append(2))
+    ahead.cancel(steps)
+    go.set()
+    ahead.wait(steps, "first")
+    ahead.wait(steps, "second")
+    assert calls == []
