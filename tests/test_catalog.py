@@ -135,6 +135,18 @@ def random_points(threat):
         return jax.lax.fori_loop(0, 5, once, Found(x, objective(x)))
     return search
 
+def far(threat):  # leaves the ball, and the box
+    return lambda key, objective, x: Found(x + 2, objective(x + 2))
+
+def one_key(threat):
+    return lambda key, objective, x: Found(x + jax.random.normal(key, x.shape), objective(x))
+
+def points(threat):
+    return lambda key, objective, x: x
+
+def fewer(threat):
+    return lambda key, objective, x: Found(x[0], objective(x))
+
 def nothing(threat):
     return 3
 """
@@ -165,3 +177,34 @@ def test_an_attack_of_the_users_is_an_ascent(tmp_path, monkeypatch):
     np.testing.assert_array_equal(solver.finish(state).x, some.x)
     with pytest.raises(ValueError, match=r"my_attacks:nothing gives int, must give \(key, objective, x\)"):
         attacks.attack("my_attacks:nothing", threat, 10, settings)
+
+
+def test_an_attack_of_the_users_is_held_to_the_threat_and_told_how_it_is_called(tmp_path, monkeypatch):
+    """All of w is positive, so that the farthest corner of the ball is x + eps."""
+    (tmp_path / "my_attacks_2.py").write_text(MY_ATTACKS)
+    monkeypatch.chdir(tmp_path)
+    key, x = jax.random.key(0), jnp.full((3, 4, 4, 1), 0.5)
+
+    def found(name):
+        case = attacks.attack(f"my_attacks_2:{name}", Threat("linf", 0.1), 10, attacks.AttackSettings())
+        return case.solver(key, lambda x: x.sum(axis=(1, 2, 3)), x)
+
+    np.testing.assert_allclose(found("far").x, 0.6, rtol=1e-6)
+    np.testing.assert_allclose(found("far").value, 16 * 0.6, rtol=1e-6)
+    for name, says in (
+        (
+            "one_key",
+            r"--attacks: my_attacks_2:one_key fails: .*; it is called .* a key for each, of shape \(3,\)",
+        ),
+        (
+            "points",
+            r"my_attacks_2:points returns [A-Za-z]+ for images of .*, must return types.Found\(x, value\)",
+        ),
+        (
+            "fewer",
+            r"my_attacks_2:fewer returns points of shape \(4, 4, 1\) for images of shape \(3, 4, 4, 1\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=says) as caught:
+            found(name)
+        assert "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ from experiments.shared import network_source
 from experiments.shared.fields import (
     Count,
     CountOrNone,
-    Images,
+    ImagesOrAll,
     NonNegative,
     Positive,
     Radius,
@@ -63,7 +63,7 @@ class TrainConfig:
     augment: tuple[str, ...] = ()  # of crop, flip, cutout, cutout16, autoaugment_cifar10, autoaugment_svhn
     evaluation: PGD = PGD(steps=20, step=0.1)  # the adversary of validation and test
     validate_every: Count = 250  # updates between validations and checkpoints
-    images: Images | None = 1000  # validation and test images to attack, None for all
+    images: ImagesOrAll = 1000  # validation and test images to attack, None for all
     record_every: Count = 10
     seed: Seed = 0
     out: str = "runs/classifier"
@@ -154,7 +154,7 @@ class SpeedrunConfig:
     augment: tuple[str, ...] = ("crop", "flip")
     evaluation: PGD = PGD(eps=8 / 255, steps=50, step=0.05, restarts=10)
     evaluate_every: Count = 5  # epochs; the last one is always evaluated
-    images: Images | None = 1000  # validation and test images to attack, None for all
+    images: ImagesOrAll = 1000  # validation and test images to attack, None for all
     target: Share = 0.45  # robust accuracy on validation images whose time is wanted
     seed: Seed = 0
     out: str = "runs/speedrun"
@@ -211,7 +211,7 @@ class QuickstartConfig:
     batch_size: Count = 128
     evaluation: PGD = PGD(eps=0.3, steps=50, step=0.05, restarts=2)
     radii: Count = 6  # points of the curve, evenly up to --evaluation.eps
-    images: Images | None = None  # test images, None for all 359
+    images: ImagesOrAll = None  # test images, None for all 359
     seed: Seed = 0
     out: str = "runs/quickstart"
     data_dir: str | None = None
@@ -250,7 +250,7 @@ class AttackConfig:
     compat: Literal["official"] | None = None  # as the authors' code does it, bug-compatible
     every: bool = False  # run every attack on all images classified correctly, not only on those still robust
     given: str | None = None  # folder of an earlier report on the same images to go on from
-    images: Images | None = 1000  # test images, None for all
+    images: ImagesOrAll = 1000  # test images, None for all
     share: str | None = None  # 2/8 takes the second of eight parts of the images; merge_reports joins them
     batch_size: Count = 512  # rows on all devices together
     masking_checks: bool = True  # look for masked gradients, by small attacks on 64 images

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from experiments.shared import network_source
 from experiments.shared.fields import (
     Count,
-    Images,
+    ImagesOrAll,
     NonNegative,
     OpenShare,
     PositiveRadius,
@@ -57,7 +57,7 @@ class TrainConfig:
     augment: tuple[str, ...] = ()  # of crop, flip, cutout; OOD images too
     evaluation: PGD = PGD(steps=20, step=0.125)  # the attack of validation, on ID and OOD images
     validate_every: Count = 500
-    images: Images | None = 500  # validation images, ID and OOD; None for all
+    images: ImagesOrAll = 500  # validation images, ID and OOD; None for all
     record_every: Count = 10
     seed: Seed = 0
     out: str = "runs/ood"
@@ -195,7 +195,7 @@ class EvaluateConfig:
         0.5,
     )  # l2, of certificates and attacks of smoothed scores
     samples: Count = 1000  # noisy copies of every image
-    images: Images | None = 500  # test images, ID and of each OOD set; None for all
+    images: ImagesOrAll = 500  # test images, ID and of each OOD set; None for all
     fit_images: Count = 2000  # training images that detectors are fitted to
     id_rejected: OpenShare = 0.05  # share of ID images that thresholds may reject
     batch_size: Count = 250

@@ -7,6 +7,7 @@ from experiments.shared.fields import (
     Count,
     CountOrNone,
     Images,
+    ImagesOrAll,
     NonNegative,
     Positive,
     PositiveRadius,
@@ -35,7 +36,7 @@ class Recipe:
     encoder: Literal["small", "resnet18", "resnet50"] = "small"
     encoder_epochs: Count = 25
     encoder_batch: Count = 200
-    encoder_images: Images | None = None  # how many it trains on, all for None
+    encoder_images: ImagesOrAll = None  # how many it trains on, all for None
     width: Count = 16  # of the translator, ngf
     depth: int | None = None  # halvings of the translator, down to one pixel by default; of pix2pixhd 2
     blocks: CountOrNone = 6  # residual, of pix2pixhd
@@ -96,7 +97,7 @@ class TrainConfig:
 
     dataset: str = "digits"  # embedded, enlarged to 16 x 16 pixels; others by name once prepared
     size: Count | None = None  # pixels a side that other sets are scaled and cut to
-    images: Images | None = None  # of each part, all for None
+    images: ImagesOrAll = None  # of each part, all for None
     classifier: str | None = None  # a run folder of classification.train; one is trained by default
     kind: str = (
         "pix2pix"  # of catalog.translators, or module:name of your own function (key, images) -> images
@@ -228,7 +229,7 @@ class DefenceConfig:
     seeds: Count = 2
     recipe: Recipe = Recipe()
     robust_epochs: Count = 40  # of the classifier trained against PGD
-    images: Images | None = None  # test images, all for None
+    images: ImagesOrAll = None  # test images, all for None
     steps: Count = 100  # of attacks along gradients
     restarts: Count = (
         2  # of cross-entropy through the translator and of selective PGD; other losses start once
@@ -370,7 +371,7 @@ class LeaveOneOutConfig:
         "cw",
         "spsa",
     )  # left out together: bim is pgd without a draw
-    images: Images | None = None  # test images, all for None
+    images: ImagesOrAll = None  # test images, all for None
     seed: Seed = 0
     out: str = "runs/translator_left_out"
     data_dir: str | None = None

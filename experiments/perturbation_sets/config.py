@@ -9,6 +9,7 @@ from experiments.shared.fields import (
     Count,
     CountOrNone,
     Images,
+    ImagesOrAll,
     NonNegative,
     OpenShare,
     Positive,
@@ -52,7 +53,7 @@ class TrainConfig:
     init_from: str | None = None  # run folder whose parameters to start from, such as one of smaller images
     samples: Count = 5  # perturbations of each validation image, whose encodings choose the radius
     steps: Count = 50  # of the searches that measure quality
-    images: Images | None = 1000  # validation and test images that are measured, None for all
+    images: ImagesOrAll = 1000  # validation and test images that are measured, None for all
     save_every: Count = 1000  # updates
     seed: Seed = 1
     out: str = "runs/cvae"
@@ -151,7 +152,7 @@ class EvaluateConfig:
     steps: Count = 50  # of every search
     restarts: Count = 5  # of the search for the farthest image
     ball_samples: Count = 5  # latents per pair for the average error over the ball
-    images: Images | None = 1000  # validation and test images, None for all
+    images: ImagesOrAll = 1000  # validation and test images, None for all
     excess: OpenShare = 0.1  # probability that the first theorem gives up
     tolerance: NonNegative = 0.01  # error per pixel up to which a perturbation counts as covered
     batch_size: Count = 128  # over all devices
@@ -216,7 +217,7 @@ class TrainClassifierConfig:
     restarts: Count = 5
     queries: CountOrNone = 500  # of the attack without gradients, 0 for none
     real_samples: Count = 50  # real perturbations per image, the worst of which is reported
-    images: Images | None = 1000  # test images, None for all
+    images: ImagesOrAll = 1000  # test images, None for all
     save_every: Count = 1000  # updates
     seed: Seed = 1
     out: str = "runs/learned"
@@ -324,7 +325,7 @@ class CompareConfig:
     queries: Count = 500  # of the attack without gradients
     targets: tuple[str, ...] = TARGETS  # radii for which networks are smoothed, of median, largest
     valid: Count = 300  # training images held out to choose the radius
-    images: Images | None = None  # training and test images, None for all
+    images: ImagesOrAll = None  # training and test images, None for all
     out: str = "runs/perturbation_sets"
 
     def check(self) -> None:

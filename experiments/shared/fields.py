@@ -43,6 +43,11 @@ class OfImages:
         return None
 
 
+def number_or_rule(words: list[str]) -> int | str:
+    """Read N or official:N; what is neither is left for `OfImages` to refuse."""
+    return int(words[0]) if words[0].isdecimal() else words[0]
+
+
 # How many images: N for the stratified subset, or official:N for the first N in official order; see data.subsets.
 Images = Annotated[
     int | str,
@@ -50,8 +55,20 @@ Images = Annotated[
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="N|official:N",
-        instance_from_str=lambda words: int(words[0]) if words[0].isdecimal() else words[0],
+        instance_from_str=number_or_rule,
         is_instance=lambda value: isinstance(value, int | str),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+# The same, or None for all of them. (tyro cannot tell the members of a union in a union apart.)
+ImagesOrAll = Annotated[
+    int | str | None,
+    OfImages(),
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N|official:N|None",
+        instance_from_str=lambda words: None if words[0] == "None" else number_or_rule(words),
+        is_instance=lambda value: value is None or isinstance(value, int | str),
         str_from_instance=lambda value: [str(value)],
     ),
 ]

@@ -2,13 +2,16 @@
 
 A user's attack is one function, named as `module:name`. Of `(threat)`, it returns an ascent
 `(key, objective, x) -> Found` or a `Solver`, which is run on the margin with `AttackSettings.restarts`; of
-`(threat, classes)` it may return a `Case`.
+`(threat, classes)` it may return a `Case`. An ascent gets one key for each image, `key` of shape (b,), and what it
+finds outside the threat is projected onto it.
 """
 
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
+
+from jaxtyping import Array, PRNGKeyArray
 
 from robustjax import logit
 from robustjax.attacks import autoattack
@@ -24,7 +27,7 @@ from robustjax.attacks.solver import OfLogits, Solver, of_ascent
 from robustjax.attacks.spsa import spsa
 from robustjax.catalog.names import named
 from robustjax.threats import Threat
-from robustjax.types import Ascent
+from robustjax.types import Ascent, Found, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +122,32 @@ def attack(
         raise ValueError(
             f"{flag}: {name} gives {type(found).__name__}, must give (key, objective, x) -> Found, a Solver or a Case"
         )
-    solver = found if isinstance(found, Solver) else of_ascent(found)
+    solver = found if isinstance(found, Solver) else of_ascent(_within(threat, found, who=f"{flag}: {name}"))
     return untargeted(name.rpartition(":")[2], solver, logit.margin, restarts=settings.restarts)
+
+
+def _within(threat: Threat, search: Ascent, *, who: str) -> Ascent:
+    """Keep what a user's search finds in the threat, and say how it is called where it fails."""
+
+    def ascent(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
+        try:
+            found: Any = search(key, objective, x)
+        except Exception as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ValueError(
+                f"{who} fails: {type(error).__name__}: {first}; it is called as (key, objective, x) with images x of "
+                f"shape {x.shape} and a key for each, of shape {key.shape}: draw by threat.sample(key, x), or by "
+                "jax.vmap(lambda one: jax.random.normal(one, x.shape[1:]))(key)"
+            ) from error
+        shape = getattr(getattr(found, "x", None), "shape", None)
+        if shape != x.shape:
+            raise ValueError(
+                f"{who} returns {type(found).__name__ if shape is None else f'points of shape {shape}'} for images of "
+                f"shape {x.shape}, must return types.Found(x, value) with as many points"
+            )
+        return Found(threat.project(found.x.astype(x.dtype), x), found.value)
+
+    return ascent
 
 
 def suite(
