@@ -10,6 +10,7 @@ from robustjax import api, checks
 from robustjax.attacks import autoattack
 from robustjax.attacks.pgd import pgd
 from robustjax.threats import Threat
+from robustjax.traced import operations
 
 pytestmark = pytest.mark.oracle
 RNG = np.random.default_rng(0)
@@ -207,6 +208,18 @@ def test_a_torch_module_under_every_transformation(torch, variant):
     np.testing.assert_allclose(variant(logits_fn)(X), expected, rtol=1e-4, atol=1e-5)
     slope = lambda x: jax.grad(lambda z: jnp.square(logits_fn(z)).sum())(x)
     np.testing.assert_allclose(variant(slope)(X), slope(X), rtol=1e-4, atol=1e-5)
+
+
+def test_the_operations_of_a_torch_module_are_counted(torch):
+    """A convolution: 2 x 48 pixels x 9 x 3 x 4; the linear layer: 2 x 192 x 5; for each of 6 images."""
+    logits_fn = robustjax.from_torch(torch_net(torch))
+    expected = 6 * (2 * 48 * 9 * 3 * 4 + 2 * 4 * 48 * 5)
+    counted = operations(jax.make_jaxpr(logits_fn)(X).jaxpr)
+    assert expected < counted < 1.3 * expected  # which looks at the images and adds 0
+    opaque = lambda x: jax.pure_callback(
+        lambda x: x, jax.ShapeDtypeStruct((6, 5), jnp.float32), x[:, 0, :5, 0]
+    )
+    assert operations(jax.make_jaxpr(opaque)(X).jaxpr) == np.inf
 
 
 def test_a_torch_module_in_loops_of_large_batches(torch):

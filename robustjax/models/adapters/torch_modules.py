@@ -1,5 +1,7 @@
 """From a PyTorch module to a function of images: a callback to the host, with the module's own gradient."""
 
+import importlib
+import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -75,6 +77,7 @@ class _Host:
         self.torch, self.module = torch, module
         self.lock = threading.RLock()
         self.widths: dict[tuple[int, ...], int] = {}
+        self.counted: dict[tuple[int, ...], float] = {}
         self.kept: tuple[np.ndarray, Any, Any] | None = None
 
     def width(self, shape: tuple[int, ...]) -> int:
@@ -92,6 +95,22 @@ class _Host:
                     )
             self.widths[shape] = int(logits.shape[1])
         return self.widths[shape]
+
+    def operations(self, shape: tuple[int, ...]) -> float:
+        """Count products and sums for images (.., h, w, c), for `traced.operations`; infinity where unknown.
+
+        Evaluations take fewer batch sizes, and compile fewer programs, where a network is small.
+        """
+        one = shape[-3:]
+        if one not in self.counted:
+            try:
+                counter = importlib.import_module("torch.utils.flop_counter").FlopCounterMode(display=False)
+                with self.lock, self._evaluating(), counter:
+                    self._run(self._tensor(np.zeros((1, *one), np.float32)))
+                self.counted[one] = float(counter.get_total_flops())
+            except Exception:  # of modules that PyTorch cannot look into, such as compiled ones
+                self.counted[one] = math.inf
+        return self.counted[one] * math.prod(shape[:-3])
 
     def forward(self, x: Any) -> np.ndarray:
         """Run the module on images, with any number of leading axes."""
