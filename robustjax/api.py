@@ -22,7 +22,7 @@ from robustjax.models.cpu.rewritten import with_fast_convolutions
 from robustjax.numerics import Norm
 from robustjax.runtime import result_files
 from robustjax.runtime.attack_progress import attack_progress
-from robustjax.runtime.compilation import compilations, kept_programs
+from robustjax.runtime.compilation import compilations, duration, kept_programs
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.threats import Threat
@@ -76,10 +76,7 @@ class Evaluation:
         lines += [f"  warning: {flag.name}: {flag.says}" for flag in raised]
         if self.flags and not raised:
             lines.append(f"  checks of network, labels and gradients: none of {len(self.flags)} raised")
-        compiled = (
-            f", {self.compiling:.0f} s of it to compile {self.programs} programs" if self.programs else ""
-        )
-        return "\n".join([*lines, f"  {self.seconds:.0f} s in all{compiled}"])
+        return "\n".join([*lines, f"  {duration(self.seconds, self.compiling, self.programs)}"])
 
 
 def evaluate(

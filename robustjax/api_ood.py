@@ -23,7 +23,7 @@ from robustjax.ood.logit_scores import msp_margin
 from robustjax.ood.scores import Score, scored
 from robustjax.runtime import result_files
 from robustjax.runtime.attack_progress import attack_progress
-from robustjax.runtime.compilation import kept_programs
+from robustjax.runtime.compilation import compilations, duration, kept_programs
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.threats import Threat
@@ -52,6 +52,7 @@ class OodEvaluation:
       sets: by name of the OOD set, the numbers of its images in `results.index`.
       flags: the gradient-masking checks; a raised one says why the numbers may be too high.
       seconds: of the whole call, compiling included.
+      compiling: seconds of these that went into compiling programs; programs: how many.
     """
 
     title: str
@@ -59,6 +60,8 @@ class OodEvaluation:
     sets: dict[str, np.ndarray]
     flags: tuple[Flag, ...]
     seconds: float
+    compiling: float = 0.0
+    programs: int = 0
 
     @property
     def clean(self) -> Estimate:
@@ -117,7 +120,7 @@ class OodEvaluation:
         lines += [f"  warning: {flag.name}: {flag.says}" for flag in raised]
         if self.flags and not raised:
             lines.append(f"  gradient-masking checks: none of {len(self.flags)} raised")
-        return "\n".join([*lines, f"  {self.seconds:.0f} s in all"])
+        return "\n".join([*lines, f"  {duration(self.seconds, self.compiling, self.programs)}"])
 
     def after_each_attack(self) -> list[tuple[str, float]]:
         """List the AUROC with both sides attacked, clean and after each attack: of the worst so far, mean over sets."""
@@ -227,26 +230,29 @@ def evaluate_ood(
         # Progress of another score on the same images must not be taken up: its answers are part of the name.
         answers = np.asarray(jax.jit(detector.score)(images[:LOOKED_AT]))
         memory = Snapshot(folder / f"progress_{fingerprint(answers)}.npz")
-    results = score_suite.score_suite(system, cases, batch_size=batch_size)(
-        key,
-        images,
-        is_id,
-        threat,
-        *arguments,
-        index=np.concatenate(list(numbers.values())),
-        memory=memory,
-        progress=attack_progress(counts="under attack"),
-    )
     flags: tuple[Flag, ...] = ()
-    if masking:
-        few = np.concatenate([np.flatnonzero(is_id)[:LOOKED_AT], _spread(len(ours), theirs, LOOKED_AT)])
-        seen = score_checks.checks(key, detector.score, images[few], is_id[few], threat)
-        flags = (*score_checks.from_results(results), *seen)
+    with compilations() as compiled:
+        results = score_suite.score_suite(system, cases, batch_size=batch_size)(
+            key,
+            images,
+            is_id,
+            threat,
+            *arguments,
+            index=np.concatenate(list(numbers.values())),
+            memory=memory,
+            progress=attack_progress(counts="under attack"),
+        )
+        if masking:
+            few = np.concatenate([np.flatnonzero(is_id)[:LOOKED_AT], _spread(len(ours), theirs, LOOKED_AT)])
+            seen = score_checks.checks(key, detector.score, images[few], is_id[few], threat)
+            flags = (*score_checks.from_results(results), *seen)
     sets = {name: numbers[name] for name in theirs}
     title = f"{norm} {eps:.4g}, attacks on the score, {len(ours)} ID images, OOD: " + ", ".join(
         f"{len(part)} of {name}" for name, part in theirs.items()
     )
-    evaluation = OodEvaluation(title, results, sets, flags, time.perf_counter() - began)
+    evaluation = OodEvaluation(
+        title, results, sets, flags, time.perf_counter() - began, compiled.seconds, compiled.programs
+    )
     if folder is not None:
         about = {"norm": norm, "eps": eps, "steps": steps, "queries": queries, "seed": seed}
         told = {"flags": [plain(flag) for flag in flags], "made_with": made_with()}
@@ -274,11 +280,7 @@ def _spread(first: int, theirs: Mapping[str, np.ndarray], count: int) -> np.ndar
 
 
 def _system(score: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Give what builds the detector, and its arguments.
-
-    A model's programs are kept for its next weights. A function may have changed what it closes over: it is traced
-    anew in every call.
-    """
+    """Give what builds the detector, and its arguments."""
     if isinstance(score, Network):
         return _Msp(score.model), (score.params, score.state)
     detector = score if isinstance(score, ScoredNetwork) else ScoredNetwork(score)

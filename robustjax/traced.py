@@ -42,17 +42,21 @@ class Steps:
         return partial(self.run, constants)
 
     def run(self, constants: list[Any], x: Array) -> Array:
+        """Give the first result of the function; see `results`."""
+        return self.results(constants, x)[0]
+
+    def results(self, constants: list[Any], x: Array) -> list[Array]:
         """Apply the function, to a batch of another size in parts of the size that was traced."""
         closed_over = len(self._jaxpr.constvars)
         program = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, constants[:closed_over]))
         once = partial(program, *constants[closed_over:])
         size, count = _shape(self._jaxpr.invars[-1])[0], len(x)
         if count == size:
-            return once(x)[0]
+            return list(once(x))
         parts = -(-count // size)
         filled = x[jnp.minimum(jnp.arange(parts * size), count - 1)]
-        out = jax.lax.map(lambda part: once(part)[0], filled.reshape(parts, size, *x.shape[1:]))
-        return out.reshape(parts * size, *out.shape[2:])[:count]
+        found = jax.lax.map(lambda part: list(once(part)), filled.reshape(parts, size, *x.shape[1:]))
+        return [out.reshape(parts * size, *out.shape[2:])[:count] for out in found]
 
 
 _known: WeakValueDictionary[Any, Steps] = WeakValueDictionary()
@@ -60,7 +64,7 @@ _knowing = Lock()
 
 
 def hoist(
-    function: Callable[..., Array], shape: tuple[int, ...], given: tuple[Any, ...] = ()
+    function: Callable[..., Array | tuple[Array, ...]], shape: tuple[int, ...], given: tuple[Any, ...] = ()
 ) -> tuple[Steps, list[Any]]:
     """Trace a function of a float32 batch: its steps, and the arrays it closes over.
 
@@ -68,7 +72,7 @@ def hoist(
     and their arrays. What cannot be compared, such as a call out of JAX, is the same only if it is the same object.
 
     Args:
-      function: (*given, x) -> result.
+      function: (*given, x) -> result, or several results; each leads with the batch.
       shape: of x.
       given: pytrees of arrays. Unlike what is closed over, they may lie on a mesh of devices within which the function
         then runs.
@@ -129,18 +133,30 @@ class ByBatch:
     """A function of a batch as a system under attack, traced once for each batch size that is asked for."""
 
     def __init__(
-        self, function: Callable[..., Array], shape: tuple[int, ...], given: tuple[Any, ...] = ()
+        self,
+        function: Callable[..., Array | tuple[Array, ...]],
+        shape: tuple[int, ...],
+        given: tuple[Any, ...] = (),
+        view: Callable[[Steps], Callable[..., Any]] = lambda steps: steps,
     ) -> None:
-        """Take a function, the shape of one example, and what the function takes before the batch."""
-        self._function, self._shape, self._given = function, shape, given
-        self._found: dict[int, tuple[Steps, tuple[list[Any]]]] = {}
+        """Take a function, the shape of one example, and what the function takes before the batch.
 
-    def at(self, size: int) -> tuple[Steps, tuple[list[Any]]]:
-        """Give the steps for a batch of this size and their arguments."""
+        Args:
+          view: from the steps to the system, (arrays) -> what an objective takes; equal for equal steps.
+        """
+        self._function, self._shape, self._given, self._view = function, shape, given, view
+        self._found: dict[int, tuple[Steps, list[Any]]] = {}
+
+    def traced(self, size: int) -> tuple[Steps, list[Any]]:
+        """Give the steps for a batch of this size and their arrays."""
         if size not in self._found:
-            steps, constants = hoist(self._function, (size, *self._shape), self._given)
-            self._found[size] = steps, (constants,)
+            self._found[size] = hoist(self._function, (size, *self._shape), self._given)
         return self._found[size]
+
+    def at(self, size: int) -> tuple[Callable[..., Any], tuple[list[Any]]]:
+        """Give the system for a batch of this size and its arguments."""
+        steps, arrays = self.traced(size)
+        return self._view(steps), (arrays,)
 
 
 def applied(
@@ -247,12 +263,11 @@ def _has_rules(eqn: Any) -> bool:
 def _gradient(closed: ClosedJaxpr, likes: list[Any]) -> Any:
     """Say what the gradient does: rules of differentiation are functions, which cannot be compared themselves."""
 
-    def pulled(constants: list[Any], leaves: list[Any], x: Array, cotangent: Array) -> Any:
+    def pulled(constants: list[Any], leaves: list[Any], x: Array, cotangents: list[Array]) -> Any:
         program = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))
-        return jax.vjp(lambda x: program(*leaves, x)[0], x)[1](cotangent)
+        return jax.vjp(lambda x: list(program(*leaves, x)), x)[1](cotangents)
 
-    (out,) = closed.out_avals
-    found = jax.make_jaxpr(pulled)(closed.consts, likes, closed.in_avals[-1], out)
+    found = jax.make_jaxpr(pulled)(closed.consts, likes, closed.in_avals[-1], list(closed.out_avals))
     return _parameter(found)
 
 

@@ -414,7 +414,7 @@ def _at(system: System | ByBatch, size: int, arguments: Any) -> tuple[System, An
 
 
 def _steps(system: System | ByBatch, size: int) -> Steps | None:
-    return system.at(size)[0] if isinstance(system, ByBatch) else None
+    return system.traced(size)[0] if isinstance(system, ByBatch) else None
 
 
 def _strong(threat: Threat) -> Threat:

@@ -7,7 +7,8 @@ import dataclasses
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from robustjax.numerics import constant
 from robustjax.ood import metrics
 from robustjax.ood.detectors import ScoredNetwork
 from robustjax.threats import Threat
+from robustjax.traced import ByBatch, Steps
 from robustjax.types import Mask
 
 PER_IMAGE = ("index", "is_id", "clean", "scores", "x", "worst", "prediction", "confidence", "distance")
@@ -115,7 +117,8 @@ def score_suite(
     See `runner.runner` for how: full batches, random numbers per image, resumption.
 
     Args:
-      detector: (*arguments) -> ScoredNetwork, the OOD detector.
+      detector: (*arguments) -> ScoredNetwork, the OOD detector. It is traced in every call; detectors that do the same
+        with other arrays, given as arguments or closed over, share programs.
       cases: from the threat, such as `functools.partial(score_cases.standard, classes=10)`.
       batch_size, smallest, segment, sharding, clock: as for `runner.runner`.
       compete: let the image itself compete, so that no attack helps the detector; False to see what published attacks
@@ -146,7 +149,7 @@ def score_suite(
         index = np.arange(len(is_id)) if index is None else np.asarray(index)
         _check(images, is_id, index, given)
         run = runner(
-            detector,
+            _by_batch(detector, as_floats(images), arguments),
             cases,
             _answer,
             _none,
@@ -167,7 +170,6 @@ def score_suite(
             key,
             Examples(as_floats(images), is_id, index),
             threat,
-            *arguments,
             begin=begin,
             memory=memory,
             progress=progress,
@@ -189,6 +191,37 @@ def score_suite(
         )
 
     return evaluate
+
+
+class _Traced(NamedTuple):
+    """A traced score and what is known besides: equal for equal steps."""
+
+    results: tuple[str, ...]
+    classes: int | None
+    steps: Steps
+
+    def __call__(self, arrays: list[Any]) -> ScoredNetwork:
+        """Close it over its arrays."""
+
+        def result(place: int) -> Callable[[Array], Array]:
+            return lambda x: self.steps.results(arrays, x)[place]
+
+        functions: dict[str, Any] = {name: result(place) for place, name in enumerate(self.results)}
+        return ScoredNetwork(**functions, classes=self.classes)
+
+
+def _by_batch(
+    detector: Callable[..., ScoredNetwork], images: np.ndarray, arguments: tuple[Any, ...]
+) -> ByBatch:
+    """Trace a score, its logits and its surrogate together, so that they share what they have in common."""
+    whole = detector(*arguments)
+    names = tuple(name for name in ("score", "logits_fn", "surrogate") if getattr(whole, name) is not None)
+
+    def results(*inputs: Any) -> tuple[Array, ...]:
+        one = detector(*inputs[:-1])
+        return tuple(getattr(one, name)(inputs[-1]) for name in names)
+
+    return ByBatch(results, images.shape[1:], arguments, partial(_Traced, names, whole.classes))
 
 
 def numbered(sets: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -56,6 +56,12 @@ class Compilations:
     seconds: float = 0.0
 
 
+def duration(seconds: float, compiling: float, programs: int) -> str:
+    """Say how long something took, and how much of it went into how many programs."""
+    compiled = f", {compiling:.0f} s of it to compile {programs} programs" if programs else ""
+    return f"{seconds:.0f} s in all{compiled}"
+
+
 @contextmanager
 def compilations() -> Iterator[Compilations]:
     """Count what is compiled within a block; tracing is not in the seconds."""

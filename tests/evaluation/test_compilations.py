@@ -200,3 +200,30 @@ def test_what_nobody_needs_is_not_compiled():
     ahead.wait(steps, "first")
     ahead.wait(steps, "second")
     assert calls == []
+
+
+def test_scores_that_do_the_same_share_programs():
+    """A second evaluation of a detector, at another radius or with other weights, compiles nothing."""
+
+    def judge(seed, eps):
+        score = lambda x: network(*weights(seed))(x).max(axis=-1)
+        return robustjax.evaluate_ood(score, X[:20], 1 - X[20:], eps=eps, steps=3, queries=200, masking=False)
+
+    first = judge(0, 0.03)
+    with compilations() as later:
+        judge(0, 0.05)
+        judge(1, 0.03)
+    assert later == []
+    best = np.stack([network(*weights(0))(np.concatenate([X[:20], 1 - X[20:]])).max(axis=-1)])
+    np.testing.assert_allclose(first.results.clean, best[0], rtol=1e-5)
+
+
+def test_a_score_and_its_network_are_traced_together():
+    """What the score and its surrogates have in common is computed once, as in one function."""
+    steps, arrays = traced.hoist(lambda x: (jnp.tanh(x @ A).max(axis=-1), jnp.tanh(x @ A)), (4, 6))
+    x = jnp.asarray(RNG.normal(size=(7, 6)), jnp.float32)
+    score, logits = steps.results(arrays, x)
+    np.testing.assert_allclose(logits, jnp.tanh(x @ A), rtol=1e-6)
+    np.testing.assert_array_equal(score, logits.max(axis=-1))
+    both = jax.jit(lambda arrays, x: steps.results(arrays, x)[0] + steps.results(arrays, x)[1].sum(axis=-1))
+    assert both.lower(arrays, x[:4]).compile().as_text().count(" dot(") == 1
