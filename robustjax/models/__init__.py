@@ -13,10 +13,19 @@ densenet         densenet: DenseNet-BC
 ```
 
 ```
-resnet_imagenet  resnet18_imagenet, resnet50_imagenet for large images
-published        the variants of preact and wideresnet that public checkpoints are of
+resnet_imagenet  resnet18_imagenet, resnet50_imagenet, wideresnet50_2_imagenet for large images
+resnext          resnext: ResNeXt-29 for small images
+preactivated     residual networks that activate before they convolve, in the forms of public code
+published        the variants of preact that public checkpoints are of
+published_wide   the variants of wideresnet that public checkpoints are of
+standardised     networks that standardise each image by itself
+ensemble         ensembles that average probabilities
+architectures    the networks that published weights are of, by name
 weights          imported: a network with the weights of a PyTorch checkpoint; load, constants, into, fingerprint
-layernames       how public PyTorch code names layers
+recognition      which architecture the names and shapes of tensors are of
+running_statistics  whether BatchNorm layers see what they saw in training
+layernames       the names in a state dict, without wrappers
+layouts          how public PyTorch code names layers
 tensorfiles      .safetensors and the files of torch.save as numpy arrays
 pickles          pickles, read without running them
 ```
@@ -47,7 +56,7 @@ from robustjax.models.densenet import densenet as densenet
 from robustjax.models.preact import preact_resnet18 as preact_resnet18
 from robustjax.models.published import preact_resnet18_rice as preact_resnet18_rice
 from robustjax.models.published import preact_resnet18_wong as preact_resnet18_wong
-from robustjax.models.published import wideresnet_gowal as wideresnet_gowal
+from robustjax.models.published_wide import wideresnet_gowal as wideresnet_gowal
 from robustjax.models.resnet import resnet18 as resnet18
 from robustjax.models.resnet import resnet34 as resnet34
 from robustjax.models.resnet import resnet50 as resnet50

@@ -3,6 +3,7 @@
 Each function applies a named flax layer to `x`, to be called inside a `flax.linen.compact` method.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -41,11 +42,14 @@ def conv(
     name: str,
     stride: int = 1,
     padding: int | None = None,
+    groups: int = 1,
     bias: bool = False,
     init: Initializer = fan_in_uniform,
     dtype: DType = jnp.float32,
 ) -> Float[Array, "b i j o"]:
     """Convolve with a square kernel, zero-padded by `padding` on all sides (by default half the kernel).
+
+    With `groups` the channels are split in so many parts that do not see each other.
 
     "SAME" would pad a strided convolution on one side only, which moves the sampling grid against PyTorch's.
     """
@@ -55,9 +59,10 @@ def conv(
         (kernel, kernel),
         strides=(stride, stride),
         padding=((pad, pad), (pad, pad)),
+        feature_group_count=groups,
         use_bias=bias,
         kernel_init=init,
-        bias_init=bias_uniform(kernel * kernel * x.shape[-1]),
+        bias_init=bias_uniform(kernel * kernel * x.shape[-1] // groups),
         conv_general_dilated=convolve,
         dtype=dtype,
         name=name,
@@ -87,26 +92,66 @@ def linear(
     features: int,
     *,
     name: str,
+    bias: bool = True,
     bias_init: Initializer | None = None,
     dtype: DType = jnp.float32,
 ) -> Float[Array, "b k"]:
     """Apply an affine map; the bias is drawn as PyTorch does unless `bias_init` is given."""
-    bias_init = bias_uniform(x.shape[-1]) if bias_init is None else bias_init
-    return nn.Dense(features, kernel_init=fan_in_uniform, bias_init=bias_init, dtype=dtype, name=name)(x)
+    inits = {"kernel_init": fan_in_uniform, "bias_init": bias_init or bias_uniform(x.shape[-1])}
+    return nn.Dense(features, use_bias=bias, **inits, dtype=dtype, name=name)(x)
 
 
 def recomputed(block: Callable[..., nn.Module], wanted: bool) -> Callable[..., nn.Module]:
     """Build blocks, called as (x, train), that keep their input only and compute the rest anew for their gradient."""
+    if isinstance(block, functools.partial):
+        return functools.partial(recomputed(block.func, wanted), *block.args, **block.keywords)
     return nn.remat(block, static_argnums=(2,)) if wanted else block  # pyright: ignore[reportArgumentType]
 
 
-def batch_norm(x: Array, *, train: bool, name: str, dtype: DType = jnp.float32) -> Array:
+def batch_norm(x: Array, *, train: bool, name: str, affine: bool = True, dtype: DType = jnp.float32) -> Array:
     """Normalise by the statistics of the batch (train) or by running ones: momentum 0.9, eps 1e-5.
 
-    PyTorch calls this momentum 0.1.
+    PyTorch calls this momentum 0.1. Without `affine` there is no scale and no bias.
 
     Under `jit` with a sharded batch the statistics are those of the global batch; under `shard_map` or `pmap`
     each device has its own. Computed in float32 whatever `dtype` is, which only the result has.
     """
-    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
+    norm = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_scale=affine,
+        use_bias=affine,
+        name=name,
+    )
     return norm(x.astype(jnp.float32)).astype(dtype)
+
+
+def excited(
+    x: Float[Array, "b h w c"], squeezed: int, *, name: str, dtype: DType = jnp.float32
+) -> Float[Array, "b h w c"]:
+    """Scale each channel by a gate in (0, 1) that a hidden layer of `squeezed` units finds from the channels' means.
+
+    Reference: squeeze and excitation, Hu et al. 2018, arXiv:1709.01507.
+    """
+    hidden = nn.relu(linear(x.mean(axis=(1, 2)), squeezed, name=f"{name}1", dtype=dtype))
+    gate = nn.sigmoid(linear(hidden, x.shape[-1], name=f"{name}2", dtype=dtype))
+    return x * gate[:, None, None, :]
+
+
+class MeanSparse(nn.Module):
+    """Replace what lies within `threshold` standard deviations of a channel's mean by the mean.
+
+    The statistics are those of the training set, taken after training; gradients are zero where a value is replaced.
+
+    Reference: Amini et al. 2024, arXiv:2406.05927.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b ... c"]) -> Float[Array, "b ... c"]:
+        channels = x.shape[-1:]
+        mean = self.variable("mean_sparse", "mean", jnp.zeros, channels).value
+        var = self.variable("mean_sparse", "var", jnp.zeros, channels).value
+        threshold = self.variable("mean_sparse", "threshold", jnp.zeros, ()).value
+        near = jnp.abs(x - mean) < threshold * jnp.sqrt(var)
+        return jnp.where(near, mean, x).astype(x.dtype)

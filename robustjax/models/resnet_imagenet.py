@@ -1,11 +1,11 @@
-"""Residual networks for large images: ResNet-18 and -50 with a strided 7x7 stem and pooling.
+"""Residual networks for large images: ResNet-18, -50 and a wide ResNet-50, with a strided 7x7 stem and pooling.
 
 Feature taps: stage0 is the stem after pooling, stage1 to stage4 the groups of blocks; the linear layer reads
 stage4.
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -95,4 +95,21 @@ def resnet18_imagenet(
 ) -> Model:
     """Build a ResNet-18 for large images: 11,689,512 parameters; settings as in `resnet50_imagenet`."""
     network = LargeResNet(BasicBlock, (2, 2, 2, 2), classes, dtype, remat)
+    return from_flax(network, shape=shape, mean=mean, std=std)
+
+
+def wideresnet50_2_imagenet(
+    *,
+    classes: int = 1000,
+    shape: tuple[int, ...] = SHAPE,
+    mean: Sequence[float] | None = IMAGENET["mean"],
+    std: Sequence[float] | None = IMAGENET["std"],
+    dtype: DType = jnp.float32,
+    remat: bool = False,
+) -> Model:
+    """Build a ResNet-50 with twice the channels inside its blocks: 68,883,240 parameters; as `resnet50_imagenet`.
+
+    Reference: Zagoruyko and Komodakis 2016, arXiv:1605.07146, as torchvision's wide_resnet50_2.
+    """
+    network = LargeResNet(partial(Bottleneck, inner=2), (3, 4, 6, 3), classes, dtype, remat)
     return from_flax(network, shape=shape, mean=mean, std=std)

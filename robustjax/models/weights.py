@@ -3,61 +3,39 @@
     net = weights.imported("wong.pt", architecture="preact_resnet18_wong", classes=10, **normalisation.CIFAR10)
     net.logits_fn(images)
 
-Two things a file does not tell, and the caller must know: which of several networks with the same layers it is
-of (see `published`), and, unless it stores them, the constants by which images are normalised.
+The architecture is recognised by names and shapes (see `recognition`). Two things a file does not tell, and the caller
+must know: which of several networks with the same layers it is of (see `published`), and, unless it stores them, the
+constants by which images are normalised.
 """
 
 import difflib
-import functools
 import hashlib
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax.models import layernames, preact, published, resnet, resnet_imagenet, small, tensorfiles
+from robustjax.models import layernames, layouts, recognition, tensorfiles
+from robustjax.models.architectures import ARCHITECTURES as ARCHITECTURES
+from robustjax.models.architectures import architecture as factory_of
 from robustjax.models.layers import DType
-from robustjax.models.wideresnet import wideresnet
 from robustjax.types import Model, Network, Params, State
 
 Path = str | os.PathLike[str]
 Tensors = Mapping[str, np.ndarray]
 SHOWN = 3  # names of a kind in an error
-
-ARCHITECTURES: dict[str, Callable[..., Model]] = {
-    "resnet18": resnet.resnet18,
-    "resnet34": resnet.resnet34,
-    "resnet50": resnet.resnet50,
-    "resnet18_imagenet": resnet_imagenet.resnet18_imagenet,
-    "resnet50_imagenet": resnet_imagenet.resnet50_imagenet,
-    "convnet_small": small.convnet_small,
-    "preact_resnet18": preact.preact_resnet18,
-    "preact_resnet18_wong": published.preact_resnet18_wong,
-    "preact_resnet18_rice": published.preact_resnet18_rice,
-    **{
-        f"{name}{depth}_{width}": functools.partial(factory, depth=depth, width=width)
-        for name, factory, sizes in (
-            (
-                "wideresnet",
-                wideresnet,
-                ((28, 4), (28, 10), (34, 10), (34, 15), (34, 20), (70, 16)),
-            ),
-            ("gowal", published.wideresnet_gowal, ((28, 10), (34, 10), (34, 20), (70, 16), (106, 16))),
-        )
-        for depth, width in sizes
-    },
-}
+COLLECTIONS = ("batch_stats", "mean_sparse")
 
 
 def imported(
-    path: Path,
+    path: Path | Sequence[Path],
     *,
-    architecture: str,
+    architecture: str | None = None,
     classes: int,
     shape: tuple[int, ...] | None = None,
     mean: Sequence[float] | None = None,
@@ -68,8 +46,9 @@ def imported(
     """Build a network with the weights of a checkpoint.
 
     Args:
-      path: of a file of safetensors or of `torch.save`.
-      architecture: a key of `ARCHITECTURES`; for other sizes call `load`, `constants` and `into`.
+      path: of a file of safetensors or of `torch.save`; several are the members of an ensemble.
+      architecture: a name of `architectures`; None to recognise it. For other networks call `load`, `constants` and
+        `into`.
       classes: number of logits.
       shape: of one image, (h, w, c); by default that of the architecture.
       mean, std: by which the network normalises images in [0, 1]. May be left out where the file stores them,
@@ -79,20 +58,87 @@ def imported(
     Returns:
       The network; `about` has the file's name and SHA-256, the architecture, mean and std.
     Raises:
-      ValueError: in one line, if the file cannot be read or does not fit, holds NaN or infinite values, or if the
-        constants are unknown or other than those it stores.
+      ValueError: in one line, if the file cannot be read or does not fit, holds NaN or infinite values, if the
+        constants are unknown or other than those it stores, or if the architecture is not told by the weights.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"imported: architecture is {architecture!r}, must be one of {', '.join(ARCHITECTURES)}"
-        )
-    factory, tensors = ARCHITECTURES[architecture], load(path, entry=entry)
+    paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+    tensors, stored = _opened(paths, entry, 3 if shape is None else shape[-1])
+    name = architecture or one_of(recognition.recognised(_shapes(tensors)), os.fspath(paths[0]))
+    factory = factory_of(name)
     defaults: dict[str, Any] = {k: p.default for k, p in inspect.signature(factory).parameters.items()}
     size: tuple[int, ...] = defaults["shape"] if shape is None else shape
-    stored, tensors = constants(tensors, channels=size[-1])
+    if shape is None and size[-1] != 3:
+        tensors, stored = _opened(paths, entry, size[-1])
     given = None if mean is None or std is None else (tuple(mean), tuple(std))
     if (mean is None) != (std is None):
         raise ValueError("imported: one of mean and std is given, must be both or neither")
+    settings: dict[str, Any] = {}
+    if "mean" in defaults:
+        settings = _constants(os.fspath(paths[0]), given, stored, defaults, size[-1])
+    elif stored or (given and given != ((0.0,) * size[-1], (1.0,) * size[-1])):
+        raise ValueError(
+            f"imported: mean and std are {given or stored}, but {name} standardises each image: leave them out"
+        )
+    model = factory(classes=classes, shape=size, dtype=dtype, **settings)
+    params, state = into(model, tensors)
+    files = [os.path.basename(at) for at in paths]
+    about = {
+        "checkpoint": ", ".join(files),
+        "sha256": ", ".join(map(fingerprint, paths)),
+        "architecture": name,
+        "mean": settings.get("mean"),
+        "std": settings.get("std"),
+    }
+    return Network(model, params, state, about, f"{name} of {files[0]}")
+
+
+def one_of(names: Sequence[str], file: str) -> str:
+    """Take the one architecture that a file may be of.
+
+    Raises:
+      ValueError: in one line, if there is none, or several that its tensors fit.
+    """
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise ValueError(
+            f"imported: {file} is of no network that is known here; architecture must be one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    raise ValueError(
+        f"imported: the tensors of {file} fit {' and '.join(names)}, which compute different things: name one "
+        "as architecture"
+    )
+
+
+def candidates(
+    path: Path | Sequence[Path], *, entry: str | None = None, channels: int = 3
+) -> tuple[str, ...]:
+    """Name the architectures that the tensors of a checkpoint fit; several if weights do not tell them apart."""
+    paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+    return recognition.recognised(_shapes(_opened(paths, entry, channels)[0]))
+
+
+def _opened(
+    paths: Sequence[Path], entry: str | None, channels: int
+) -> tuple[dict[str, np.ndarray], tuple[tuple[float, ...], tuple[float, ...]] | None]:
+    """Read the tensors of a file, or of all members of an ensemble, and the constants that they store."""
+    if not paths:
+        raise ValueError("imported: path is empty, must be one file or the files of an ensemble")
+    if len(paths) == 1:
+        stored, tensors = constants(load(paths[0], entry=entry), channels=channels)
+        return tensors, stored
+    every = [constants(load(path, entry=entry), channels=channels) for path in paths]
+    if any(stored != every[0][0] for stored, _ in every):
+        raise ValueError(
+            "imported: the members of the ensemble store different mean and std, must be the same"
+        )
+    return {f"models.{i}.{name}": v for i, (_, of) in enumerate(every) for name, v in of.items()}, every[0][0]
+
+
+def _constants(
+    file: str, given: Any, stored: Any, defaults: Mapping[str, Any], channels: int
+) -> dict[str, tuple[float, ...]]:
     if given and stored and not np.allclose(given, stored, rtol=1e-5, atol=0):
         raise ValueError(
             f"imported: mean and std are {given}, but the file was trained with {stored}: leave them out"
@@ -100,20 +146,14 @@ def imported(
     chosen = stored or given or (defaults["mean"] and (defaults["mean"], defaults["std"]))
     if not chosen:
         raise ValueError(
-            f"imported: {os.fspath(path)} stores no mean and std, must be given: those of its training, "
-            f"or mean {(0,) * size[-1]} and std {(1,) * size[-1]} if the network takes images in [0, 1] as they are"
+            f"imported: {file} stores no mean and std, must be given: those of its training, "
+            f"or mean {(0,) * channels} and std {(1,) * channels} if the network takes images in [0, 1] as they are"
         )
-    model = factory(classes=classes, shape=size, mean=chosen[0], std=chosen[1], dtype=dtype)
-    params, state = into(model, tensors)
-    file = os.path.basename(path)
-    about = {
-        "checkpoint": file,
-        "sha256": fingerprint(path),
-        "architecture": architecture,
-        "mean": chosen[0],
-        "std": chosen[1],
-    }
-    return Network(model, params, state, about, f"{architecture} of {file}")
+    return {"mean": chosen[0], "std": chosen[1]}
+
+
+def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: value.shape for name, value in tensors.items()}
 
 
 def load(path: Path, *, entry: str | None = None) -> dict[str, np.ndarray]:
@@ -166,9 +206,8 @@ def into(model: Model, tensors: Tensors) -> tuple[Params, State]:
     """Arrange tensors of PyTorch as the parameters and state of a network.
 
     Args:
-      model: one of `resnet`, `resnet_imagenet`, `preact`, `wideresnet` or `published`, or `small.convnet_small`.
-      tensors: as from `load`, without `constants`; named as in pytorch-cifar, torchvision, TRADES or Gowal et al., or
-        by place in the MNIST networks of Wong and Kolter.
+      model: one of `architectures`.
+      tensors: as from `load`, without `constants`; named as one of `layouts` does.
     Returns:
       What `model.init` returns, with the values of the file.
     Raises:
@@ -176,18 +215,22 @@ def into(model: Model, tensors: Tensors) -> tuple[Params, State]:
         every tensor is used; if a value is NaN or infinite, or becomes so in the network's type.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(jax.eval_shape(model.init, jax.random.key(0)))
-    candidates = min(
-        ([_called(layout, path) for path, _ in leaves] for layout in layernames.LAYOUTS),
+    called = min(
+        ([_called(layout, path) for path, _ in leaves] for layout in layouts.LAYOUTS),
         key=lambda names: sum(not any(name in tensors for name in of) for of in names),
     )
     values, missing, misfits, used = [], [], [], set()
-    for (path, leaf), names in zip(leaves, candidates, strict=True):
+    for (path, leaf), names in zip(leaves, called, strict=True):
         name = next((name for name in names if name in tensors), None)
         if name is None:
             missing.append(names[0] if names else "/".join(key.key for key in path[1:]))
             continue
         used.add(name)
         value = _channels_last(path, np.asarray(tensors[name]), leaves)
+        if (
+            leaf.ndim == 2 and value.ndim == 4 and value.shape[2:] == (1, 1)
+        ):  # a 1x1 convolution of single pixels
+            value = value[:, :, 0, 0]
         if value.ndim == leaf.ndim and (turned := value.transpose(_order(value.ndim))).shape == leaf.shape:
             with np.errstate(over="ignore"):
                 values.append(_finite(name, turned, leaf.dtype))
@@ -199,7 +242,7 @@ def into(model: Model, tensors: Tensors) -> tuple[Params, State]:
         near = {name: difflib.get_close_matches(name, unused, 1) for name in missing[:SHOWN]}
         told = [f"{name} (nearest: {near[name][0]})" if near.get(name) else name for name in missing]
         parts = [_some("missing", told), _some("unused", unused), _some("of another shape", misfits)]
-        seems = layernames.described({name: value.shape for name, value in tensors.items()})
+        seems = recognition.described(_shapes(tensors))
         raise ValueError(
             f"into: the tensors do not fit the network: {'; '.join(filter(None, parts))}; they seem to be of {seems}"
         )
@@ -228,12 +271,13 @@ def _channels_last(path: Any, value: np.ndarray, leaves: Any) -> np.ndarray:
     return value.reshape(len(value), convs[-1], -1).transpose(0, 2, 1).reshape(value.shape)
 
 
-def _called(layout: layernames.Layout, path: Any) -> list[str]:
-    *layer, kind = (key.key for key in path[1:] if key.key != "batch_stats")
+def _called(layout: layouts.Layout, path: Any) -> list[str]:
+    *layer, kind = (key.key for key in path[1:] if key.key not in COLLECTIONS)
     word = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(
         kind, kind
     )
-    return [f"{name}.{word}" for name in layout("/".join(layer))]
+    member = f"models.{layer.pop(0)}." if layer and layer[0].isdigit() else ""
+    return [f"{member}{name}.{word}" for name in layout("/".join(layer))]
 
 
 def _order(ndim: int) -> tuple[int, ...]:

@@ -8,7 +8,8 @@ import pytest
 
 from robustjax.models import resnet_imagenet
 from robustjax.models.preact import preact_resnet18
-from robustjax.models.published import preact_resnet18_rice, preact_resnet18_wong, wideresnet_gowal
+from robustjax.models.published import preact_resnet18_rice, preact_resnet18_wong
+from robustjax.models.published_wide import wideresnet_gowal
 from robustjax.models.resnet_imagenet import resnet18_imagenet, resnet50_imagenet
 from robustjax.models.wideresnet import wideresnet
 

@@ -1,0 +1,100 @@
+"""Networks that published weights are of, by name.
+
+Sizes may be written in a name: wideresnet28_10 is of depth 28 and width 10, and so is any wideresnetD_W; gowalD_W,
+and densenetD for growth 12. ensembleN_NAME averages the probabilities of N networks of a name.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from robustjax.models import preact, published, published_wide, resnet, resnet_imagenet, small
+from robustjax.models.densenet import densenet
+from robustjax.models.ensemble import ensemble
+from robustjax.models.resnext import resnext
+from robustjax.models.wideresnet import wideresnet
+from robustjax.types import Model
+
+Factory = Callable[..., Model]
+
+ARCHITECTURES: dict[str, Factory] = {
+    "resnet18": resnet.resnet18,
+    "resnet18_128": functools.partial(resnet.resnet18, width=128),
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnext29_4x32": resnext,
+    "resnet18_imagenet": resnet_imagenet.resnet18_imagenet,
+    "resnet50_imagenet": resnet_imagenet.resnet50_imagenet,
+    "wideresnet50_2_imagenet": resnet_imagenet.wideresnet50_2_imagenet,
+    "convnet_small": small.convnet_small,
+    "preact_resnet18": preact.preact_resnet18,
+    "preact_resnet18_wong": published.preact_resnet18_wong,
+    "preact_resnet18_rice": published.preact_resnet18_rice,
+    "preact_resnet18_gowal": published.preact_resnet18_gowal,
+    "preact_resnet18_affine_free": published.preact_resnet18_affine_free,
+    "preact_resnet50_chen": published.preact_resnet50_chen,
+    "wideresnet34_r": published_wide.wideresnet34_r,
+    "wideresnet_a4": published_wide.wideresnet_a4,
+    "rawideresnet70_16": published_wide.rawideresnet,
+    "rawideresnet70_16_sparse": functools.partial(published_wide.rawideresnet, sparse=True),
+    "densenet40": functools.partial(densenet, depth=40),
+    "densenet100": densenet,
+    **{
+        f"wideresnet{depth}_{width}": functools.partial(wideresnet, depth=depth, width=width)
+        for depth, width in ((28, 4), (28, 10), (34, 10), (34, 15), (34, 20), (40, 2), (40, 4), (70, 16))
+    },
+    "wideresnet28_4_standardised": published_wide.wideresnet_standardised,
+    "wideresnet34_20_cosine": published_wide.wideresnet_cosine,
+    "wideresnet28_10_pssilu": published_wide.wideresnet_pssilu,
+    **{
+        f"gowal{depth}_{width}": functools.partial(published_wide.wideresnet_gowal, depth=depth, width=width)
+        for depth, width in ((28, 10), (34, 10), (34, 20), (70, 16), (82, 8), (94, 16), (106, 16))
+    },
+    "gowal70_16_sparse": functools.partial(published_wide.wideresnet_gowal, depth=70, width=16, sparse=True),
+    "gowal94_16_sparse": functools.partial(published_wide.wideresnet_gowal, depth=94, width=16, sparse=True),
+}
+SIZED: tuple[tuple[str, Factory], ...] = (
+    (r"wideresnet(?P<depth>\d+)_(?P<width>\d+)", wideresnet),
+    (r"wideresnet(?P<depth>\d+)_(?P<width>\d+)_standardised", published_wide.wideresnet_standardised),
+    (r"wideresnet(?P<depth>\d+)_(?P<width>\d+)_cosine", published_wide.wideresnet_cosine),
+    (r"wideresnet(?P<depth>\d+)_(?P<width>\d+)_pssilu", published_wide.wideresnet_pssilu),
+    (r"gowal(?P<depth>\d+)_(?P<width>\d+)", published_wide.wideresnet_gowal),
+    (
+        r"gowal(?P<depth>\d+)_(?P<width>\d+)_sparse",
+        functools.partial(published_wide.wideresnet_gowal, sparse=True),
+    ),
+    (r"densenet(?P<depth>\d+)", densenet),
+    (r"densenet(?P<depth>\d+)_(?P<growth>\d+)", densenet),
+    (r"resnet18_(?P<width>\d+)", resnet.resnet18),
+)
+
+
+def architecture(name: str) -> Factory:
+    """Look up the factory of a network.
+
+    Args:
+      name: a key of `ARCHITECTURES`, or one with sizes or an ensemble as described above.
+    Raises:
+      ValueError: in one line, listing the names, if there is none.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    for pattern, factory in SIZED:
+        if found := re.fullmatch(pattern, name):
+            return functools.partial(factory, **{key: int(value) for key, value in found.groupdict().items()})
+    if found := re.fullmatch(r"ensemble(\d+)_(.+)", name):
+        return _ensemble(int(found[1]), architecture(found[2]))
+    raise ValueError(
+        f"architecture is {name!r}, must be one of {', '.join(ARCHITECTURES)}; other sizes are written as in "
+        "wideresnet16_8 or gowal40_4, and ensemble3_NAME averages three"
+    )
+
+
+def _ensemble(count: int, factory: Factory) -> Factory:
+    def build(**settings: Any) -> Model:
+        return ensemble([factory(**settings)] * count)
+
+    build.__signature__ = inspect.signature(factory)  # pyright: ignore[reportFunctionMemberAccess]
+    return build

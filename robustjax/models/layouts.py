@@ -1,0 +1,152 @@
+"""From a layer of ours to what public PyTorch code may call it, one function for each way to name layers.
+
+Ours are named as "stage2_block0/conv1"; the parts of a block count from 1.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Layout = Callable[[str], tuple[str, ...]]
+
+
+def common(layer: str) -> tuple[str, ...]:
+    """Name a layer as pytorch-cifar and torchvision do."""
+    return _named(
+        layer,
+        {"conv1": "conv1", "norm1": "bn1", "norm": ("bn", "bn1"), "head": ("linear", "fc")},
+        lambda i, j: f"layer{i}.{j}.",
+        {
+            "conv": lambda k: f"conv{k}",
+            "norm": lambda k: f"bn{k}",
+            "shortcut_conv": ("shortcut.0", "downsample.0"),
+            "shortcut_norm": ("shortcut.1", "downsample.1"),
+        },
+    )
+
+
+def from_zero(layer: str) -> tuple[str, ...]:
+    """Name a layer as `common` does, with the BatchNorms of a block counted from 0, as Chen et al. do."""
+    return _named(
+        layer,
+        {"conv1": "conv1", "norm1": "bn1", "head": ("linear", "fc")},
+        lambda i, j: f"layer{i}.{j}.",
+        {
+            "conv": lambda k: f"conv{k}",
+            "norm": lambda k: f"bn{k - 1}",
+            "shortcut_conv": "shortcut.0",
+            "shortcut_norm": "shortcut.1",
+        },
+    )
+
+
+def trades(layer: str) -> tuple[str, ...]:
+    """Name a layer of a wide ResNet as TRADES, MART and many after them do."""
+    return _named(
+        layer,
+        {"conv1": "conv1", "norm": "bn1", "head": ("fc", "linear"), "": "activation"},
+        lambda i, j: f"block{i}.layer.{j}.",
+        {"conv": lambda k: f"conv{k}", "norm": lambda k: f"bn{k}", "shortcut_conv": "convShortcut"},
+    )
+
+
+def dense(layer: str) -> tuple[str, ...]:
+    """Name a layer of a DenseNet-BC as ALOE and ATOM do: three blocks, and two transitions between."""
+    outer = {"conv1": "conv1", "norm1": "trans1.bn1", "norm2": "trans2.bn1", "norm3": "bn1", "head": "fc"}
+    outer |= {"transition1": "trans1.conv1", "transition2": "trans2.conv1"}
+    parts = {"conv": lambda k: f"conv{k}", "norm": lambda k: f"bn{k}"}
+    return _named(layer, outer, lambda i, j: f"block{i}.layer.{j}.", parts)
+
+
+def gowal(layer: str) -> tuple[str, ...]:
+    """Name a layer of a wide ResNet as Gowal et al. and many after them do."""
+    return _named(
+        layer,
+        {"init_conv": "init_conv", "norm": "batchnorm", "head": "logits", "sparse": "meansparse_end"},
+        lambda i, j: f"layer.{i - 1}.block.{j}.",
+        {
+            "conv": lambda k: f"conv_{k - 1}",
+            "norm": lambda k: f"batchnorm_{k - 1}",
+            "excite": lambda k: f"se.fc{k}",
+            "sparse": lambda k: f"meansparse_{k - 1}",
+            "sparse_sum": "meansparse_2",
+            "shortcut_conv": "shortcut",
+        },
+    )
+
+
+def gowal_preact(layer: str) -> tuple[str, ...]:
+    """Name a layer of a pre-activation ResNet as Gowal et al. do."""
+    return _named(
+        layer,
+        {"conv_2d": "conv_2d", "norm": "batchnorm", "head": "logits"},
+        lambda i, j: f"layer_{i - 1}.{j}.",
+        {
+            "conv": lambda k: f"conv_2d_{k}",
+            "norm": lambda k: f"batchnorm_{k - 1}",
+            "shortcut_conv": "shortcut",
+        },
+    )
+
+
+def huang(layer: str) -> tuple[str, ...]:
+    """Name a layer of a wide ResNet as Huang et al. do, in 2021 and in 2023."""
+    return _named(
+        layer,
+        {"stem_conv": "stem_conv", "norm": ("bn1", "norm1"), "head": "fc"},
+        lambda i, j: f"blocks.{i - 1}.layer.{j}.",
+        {
+            "conv": lambda k: f"conv{k}",
+            "norm": lambda k: f"bn{k}",
+            "shortcut_conv": ("convShortcut", "shortcut.0"),
+        },
+    )
+
+
+def resnext(layer: str) -> tuple[str, ...]:
+    """Name a layer of a ResNeXt as AugMix does."""
+    return _named(
+        layer,
+        {"conv_1_3x3": "conv_1_3x3", "norm1": "bn_1", "head": "classifier"},
+        lambda i, j: f"stage_{i}.{j}.",
+        {
+            "conv": lambda k: ("conv_reduce", "conv_conv", "conv_expand")[k - 1],
+            "norm": lambda k: ("bn_reduce", "bn", "bn_expand")[k - 1],
+            "shortcut_conv": "downsample.0",
+            "shortcut_norm": "downsample.1",
+        },
+    )
+
+
+def sequential(layer: str) -> tuple[str, ...]:
+    """Name a layer of a small convolutional network by its place in a `nn.Sequential`, as Wong and Kolter do."""
+    places = {"conv0": "0", "conv1": "2", "hidden": "5", "head": "7"}
+    return (places[layer],) if layer in places else ()
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    common,
+    from_zero,
+    trades,
+    dense,
+    gowal,
+    gowal_preact,
+    huang,
+    resnext,
+    sequential,
+)
+
+
+def _named(
+    layer: str, outer: Mapping[str, Any], block: Callable[[int, int], str], inner: Mapping[str, Any]
+) -> tuple[str, ...]:
+    place, _, part = layer.rpartition("/")
+    if not place:
+        names, prefix = outer.get(part, ()), ""
+    else:
+        at = re.fullmatch(r"stage(\d+)_(?:block|layer)(\d+)", place)
+        kind = re.fullmatch(r"([a-z]+)(\d+)", part)
+        numbered = inner.get(kind[1], lambda k: ()) if kind else None
+        names = numbered(int(kind[2])) if kind and numbered else inner.get(part, ())
+        names, prefix = (names, block(int(at[1]), int(at[2]))) if at else ((), "")
+    return tuple(prefix + name for name in ((names,) if isinstance(names, str) else names))

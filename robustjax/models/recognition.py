@@ -1,0 +1,148 @@
+"""Recognise an architecture by the names and shapes of the tensors of a checkpoint.
+
+Several networks may have tensors of the same names and shapes; then there are several names, and what was computed in
+training decides between them: see `running_statistics`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+Shapes = Mapping[str, tuple[int, ...]]
+HEADS = ("fc.weight", "linear.weight", "logits.weight", "classifier.weight", "7.weight")
+
+
+def recognised(shapes: Shapes) -> tuple[str, ...]:
+    """Name the architectures that tensors may be of, as in `architectures`; none if they are of none that is known.
+
+    Args:
+      shapes: of the tensors by name, as `weights.load` names them, without constants of normalisation.
+    """
+    if members := {m[1] for m in (re.match(r"models\.(\d+)\.", name) for name in shapes) if m}:
+        first = {n.removeprefix("models.0."): s for n, s in shapes.items() if n.startswith("models.0.")}
+        return tuple(f"ensemble{len(members)}_{name}" for name in recognised(first))
+    return next((names for rule in RULES if (names := rule(shapes))), ())
+
+
+def described(shapes: Shapes) -> str:
+    """Say in words what tensors may be of, with the number of classes."""
+    names = recognised(shapes)
+    if not names:
+        return "no network that is known here"
+    heads = [next((s for n, s in shapes.items() if n.endswith(head)), None) for head in HEADS]
+    classes = next((shape[0] for shape in heads if shape), None)
+    return " or ".join(names) + ("" if classes is None else f", with {classes} classes")
+
+
+# --- rules: from shapes to names, or to nothing -------------------------------------------------------
+
+
+def _blocks(shapes: Shapes, pattern: str) -> list[int]:
+    """Count the blocks of each group; a pattern finds the numbers of group and block in a name."""
+    found = {(int(m[1]), int(m[2])) for m in (re.match(pattern, name) for name in shapes) if m}
+    groups = sorted({i for i, _ in found})
+    return [sum(i == group for i, _ in found) for group in groups]
+
+
+def _has(shapes: Shapes, ending: str) -> bool:
+    return any(name.endswith(ending) for name in shapes)
+
+
+def _wide(shapes: Shapes, pattern: str, last: str) -> str:
+    """Write depth and width of three equal groups of blocks as "28_10", or nothing if they are something else."""
+    depths = _blocks(shapes, pattern)
+    if len(depths) != 3 or len(set(depths)) != 1 or last not in shapes or shapes[last][0] % 64:
+        return ""
+    return f"{6 * depths[0] + 4}_{shapes[last][0] // 64}"
+
+
+def _dense(shapes: Shapes) -> tuple[str, ...]:
+    depths = _blocks(shapes, r"block(\d+)\.layer\.(\d+)\.conv2")
+    if "trans1.conv1.weight" not in shapes or len(set(depths)) != 1:
+        return ()
+    growth = shapes["block1.layer.0.conv2.weight"][0]
+    return (f"densenet{6 * depths[0] + 4}" + (f"_{growth}" if growth != 12 else ""),)
+
+
+def _trades(shapes: Shapes) -> tuple[str, ...]:
+    sizes = _wide(shapes, r"block(\d+)\.layer\.(\d+)\.", "bn1.weight")
+    if not sizes:
+        return ()
+    if "activation.alpha" in shapes:
+        return (f"wideresnet{sizes}_pssilu",)
+    if "fc.bias" not in shapes:
+        return (f"wideresnet{sizes}_cosine",)
+    return f"wideresnet{sizes}", f"wideresnet{sizes}_standardised"
+
+
+def _gowal(shapes: Shapes) -> tuple[str, ...]:
+    groups = r"layer\.(\d+)\.block\.(\d+)\."
+    sparse = "_sparse" if "meansparse_end.threshold" in shapes else ""
+    if _has(shapes, ".se.fc1.weight"):
+        return (f"rawideresnet70_16{sparse}",) if _blocks(shapes, groups) == [30, 31, 10] else ()
+    sizes = _wide(shapes, groups, "batchnorm.weight")
+    return (f"gowal{sizes}{sparse}",) if sizes else ()
+
+
+def _gowal_preact(shapes: Shapes) -> tuple[str, ...]:
+    known = "conv_2d.weight" in shapes and _blocks(shapes, r"layer_(\d+)\.(\d+)\.") == [2, 2, 2, 2]
+    return ("preact_resnet18_gowal",) if known else ()
+
+
+def _huang(shapes: Shapes) -> tuple[str, ...]:
+    depths = _blocks(shapes, r"blocks\.(\d+)\.layer\.(\d+)\.")
+    by_depths = {(5, 5, 5): "wideresnet34_r", (27, 28, 13): "wideresnet_a4"}
+    return (by_depths[tuple(depths)],) if tuple(depths) in by_depths else ()
+
+
+def _resnext(shapes: Shapes) -> tuple[str, ...]:
+    fits = shapes.get("stage_1.0.conv_conv.weight") == (128, 32, 3, 3)
+    return ("resnext29_4x32",) if fits and _blocks(shapes, r"stage_(\d+)\.(\d+)\.") == [3, 3, 3] else ()
+
+
+def _sequential(shapes: Shapes) -> tuple[str, ...]:
+    known = {f"{place}.weight" for place in (0, 2, 5, 7)} <= set(shapes) and len(shapes["0.weight"]) == 4
+    return ("convnet_small",) if known else ()
+
+
+def _residual(shapes: Shapes) -> tuple[str, ...]:
+    depths, stem = _blocks(shapes, r"layer(\d+)\.(\d+)\."), shapes.get("conv1.weight", ())
+    if len(depths) != 4 or len(stem) != 4 or not _has(shapes, ".running_var"):
+        return ()
+    bottleneck, affine = "layer1.0.conv3.weight" in shapes, "layer1.0.bn1.weight" in shapes
+    if "layer1.0.bn0.weight" in shapes:
+        return ("preact_resnet50_chen",) if depths == [3, 4, 6, 3] and bottleneck else ()
+    if depths == [2, 2, 2, 2] and not bottleneck:
+        if not affine:
+            return ("preact_resnet18_affine_free",)
+        if not any(re.search(r"(shortcut|downsample)\.1\.weight$", name) for name in shapes):
+            return (
+                ("preact_resnet18_rice",)
+                if "bn.weight" in shapes
+                else ("preact_resnet18", "preact_resnet18_wong")
+            )
+    if "bn1.weight" not in shapes:
+        return ()
+    large = "_imagenet" if stem[2] == 7 else ""
+    name = {
+        ((2, 2, 2, 2), False): "resnet18",
+        ((3, 4, 6, 3), False): "resnet34",
+        ((3, 4, 6, 3), True): "resnet50",
+    }.get((tuple(depths), bottleneck))
+    if name is None:
+        return ()
+    if bottleneck and shapes["layer1.0.conv1.weight"][0] == 128:
+        return (f"wideresnet50_2{large}",) if large else ()
+    width = f"_{stem[0]}" if stem[0] != 64 and name == "resnet18" and not large else ""
+    return (f"{name}{width}{large}",)
+
+
+RULES: tuple[Callable[[Shapes], tuple[str, ...]], ...] = (
+    _dense,
+    _trades,
+    _gowal,
+    _gowal_preact,
+    _huang,
+    _resnext,
+    _sequential,
+    _residual,
+)

@@ -1,0 +1,167 @@
+"""Networks of RobustBench's model zoo, at random weights: its own classes and ours give the same logits."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from robustjax.models import architectures, recognition, weights
+from robustjax.models.published_wide import rawideresnet, wideresnet34_r, wideresnet_a4
+from robustjax.models.resnext import resnext
+
+pytestmark = pytest.mark.oracle
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+SIDE = 32  # what their last pooling asks for
+
+
+def zoo(name):
+    pytest.importorskip("torch")
+    pytest.importorskip("timm")
+    import robustbench_zoo
+
+    return robustbench_zoo.architectures(name)
+
+
+def silu(module, *shape, **settings):
+    from torch import nn
+
+    net = zoo(f"architectures.{module[0]}")
+    return getattr(net, module[1])(*shape, activation_fn=nn.SiLU, mean=MEAN, std=STD, **settings)
+
+
+def rawrn(module):
+    from torch import nn
+
+    return zoo(f"architectures.{module}").NormalizedWideResNet(
+        MEAN, STD, 8, [1, 2, 1], [16, 24, 32], [1, 1, 1], nn.SiLU, 0.25, nn.ReLU, 2, num_classes=7
+    )
+
+
+def resnet(name, *args, **settings):
+    module = zoo("architectures.resnet")
+    block = getattr(module, name)
+    return (module.PreActResNet if name.startswith("PreAct") else module.ResNet)(block, *args, **settings)
+
+
+SMALL = {  # ours at the size of theirs, where the name of an architecture does not say it
+    "r": functools.partial(wideresnet34_r, widths=(24, 40, 32), depths=(1, 2, 1)),
+    "a4": functools.partial(wideresnet_a4, widths=(24, 40, 32), depths=(1, 2, 1)),
+    "ra": functools.partial(rawideresnet, stem_width=8, widths=(16, 24, 32), depths=(1, 2, 1)),
+    "ra_sparse": functools.partial(
+        rawideresnet, stem_width=8, widths=(16, 24, 32), depths=(1, 2, 1), sparse=True
+    ),
+    "resnext": functools.partial(resnext, depth=11),
+}
+DEEP = (2, 2, 2, 2)
+# name -> (architecture, theirs with 7 classes, whether it normalises by (0, 1): nothing in the file and in the code)
+CASES = {
+    "gowal": ("gowal10_2", lambda: silu(("dm_wide_resnet", "DMWideResNet"), 7, 10, 2)),
+    "gowal preact": ("preact_resnet18_gowal", lambda: silu(("dm_wide_resnet", "DMPreActResNet"), 7, 18, 0)),
+    "wong": ("preact_resnet18_wong", lambda: resnet("PreActBlock", DEEP, 7)),
+    "rice": ("preact_resnet18_rice", lambda: resnet("PreActBlockV2", DEEP, 7, bn_before_fc=True)),
+    "rice, cifar100": (
+        "preact_resnet18_rice",
+        lambda: resnet("PreActBlock", DEEP, 7, bn_before_fc=True, out_shortcut=True),
+    ),
+    "chen": ("preact_resnet50_chen", lambda: resnet("BottleneckChen2020AdversarialNet", (3, 4, 6, 3), 7)),
+    "card": (
+        "resnet18_8",
+        lambda: zoo("architectures.CARD_resnet").LRR_ResNet(width=8, num_classes=7),
+    ),
+    "card, binary": (
+        "preact_resnet18_affine_free",
+        lambda: zoo("architectures.CARD_resnet").WidePreActResNet(num_classes=7),
+    ),
+    "pssilu": (
+        "wideresnet10_1_pssilu",
+        lambda: (
+            lambda module: module.PAF_WideResNet(module.PSSiLU(), depth=10, num_classes=7, widen_factor=1)
+        )(zoo("architectures.paf_wide_resnet")),
+    ),
+    "huang 2021": (
+        "r",
+        lambda: zoo("architectures.robust_wide_resnet").RobustWideResNet(7, [16, 24, 40, 32], [1, 2, 1]),
+    ),
+    "huang 2022": (
+        "a4",
+        lambda: zoo("architectures.robust_resnet").PreActResNet(
+            7, (16, 24, 40, 32), (1, 2, 1), activations=("SiLU",) * 3, pre_process=True
+        ),
+    ),
+    "peng": ("ra", lambda: rawrn("robustarch_wide_resnet")),
+    "amini, ra": ("ra_sparse", lambda: rawrn("Meansparse_ra_wrn_70_16")),
+    "amini, 70": (
+        "gowal10_1_sparse",
+        lambda: silu(("Meansparse_wrn_70_16", "DMWideResNet"), 7, 10, 1),
+    ),
+    "amini, 94": (
+        "gowal10_1_sparse",
+        lambda: silu(("Meansparse_wrn_94_16", "MeanSparse_DMWideResNet"), 7, 10, 1),
+    ),
+    "augmix": (
+        "resnext",
+        lambda: zoo("cifar10").Hendrycks2020AugMixResNeXtNet(depth=11, num_classes=7),
+    ),
+}
+RAW = {"wong", "rice", "rice, cifar100", "chen", "card", "card, binary", "pssilu", "huang 2021"}
+UNNAMED = {"r", "a4", "ra", "ra_sparse", "resnext"}
+
+
+def compared(tmp_path, theirs, architecture, *, shape=(SIDE, SIDE, 3), classes=7, log=False, **constants):
+    """Save their weights, import them, and compare logits of two images; return both."""
+    import robustbench_zoo
+    import torch
+
+    net = robustbench_zoo.drawn(theirs)
+    x = np.random.default_rng(0).uniform(size=(2, *shape)).astype(np.float32)
+    with torch.no_grad():
+        expected = net(torch.tensor(x.transpose(0, 3, 1, 2).copy())).numpy()
+    path = tmp_path / "x.pt"
+    torch.save({"state_dict": {f"module.{name}": v for name, v in net.state_dict().items()}}, path)
+    ours = weights.imported(path, architecture=architecture, classes=classes, shape=shape, **constants)
+    actual = np.asarray(jax.jit(ours.model.apply)(ours.params, ours.state, x)[0])
+    expected = np.log(expected) if log else expected
+    scale = np.abs(expected).max()
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3 * scale  # the images matter
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * scale)
+    return weights.load(path)
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_logits_are_those_of_robustbench(tmp_path, monkeypatch, case):
+    architecture, build = CASES[case]
+    for name, factory in SMALL.items():
+        monkeypatch.setitem(architectures.ARCHITECTURES, name, factory)
+    theirs = build()
+    stored = any(name.endswith(("mu", "sigma")) for name in theirs.state_dict())
+    given = (0.0,) * 3, (1.0,) * 3
+    if case not in RAW:
+        given = (None, None) if stored else (MEAN, STD)
+    tensors = compared(tmp_path, theirs, architecture, mean=given[0], std=given[1])
+    if architecture not in UNNAMED:
+        _, tensors = weights.constants(tensors)
+        shapes = {name: value.shape for name, value in tensors.items()}
+        assert architecture in recognition.recognised(shapes), recognition.described(shapes)
+
+
+def test_each_image_is_standardised_by_itself(tmp_path):
+    compared(tmp_path, zoo("cifar10").Ding2020MMANet(10, 1), "wideresnet10_1_standardised", classes=10)
+
+
+def test_logits_may_be_cosines(tmp_path):
+    module = zoo("architectures.boosting_wide_resnet")
+    compared(tmp_path, module.BoostingWideResNet(10, 1), "wideresnet10_1_cosine", classes=10)
+
+
+def test_ensembles_average_probabilities(tmp_path):
+    deck = zoo("cifar10").Diffenderfer2021CARD_Deck(width=4)
+    compared(tmp_path, deck, "ensemble6_resnet18_4", classes=10, log=True)
+
+
+def test_the_wide_resnet_of_torchvision(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    zoo("imagenet")
+    net = torchvision.models.wide_resnet50_2(num_classes=7)
+    given = dict(mean=(0,) * 3, std=(1,) * 3)
+    compared(tmp_path, net, "wideresnet50_2_imagenet", shape=(64, 64, 3), **given)
