@@ -78,7 +78,7 @@ def test_look_alikes_are_named_together(names, layout):
     """What their weights do not tell apart must not be guessed."""
     for name in names:
         assert recognition.recognised(shapes_of(name, layout)) == names
-    with pytest.raises(ValueError, match=f"fit {names[0]} and {names[1]}, which compute"):
+    with pytest.raises(ValueError, match=f"fit {names[0]} and"):
         weights.one_of(names, "net.pt")
 
 
@@ -92,7 +92,7 @@ def test_what_is_of_no_network_is_said():
 def test_names_with_sizes():
     assert size(architecture("wideresnet40_4")()) == 8_949_210  # as in ALOE and ATOM
     assert size(architecture("gowal16_2")()) == size(architecture("wideresnet16_2")())
-    with pytest.raises(ValueError, match="architecture is 'gowal'.*must be one of"):
+    with pytest.raises(ValueError, match=r"architecture is 'gowal'.*must be one of"):
         architecture("gowal")
     with pytest.raises(ValueError, match="depth is 29"):
         architecture("wideresnet29_10")()
