@@ -3,6 +3,8 @@ r"""Attack a classifier with AutoAttack or a suite of your own: its accuracy, im
     python -m experiments.classification.attack standard --source.run runs/mnist --eps 0.3 --images 1000
     python -m experiments.classification.attack standard --source.checkpoint wrn.pt \
         --source.architecture wideresnet28_10 --source.normalisation none --source.dataset cifar10 --eps 8/255
+    python -m experiments.classification.attack standard --source.checkpoint Gowal2021Improving_28_10_ddpm_100m.pt \
+        --source.known Gowal2021Improving_28_10_ddpm_100m --out runs/gowal2021
     python -m experiments.classification.attack standard --source.function mypackage.net:logits \
         --source.dataset cifar10 --norm l2 --eps 0.5
     python -m experiments.classification.attack curve --source.run runs/cifar10 --eps 16/255 --radii 8
@@ -10,8 +12,10 @@ r"""Attack a classifier with AutoAttack or a suite of your own: its accuracy, im
 An image counts as robust if no attack misclassified it, there or at a smaller radius. Each attack takes the images
 that are still robust, and a killed run goes on where it was when started again with the same --out. The folder gets
 results.npz and results.json (every image, every attack), report.html and figures/. --given FOLDER goes on from an
-earlier report on the same images: more attacks can only lower the number. --attacks takes names and `module:name`, a
-function of your own: (threat, classes) -> robustjax.attacks.case.Case, or (threat) -> robustjax.attacks.Solver.
+earlier report on the same images: more attacks can only lower the number. --source.known names an entry of
+RobustBench's model zoo and says everything else about it, radius and published accuracy too. --attacks takes names and
+`module:name`, a function of your own: (threat, classes) -> robustjax.attacks.case.Case, or (threat) ->
+robustjax.attacks.Solver.
 """
 
 import dataclasses
@@ -29,6 +33,7 @@ from experiments.classification.config import AttackConfig
 from experiments.shared import command_line, network_source
 from robustjax import checks, runtime
 from robustjax.attacks import masking_checks
+from robustjax.catalog import known_checkpoints
 from robustjax.data import Split, subsets
 from robustjax.evaluation import suite
 from robustjax.evaluation.identity import difference, identity
@@ -45,14 +50,15 @@ def main(cfg: AttackConfig) -> None:
     """Attack, check, tabulate, draw."""
     # --- network, images, attacks ---
     runtime.one_device_per_core()
+    (norm, largest), known = cfg.ball(), cfg.source.entry_of()
     it = network_source.open_network(cfg.source, cfg.images, cfg.seed)
     test = part_of(it.test, *cfg.part())
-    name = f"{cfg.suite}_{cfg.norm}_{cfg.eps:.4g}"
+    name = f"{cfg.suite}_{norm}_{largest:.4g}"
     out = pathlib.Path(cfg.out or pathlib.Path(cfg.source.run or "") / "attack" / name)
     out.mkdir(parents=True, exist_ok=True)
     cases = partial(cfg.cases, classes=len(test.info.classes))
     who = identity(it.network, suite.as_floats(it.test.image), it.test.index, random=cfg.source.stochastic)
-    about_all = {"network": it.network.about, "data": plain(test.info), "norm": cfg.norm, "identity": who}
+    about_all = {"network": it.network.about, "data": plain(test.info), "norm": norm, "identity": who}
 
     # --- attack ---
     mesh = runtime.data_mesh()
@@ -73,18 +79,21 @@ def main(cfg: AttackConfig) -> None:
         settings = digest({"config": plain(cfg), **about_all}, ("config.out", "config.batch_size"))
         memory = Snapshot(out / f"progress_{settings}_{i}.npz")
         if cfg.radii > 1:
-            runtime.say(f"{cfg.norm} radius {eps:.4g}")
+            runtime.say(f"{norm} radius {eps:.4g}")
         report = evaluate(
-            jax.random.key(cfg.seed), test.image, test.label, Threat(cfg.norm, float(eps)), *arguments,
+            jax.random.key(cfg.seed), test.image, test.label, Threat(norm, float(eps)), *arguments,
             index=test.index, given=report, every=cfg.every, memory=memory, progress=attack_progress(),
         )  # fmt: skip
         curve.append(report)
 
     # --- gradient-masking checks ---
-    ran = cases(Threat(cfg.norm, cfg.eps))
+    ran = cases(Threat(norm, largest))
     black_box = [case.name for case in ran if case.black_box]
     last = curve[-1]
     flags = checks.joined(it.flags, (checks.answered(last.clean),))
+    if known:
+        correct = int((last.clean == last.label).sum())
+        flags = (*flags, known_checkpoints.doubt(known, correct, len(last.label)))
     if cfg.masking_checks:
         flags = checks.joined(flags, checks_on_few(cfg, it.network, test, last))
     flags = checks.joined(
@@ -94,13 +103,15 @@ def main(cfg: AttackConfig) -> None:
     # --- report ---
     for row in result_files.rows(last):
         runtime.say(f"{row['after']:>10}  {row['accuracy %']:6.2f} %  ({row['95 % interval']})")
+    if known:
+        runtime.say(known.published())
     for flag in flags:
         if flag.raised:
             runtime.say(f"warning: {flag.name}: {flag.says}")
     robust = [float(one.robust.mean()) for one in curve]
     about = {
         **about_all,
-        "eps": cfg.eps,
+        "eps": largest,
         "config": plain(cfg),
         "cases": [{"name": case.name, "runs": case.runs, "note": case.note} for case in ran],
         "curve": [{"eps": float(e), "robust": share} for e, share in zip(cfg.grid(), robust, strict=True)],
@@ -136,8 +147,8 @@ def earlier_report(cfg: AttackConfig, about_all: dict[str, Any]) -> Results | No
             raise ValueError(f"--given {cfg.given} has {name} {about.get(name)}, must have {about_all[name]}")
     if why := difference(about.get("identity"), about_all["identity"]):
         raise ValueError(f"--given {cfg.given} is about another network of the same name: {why}")
-    if about["eps"] > cfg.eps:
-        raise ValueError(f"--given {cfg.given} is at radius {about['eps']:g}, must be at most {cfg.eps:g}")
+    if about["eps"] > (largest := cfg.ball()[1]):
+        raise ValueError(f"--given {cfg.given} is at radius {about['eps']:g}, must be at most {largest:g}")
     return report
 
 
@@ -150,7 +161,7 @@ def checks_on_few(
         return ()
     rows = rows[subsets.stratified(test.image[rows], test.label[rows], min(64, len(rows)), test.index[rows])]
     x, y = jnp.asarray(suite.as_floats(test.image[rows])), jnp.asarray(test.label[rows])
-    threat = Threat(cfg.norm, cfg.eps)
+    threat = Threat(*cfg.ball())
     return masking_checks.checks(jax.random.key(cfg.seed), network.logits_fn, x, y, threat)
 
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from experiments.classification.config import AttackConfig
 from experiments.shared import report_pieces
 from robustjax.attacks import masking_checks
 from robustjax.attacks.case import Case
+from robustjax.catalog import known_checkpoints
 from robustjax.data import Split
 from robustjax.evaluation.results import BROKEN, Results
 from robustjax.runtime import figures, image_grids, result_files
@@ -29,12 +31,15 @@ def write_report(
     """Write report.html."""
     report, names = curve[-1], test.info.classes
     page = Report(f"{network.title} under attack", cfg)
+    (norm, eps), known = cfg.ball(), cfg.source.entry_of()
     robust = report.accuracy()[-1][1]
     page.text(
         f"Robust accuracy {100 * robust.value:.1f} % ({100 * robust.low:.1f} to {100 * robust.high:.1f}) in "
-        f"{cfg.norm} at radius {cfg.eps:.4g}: the share of {len(report.label)} test images of {test.info.name} that "
+        f"{norm} at radius {eps:.4g}: the share of {len(report.label)} test images of {test.info.name} that "
         "no attack misclassified."
     )
+    if known:
+        page.table(beside_published(known, report, norm, eps), caption=known.published())
     page.text(report_pieces.images(test))
     page.table(
         result_files.rows(report),
@@ -53,7 +58,7 @@ def write_report(
         picture = figures.curves(
             np.array([0.0, *cfg.grid()]),
             {"accuracy under attack": line},
-            xlabel=f"{cfg.norm} radius",
+            xlabel=f"{norm} radius",
             ylabel="accuracy, %",
             limits=(0, 102),
         )
@@ -111,3 +116,22 @@ def write_report(
         ],
     )
     return page.write(out / "report.html")
+
+
+def beside_published(
+    known: known_checkpoints.Known, report: Results, norm: str, eps: float
+) -> list[dict[str, Any]]:
+    """Tabulate measured beside published accuracy, in percent; robust accuracy at norm and radius of the board only."""
+    ends = report.accuracy()
+    rows = [("clean", ends[0][1], known.clean)]
+    if norm == known.threat and known.eps is not None and np.isclose(eps, known.eps):
+        rows.append(("robust", ends[-1][1], known.robust))
+    return [
+        {
+            "accuracy": name,
+            "measured %": 100 * found.value,
+            "95 % interval": f"{100 * found.low:.1f} to {100 * found.high:.1f}",
+            "published %": published,
+        }
+        for name, found, published in rows
+    ]

@@ -23,6 +23,7 @@ from robustjax.catalog import losses
 from robustjax.catalog.names import named
 from robustjax.threats import Threat
 
+Norm = Literal["linf", "l2", "l1"]
 MAY_DIFFER = ("out", "data_dir", "distributed", "cluster")  # when a run goes on
 
 
@@ -236,8 +237,8 @@ class AttackConfig:
     """Attack a classifier."""
 
     source: network_source.Source = network_source.Source()
-    norm: Literal["linf", "l2", "l1"] = "linf"
-    eps: Radius = 0.3  # in units of images in [0, 1]
+    norm: Norm | None = None  # by default that of --source.known, or linf
+    eps: Radius | None = None  # in units of images in [0, 1]; by default that of --source.known, or 0.3
     radii: Count = 1  # points of a curve, evenly up to --eps
     suite: known_attacks.Suite = "standard"
     attacks: tuple[
@@ -262,8 +263,9 @@ class AttackConfig:
     def check(self) -> None:
         """Validate what several fields say together."""
         self.source.require()
-        if self.norm == "linf" and self.eps > 1:
-            raise ValueError(f"--eps is {self.eps:g}, must be at most 1 for images in [0, 1]; write 8/255")
+        norm, eps = self.ball()
+        if norm == "linf" and eps > 1:
+            raise ValueError(f"--eps is {eps:g}, must be at most 1 for images in [0, 1]; write 8/255")
         if (self.suite == "custom") != bool(self.attacks):
             raise ValueError("--attacks must be given with --suite custom, and only then")
         for name in self.attacks:
@@ -274,6 +276,22 @@ class AttackConfig:
             raise ValueError("--radii above 1 and --given cannot be combined, must be one of them")
         self.part()
 
+    def ball(self) -> tuple[Norm, float]:
+        """Say norm and radius: those given, those of the board of a known checkpoint, or linf and 0.3.
+
+        Raises:
+          ValueError: if the radius is missing with a known checkpoint of another norm, or of a board of corruptions.
+        """
+        known = self.source.entry_of()
+        if known is None:
+            return self.norm or "linf", 0.3 if self.eps is None else self.eps
+        norm: Norm = self.norm or ("l2" if known.threat == "l2" else "linf")
+        if self.eps is not None:
+            return norm, self.eps
+        if known.eps is None or norm != known.threat:
+            raise ValueError(f"--eps is missing, must be given: {known.board} has no radius in {norm}")
+        return norm, known.eps
+
     def cases(self, threat: Threat, classes: int) -> tuple[Case, ...]:
         """Build the suite."""
         settings = known_attacks.AttackSettings(
@@ -283,7 +301,7 @@ class AttackConfig:
 
     def grid(self) -> np.ndarray:
         """List the radii of the curve."""
-        return np.linspace(0, self.eps, self.radii + 1)[1:]
+        return np.linspace(0, self.ball()[1], self.radii + 1)[1:]
 
     def part(self) -> tuple[int, int]:
         """Read which part of the images is attacked: (number from 1, of how many)."""

@@ -6,18 +6,22 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from experiments.shared import classifiers
 from experiments.shared.fields import Count
 from robustjax import checks, data
 from robustjax.attacks.adaptive import averaged
-from robustjax.catalog import names
+from robustjax.catalog import known_checkpoints
+from robustjax.catalog import names as catalog_names
 from robustjax.data import subsets
 from robustjax.evaluation.suite import as_floats
-from robustjax.models import normalisation, weights
+from robustjax.models import normalisation, running_statistics, weights
+from robustjax.models.architectures import architecture
 from robustjax.types import Flag, LogitsFn, Model, Network
 
 NormalisedBy = Literal["stored", "none", "cifar10", "cifar100", "svhn"]
+SEEN = 64  # images that running statistics are compared with
 PUBLISHED = {"cifar10": normalisation.CIFAR10, "cifar100": normalisation.CIFAR100, "svhn": normalisation.SVHN}
 
 
@@ -26,10 +30,18 @@ class Source:
     """Where the network comes from; give one of `run`, `checkpoint` and `function`."""
 
     run: str | None = None  # folder of a run of classification.train; its best checkpoint is taken
-    checkpoint: str | None = None  # file of PyTorch weights, .safetensors or .pt, read without running it
-    architecture: str | None = None  # of the checkpoint, such as resnet18 or wideresnet28_10
+    # file of PyTorch weights, .safetensors or .pt, read without running it; an ensemble: its files, joined by commas
+    checkpoint: str | None = None
+    known: str | None = (
+        None  # entry of RobustBench's model zoo that the checkpoint is; says all that is asked below
+    )
+    architecture: str | None = None  # of the checkpoint, such as wideresnet28_10; by default recognised
     entry: str | None = None  # which state dict of a checkpoint that holds several, such as ema
     normalisation: NormalisedBy = "stored"  # of the checkpoint: in the file, none, or those of a data set
+    mean: tuple[
+        float, ...
+    ] = ()  # of images in [0, 1], one number per channel, instead of --source.normalisation
+    std: tuple[float, ...] = ()
     # package.module:name of a function from images (b, h, w, c) in [0, 1] to logits, which JAX can trace: written with
     # jax.numpy, or a network made so by robustjax.from_nnx, from_equinox, from_torch ...
     function: str | None = None
@@ -50,14 +62,58 @@ class Source:
                 f"--source.{', --source.'.join(given) or 'run, .checkpoint and .function'} "
                 f"{'are all given' if given else 'are all missing'}, must be one: the network to evaluate"
             )
-        if not self.run and not self.dataset:
+        if not self.run and not self.dataset and not self.known:
             raise ValueError(f"--source.dataset is missing, must be named with --source.{given[0]}")
-        if self.checkpoint and not self.architecture:
+        only = {
+            "known": self.known,
+            "architecture": self.architecture,
+            "entry": self.entry,
+            "mean": self.mean,
+        }
+        only |= {"std": self.std}
+        if not self.checkpoint and (alone := [name for name, value in only.items() if value]):
+            raise ValueError(f"--source.{alone[0]} is given, must come with --source.checkpoint")
+        if bool(self.mean) != bool(self.std):
+            raise ValueError("one of --source.mean and --source.std is given, must be both or neither")
+        if self.mean and self.normalisation != "stored":
             raise ValueError(
-                f"--source.architecture is missing, must be one of {', '.join(weights.ARCHITECTURES)}"
+                f"--source.normalisation is {self.normalisation} and --source.mean is given, must be one of them"
             )
+        if self.architecture:
+            architecture(self.architecture)
+        if self.known:
+            self._require_known()
         if self.stochastic and not self.function:
             raise ValueError("--source.stochastic is given, must come with --source.function")
+
+    def entry_of(self) -> known_checkpoints.Known | None:
+        """Look up what is known of the checkpoint."""
+        return known_checkpoints.known(self.known) if self.known else None
+
+    def dataset_of(self) -> str:
+        """Name the data set: the one given, or that of a known checkpoint."""
+        entry = self.entry_of()
+        return self.dataset or (entry.dataset if entry else "")
+
+    def _require_known(self) -> None:
+        entry = known_checkpoints.known(self.known or "")
+        if not entry.architecture:
+            raise ValueError(
+                f"--source.known is {self.known}, a {entry.network}, which is not among the networks here"
+            )
+        said: dict[str, tuple[Any, Any]] = {
+            "dataset": (self.dataset, entry.dataset),
+            "architecture": (self.architecture, entry.architecture),
+            "entry": (self.entry, entry.entry),
+            "mean": (self.mean, entry.mean),
+            "std": (self.std, entry.std),
+            "normalisation": (None if self.normalisation == "stored" else self.normalisation, None),
+        }
+        for name, (given, right) in said.items():
+            if given and given != right:
+                raise ValueError(
+                    f"--source.{name} is {given}, but --source.known {self.known} says {right}: leave it out"
+                )
 
 
 class Opened(NamedTuple):
@@ -90,13 +146,14 @@ def open_network(source: Source, images: subsets.Wanted, seed: int) -> Opened:
     if source.run:
         network, test = classifiers.open_classifier(source.run, data_dir=source.data_dir)
         return checked(network, network, subsets.subset(test, images), flag="--source.run")
-    test = data.load(source.dataset or "", "test", data_dir=source.data_dir, size=source.size)
+    test = data.load(source.dataset_of(), "test", data_dir=source.data_dir, size=source.size)
     test = subsets.subset(test, images)
     if source.checkpoint:
-        network = open_checkpoint(source, test)
-        return checked(network, network, test, flag="--source.checkpoint")
+        network, flag = open_checkpoint(source, test)
+        opened = checked(network, network, test, flag="--source.checkpoint")
+        return opened._replace(flags=(*opened.flags, flag)) if flag else opened
 
-    call = names.imported(source.function or "", flag="--source.function")
+    call = catalog_names.imported(source.function or "", flag="--source.function")
     about, title = {"function": source.function}, f"{source.function} on {source.dataset}"
     if source.stochastic:
         key = jax.random.key(seed)
@@ -134,26 +191,71 @@ def checked(network: Network, reference: Network, test: data.Split, *, flag: str
     return Opened(network, reference, test, flags)
 
 
-def open_checkpoint(source: Source, test: data.Split) -> Network:
-    """Read the checkpoint of a source, for the classes and images of a data set."""
-    file = source.checkpoint or ""
-    network = weights.imported(
-        file,
-        architecture=source.architecture or "",
-        classes=len(test.info.classes),
-        shape=test.image.shape[1:],
-        entry=source.entry,
-        **constants(source.normalisation, channels=test.image.shape[-1]),
-    )
-    return network._replace(title=f"{source.architecture} of {os.path.basename(file)} on {source.dataset}")
+def open_checkpoint(source: Source, test: data.Split) -> tuple[Network, Flag | None]:
+    """Read the checkpoint of a source, for the classes and images of a data set.
+
+    Where tensors fit several architectures and none is named, what BatchNorm layers saw in training decides.
+
+    Returns:
+      The network, and whether its BatchNorm layers see what they saw in training; None without BatchNorm.
+    Raises:
+      ValueError: in one line, if it cannot be read or does not fit, or if its layers see what those of another
+        architecture with the same tensors should.
+    """
+    channels, entry = test.image.shape[-1], source.entry_of()
+    files = checkpoint_files(source.checkpoint or "")
+    settings = {"entry": source.entry, **constants(source, channels=channels)}
+    named = source.architecture
+    if entry:
+        named, settings["entry"] = entry.architecture, entry.entry
+        settings |= {"mean": entry.mean, "std": entry.std} if entry.mean else {}
+    shape = test.image.shape[1:]
+    names = weights.candidates(files, entry=settings["entry"], channels=channels)
+    if named:
+        names = (named, *(name for name in names if name != named and named in names))
+    if not names:
+        weights.one_of(names, source.checkpoint or "")
+
+    few = as_floats(test.image[checks.evenly(len(test.label), SEEN)])
+    networks, apart = [], []
+    for name in names:
+        # An image that is standardised by itself has no constants.
+        own = {
+            k: v for k, v in settings.items() if not (k in ("mean", "std") and name.endswith("_standardised"))
+        }
+        network = weights.imported(
+            files, architecture=name, classes=len(test.info.classes), shape=shape, **own
+        )
+        networks.append(network)
+        found = running_statistics.disagreement(
+            network.model, network.params, network.state, jnp.asarray(few)
+        )
+        apart.append(found)
+    chosen = running_statistics.chosen(names, apart, named)
+    network = networks[chosen]
+    about = {**network.about, **({"known": entry.board, "published": entry.published()} if entry else {})}
+    title = f"{names[chosen]} of {os.path.basename(files[0])} on {test.info.name}"
+    return network._replace(about=about, title=title), running_statistics.flag(names[chosen], apart[chosen])
 
 
-def constants(name: NormalisedBy, *, channels: int) -> dict[str, Any]:
+def checkpoint_files(written: str) -> list[str]:
+    """Split the files of an ensemble at the commas; a file that is there is taken as it is."""
+    return [written] if os.path.exists(written) or "," not in written else written.split(",")
+
+
+def constants(source: Source, *, channels: int) -> dict[str, Any]:
     """Look up mean and std of a checkpoint's images, one number for each channel; nothing for those in its file.
 
     Raises:
       ValueError: for the constants of colour images, if the images have another number of channels.
     """
+    name = source.normalisation
+    if source.mean:
+        if len(source.mean) != channels or len(source.std) != channels:
+            raise ValueError(
+                f"--source.mean is {source.mean} and --source.std is {source.std}, must have {channels} numbers each"
+            )
+        return {"mean": source.mean, "std": source.std}
     if name == "stored":
         return {}
     if name == "none":

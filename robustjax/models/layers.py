@@ -97,8 +97,10 @@ def linear(
     dtype: DType = jnp.float32,
 ) -> Float[Array, "b k"]:
     """Apply an affine map; the bias is drawn as PyTorch does unless `bias_init` is given."""
-    inits = {"kernel_init": fan_in_uniform, "bias_init": bias_init or bias_uniform(x.shape[-1])}
-    return nn.Dense(features, use_bias=bias, **inits, dtype=dtype, name=name)(x)
+    bias_init = bias_init or bias_uniform(x.shape[-1])
+    return nn.Dense(
+        features, use_bias=bias, kernel_init=fan_in_uniform, bias_init=bias_init, dtype=dtype, name=name
+    )(x)
 
 
 def recomputed(block: Callable[..., nn.Module], wanted: bool) -> Callable[..., nn.Module]:

@@ -90,7 +90,7 @@ def _gowal_preact(shapes: Shapes) -> tuple[str, ...]:
 
 def _huang(shapes: Shapes) -> tuple[str, ...]:
     depths = _blocks(shapes, r"blocks\.(\d+)\.layer\.(\d+)\.")
-    by_depths = {(5, 5, 5): "wideresnet34_r", (27, 28, 13): "wideresnet_a4"}
+    by_depths: dict[tuple[int, ...], str] = {(5, 5, 5): "wideresnet34_r", (27, 28, 13): "wideresnet_a4"}
     return (by_depths[tuple(depths)],) if tuple(depths) in by_depths else ()
 
 
@@ -123,11 +123,12 @@ def _residual(shapes: Shapes) -> tuple[str, ...]:
     if "bn1.weight" not in shapes:
         return ()
     large = "_imagenet" if stem[2] == 7 else ""
-    name = {
+    by_depths: dict[tuple[tuple[int, ...], bool], str] = {
         ((2, 2, 2, 2), False): "resnet18",
         ((3, 4, 6, 3), False): "resnet34",
         ((3, 4, 6, 3), True): "resnet50",
-    }.get((tuple(depths), bottleneck))
+    }
+    name = by_depths.get((tuple(depths), bottleneck))
     if name is None:
         return ()
     if bottleneck and shapes["layer1.0.conv1.weight"][0] == 128:

@@ -5,14 +5,16 @@ architecture with the same tensors, or with the wrong constants of normalisation
 shows, though every tensor has its place.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from robustjax.types import Images, Model, Params, State
+from robustjax.types import Flag, Images, Model, Params, State
 
 MOMENTUM = 0.9  # of `layers.batch_norm`
+CLEAR = 2.0  # so much further away are those that are out of the question
 FAR = 1.0  # the layers of a network that is read as it was trained lie well below
 
 
@@ -53,6 +55,55 @@ def disagreement(model: Model, params: Params, state: State, x: Images) -> Disag
         found[name] = float(np.median(np.sqrt(apart**2 + ratio**2 / 2)))
     worst = max(found, key=lambda name: found[name])
     return Disagreement(found[worst], worst)
+
+
+def chosen(names: Sequence[str], apart: Sequence[Disagreement | None], named: str | None = None) -> int:
+    """Choose between architectures that the same tensors fit, by how far what their layers see is from training.
+
+    Args:
+      names, apart: of the architectures; the one that was named comes first.
+      named: by the user; None to choose the nearest.
+    Returns:
+      The place of the one to take.
+    Raises:
+      ValueError: in one line, if another architecture is nearer by far than the one that was named, or if none is
+        nearer by far than all others.
+    """
+    if len(names) == 1 or any(one is None for one in apart):
+        if len(names) == 1 or named:
+            return 0
+        raise ValueError(f"the tensors fit {' and '.join(names)}, must be named: one as architecture")
+    worst = [one.worst for one in apart if one is not None]
+    first, second, *_ = sorted(range(len(names)), key=lambda i: worst[i])
+    clear = worst[first] < FAR and worst[second] > CLEAR * worst[first]
+    distances = ", ".join(f"{name} by {value:.2g}" for name, value in zip(names, worst, strict=True))
+    if named and clear and first != 0:
+        raise ValueError(
+            f"architecture is {named}, must be {names[first]}: on these images the layers are apart from what they saw "
+            f"in training: {distances} standard deviations"
+        )
+    if not named and not clear:
+        raise ValueError(
+            f"the tensors fit {' and '.join(names)}, and on these images the layers are apart from what they saw in "
+            f"training: {distances} standard deviations: name one as architecture"
+        )
+    return 0 if named else first
+
+
+def flag(name: str, apart: Disagreement | None) -> Flag | None:
+    """Say whether the layers of a network see what they saw in training; None without BatchNorm."""
+    if apart is None:
+        return None
+    raised = apart.worst > FAR
+    return Flag(
+        "running statistics",
+        raised,
+        f"{apart.layer} of {name} is {apart.worst:.2g} standard deviations from what it saw in training: "
+        "other constants of normalisation, another architecture, or images of another kind?"
+        if raised
+        else f"the layers of {name} see what they saw in training, up to {apart.worst:.2g} standard deviations",
+        {"distance": min(apart.worst, 1e6)},
+    )
 
 
 def _layers(state: Any) -> dict[str, dict[str, np.ndarray]]:

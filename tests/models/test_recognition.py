@@ -207,7 +207,7 @@ def images():
 
 
 def small(form):
-    net = Preactivated("conv1", 8, (8, 16), (1, 1), 4, form, last_norm=False)
+    net = Preactivated("conv1", 8, (8, 16), (1, 2), 4, form, last_norm=False)
     return from_flax(net, shape=(8, 8, 3), **GIVEN)
 
 
@@ -255,3 +255,31 @@ def test_the_distance_of_normal_distributions(images):
 def test_every_listed_name_can_be_built():
     for name, factory in architectures.ARCHITECTURES.items():
         assert architecture(name) is factory
+
+
+@pytest.mark.parametrize(
+    ("worst", "named", "expected"),
+    [
+        ((0.1, 3.0), None, 0),
+        ((3.0, 0.1), None, 1),
+        ((0.1, 0.15), None, "name one"),  # too near to tell
+        ((2.0, 9.0), None, "name one"),  # neither is near
+        ((0.1, 3.0), "a", 0),
+        ((3.0, 0.1), "a", "architecture is a, must be b"),
+        ((0.3, 0.2), "a", 0),  # the user knows better
+    ],
+)
+def test_the_nearest_is_chosen_and_a_named_one_defended(worst, named, expected):
+    apart = [running_statistics.Disagreement(value, "norm1") for value in worst]
+    if isinstance(expected, int):
+        assert running_statistics.chosen(("a", "b"), apart, named) == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            running_statistics.chosen(("a", "b"), apart, named)
+
+
+def test_without_batch_norm_nothing_is_told():
+    assert running_statistics.chosen(("a",), [None]) == 0
+    assert running_statistics.chosen(("a", "b"), [None, None], "a") == 0
+    with pytest.raises(ValueError, match="fit a and b"):
+        running_statistics.chosen(("a", "b"), [None, None])

@@ -1,0 +1,62 @@
+"""RobustBench's table: names, constants and published numbers, and that a file is what its name says."""
+
+import re
+
+import pytest
+
+from robustjax.catalog import known_checkpoints
+from robustjax.catalog.known_checkpoints import doubt, entries, known
+from robustjax.models.architectures import architecture
+
+
+def test_an_entry_as_published():
+    """Gowal et al. 2021, table 1 of RobustBench's README: 87.50 % clean, 63.38 % robust."""
+    entry = known("Gowal2021Improving_28_10_ddpm_100m")
+    assert (entry.clean, entry.robust, entry.eps) == (87.50, 63.38, 8 / 255)
+    assert (entry.architecture, entry.dataset, entry.threat) == ("gowal28_10", "cifar10", "linf")
+    assert (entry.mean, entry.std) == ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+    assert known("Kireev2021Effectiveness_RLAT").eps is None
+    assert known("Salman2020Do_R18").eps == 4 / 255
+    assert known("Rade2021Helper_R18_extra").architecture == "preact_resnet18_gowal"
+
+
+def test_every_entry_makes_sense():
+    every = entries()
+    assert len(every) == 206
+    assert len({entry.board for entry in every}) == 206
+    for entry in every:
+        assert entry.dataset in ("cifar10", "cifar100", "imagenet2012")
+        assert 0 <= entry.robust <= 100
+        assert 0 < entry.clean <= 100
+        assert (entry.mean is None) == (entry.std is None)
+        if entry.mean is not None:
+            assert len(entry.mean) == len(entry.std) == 3
+        if entry.architecture:
+            assert callable(architecture(entry.architecture))
+        if entry.eps is None:
+            assert entry.threat == "corruptions"
+
+
+def test_names_on_several_boards_need_the_board():
+    with pytest.raises(ValueError, match=r"several boards.*cifar10/l2/Standard"):
+        known("Standard")
+    assert known("cifar10/l2/Standard").eps == 0.5
+    with pytest.raises(ValueError, match=r"did you mean.*Carmon2019Unlabeled"):
+        known("Carmon2019Unlabelled")
+
+
+def test_another_file_is_doubted():
+    """Of 1,000 images 87.5 % have a standard deviation of 1.05 %: 3 % off is possible, 6 % is not."""
+    entry = known("Gowal2021Improving_28_10_ddpm_100m")
+    assert not doubt(entry, 875, 1000).raised
+    assert not doubt(entry, 850, 1000).raised
+    flag = doubt(entry, 815, 1000)
+    assert flag.raised
+    assert "81.50 % of 1000 images" in flag.says
+    assert "87.5 %" in flag.says
+    assert not doubt(entry, 8, 8).raised
+    assert re.search(r"63\.38 % under AutoAttack in linf at 0\.03137", entry.published())
+
+
+def test_the_table_says_where_it_is_from():
+    assert known_checkpoints.TABLE.read_text().startswith("# RobustBench 1.1.1")
