@@ -7,15 +7,16 @@ from importlib.metadata import version
 
 # Compiling is most of the time of these tests, and most of that is optimising code that runs once: in one piece and
 # without its fusion emitters (JAX 0.11 cannot do without), a program compiles in a quarter of the time. Scripts in
-# processes of their own, where runs are compared bit for bit, are compiled as users would compile them.
-FLAGS = [
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_parallel_codegen_split_count=1",
-]
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+# processes of their own inherit that, unless they are to be compiled as users would compile them.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        *(["--xla_cpu_use_fusion_emitters=false"] if version("jaxlib").startswith(("0.9.", "0.10.")) else []),
+    ]
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nothing is left in the home directory. Workers, scripts in processes of their own and one run after another share what
 # they compiled; the flags above are part of a program's key.

@@ -53,7 +53,7 @@ def run_script(command):
     """Run a command as a user does, on one device: the tests' eight are another story."""
     given = shlex.split(command)
     assert given[:2] == ["python", "-m"]
-    flags = "--xla_force_host_platform_device_count=1"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
     done = subprocess.run(
         [sys.executable, *given[1:]],
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(GUIDES.parent.parent)},

@@ -25,13 +25,13 @@ class Done(NamedTuple):
     stderr: str
 
 
-def environment(devices=1, **more):
-    """One simulated device unless asked for more; programs are shared, see tests/conftest.py."""
+def environment(devices=1, *, optimised=False):
+    """One simulated device unless asked for more; compiled quickly unless as users do; see tests/conftest.py."""
+    count = f"--xla_force_host_platform_device_count={devices}"
     return os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": count if optimised else f"{os.environ['XLA_FLAGS']} {count}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONUNBUFFERED": "1",
-        **more,
     }
 
 
@@ -40,12 +40,12 @@ def command(script, *words):
     return [sys.executable, "-m", f"experiments.{script}", *map(str, words)]
 
 
-def run(script, *words, devices=1, timeout=600, **more):
+def run(script, *words, devices=1, optimised=False, timeout=600):
     """Run a script in a process of its own."""
     done = subprocess.run(
         command(script, *words),
         cwd=ROOT,
-        env=environment(devices, **more),
+        env=environment(devices, optimised=optimised),
         capture_output=True,
         text=True,
         timeout=timeout,

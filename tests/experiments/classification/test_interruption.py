@@ -36,7 +36,7 @@ def assert_same_run(one, other):
 def start(out):
     return subprocess.Popen(
         scripts.command("classification.train", *WORDS, "--out", out),
-        env=scripts.environment(),
+        env=scripts.environment(optimised=True),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -56,7 +56,7 @@ def wait_for(process, folder, count):
 
 def test_killed_three_times_at_random_and_stopped_once_it_ends_bit_identical(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert scripts.run("classification.train", *WORDS, "--out", whole).returncode == 0
+    assert scripts.run("classification.train", *WORDS, "--out", whole, optimised=True).returncode == 0
     rng = random.Random()
     seed = rng.randrange(10**6)
     rng.seed(seed)
@@ -78,6 +78,6 @@ def test_killed_three_times_at_random_and_stopped_once_it_ends_bit_identical(tmp
     step = int(said.split("stopped after ")[1].split()[0])
     assert (cut / "checkpoints" / str(step)).is_dir()
 
-    done = scripts.run("classification.train", *WORDS, "--out", cut)
+    done = scripts.run("classification.train", *WORDS, "--out", cut, optimised=True)
     assert done.returncode == 0 and f"{step}/300" not in done.stderr.splitlines()[-1], done.stderr
     assert_same_run(whole, cut)

@@ -16,8 +16,6 @@ from robustjax import logit
 from robustjax.types import Batch
 
 KEY = jax.random.key(0)
-# Compiled as in this process, so that rounding is the same.
-ONE_DEVICE = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
 
 
 def assert_near(one, other):
@@ -26,7 +24,7 @@ def assert_near(one, other):
 
 
 def test_a_set_is_the_same_on_any_number_of_devices(runs, learned_set, tmp_path):
-    done = scripts.run("perturbation_sets.train", "smoke", "--out", tmp_path, XLA_FLAGS=ONE_DEVICE)
+    done = scripts.run("perturbation_sets.train", "smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     one = networks.open_set(str(tmp_path))
     assert one.step == learned_set.step == 2
@@ -36,7 +34,7 @@ def test_a_set_is_the_same_on_any_number_of_devices(runs, learned_set, tmp_path)
 
 def test_a_network_is_the_same_on_any_number_of_devices(runs, tmp_path):
     words = ["--set", runs / "set", "--method", "smoothadv", "--batch-size", 256, "--out", tmp_path]
-    done = scripts.run("perturbation_sets.train_classifier", "smoke", *words, XLA_FLAGS=ONE_DEVICE)
+    done = scripts.run("perturbation_sets.train_classifier", "smoke", *words)
     assert done.returncode == 0, done.stderr
     one, eight = (networks.open_classifier(str(folder)) for folder in (tmp_path, runs / "classifier"))
     assert eight.config.method == "smoothadv"
