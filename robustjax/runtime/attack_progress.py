@@ -1,5 +1,7 @@
 """One line that says how many images are still robust under an attack, and how long the rest takes."""
 
+import itertools
+import statistics
 import sys
 import time
 from collections import deque
@@ -12,7 +14,10 @@ from tqdm import tqdm
 from robustjax.evaluation.runner import Progress
 from robustjax.runtime.progress import SECONDS
 
-WINDOW_SECONDS = 30.0  # speed is measured over the most recent ones
+WINDOW_SECONDS, FEWEST = (
+    30.0,
+    5,
+)  # speed is measured over the most recent seconds, or segments where these are long
 
 
 def attack_progress(
@@ -23,7 +28,8 @@ def attack_progress(
 ) -> Callable[[Progress], None]:
     """Build the `progress` of a suite: a line that is redrawn on a terminal, a new one every ten seconds in a log.
 
-    The time left is an upper bound at the present speed: misclassified images are done early.
+    The time left is an upper bound at the present speed: misclassified images are done early. Speed is the median over
+    segments, of which some wait for a program to be compiled, as the first of an attack does.
 
     Args:
       counts: what is said of the images that no attack has decided.
@@ -31,17 +37,18 @@ def attack_progress(
       clock: seconds, increasing.
     """
     out = file or sys.stderr
-    began, drawn, attack, running = clock(), -1e9, "", ""
+    began, drawn, attack, running, segments = clock(), -1e9, "", "", 0
     recent: deque[tuple[float, float]] = deque()
 
     def show(now: Progress) -> None:
-        nonlocal drawn, attack, running
+        nonlocal drawn, attack, running, segments
         time_ = clock()
-        if recent and now.attack != running:
-            recent.clear()  # its steps cost something else, and its first segment compiled
+        segments = segments + 1 if now.attack == running else 0
+        if segments < 2:
+            recent.clear()  # steps of another attack cost something else, and its first segment is compiled
         running = now.attack
         recent.append((time_, now.work))
-        while len(recent) > 2 and time_ - recent[0][0] > WINDOW_SECONDS:
+        while len(recent) > FEWEST + 1 and time_ - recent[0][0] > WINDOW_SECONDS:
             recent.popleft()
         if jax.process_index() != 0:
             return
@@ -50,7 +57,8 @@ def attack_progress(
         if time_ - drawn < SECONDS[tty] and not (tty and (ended or now.attack != attack)):
             return
         drawn, attack = time_, now.attack
-        speed = (recent[-1][1] - recent[0][1]) / max(recent[-1][0] - recent[0][0], 1e-9)
+        speeds = [(b[1] - a[1]) / max(b[0] - a[0], 1e-9) for a, b in itertools.pairwise(recent)]
+        speed = statistics.median(speeds) if speeds else 0.0
         left = f", at most {tqdm.format_interval(now.work_left / speed)} left" if speed > 0 else ""
         line = (
             f"{now.number}/{now.attacks} {now.attack}  {100 * now.share:3.0f}%  {now.robust} of {now.images} "

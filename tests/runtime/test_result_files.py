@@ -104,6 +104,18 @@ def test_the_line_says_how_many_are_robust_and_how_long_it_takes():
     assert "00:50 gone, at most 00:50 left" in lines[-1]  # (1000 - 500) / 10 per second
 
 
+def test_a_segment_that_waits_for_compiling_does_not_slow_the_rest_down():
+    """100 passes in every segment of a second; the first takes 20 more, and one where the batch shrinks 30."""
+    out, now = io.StringIO(), [0.0]
+    watch = attack_progress(file=out, clock=lambda: now[0])
+    for segment, took in enumerate((0, 21, 1, 1, 1, 31, 1, 1)):
+        now[0] += took
+        watch(Progress("fab-t", 3, 4, 9, 9, segment / 20, 100.0 * segment, 2000.0 - 100.0 * segment))
+    lines = out.getvalue().splitlines()
+    assert "left" not in lines[0] + lines[1] and len(lines) == 3
+    assert "at most 00:15 left" in lines[2]  # (2000 - 500) / 100 per second
+
+
 def test_the_speed_of_one_attack_is_not_taken_for_that_of_the_next():
     """Square makes 100 passes a second where APGD made 10, and its first segment waits for compiling."""
     out, now = io.StringIO(), [0.0]
@@ -111,9 +123,9 @@ def test_the_speed_of_one_attack_is_not_taken_for_that_of_the_next():
     for second in (0, 10, 20):
         now[0] = float(second)
         watch(Progress("apgd", 1, 2, 9, 9, second / 20, 10.0 * second, 3200.0 - 10.0 * second))
-    for second in (40, 50):
+    for second in (20, 40, 50):
         now[0] = float(second)
-        work = 200.0 + 100.0 * (second - 40)
+        work = 200.0 + 100.0 * max(second - 40, 0)
         watch(Progress("square", 2, 2, 9, 9, second / 70, work, 3200.0 - work))
     first, second = out.getvalue().splitlines()[-2:]
     assert "left" not in first and "9 of 9 under attack" in first
