@@ -37,7 +37,7 @@ def images(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> np.nd
       ValueError: in one line, for another rank, channels first, another dtype, no image, or values outside the box
         or not finite.
     """
-    x = np.asarray(x)
+    x = _read(who, "images", x)
     if x.ndim != 4:
         raise ValueError(
             f"{who}: images have shape {x.shape}, must be (n, height, width, channels)"
@@ -115,7 +115,7 @@ def labels(who: str, y: Any, *, count: int, classes: int | None = None) -> np.nd
     Raises:
       ValueError: in one line, for one-hot rows, fractions, another length, or labels outside 0..classes-1.
     """
-    y = np.asarray(y)
+    y = _read(who, "labels", y)
     if y.ndim == 2 and len(y) == count and y.shape[1] > 1:
         raise ValueError(
             f"{who}: labels have shape {y.shape}, must be (n,): of one-hot rows or probabilities take y.argmax(axis=1)"
@@ -612,6 +612,18 @@ def groups(who: str, what: str, values: Any, *, count: int, most: int | None = N
     if most is not None and found.size and found.max() >= most:
         raise ValueError(f"{who}: the largest {what} is {int(found.max())}, must be below {most}")
     return found.astype(np.int64)
+
+
+def _read(who: str, what: str, values: Any) -> np.ndarray:
+    """Make a NumPy array, also of tensors of other libraries on the host."""
+    try:
+        return np.asarray(values)
+    except (
+        Exception
+    ) as error:  # of lists of unequal lengths, of PyTorch's tensors on a GPU or with a gradient
+        raise ValueError(
+            f"{who}: {what} are a {type(values).__name__}, must be an array that NumPy can read: {_first_line(error)}"
+        ) from error
 
 
 def _range(values: np.ndarray) -> str:

@@ -12,6 +12,14 @@ from hypothesis.extra import numpy as arrays
 
 from robustjax import checks
 
+
+class OnAnotherDevice:
+    """As tensors of PyTorch on a GPU or with a gradient are: NumPy cannot read them."""
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("can't convert it. Use Tensor.cpu() to copy the tensor to host memory first.")
+
+
 X = np.full((4, 8, 8, 3), 0.5, np.float32)
 
 
@@ -35,6 +43,11 @@ def flat(x):
         (X.astype(int), "must be floats in [0, 1] or bytes"),
         (X > 0, "are bool"),
         (X[..., None], "(4, 8, 8, 3, 1)"),
+        (
+            OnAnotherDevice(),
+            "images are a OnAnotherDevice, must be an array that NumPy can read: can't convert it. Use",
+        ),
+        ([[0.5], [0.5, 0.5]], "images are a list, must be an array that NumPy can read"),
     ],
 )
 def test_images_that_cannot_be_meant_are_refused(x, says):

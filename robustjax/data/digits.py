@@ -17,7 +17,7 @@ def contents() -> Contents:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ValueError("digits: needs scikit-learn, pip install 'robustjax[experiments]'") from error
+        raise ValueError("digits: needs scikit-learn, pip install scikit-learn") from error
     image, label = load_digits(return_X_y=True)
     # 255 / 16 is not whole: half is rounded up, in integers.
     image = ((image.astype(np.int64) * 255 + 8) // 16).astype(np.uint8).reshape(-1, 8, 8, 1)

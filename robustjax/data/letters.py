@@ -52,7 +52,7 @@ def _folder() -> Path:
     try:
         import matplotlib
     except ImportError as error:
-        raise ValueError("letters: needs matplotlib, pip install 'robustjax[experiments]'") from error
+        raise ValueError("letters: needs matplotlib, pip install matplotlib") from error
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 

@@ -42,9 +42,7 @@ def patches(
 
         colour = load_sample_image(f"{photo}.jpg")
     except ImportError as error:
-        raise ValueError(
-            "patches: needs scikit-learn and Pillow, pip install 'robustjax[experiments]'"
-        ) from error
+        raise ValueError("patches: needs scikit-learn and Pillow, pip install scikit-learn pillow") from error
     grey = colour.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     rng = np.random.default_rng(seed)
     out = np.empty((count, size, size, 1), np.uint8)
