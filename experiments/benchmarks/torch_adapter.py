@@ -6,8 +6,8 @@
 A row is a network at a batch size. Three things are timed for the same module, weights and images: the logits, one
 gradient of the cross-entropy with respect to the images, and a loop of gradient steps, which an attack is. On one side
 PyTorch runs alone, on the other a compiled program of JAX calls back to it. Both take turns, so that a noisy machine
-disturbs both; each ratio is the median over turns of the adapter's time over PyTorch's, so 1 is free. Needs PyTorch:
-pip install -e '.[torch]'.
+disturbs both; each ratio is the adapter's time over PyTorch's, so 1 is free: the median over turns, and the smallest
+and the largest. Needs PyTorch: pip install -e '.[torch]'.
 """
 
 import statistics
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     network: str
     batch_size: int
     milliseconds: dict[str, float]
-    ratio: dict[str, float]
+    ratio: dict[str, tuple[float, float, float]]  # median over turns, smallest, largest
 
 
 def main(cfg: TorchAdapterConfig) -> None:
@@ -58,8 +58,9 @@ def main(cfg: TorchAdapterConfig) -> None:
 def told(row: Row) -> str:
     """Say a row in words."""
     return "; ".join(
-        f"{name} {row.milliseconds[name]:.3g} ms an image in PyTorch, x {row.ratio[name]:.2f} by the adapter"
-        for name in row.ratio
+        f"{name} {row.milliseconds[name]:.3g} ms an image in PyTorch, x {median:.2f} ({low:.2f} to {high:.2f}) by the "
+        "adapter"
+        for name, (median, low, high) in row.ratio.items()
     )
 
 
@@ -76,7 +77,8 @@ def measured(network: TorchNetwork, batch_size: int, cfg: TorchAdapterConfig) ->
             side[name]()  # compiles, and fills caches
         turns = [[_seconds(side[name]) for side in sides] for _ in range(cfg.turns)]
         milliseconds[name] = 1000 * statistics.median(one for one, _ in turns) / batch_size
-        ratio[name] = statistics.median(other / one for one, other in turns)
+        ratios = [other / one for one, other in turns]
+        ratio[name] = statistics.median(ratios), min(ratios), max(ratios)
     return Row(network, batch_size, milliseconds, ratio)
 
 
