@@ -7,6 +7,7 @@ it gives the same steps with other arrays: the programs that were compiled for t
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.metadata import version
 from threading import Lock
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -21,7 +22,9 @@ from jaxtyping import Array
 # slower and takes half the time to make; below the second, for what runs briefly, code that is several times as slow
 # and takes a quarter of it.
 SMALL, TINY = 1e6, 1e5
-OPTIMISATION = "xla_backend_optimization_level"
+# In one piece and without XLA's newer fusion emitters, which JAX 0.11 cannot do without, half of that again.
+OLDER = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+QUICKLY: dict[str, Any] = OLDER if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11) else {}
 ELEMENTWISE = 10.0  # operations that one elementwise result counts for, next to those of products
 RULES = {"jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "out_trees"}  # of functions with derivatives of their own
 
@@ -123,10 +126,14 @@ def compiled(function: Callable[..., Any], *, brief: bool = False, **settings: A
     return ForSize(
         jax.jit(function, **settings),
         tuple(
-            (limit, jax.jit(function, compiler_options={OPTIMISATION: level}, **settings))
+            (limit, jax.jit(function, compiler_options=_quickly(level), **settings))
             for limit, level in [*levels, (SMALL, 1)]
         ),
     )
+
+
+def _quickly(level: int) -> dict[str, Any]:
+    return {"xla_backend_optimization_level": level, **QUICKLY}
 
 
 class ByBatch:
