@@ -154,18 +154,25 @@ def test_n_fgsm_steps_from_noise_and_leaves_the_ball_but_not_the_box():
     assert (found.x >= 0).all() and (found.x <= 1).all()
 
 
-@settings(max_examples=20, deadline=None)
-@given(
-    st.sampled_from(list(EPS)), st.sampled_from([(5,), (2, 3), (3, 2, 1), (2, 2, 2, 2)]), st.integers(2, 6)
-)
-def test_feasible_for_any_shape_and_number_of_classes(kind, shape, classes):
-    rng = np.random.default_rng(len(shape) * 10 + classes)
-    x = jnp.asarray(rng.uniform(size=(2, *shape)), jnp.float32)
-    w = jnp.asarray(rng.normal(size=(int(np.prod(shape)), classes)), jnp.float32)
-    threat = Threat(kind, 0.3)
-    objective = objectives.dlr(lambda z: z.reshape(2, -1) @ w, jnp.array([0, 1]))
-    found = pgd(threat, steps=3, step_size=0.1)(jax.random.key(0), objective, x)
-    assert threat.contains(found.x, x).all()
+@pytest.mark.parametrize("shape, classes", [((5,), 2), ((2, 3), 3), ((3, 2, 1), 5), ((2, 2, 2, 2), 6)])
+def test_feasible_for_any_shape_and_number_of_classes(shape, classes):
+    @jax.jit
+    def attack(eps, x, w):
+        objective = objectives.dlr(lambda z: z.reshape(2, -1) @ w, jnp.array([0, 1]))
+        threats = [Threat(kind, eps) for kind in EPS]
+        found = [pgd(t, steps=3, step_size=eps / 3)(jax.random.key(0), objective, x).x for t in threats]
+        return jnp.stack([t.contains(z, x) for t, z in zip(threats, found)]), jnp.stack(found)
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(0, 999), st.floats(0.125, 2, width=32))
+    def check(seed, eps):
+        rng = np.random.default_rng(seed)
+        x = jnp.asarray(rng.uniform(size=(2, *shape)), jnp.float32)
+        w = jnp.asarray(rng.normal(size=(int(np.prod(shape)), classes)), jnp.float32)
+        feasible, found = attack(jnp.float32(eps), x, w)
+        assert feasible.all() and (found >= 0).all() and (found <= 1).all()
+
+    check()
 
 
 @pytest.mark.parametrize(
