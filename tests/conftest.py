@@ -18,8 +18,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# scikit-learn's threads wait for one another by spinning: on cores that are busy that is ten times the work.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# scikit-learn's threads wait for one another by spinning: on cores that are busy that is six times the work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Nothing is left in the home directory. Workers, scripts in processes of their own and one run after another share what
 # they compiled; the flags above are part of a program's key.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/robustjax_tests_{os.getuid()}")
