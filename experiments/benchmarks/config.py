@@ -181,3 +181,24 @@ TORCH_ADAPTER_PRESETS = {
     "cpu": TorchAdapterConfig(),
     "smoke": TorchAdapterConfig(networks=("convnet_small",), batch_size=(2,), steps=2, turns=1),
 }
+
+
+# --- robustbench ---
+
+
+@dataclasses.dataclass(frozen=True)
+class RobustBenchConfig:
+    """Compare networks with those of RobustBench."""
+
+    out: str = (
+        "runs/robustbench.jsonl"  # one line for each entry; those that are there are not measured again
+    )
+    only: tuple[str, ...] = ()  # names of entries; all by default
+    images: Count = 2  # random ones, on which logits are compared
+    seed: Seed = 0  # of weights and images
+
+
+ROBUSTBENCH_PRESETS = {
+    "full": RobustBenchConfig(),
+    "smoke": RobustBenchConfig(out="runs/robustbench_smoke.jsonl", only=("Salman2020Do_R18",)),
+}

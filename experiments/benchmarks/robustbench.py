@@ -1,0 +1,204 @@
+r"""Compare the networks of RobustBench's model zoo with RobustBench's own classes, at random weights.
+
+    python -m experiments.benchmarks.robustbench --out runs/robustbench.jsonl
+    python -m experiments.benchmarks.robustbench smoke
+
+Each entry of `robustjax/catalog/robustbench.tsv` whose network is here is built by RobustBench's code, gets random weights
+and statistics, and is read as a checkpoint would be. The line of an entry has the largest difference between the logits
+of the two on random images. Entries of the same class and settings share one measurement. A killed run goes on where it
+was; the table at the end counts what is in the file. Needs PyTorch, timm and robustbench, which are installed by name.
+"""
+
+import gc
+import importlib
+import json
+import pathlib
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.benchmarks.config import ROBUSTBENCH_PRESETS as PRESETS
+from experiments.benchmarks.config import RobustBenchConfig
+from experiments.shared import command_line
+from robustjax import runtime
+from robustjax.catalog.known_checkpoints import Known, entries
+from robustjax.models import architectures, layernames, recognition, weights
+
+BOARDS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet2012": "imagenet"}
+CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}
+THREATS = {"linf": "Linf", "l2": "L2", "corruptions": "corruptions"}
+
+
+def main(cfg: RobustBenchConfig) -> None:
+    """Measure what is missing in the file, then tabulate."""
+    file = pathlib.Path(cfg.out)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    done = {line["board"]: line for line in _lines(file)}
+    zoo = originals()
+    chosen = [entry for entry in entries() if entry.architecture and (not cfg.only or entry.name in cfg.only)]
+    chosen.sort(key=lambda entry: _size(entry.architecture or ""))
+    by_kind = {line["kind"]: line for line in done.values()}
+    for entry in chosen:
+        if entry.board in done:
+            continue
+        kind = f"{zoo.kind(entry)} {entry.architecture} {entry.mean} {entry.std} {CLASSES[entry.dataset]}"
+        line = by_kind.get(kind) or measured(entry, zoo.build(entry), images=cfg.images, seed=cfg.seed)
+        line = {**line, "board": entry.board, "kind": kind}
+        by_kind[kind] = done[entry.board] = line
+        with file.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        runtime.say(
+            f"{entry.board}: {entry.architecture}, difference {line['difference']:.2g} of {line['scale']:.2g}"
+        )
+    for line in table(list(done.values())):
+        print(line)
+
+
+def measured(entry: Known, theirs: Any, *, images: int, seed: int) -> dict[str, Any]:
+    """Compare one network with its original, both with the same random weights.
+
+    Returns:
+      The largest difference of two logits and the largest logit, what the tensors were recognised as, and whether the
+      architecture of the table is among these.
+    """
+    import torch
+
+    drawn(theirs, seed)
+    side = 64 if entry.dataset == "imagenet2012" else 32
+    shape = (side, side, 3)
+    x = np.random.default_rng(seed).uniform(size=(images, *shape)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(x.transpose(0, 3, 1, 2).copy())).numpy()
+    full = {name: value.numpy() for name, value in theirs.state_dict().items()}
+    bare = {name: full[at] for name, at in layernames.bare(full).items()}
+    stored, tensors = weights.constants(bare)
+    names = recognition.recognised({name: value.shape for name, value in tensors.items()})
+
+    name = entry.architecture or ""
+    # An entry without constants in the table has them in its file, or none.
+    mean, std = (entry.mean, entry.std) if entry.mean else stored or (None, None)
+    given = {} if name.endswith("_standardised") else {"mean": mean, "std": std}
+    model = architectures.architecture(name)(classes=CLASSES[entry.dataset], shape=shape, **given)
+    params, state = weights.into(model, tensors)
+    actual = np.asarray(jax.jit(model.apply)(params, state, x)[0])
+    if name.startswith("ensemble"):  # theirs are probabilities, ours their logarithms
+        expected = np.log(np.maximum(expected, np.exp(-80.0)))
+        actual = np.maximum(actual, -80.0)
+    found = {
+        "difference": float(np.abs(actual - expected).max()),
+        "scale": float(np.abs(expected).max()),
+        "architecture": name,
+        "recognised": list(names),
+        "right": name in names,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    }
+    del params, state, tensors, bare, full
+    jax.clear_caches()
+    gc.collect()
+    return found
+
+
+def drawn(net: Any, seed: int) -> None:
+    """Draw every tensor that a network computes with, away from the values that would hide it."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in net.state_dict().items():
+            if name.endswith(("mu", "sigma", "mean", "std")) and not name.endswith("running_mean"):
+                continue  # constants of normalisation
+            if value.ndim > 1:
+                value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+            elif name.endswith(("running_var", "weight")):
+                value.uniform_(0.5, 1.5, generator=generator)
+            elif name.endswith(("running_mean", "bias")):
+                value.normal_(0, 0.2, generator=generator)
+            elif name.endswith(("alpha", "beta", "threshold")):
+                value.uniform_(0.1, 0.5, generator=generator)
+    net.eval()
+
+
+class Originals:
+    """RobustBench's own networks, without weights."""
+
+    def __init__(self, models: Any) -> None:
+        """Take the table of `robustbench.model_zoo.models`."""
+        self.models = {dataset.value: boards for dataset, boards in models.items()}
+
+    def _entry(self, entry: Known) -> Callable[[], Any]:
+        boards = {threat.value: board for threat, board in self.models[BOARDS[entry.dataset]].items()}
+        # The plain ResNet-50 of torchvision would load its weights; here they are drawn.
+        name = "Salman2020Do_R50" if entry.name == "Standard_R50" else entry.name
+        board = boards["Linf"] if entry.name == "Standard_R50" else boards[THREATS[entry.threat]]
+        return board[name]["model"]
+
+    def kind(self, entry: Known) -> str:
+        """Name the class that an entry is of, the same for entries that are built alike."""
+        build = self._entry(entry)
+        return build.__name__ if isinstance(build, type) else f"{entry.dataset} {_constants_of(build)}"
+
+    def build(self, entry: Known) -> Any:
+        """Build the network of an entry."""
+        return self._entry(entry)()
+
+
+def originals() -> Originals:
+    """Import RobustBench; its attacks, which it imports too, are not needed and may be missing.
+
+    Raises:
+      ValueError: in one line, if it is not installed.
+    """
+    for absent in ("autoattack", "autoattack.state"):
+        module: Any = types.ModuleType(absent)
+        module.AutoAttack = module.EvaluationState = object
+        sys.modules.setdefault(absent, module)
+    try:
+        return Originals(importlib.import_module("robustbench.model_zoo.models").model_dicts)
+    except ImportError as error:
+        raise ValueError(
+            f"robustbench cannot be imported ({error}), must be installed with torch, torchvision and timm"
+        ) from None
+
+
+def table(lines: list[dict[str, Any]]) -> Iterator[str]:
+    """Tabulate by board: entries, those whose network is here, those compared, the largest difference."""
+    yield "| board | entries | network is here | compared | recognised | largest difference, of the largest logit |"
+    yield "|---|---|---|---|---|---|"
+    boards = dict.fromkeys((entry.dataset, entry.threat) for entry in entries())
+    total = np.zeros(4, int)
+    for dataset, threat in boards:
+        of = [entry for entry in entries() if (entry.dataset, entry.threat) == (dataset, threat)]
+        seen = [line for line in lines if line["board"].startswith(f"{dataset}/{threat}/")]
+        worst = max((line["difference"] / line["scale"] for line in seen), default=float("nan"))
+        counts = [len(of), sum(bool(entry.architecture) for entry in of), len(seen)]
+        counts.append(sum(line["right"] for line in seen))
+        total += counts
+        yield f"| {dataset}, {threat} | {' | '.join(map(str, counts))} | {worst:.1e} |"
+    yield f"| all | {' | '.join(map(str, total))} | |"
+
+
+def _constants_of(build: Any) -> str:
+    code = build.__code__
+    return f"{code.co_code.hex()} {code.co_consts} {code.co_names}"
+
+
+def _size(name: str) -> int:
+    """Order networks roughly by cost, so that a run that is cut off has covered most."""
+    numbers = [int(word) for word in "".join(c if c.isdigit() else " " for c in name).split()]
+    return (
+        int(np.prod([n for n in numbers if n > 1], dtype=float))
+        if "wideresnet" in name or "gowal" in name
+        else 1
+    )
+
+
+def _lines(file: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+if __name__ == "__main__":
+    command_line.script(main, PRESETS, __doc__)
