@@ -3,7 +3,7 @@ r"""Compare the networks of RobustBench's model zoo with RobustBench's own class
     python -m experiments.benchmarks.robustbench --out runs/robustbench.jsonl
     python -m experiments.benchmarks.robustbench smoke
 
-Each entry of `robustjax/catalog/robustbench.tsv` whose network is here is built by RobustBench's code, gets random weights
+Each entry of `robustjax/catalog/robustbench.tsv` whose network is here is built by RobustBench, gets random weights
 and statistics, and is read as a checkpoint would be. The line of an entry has the largest difference between the logits
 of the two on random images. Entries of the same class and settings share one measurement. A killed run goes on where it
 was; the table at the end counts what is in the file. Needs PyTorch, timm and robustbench, which are installed by name.

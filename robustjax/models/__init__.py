@@ -15,6 +15,8 @@ densenet         densenet: DenseNet-BC
 ```
 resnet_imagenet  resnet18_imagenet, resnet50_imagenet, wideresnet50_2_imagenet for large images
 resnext          resnext: ResNeXt-29 for small images
+convnext         convnext: ConvNeXt-T and larger ones for large images, with other stems
+vit              vit: vision transformers, ViT and DeiT
 preactivated     residual networks that activate before they convolve, in the forms of public code
 published        the variants of preact that public checkpoints are of
 published_wide   the variants of wideresnet that public checkpoints are of

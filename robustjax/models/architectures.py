@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from robustjax.models import preact, published, published_wide, resnet, resnet_imagenet, small
+from robustjax.models.convnext import convnext
 from robustjax.models.densenet import densenet
 from robustjax.models.ensemble import ensemble
 from robustjax.models.resnext import resnext
+from robustjax.models.vit import vit
 from robustjax.models.wideresnet import wideresnet
 from robustjax.types import Model
 
@@ -28,6 +30,21 @@ ARCHITECTURES: dict[str, Factory] = {
     "resnet18_imagenet": resnet_imagenet.resnet18_imagenet,
     "resnet50_imagenet": resnet_imagenet.resnet50_imagenet,
     "wideresnet50_2_imagenet": resnet_imagenet.wideresnet50_2_imagenet,
+    **{
+        f"convnext_{size}{suffix}": functools.partial(convnext, widths=widths, depths=depths, **settings)
+        for size, widths, depths, stem in (
+            ("t", (96, 192, 384, 768), (3, 3, 9, 3), (48, 96)),
+            ("s", (96, 192, 384, 768), (3, 3, 27, 3), (48, 96)),
+            ("b", (128, 256, 512, 1024), (3, 3, 27, 3), (64, 96, 128)),
+            ("l", (192, 384, 768, 1536), (3, 3, 27, 3), (96, 144, 192)),
+        )
+        for suffix, settings in (("", {}), ("_convstem", {"stem": stem}), ("_sparse", {"sparse": True}))
+    },
+    **{
+        f"vit_{size}{suffix}": functools.partial(vit, width=width, heads=heads, stem=bool(suffix))
+        for size, width, heads in (("s", 384, 6), ("b", 768, 12))
+        for suffix in ("", "_convstem")
+    },
     "convnet_small": small.convnet_small,
     "preact_resnet18": preact.preact_resnet18,
     "preact_resnet18_wong": published.preact_resnet18_wong,

@@ -157,3 +157,37 @@ class MeanSparse(nn.Module):
         threshold = self.variable("mean_sparse", "threshold", jnp.zeros, ()).value
         near = jnp.abs(x - mean) < threshold * jnp.sqrt(var)
         return jnp.where(near, mean, x).astype(x.dtype)
+
+
+def layer_norm(
+    x: Float[Array, "b ... c"], *, name: str, eps: float = 1e-6, dtype: DType = jnp.float32
+) -> Float[Array, "b ... c"]:
+    """Normalise each position over its channels, in float32 whatever `dtype` is; scale and shift."""
+    norm = nn.LayerNorm(epsilon=eps, use_fast_variance=False, name=name)
+    return norm(x.astype(jnp.float32)).astype(dtype)
+
+
+def dense(
+    x: Float[Array, "b ... c"], features: int, *, name: str, dtype: DType = jnp.float32
+) -> Float[Array, "b ... k"]:
+    """Apply an affine map drawn as in transformers: a truncated normal distribution of deviation 0.02, bias 0."""
+    return nn.Dense(features, kernel_init=nn.initializers.truncated_normal(0.02), dtype=dtype, name=name)(x)
+
+
+def gelu_mlp(
+    x: Float[Array, "b ... c"], *, sparse: bool = False, dtype: DType = jnp.float32
+) -> Float[Array, "b ... c"]:
+    """Apply a hidden layer of 4 times the channels with GELU (the exact one), after a `MeanSparse` if `sparse`."""
+    hidden = dense(x, 4 * x.shape[-1], name="fc1", dtype=dtype)
+    hidden = MeanSparse(name="sparse1")(hidden) if sparse else hidden
+    return dense(nn.gelu(hidden, approximate=False), x.shape[-1], name="fc2", dtype=dtype)
+
+
+def conv_stem(
+    x: Float[Array, "b h w c"], widths: tuple[int, ...], strides: tuple[int, ...], dtype: DType
+) -> Float[Array, "b i j o"]:
+    """Apply 3x3 convolutions, each with a normalisation over channels and GELU. Reference: arXiv:2303.01870."""
+    for i, (width, stride) in enumerate(zip(widths, strides, strict=True)):
+        x = conv(x, width, 3, stride=stride, bias=True, dtype=dtype, name=f"stem_conv{i}")
+        x = nn.gelu(layer_norm(x, name=f"stem_norm{i}", dtype=dtype), approximate=False)
+    return x

@@ -124,6 +124,35 @@ def sequential(layer: str) -> tuple[str, ...]:
     return (places[layer],) if layer in places else ()
 
 
+def convnext(layer: str) -> tuple[str, ...]:
+    """Name a layer of a ConvNeXt as timm does; MeanSparse as RobustBench puts it in."""
+    if found := re.fullmatch(r"stage(\d+)_block(\d+)(?:/(.+))?", layer):
+        names = {"fc1": "mlp.fc1", "fc2": "mlp.fc2", "sparse1": "mlp.act.0", "sparse_path": "drop_path.1"}
+        part = names.get(found[3], found[3])
+        return (f"stages.{int(found[1]) - 1}.blocks.{found[2]}" + (f".{part}" if part else ""),)
+    if found := re.fullmatch(r"down(\d+)_(norm|conv)", layer):
+        return (f"stages.{int(found[1]) - 1}.downsample.{('norm', 'conv').index(found[2])}",)
+    return _stem(layer, "stem") or {"norm": ("head.norm",), "head": ("head.fc",)}.get(layer, ())
+
+
+def vit(layer: str) -> tuple[str, ...]:
+    """Name a layer of a vision transformer as timm does."""
+    if found := re.fullmatch(r"block(\d+)/(.+)", layer):
+        names = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+        return (f"blocks.{found[1]}.{names.get(found[2], found[2])}",)
+    outer = {"": ("",), "patches": ("patch_embed.proj",), "norm": ("norm",), "head": ("head",)}
+    return _stem(layer, "patch_embed.proj") or outer.get(layer, ())
+
+
+def _stem(layer: str, place: str) -> tuple[str, ...]:
+    """Name a layer of `layers.conv_stem`: convolution, normalisation and activation in turns."""
+    found = re.fullmatch(r"stem_(conv|norm)(\d+)", layer)
+    if not found:
+        return ()
+    number = 3 * int(found[2]) + (found[1] == "norm")
+    return f"{place}.stem.{number}", f"{place}.{number}"
+
+
 LAYOUTS: tuple[Layout, ...] = (
     common,
     from_zero,
@@ -133,6 +162,8 @@ LAYOUTS: tuple[Layout, ...] = (
     gowal_preact,
     huang,
     resnext,
+    convnext,
+    vit,
     sequential,
 )
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
-HEADS = ("fc.weight", "linear.weight", "logits.weight", "classifier.weight", "7.weight")
+HEADS = ("fc.weight", "linear.weight", "logits.weight", "classifier.weight", "head.weight", "7.weight")
 
 
 def recognised(shapes: Shapes) -> tuple[str, ...]:
@@ -137,6 +137,30 @@ def _residual(shapes: Shapes) -> tuple[str, ...]:
     return (f"{name}{width}{large}",)
 
 
+def _convnext(shapes: Shapes) -> tuple[str, ...]:
+    last, depths = shapes.get("head.norm.weight", (0,))[0], _blocks(shapes, r"stages\.(\d+)\.blocks\.(\d+)\.")
+    if "stages.0.blocks.0.conv_dw.weight" not in shapes:
+        return ()
+    sizes: dict[tuple[int, tuple[int, ...]], str] = {
+        (768, (3, 3, 9, 3)): "t",
+        (768, (3, 3, 27, 3)): "s",
+        (1024, (3, 3, 27, 3)): "b",
+        (1536, (3, 3, 27, 3)): "l",
+    }
+    size = sizes.get((last, tuple(depths)))
+    stem = "_convstem" if "stem.stem.0.weight" in shapes else ""
+    sparse = "_sparse" if "stages.0.blocks.0.drop_path.1.threshold" in shapes else ""
+    return (f"convnext_{size}{stem}{sparse}",) if size and not (stem and sparse) else ()
+
+
+def _vit(shapes: Shapes) -> tuple[str, ...]:
+    depth = len({m[1] for m in (re.match(r"blocks\.(\d+)\.attn\.qkv\.weight", name) for name in shapes) if m})
+    size = {384: "s", 768: "b"}.get(shapes.get("norm.weight", (0,))[0])
+    if depth != 12 or not size or "pos_embed" not in shapes or "blocks.0.attn.temperature" in shapes:
+        return ()
+    return (f"vit_{size}" + ("_convstem" if "patch_embed.proj.stem.0.weight" in shapes else ""),)
+
+
 RULES: tuple[Callable[[Shapes], tuple[str, ...]], ...] = (
     _dense,
     _trades,
@@ -144,6 +168,8 @@ RULES: tuple[Callable[[Shapes], tuple[str, ...]], ...] = (
     _gowal_preact,
     _huang,
     _resnext,
+    _convnext,
+    _vit,
     _sequential,
     _residual,
 )

@@ -277,7 +277,7 @@ def _called(layout: layouts.Layout, path: Any) -> list[str]:
         kind, kind
     )
     member = f"models.{layer.pop(0)}." if layer and layer[0].isdigit() else ""
-    return [f"{member}{name}.{word}" for name in layout("/".join(layer))]
+    return [f"{member}{f'{name}.' if name else ''}{word}" for name in layout("/".join(layer))]
 
 
 def _order(ndim: int) -> tuple[int, ...]:

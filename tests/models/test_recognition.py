@@ -54,6 +54,11 @@ LAYOUTS = {
     "resnext29_4x32": layouts.resnext,
     "densenet16": layouts.dense,
     "densenet16_6": layouts.dense,
+    "convnext_t": layouts.convnext,
+    "convnext_b_convstem": layouts.convnext,
+    "convnext_l_sparse": layouts.convnext,
+    "vit_s": layouts.vit,
+    "vit_b_convstem": layouts.vit,
     "convnet_small": layouts.sequential,
     "ensemble3_gowal10_1": layouts.gowal,
 }

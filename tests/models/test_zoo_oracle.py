@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from robustjax.models import architectures, recognition, weights
+from robustjax.models.convnext import convnext
 from robustjax.models.published_wide import rawideresnet, wideresnet34_r, wideresnet_a4
 from robustjax.models.resnext import resnext
+from robustjax.models.vit import vit
 
 pytestmark = pytest.mark.oracle
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
@@ -165,3 +167,48 @@ def test_the_wide_resnet_of_torchvision(tmp_path):
     net = torchvision.models.wide_resnet50_2(num_classes=7)
     given = dict(mean=(0,) * 3, std=(1,) * 3)
     compared(tmp_path, net, "wideresnet50_2_imagenet", shape=(64, 64, 3), **given)
+
+
+def convnext_like(stem=None, sparse=False):
+    """A ConvNeXt of timm with two blocks in each group, with the stem and the sparsity of RobustBench."""
+    stems = zoo("architectures.convstem_models")
+    from timm.models.convnext import ConvNeXt
+
+    net = ConvNeXt(depths=(2, 1, 1, 1), dims=(96, 16, 24, 32), num_classes=7)
+    if stem:
+        net.stem = getattr(stems, stem[0])(*stem[1:])
+    return net
+
+
+@pytest.mark.parametrize("stem", [None, ("ConvBlock1", 48, 8), ("ConvBlock3", 48)])
+def test_convnext(tmp_path, monkeypatch, stem):
+    widths = {"ConvBlock1": (48, 96), "ConvBlock3": (48, 72, 96)}[stem[0]] if stem else ()
+    factory = functools.partial(convnext, widths=(96, 16, 24, 32), depths=(2, 1, 1, 1), stem=widths)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "small", factory)
+    compared(tmp_path, convnext_like(stem), "small", shape=(64, 64, 3), mean=(0,) * 3, std=(1,) * 3)
+
+
+def test_convnext_with_sparse_activations(tmp_path, monkeypatch):
+    """RobustBench knows the channels of ConvNeXt-L, so the widths are those."""
+    sparse = zoo("architectures.sparsified_model")
+    from timm.models.convnext import ConvNeXt
+
+    widths = (192, 384, 768, 1536)
+    factory = functools.partial(convnext, widths=widths, depths=(1, 1, 1, 1), sparse=True)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "small", factory)
+    net = ConvNeXt(depths=(1, 1, 1, 1), dims=widths, num_classes=7)
+    sparse.add_custom_layer_imagenet(net, sparse.MeanSparse_imagenet)
+    compared(tmp_path, net, "small", shape=(64, 64, 3), mean=(0,) * 3, std=(1,) * 3)
+
+
+@pytest.mark.parametrize("stem", [False, True])
+def test_vision_transformers(tmp_path, monkeypatch, stem):
+    stems = zoo("architectures.convstem_models")
+    from timm.models.vision_transformer import VisionTransformer
+
+    net = VisionTransformer(img_size=64, patch_size=16, embed_dim=768, depth=3, num_heads=12, num_classes=7)
+    if stem:
+        net.patch_embed.proj = stems.ConvBlock(48, end_siz=16, fin_dim=None)
+    factory = functools.partial(vit, width=768, depth=3, heads=12, stem=stem)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "small", factory)
+    compared(tmp_path, net, "small", shape=(64, 64, 3), mean=(0,) * 3, std=(1,) * 3)
