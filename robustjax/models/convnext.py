@@ -97,7 +97,7 @@ def convnext(
       dtype: what the network computes in; parameters, normalisation and logits are float32.
       remat: keep only what lies between blocks, and compute the rest once more in the backward pass.
     Raises:
-      ValueError: if the widths of the stem do not end in that of the first group, or there are other depths than widths.
+      ValueError: if the widths of the stem do not end in that of the first group, or depths and widths are not as many.
 
     Reference: Liu et al. 2022, arXiv:2201.03545, as in timm; stems: Singh et al. 2023, arXiv:2303.01870; sparse: Amini
       et al. 2024, arXiv:2406.05927.
