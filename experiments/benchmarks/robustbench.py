@@ -13,6 +13,7 @@ import gc
 import importlib
 import json
 import pathlib
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from robustjax.models import architectures, layernames, recognition, weights
 
 BOARDS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet2012": "imagenet"}
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}
+SIDES = {"cifar10": 32, "cifar100": 32, "imagenet2012": 64}  # small images do where positions are not learned
 THREATS = {"linf": "Linf", "l2": "L2", "corruptions": "corruptions"}
 
 
@@ -68,7 +70,7 @@ def measured(entry: Known, theirs: Any, *, images: int, seed: int) -> dict[str, 
     import torch
 
     drawn(theirs, seed)
-    side = 64 if entry.dataset == "imagenet2012" else 32
+    side = 224 if (entry.architecture or "").startswith(("vit", "swin")) else SIDES[entry.dataset]
     shape = (side, side, 3)
     x = np.random.default_rng(seed).uniform(size=(images, *shape)).astype(np.float32)
     with torch.no_grad():
@@ -109,15 +111,16 @@ def drawn(net: Any, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in net.state_dict().items():
-            if name.endswith(("mu", "sigma", "mean", "std")) and not name.endswith("running_mean"):
-                continue  # constants of normalisation
+            constant = name.endswith(("mu", "sigma", "mean", "std")) and not name.endswith("running_mean")
+            if constant or not value.is_floating_point():
+                continue  # of normalisation; and counters
             if value.ndim > 1:
                 value.normal_(0, value[0].numel() ** -0.5, generator=generator)
             elif name.endswith(("running_var", "weight")):
                 value.uniform_(0.5, 1.5, generator=generator)
             elif name.endswith(("running_mean", "bias")):
                 value.normal_(0, 0.2, generator=generator)
-            elif name.endswith(("alpha", "beta", "threshold")):
+            elif re.search(r"(alpha|beta|threshold|gamma\d?)$", name):
                 value.uniform_(0.1, 0.5, generator=generator)
     net.eval()
 
@@ -129,21 +132,36 @@ class Originals:
         """Take the table of `robustbench.model_zoo.models`."""
         self.models = {dataset.value: boards for dataset, boards in models.items()}
 
-    def _entry(self, entry: Known) -> Callable[[], Any]:
-        boards = {threat.value: board for threat, board in self.models[BOARDS[entry.dataset]].items()}
-        # The plain ResNet-50 of torchvision would load its weights; here they are drawn.
-        name = "Salman2020Do_R50" if entry.name == "Standard_R50" else entry.name
-        board = boards["Linf"] if entry.name == "Standard_R50" else boards[THREATS[entry.threat]]
-        return board[name]["model"]
-
     def kind(self, entry: Known) -> str:
         """Name the class that an entry is of, the same for entries that are built alike."""
+        if name := self._registered(entry):
+            return name
         build = self._entry(entry)
-        return build.__name__ if isinstance(build, type) else f"{entry.dataset} {_constants_of(build)}"
+        code = None if isinstance(build, type) else build.__code__
+        return build.__name__ if code is None else f"{code.co_code.hex()} {code.co_consts} {code.co_names}"
 
     def build(self, entry: Known) -> Any:
         """Build the network of an entry."""
+        if name := self._registered(entry):
+            import timm
+
+            return timm.create_model(name, num_classes=CLASSES[entry.dataset], pretrained=False)
         return self._entry(entry)()
+
+    def _registered(self, entry: Known) -> str:
+        """Name an entry as RobustBench looks it up among timm's networks, or not at all."""
+        import timm
+
+        board = f"{BOARDS[entry.dataset]}_{entry.threat}"
+        name = f"{entry.name.lower().replace('-', '_')}_{board}"
+        return name if timm.is_model(name) else ""
+
+    def _entry(self, entry: Known) -> Callable[[], Any]:
+        boards = {threat.value: board for threat, board in self.models[BOARDS[entry.dataset]].items()}
+        # The plain ResNet-50 of torchvision would load its weights; here they are drawn.
+        if entry.name == "Standard_R50":
+            return boards["Linf"]["Salman2020Do_R50"]["model"]
+        return boards[THREATS[entry.threat]][entry.name]["model"]
 
 
 def originals() -> Originals:
@@ -179,11 +197,6 @@ def table(lines: list[dict[str, Any]]) -> Iterator[str]:
         total += counts
         yield f"| {dataset}, {threat} | {' | '.join(map(str, counts))} | {worst:.1e} |"
     yield f"| all | {' | '.join(map(str, total))} | |"
-
-
-def _constants_of(build: Any) -> str:
-    code = build.__code__
-    return f"{code.co_code.hex()} {code.co_consts} {code.co_names}"
 
 
 def _size(name: str) -> int:

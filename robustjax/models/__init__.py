@@ -17,6 +17,7 @@ resnet_imagenet  resnet18_imagenet, resnet50_imagenet, wideresnet50_2_imagenet f
 resnext          resnext: ResNeXt-29 for small images
 convnext         convnext: ConvNeXt-T and larger ones for large images, with other stems
 vit              vit: vision transformers, ViT and DeiT
+xcit             xcit: transformers with attention between channels, for large and small images
 preactivated     residual networks that activate before they convolve, in the forms of public code
 published        the variants of preact that public checkpoints are of
 published_wide   the variants of wideresnet that public checkpoints are of

@@ -17,6 +17,7 @@ from robustjax.models.ensemble import ensemble
 from robustjax.models.resnext import resnext
 from robustjax.models.vit import vit
 from robustjax.models.wideresnet import wideresnet
+from robustjax.models.xcit import xcit
 from robustjax.types import Model
 
 Factory = Callable[..., Model]
@@ -44,6 +45,11 @@ ARCHITECTURES: dict[str, Factory] = {
         f"vit_{size}{suffix}": functools.partial(vit, width=width, heads=heads, stem=bool(suffix))
         for size, width, heads in (("s", 384, 6), ("b", 768, 12))
         for suffix in ("", "_convstem")
+    },
+    **{
+        f"xcit_{size}12{suffix}": functools.partial(xcit, width=width, heads=heads, **settings)
+        for size, width, heads in (("s", 384, 8), ("m", 512, 8), ("l", 768, 16))
+        for suffix, settings in (("", {}), ("_cifar", {"patch": 4, "classes": 10, "shape": (32, 32, 3)}))
     },
     "convnet_small": small.convnet_small,
     "preact_resnet18": preact.preact_resnet18,

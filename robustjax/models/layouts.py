@@ -144,6 +144,20 @@ def vit(layer: str) -> tuple[str, ...]:
     return _stem(layer, "patch_embed.proj") or outer.get(layer, ())
 
 
+def xcit(layer: str) -> tuple[str, ...]:
+    """Name a layer of an XCiT as timm does."""
+    names = {"qkv": "attn.qkv", "conv1": "local_mp.conv1", "bn": "local_mp.bn", "conv2": "local_mp.conv2"}
+    names |= {name: f"attn.{name}" for name in ("q", "k", "v", "proj")}
+    names |= {name: f"mlp.{name}" for name in ("fc1", "fc2")}
+    if found := re.fullmatch(r"(block|class)(\d+)(?:/(.+))?", layer):
+        at = f"{'blocks' if found[1] == 'block' else 'cls_attn_blocks'}.{found[2]}"
+        return (f"{at}.{names.get(found[3], found[3])}",) if found[3] else (at, f"{at}.attn")
+    if found := re.fullmatch(r"stem_(conv|norm)(\d+)", layer):
+        return (f"patch_embed.proj.{2 * int(found[2])}.{('conv', 'norm').index(found[1])}",)
+    outer = {"": ("",), "place": ("pos_embed.token_projection",), "norm": ("norm",), "head": ("head",)}
+    return outer.get(layer, ())
+
+
 def _stem(layer: str, place: str) -> tuple[str, ...]:
     """Name a layer of `layers.conv_stem`: convolution, normalisation and activation in turns."""
     found = re.fullmatch(r"stem_(conv|norm)(\d+)", layer)
@@ -164,6 +178,7 @@ LAYOUTS: tuple[Layout, ...] = (
     resnext,
     convnext,
     vit,
+    xcit,
     sequential,
 )
 

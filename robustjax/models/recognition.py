@@ -161,6 +161,14 @@ def _vit(shapes: Shapes) -> tuple[str, ...]:
     return (f"vit_{size}" + ("_convstem" if "patch_embed.proj.stem.0.weight" in shapes else ""),)
 
 
+def _xcit(shapes: Shapes) -> tuple[str, ...]:
+    """Name both sizes of patches: they are strides, which weights do not tell."""
+    size = {384: "s", 512: "m", 768: "l"}.get(shapes.get("norm.weight", (0,))[0])
+    if not size or "blocks.11.attn.temperature" not in shapes or "blocks.12.attn.temperature" in shapes:
+        return ()
+    return f"xcit_{size}12", f"xcit_{size}12_cifar"
+
+
 RULES: tuple[Callable[[Shapes], tuple[str, ...]], ...] = (
     _dense,
     _trades,
@@ -170,6 +178,7 @@ RULES: tuple[Callable[[Shapes], tuple[str, ...]], ...] = (
     _resnext,
     _convnext,
     _vit,
+    _xcit,
     _sequential,
     _residual,
 )

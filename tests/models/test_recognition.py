@@ -77,6 +77,7 @@ def test_each_architecture_is_recognised(name):
     [
         (("wideresnet16_2", "wideresnet16_2_standardised"), layouts.trades),
         (("preact_resnet18", "preact_resnet18_wong"), layouts.common),
+        (("xcit_s12", "xcit_s12_cifar"), layouts.xcit),
     ],
 )
 def test_look_alikes_are_named_together(names, layout):

@@ -11,6 +11,7 @@ from robustjax.models.convnext import convnext
 from robustjax.models.published_wide import rawideresnet, wideresnet34_r, wideresnet_a4
 from robustjax.models.resnext import resnext
 from robustjax.models.vit import vit
+from robustjax.models.xcit import xcit
 
 pytestmark = pytest.mark.oracle
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
@@ -212,3 +213,17 @@ def test_vision_transformers(tmp_path, monkeypatch, stem):
     factory = functools.partial(vit, width=768, depth=3, heads=12, stem=stem)
     monkeypatch.setitem(architectures.ARCHITECTURES, "small", factory)
     compared(tmp_path, net, "small", shape=(64, 64, 3), mean=(0,) * 3, std=(1,) * 3)
+
+
+@pytest.mark.parametrize("patch", [4, 16])
+def test_xcit(tmp_path, monkeypatch, patch):
+    module = zoo("architectures.xcit")
+    from timm.models.xcit import Xcit
+
+    net = Xcit(patch_size=16, embed_dim=32, depth=3, num_heads=4, eta=1.0, tokens_norm=True, num_classes=7)
+    net = module.adapt_model_patches(net, 4) if patch == 4 else net
+    monkeypatch.setitem(
+        architectures.ARCHITECTURES, "small", functools.partial(xcit, width=32, depth=3, heads=4, patch=patch)
+    )
+    side = 32 if patch == 4 else 64
+    compared(tmp_path, net, "small", shape=(side, side, 3), mean=(0,) * 3, std=(1,) * 3)
