@@ -18,6 +18,7 @@ resnext          resnext: ResNeXt-29 for small images
 convnext         convnext: ConvNeXt-T and larger ones for large images, with other stems
 vit              vit: vision transformers, ViT and DeiT
 xcit             xcit: transformers with attention between channels, for large and small images
+swin             swin: transformers with attention within shifted windows, for large images
 preactivated     residual networks that activate before they convolve, in the forms of public code
 published        the variants of preact that public checkpoints are of
 published_wide   the variants of wideresnet that public checkpoints are of

@@ -15,6 +15,7 @@ from robustjax.models.convnext import convnext
 from robustjax.models.densenet import densenet
 from robustjax.models.ensemble import ensemble
 from robustjax.models.resnext import resnext
+from robustjax.models.swin import swin
 from robustjax.models.vit import vit
 from robustjax.models.wideresnet import wideresnet
 from robustjax.models.xcit import xcit
@@ -51,6 +52,8 @@ ARCHITECTURES: dict[str, Factory] = {
         for size, width, heads in (("s", 384, 8), ("m", 512, 8), ("l", 768, 16))
         for suffix, settings in (("", {}), ("_cifar", {"patch": 4, "classes": 10, "shape": (32, 32, 3)}))
     },
+    "swin_b": swin,
+    "swin_l": functools.partial(swin, width=192, heads=(6, 12, 24, 48)),
     "convnet_small": small.convnet_small,
     "preact_resnet18": preact.preact_resnet18,
     "preact_resnet18_wong": published.preact_resnet18_wong,

@@ -8,6 +8,7 @@ WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", 
 # Left behind by training code and never read by the network that the file is of.
 DEAD = (
     r"(^|\.)num_batches_tracked$",  # BatchNorm's count of updates
+    r"(^|\.)(relative_position_index|attn_mask)$",  # Swin's constants
     r"^n_averaged$",  # weight averaging's
     r"^sub_block1\.",  # TRADES: a group of blocks that is built but not called
     r"^model_preact_hl1\.",  # aliases of the first layers

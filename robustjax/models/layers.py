@@ -88,14 +88,14 @@ class Doubling(nn.Module):
 
 
 def linear(
-    x: Float[Array, "b c"],
+    x: Float[Array, "b ... c"],
     features: int,
     *,
     name: str,
     bias: bool = True,
     bias_init: Initializer | None = None,
     dtype: DType = jnp.float32,
-) -> Float[Array, "b k"]:
+) -> Float[Array, "b ... k"]:
     """Apply an affine map; the bias is drawn as PyTorch does unless `bias_init` is given."""
     bias_init = bias_init or bias_uniform(x.shape[-1])
     return nn.Dense(

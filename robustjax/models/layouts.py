@@ -154,8 +154,34 @@ def xcit(layer: str) -> tuple[str, ...]:
         return (f"{at}.{names.get(found[3], found[3])}",) if found[3] else (at, f"{at}.attn")
     if found := re.fullmatch(r"stem_(conv|norm)(\d+)", layer):
         return (f"patch_embed.proj.{2 * int(found[2])}.{('conv', 'norm').index(found[1])}",)
-    outer = {"": ("",), "place": ("pos_embed.token_projection",), "norm": ("norm",), "head": ("head",)}
+    outer = {
+        "": ("",),
+        "place": ("pos_embed.token_projection", "pos_embeder.token_projection"),
+        "norm": ("norm",),
+        "head": ("head",),
+    }
     return outer.get(layer, ())
+
+
+def swin(layer: str) -> tuple[str, ...]:
+    """Name a layer of a Swin transformer as timm does."""
+    return _swin(layer, down=1, head="head.fc")
+
+
+def swin_before(layer: str) -> tuple[str, ...]:
+    """Name a layer of a Swin transformer as its authors do, who join patches at the end of a group."""
+    return _swin(layer, down=2, head="head")
+
+
+def _swin(layer: str, *, down: int, head: str) -> tuple[str, ...]:
+    names = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+    if found := re.fullmatch(r"stage(\d+)_block(\d+)(?:/(.+))?", layer):
+        part = names.get(found[3], found[3]) if found[3] else "attn"  # of which the table of positions is
+        return (f"layers.{int(found[1]) - 1}.blocks.{found[2]}.{part}",)
+    if found := re.fullmatch(r"down(\d+)_(norm|reduction)", layer):
+        return (f"layers.{int(found[1]) - down}.downsample.{found[2]}",)
+    outer = {"patches": "patch_embed.proj", "patches_norm": "patch_embed.norm", "norm": "norm", "head": head}
+    return (outer[layer],) if layer in outer else ()
 
 
 def _stem(layer: str, place: str) -> tuple[str, ...]:
@@ -179,6 +205,8 @@ LAYOUTS: tuple[Layout, ...] = (
     convnext,
     vit,
     xcit,
+    swin,
+    swin_before,
     sequential,
 )
 

@@ -169,6 +169,13 @@ def _xcit(shapes: Shapes) -> tuple[str, ...]:
     return f"xcit_{size}12", f"xcit_{size}12_cifar"
 
 
+def _swin(shapes: Shapes) -> tuple[str, ...]:
+    table = shapes.get("layers.0.blocks.0.attn.relative_position_bias_table", (0,))
+    size = {128: "b", 192: "l"}.get(shapes.get("patch_embed.proj.weight", (0,))[0])
+    known = table[0] == 13**2 and _blocks(shapes, r"layers\.(\d+)\.blocks\.(\d+)\.") == [2, 2, 18, 2]
+    return (f"swin_{size}",) if size and known and not _has(shapes, ".threshold") else ()
+
+
 RULES: tuple[Callable[[Shapes], tuple[str, ...]], ...] = (
     _dense,
     _trades,
@@ -179,6 +186,7 @@ RULES: tuple[Callable[[Shapes], tuple[str, ...]], ...] = (
     _convnext,
     _vit,
     _xcit,
+    _swin,
     _sequential,
     _residual,
 )

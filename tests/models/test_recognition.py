@@ -58,6 +58,7 @@ LAYOUTS = {
     "convnext_b_convstem": layouts.convnext,
     "convnext_l_sparse": layouts.convnext,
     "vit_s": layouts.vit,
+    "swin_b": layouts.swin_before,
     "vit_b_convstem": layouts.vit,
     "convnet_small": layouts.sequential,
     "ensemble3_gowal10_1": layouts.gowal,

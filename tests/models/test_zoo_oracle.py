@@ -1,6 +1,7 @@
 """Networks of RobustBench's model zoo, at random weights: its own classes and ours give the same logits."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from robustjax.models import architectures, recognition, weights
 from robustjax.models.convnext import convnext
 from robustjax.models.published_wide import rawideresnet, wideresnet34_r, wideresnet_a4
 from robustjax.models.resnext import resnext
+from robustjax.models.swin import swin
 from robustjax.models.vit import vit
 from robustjax.models.xcit import xcit
 
@@ -111,7 +113,9 @@ RAW = {"wong", "rice", "rice, cifar100", "chen", "card", "card, binary", "pssilu
 UNNAMED = {"r", "a4", "ra", "ra_sparse", "resnext"}
 
 
-def compared(tmp_path, theirs, architecture, *, shape=(SIDE, SIDE, 3), classes=7, log=False, **constants):
+def compared(
+    tmp_path, theirs, architecture, *, shape=(SIDE, SIDE, 3), classes=7, log=False, names=str, **constants
+):
     """Save their weights, import them, and compare logits of two images; return both."""
     import robustbench_zoo
     import torch
@@ -121,7 +125,7 @@ def compared(tmp_path, theirs, architecture, *, shape=(SIDE, SIDE, 3), classes=7
     with torch.no_grad():
         expected = net(torch.tensor(x.transpose(0, 3, 1, 2).copy())).numpy()
     path = tmp_path / "x.pt"
-    torch.save({"state_dict": {f"module.{name}": v for name, v in net.state_dict().items()}}, path)
+    torch.save({"state_dict": {f"module.{names(name)}": v for name, v in net.state_dict().items()}}, path)
     ours = weights.imported(path, architecture=architecture, classes=classes, shape=shape, **constants)
     actual = np.asarray(jax.jit(ours.model.apply)(ours.params, ours.state, x)[0])
     expected = np.log(expected) if log else expected
@@ -227,3 +231,23 @@ def test_xcit(tmp_path, monkeypatch, patch):
     )
     side = 32 if patch == 4 else 64
     compared(tmp_path, net, "small", shape=(side, side, 3), mean=(0,) * 3, std=(1,) * 3)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_swin(tmp_path, monkeypatch, before):
+    """Windows of 2 pixels on 64: shifted ones in the first three groups; and the names of the authors' own files."""
+    zoo("imagenet")
+    from timm.models.swin_transformer import SwinTransformer
+
+    depths, heads = (2, 2, 2, 1), (2, 4, 4, 4)
+    net = SwinTransformer(64, 4, 3, 7, embed_dim=16, depths=depths, num_heads=heads, window_size=2)
+    factory = functools.partial(swin, width=16, depths=depths, heads=heads, window=2)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "small", factory)
+
+    def renamed(name):
+        name = re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name)
+        return name.replace("head.fc.", "head.")
+
+    names = renamed if before else lambda name: name
+    given = dict(mean=(0,) * 3, std=(1,) * 3)
+    compared(tmp_path, net, "small", shape=(64, 64, 3), names=names, **given)
