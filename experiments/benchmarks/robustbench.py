@@ -9,6 +9,7 @@ of the two on random images. Entries of the same class and settings share one me
 was; the table at the end counts what is in the file. Needs PyTorch, timm and robustbench, which are installed by name.
 """
 
+import collections
 import gc
 import importlib
 import json
@@ -42,12 +43,18 @@ def main(cfg: RobustBenchConfig) -> None:
     done = {line["board"]: line for line in _lines(file)}
     zoo = originals()
     chosen = [entry for entry in entries() if entry.architecture and (not cfg.only or entry.name in cfg.only)]
-    chosen.sort(key=lambda entry: _size(entry.architecture or ""))
+    kinds = {
+        entry.board: f"{zoo.kind(entry)} {entry.architecture} {entry.mean} {entry.std} {CLASSES[entry.dataset]}"
+        for entry in chosen
+    }
+    # Most entries for the least work first, so that a run that is cut off has covered many.
+    shared = collections.Counter(kinds.values())
+    chosen.sort(key=lambda entry: _size(entry.architecture or "") / shared[kinds[entry.board]])
     by_kind = {line["kind"]: line for line in done.values()}
     for entry in chosen:
         if entry.board in done:
             continue
-        kind = f"{zoo.kind(entry)} {entry.architecture} {entry.mean} {entry.std} {CLASSES[entry.dataset]}"
+        kind = kinds[entry.board]
         line = by_kind.get(kind) or measured(entry, zoo.build(entry), images=cfg.images, seed=cfg.seed)
         line = {**line, "board": entry.board, "kind": kind}
         by_kind[kind] = done[entry.board] = line
@@ -199,14 +206,13 @@ def table(lines: list[dict[str, Any]]) -> Iterator[str]:
     yield f"| all | {' | '.join(map(str, total))} | |"
 
 
-def _size(name: str) -> int:
-    """Order networks roughly by cost, so that a run that is cut off has covered most."""
-    numbers = [int(word) for word in "".join(c if c.isdigit() else " " for c in name).split()]
-    return (
-        int(np.prod([n for n in numbers if n > 1], dtype=float))
-        if "wideresnet" in name or "gowal" in name
-        else 1
-    )
+def _size(name: str) -> float:
+    """Guess the work that a network is, as depth times width of a wide ResNet of the same."""
+    sizes = re.search(r"(?:wideresnet|gowal)(\d+)_(\d+)", name)
+    if sizes:
+        return float(sizes[1]) * float(sizes[2])
+    large = name.startswith(("ensemble", "swin", "wideresnet_a4")) or re.search(r"_(l|l12)(_|$)", name)
+    return 800.0 if large else 200.0
 
 
 def _lines(file: pathlib.Path) -> list[dict[str, Any]]:
