@@ -21,7 +21,8 @@ from robustjax.models.architectures import architecture
 from robustjax.types import Flag, LogitsFn, Model, Network
 
 NormalisedBy = Literal["stored", "none", "cifar10", "cifar100", "svhn"]
-SEEN = 64  # images that running statistics are compared with
+SEEN = 64  # images that running statistics are compared with; of large images, with more pixels, a quarter
+SMALL = 64  # pixels a side
 PUBLISHED = {"cifar10": normalisation.CIFAR10, "cifar100": normalisation.CIFAR100, "svhn": normalisation.SVHN}
 
 
@@ -146,7 +147,9 @@ def open_network(source: Source, images: subsets.Wanted, seed: int) -> Opened:
     if source.run:
         network, test = classifiers.open_classifier(source.run, data_dir=source.data_dir)
         return checked(network, network, subsets.subset(test, images), flag="--source.run")
-    test = data.load(source.dataset_of(), "test", data_dir=source.data_dir, size=source.size)
+    known = source.entry_of()
+    size = source.size or (known.side if known else None)
+    test = data.load(source.dataset_of(), "test", data_dir=source.data_dir, size=size)
     test = subsets.subset(test, images)
     if source.checkpoint:
         network, flag = open_checkpoint(source, test)
@@ -216,7 +219,7 @@ def open_checkpoint(source: Source, test: data.Split) -> tuple[Network, Flag | N
     if not names:
         weights.one_of(names, source.checkpoint or "")
 
-    few = as_floats(test.image[checks.evenly(len(test.label), SEEN)])
+    few = as_floats(test.image[checks.evenly(len(test.label), SEEN if shape[0] <= SMALL else SEEN // 4)])
     networks, apart = [], []
     for name in names:
         # An image that is standardised by itself has no constants.

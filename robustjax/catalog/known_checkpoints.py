@@ -59,6 +59,11 @@ class Known(NamedTuple):
         """Look up the radius of the board, for images in [0, 1]; None for corruptions."""
         return EPS.get((self.dataset, self.threat))
 
+    @property
+    def side(self) -> int | None:
+        """Say to how many pixels a side large images are cropped; None where images have one size."""
+        return int(self.preprocessing[-3:]) if self.preprocessing else None
+
     def published(self) -> str:
         """Say the published accuracies as a sentence."""
         kind = (

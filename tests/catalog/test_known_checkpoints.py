@@ -17,6 +17,10 @@ def test_an_entry_as_published():
     assert (entry.mean, entry.std) == ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
     assert known("Kireev2021Effectiveness_RLAT").eps is None
     assert known("Salman2020Do_R18").eps == 4 / 255
+    assert known("Salman2020Do_R18").side == 224
+    assert known("imagenet2012/linf/Wong2020Fast").side == 288
+    assert entry.side is None
+    assert known("cifar10/linf/Debenedetti2022Light_XCiT-L12").architecture == "xcit_l12_cifar"
     assert known("Rade2021Helper_R18_extra").architecture == "preact_resnet18_gowal"
 
 
@@ -24,6 +28,7 @@ def test_every_entry_makes_sense():
     every = entries()
     assert len(every) == 206
     assert len({entry.board for entry in every}) == 206
+    assert sum(entry.architecture is not None for entry in every) == 193
     for entry in every:
         assert entry.dataset in ("cifar10", "cifar100", "imagenet2012")
         assert 0 <= entry.robust <= 100
