@@ -62,7 +62,9 @@ class Known(NamedTuple):
     @property
     def side(self) -> int | None:
         """Say to how many pixels a side large images are cropped; None where images have one size."""
-        return int(self.preprocessing[-3:]) if self.preprocessing else None
+        if self.preprocessing:
+            return int(self.preprocessing[-3:])
+        return 224 if self.dataset == "imagenet2012" else None
 
     def published(self) -> str:
         """Say the published accuracies as a sentence."""
