@@ -220,7 +220,9 @@ def _named(
     else:
         at = re.fullmatch(r"stage(\d+)_(?:block|layer)(\d+)", place)
         kind = re.fullmatch(r"([a-z]+)(\d+)", part)
-        numbered = inner.get(kind[1], lambda k: ()) if kind else None
-        names = numbered(int(kind[2])) if kind and numbered else inner.get(part, ())
+        names = inner.get(kind[1] if kind else part, ())
+        if callable(names) != bool(kind):  # a part of another layout
+            names = ()
+        names = names(int(kind[2])) if kind and callable(names) else names
         names, prefix = (names, block(int(at[1]), int(at[2]))) if at else ((), "")
     return tuple(prefix + name for name in ((names,) if isinstance(names, str) else names))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from robustjax.models import layers
@@ -123,15 +124,15 @@ def _unit(x: Float[Array, "b n h c"]) -> Float[Array, "b n h c"]:
 
 def _waves(height: int, width: int) -> Float[Array, "h w 64"]:
     """Describe places by sines and cosines: coordinates run up to 2 pi, frequencies from 1 down to 1 / 10000."""
-    frequency = 10000.0 ** (-2.0 * jnp.arange(HIDDEN // 2) / HIDDEN)
+    frequency = 10000.0 ** (-2.0 * np.arange(HIDDEN // 2) / HIDDEN)
 
-    def wave(count: int) -> Array:
-        angle = jnp.arange(1, count + 1)[:, None] / (count + 1e-6) * 2 * jnp.pi * frequency
-        return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(count, HIDDEN)
+    def wave(count: int) -> np.ndarray:
+        angle = np.arange(1, count + 1)[:, None] / (count + 1e-6) * 2 * np.pi * frequency
+        return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(count, HIDDEN)
 
-    rows = jnp.broadcast_to(wave(height)[:, None], (height, width, HIDDEN))
-    columns = jnp.broadcast_to(wave(width)[None], (height, width, HIDDEN))
-    return jnp.concatenate([rows, columns], axis=-1)
+    rows = np.broadcast_to(wave(height)[:, None], (height, width, HIDDEN))
+    columns = np.broadcast_to(wave(width)[None], (height, width, HIDDEN))
+    return jnp.asarray(np.concatenate([rows, columns], axis=-1), jnp.float32)
 
 
 def xcit(
