@@ -38,9 +38,7 @@ def shapes_of(name, layout):
 LAYOUTS = {
     "resnet18": layouts.common,
     "resnet18_16": layouts.common,
-    "resnet34": layouts.common,
     "resnet18_imagenet": layouts.common,
-    "resnet50_imagenet": layouts.common,
     "wideresnet50_2_imagenet": layouts.common,
     "preact_resnet18_rice": layouts.common,
     "preact_resnet18_affine_free": layouts.common,
@@ -56,8 +54,6 @@ LAYOUTS = {
     "densenet16_6": layouts.dense,
     "convnext_t": layouts.convnext,
     "convnext_b_convstem": layouts.convnext,
-    "convnext_l_sparse": layouts.convnext,
-    "vit_s": layouts.vit,
     "swin_b": layouts.swin_before,
     "vit_b_convstem": layouts.vit,
     "convnet_small": layouts.sequential,
