@@ -29,6 +29,7 @@ from experiments.shared import command_line
 from robustjax import runtime
 from robustjax.catalog.known_checkpoints import Known, entries
 from robustjax.models import architectures, layernames, recognition, weights
+from robustjax.runtime import strict_json
 
 BOARDS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet2012": "imagenet"}
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}
@@ -58,8 +59,7 @@ def main(cfg: RobustBenchConfig) -> None:
         line = by_kind.get(kind) or measured(entry, zoo.build(entry), images=cfg.images, seed=cfg.seed)
         line = {**line, "board": entry.board, "kind": kind}
         by_kind[kind] = done[entry.board] = line
-        with file.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        strict_json.append(file, line)
         runtime.say(
             f"{entry.board}: {entry.architecture}, difference {line['difference']:.2g} of {line['scale']:.2g}"
         )

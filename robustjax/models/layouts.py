@@ -220,9 +220,9 @@ def _named(
     else:
         at = re.fullmatch(r"stage(\d+)_(?:block|layer)(\d+)", place)
         kind = re.fullmatch(r"([a-z]+)(\d+)", part)
-        names = inner.get(kind[1] if kind else part, ())
-        if callable(names) != bool(kind):  # a part of another layout
-            names = ()
-        names = names(int(kind[2])) if kind and callable(names) else names
+        found: Any = inner.get(kind[1] if kind else part, ())
+        if callable(found) != bool(kind):  # a part of another layout
+            found = ()
+        names: Any = found(int(kind[2])) if kind and callable(found) else found
         names, prefix = (names, block(int(at[1]), int(at[2]))) if at else ((), "")
     return tuple(prefix + name for name in ((names,) if isinstance(names, str) else names))

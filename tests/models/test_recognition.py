@@ -52,7 +52,6 @@ LAYOUTS = {
     "resnext29_4x32": layouts.resnext,
     "densenet16": layouts.dense,
     "densenet16_6": layouts.dense,
-    "convnext_t": layouts.convnext,
     "convnext_b_convstem": layouts.convnext,
     "swin_b": layouts.swin_before,
     "vit_b_convstem": layouts.vit,
@@ -74,7 +73,6 @@ def test_each_architecture_is_recognised(name):
     [
         (("wideresnet16_2", "wideresnet16_2_standardised"), layouts.trades),
         (("preact_resnet18", "preact_resnet18_wong"), layouts.common),
-        (("xcit_s12", "xcit_s12_cifar"), layouts.xcit),
     ],
 )
 def test_look_alikes_are_named_together(names, layout):
@@ -83,6 +81,11 @@ def test_look_alikes_are_named_together(names, layout):
         assert recognition.recognised(shapes_of(name, layout)) == names
     with pytest.raises(ValueError, match=f"fit {names[0]} and"):
         weights.one_of(names, "net.pt")
+
+
+def test_patches_of_either_size_have_the_same_tensors():
+    tensors = {f"blocks.{i}.attn.temperature": (8, 1, 1) for i in range(12)} | {"norm.weight": (384,)}
+    assert recognition.recognised(tensors) == ("xcit_s12", "xcit_s12_cifar")
 
 
 def test_what_is_of_no_network_is_said():
