@@ -37,6 +37,7 @@ def images(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> np.nd
       ValueError: in one line, for another rank, channels first, another dtype, no image, or values outside the box
         or not finite.
     """
+    move = "permute" if hasattr(x, "permute") else "transpose"  # of tensors of PyTorch
     x = _read(who, "images", x)
     if x.ndim != 4:
         raise ValueError(
@@ -50,7 +51,7 @@ def images(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> np.nd
     if x.shape[1] in (1, 3) and x.shape[3] not in (1, 2, 3, 4) and x.shape[2] == x.shape[3]:
         raise ValueError(
             f"{who}: images have shape {x.shape}, which looks like channels first; "
-            "must be (n, height, width, channels): write x.transpose(0, 2, 3, 1)"
+            f"must be (n, height, width, channels): write x.{move}(0, 2, 3, 1)"
         )
     if x.dtype == np.uint8:
         if (lower, upper) != (0.0, 1.0):

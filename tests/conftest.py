@@ -41,6 +41,13 @@ FAST = {
 }  # fmt: skip
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Do not even import the others where what is fast is asked for: that alone takes half a minute."""
+    if config.option.markexpr == "fast" and collection_path.name.startswith("test_"):
+        return collection_path.name not in FAST or None
+    return None
+
+
 def pytest_collection_modifyitems(items):
     """Mark what is fast."""
     for item in items:

@@ -173,6 +173,7 @@ class TorchAdapterConfig:
     batch_size: tuple[Count, ...] = (1, 32, 256)
     steps: Count = 10  # gradient steps in the loop
     turns: Count = 5  # of each side; numbers are medians
+    clock: Literal["wall", "cpu"] = "wall"  # "cpu": CPU time of the process, for a busy machine
     seed: int = 0
     out: str | None = None  # a file to append one line of JSON to
 

@@ -75,7 +75,8 @@ def measured(network: TorchNetwork, batch_size: int, cfg: TorchAdapterConfig) ->
     for name in sides[0]:
         for side in sides:
             side[name]()  # compiles, and fills caches
-        turns = [[_seconds(side[name]) for side in sides] for _ in range(cfg.turns)]
+        clock = time.process_time if cfg.clock == "cpu" else time.perf_counter
+        turns = [[_seconds(side[name], clock) for side in sides] for _ in range(cfg.turns)]
         milliseconds[name] = 1000 * statistics.median(one for one, _ in turns) / batch_size
         ratios = [other / one for one, other in turns]
         ratio[name] = statistics.median(ratios), min(ratios), max(ratios)
@@ -157,13 +158,13 @@ def adapted(module: Any, x: np.ndarray, y: np.ndarray, steps: int) -> dict[str, 
     }
 
 
-def _seconds(run: Callable[[], Any]) -> float:
+def _seconds(run: Callable[[], Any], clock: Callable[[], float]) -> float:
     """Run for about 50 ms, at least once, and return seconds per run."""
-    began, count = time.perf_counter(), 0
-    while count == 0 or time.perf_counter() - began < 0.05:
+    began, count = clock(), 0
+    while count == 0 or clock() - began < 0.05:
         run()
         count += 1
-    return (time.perf_counter() - began) / count
+    return (clock() - began) / count
 
 
 if __name__ == "__main__":
