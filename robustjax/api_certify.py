@@ -50,7 +50,7 @@ class Certification:
       certificate: of every image: the class that cannot change within the radius, -1 where nothing is certified.
       radii: that the table shows.
       says: what the certificates hold by, and how often they may be wrong.
-      flags: reasons to doubt, raised or not.
+      flags: the checks of network and labels, and reasons to doubt the certificates; raised or not.
       seconds: of the whole call, compiling included.
     """
 
@@ -104,7 +104,10 @@ class Certification:
             f"  {name:<{width}}{100 * a.value:6.1f} %  ({100 * a.low:.1f} to {100 * a.high:.1f})"
             for name, a in rows
         ]
-        lines += [f"  warning: {flag.name}: {flag.says}" for flag in self.flags if flag.raised]
+        raised = [flag for flag in self.flags if flag.raised]
+        lines += [f"  warning: {flag.name}: {flag.says}" for flag in raised]
+        if self.flags and not raised:
+            lines.append(f"  checks of network, labels and certificates: none of {len(self.flags)} raised")
         return "\n".join([*lines, f"  {self.says}", f"  {self.seconds:.0f} s in all"])
 
 
@@ -155,7 +158,7 @@ def certify(
     """
     began, who = time.perf_counter(), "certify"
     _settings(who, sigma, n0, n, alpha, upper - lower)
-    images, labels, classes, run = _entered(who, network, x, y, lower, upper, batch_size, seed)
+    images, labels, classes, seen, run = _entered(who, network, x, y, lower, upper, batch_size, seed)
     sigma, alpha, n0, n, seed = float(sigma), float(alpha), int(n0), int(n), int(seed)
     chunk_size = min(batch_size, max(n0, n))
     largest = float(binomial.radius(np.asarray(alpha ** (1 / n)), sigma))
@@ -182,15 +185,16 @@ def certify(
             memory.keep(lambda found=found: found)
 
     certified = Certificate(found["label"].astype(np.int32), found["radius"], found["lower_bound"])
+    prediction = _predicted(logits)
     flags = (
-        _not_finite(logits),
+        *checks.joined(seen, (checks.answered(prediction),)),
         _lost_votes(found["lost"], n),
         _out_of_reach(shown, largest, n, alpha),
     )
     done = Certification(
         f"l2 certificates by randomised smoothing, sigma {sigma:.4g}, {len(images)} images",
         labels,
-        _predicted(logits),
+        prediction,
         certified,
         shown,
         f"{n0} + {n} samples of noise per image; a certificate is wrong with probability at most {alpha:g}",
@@ -236,7 +240,7 @@ def certify_intervals(
     Reference: Gowal et al. 2018, arXiv:1810.12715.
     """
     began, who = time.perf_counter(), "certify_intervals"
-    images, labels, _, run = _entered(who, network, x, y, lower, upper, batch_size, 0)
+    images, labels, _, seen, run = _entered(who, network, x, y, lower, upper, batch_size, 0)
     eps = checks.radius(who, eps, norm=norm, shape=images.shape[1:], lower=lower, upper=upper)
     threat = Threat(norm, eps, lower, upper)
     logits = _batched(run(_answers), images, batch_size)
@@ -256,7 +260,7 @@ def certify_intervals(
         ),
         (eps,),
         "certain, up to rounding in float32; images without a certificate may be robust all the same",
-        (_not_finite(logits),),
+        checks.joined(seen, (checks.answered(guess),)),
         time.perf_counter() - began,
     )
     if out is not None:
@@ -291,7 +295,7 @@ def _radii(who: str, radii: Sequence[float] | None, sigma: float) -> tuple[float
 
 def _entered(
     who: str, network: Any, x: Any, y: Any, lower: float, upper: float, batch_size: Any, seed: Any
-) -> tuple[np.ndarray, np.ndarray, int, Callable[..., Callable]]:
+) -> tuple[np.ndarray, np.ndarray, int, tuple[Flag, ...], Callable[..., Callable]]:
     """Check what is common to all certificates; the last result builds a compiled program for the network."""
     checks.count(who, "batch_size", batch_size)
     checks.seed(who, seed)
@@ -299,7 +303,8 @@ def _entered(
     images = checks.images(who, x, lower=lower, upper=upper)
     classes = checks.logits(who, logits_fn, images)
     labels = checks.labels(who, y, count=len(images), classes=classes)
-    checks.network(who, logits_fn, images, lower=lower, upper=upper)
+    found = checks.network(who, logits_fn, images, lower=lower, upper=upper)
+    flags = (*(_of_certificates(flag) for flag in found), checks.class_counts(labels, classes))
 
     def run(build: Callable, *settings: Any) -> Callable:
         # A model's programs are kept for its next weights. A function may have changed what it closes over: it is
@@ -308,7 +313,16 @@ def _entered(
             return jax.jit(build(lambda: network, *settings))
         return functools.partial(_kept(build, network.model, *settings), network.params, network.state)
 
-    return images, labels, classes, run
+    return images, labels, classes, flags, run
+
+
+def _of_certificates(flag: Flag) -> Flag:
+    """Say what random outputs mean here."""
+    if not (flag.raised and flag.name == "random outputs"):
+        return flag
+    spread = flag.evidence["spread"]
+    says = f"two passes of the same images differ by up to {spread:.2g}; a certificate is about one fixed function"
+    return flag._replace(says=says)
 
 
 @functools.lru_cache(maxsize=16)
@@ -363,15 +377,7 @@ def _batched(call: Callable[..., Array], images: np.ndarray, size: int, *others:
 
 
 def _predicted(logits: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(logits).any(axis=1), ABSTAIN, logits.argmax(axis=1)).astype(np.int32)
-
-
-def _not_finite(logits: np.ndarray) -> Flag:
-    share = float((~np.isfinite(logits)).any(axis=1).mean())
-    says = (
-        f"logits are NaN or infinite on {100 * share:.3g} % of the images" if share else "logits are finite"
-    )
-    return Flag("not finite", share > 0, says, {"logits": share})
+    return np.where(checks.sound(logits), logits.argmax(axis=1), ABSTAIN).astype(np.int32)
 
 
 def _lost_votes(lost: np.ndarray, n: int) -> Flag:

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.special import betainc, betaincinv, ndtr, ndtri  # scipy.stats takes a second to import
 
+from robustjax import checks
+
 Counts = np.ndarray | int  # integers of any shape
 Chances = np.ndarray  # float64 of the same shape
 
@@ -13,8 +15,7 @@ def lower(wins: Counts, samples: Counts, alpha: float) -> Chances:
     Reference: Clopper and Pearson 1934, Biometrika 26, one-sided: the alpha quantile of Beta(wins, samples - wins + 1).
     """
     wins, samples = np.broadcast_arrays(_counts("wins", wins), _counts("samples", samples))
-    if not 0 < alpha < 1:
-        raise ValueError(f"binomial.lower: alpha is {alpha}, must be in (0, 1)")
+    checks.number("binomial.lower", "alpha", alpha, above=0, below=1)
     if (wins > samples).any():
         raise ValueError(
             f"binomial.lower: {wins.max()} wins of {samples.min()} samples, must be at most as many"

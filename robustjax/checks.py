@@ -297,10 +297,10 @@ def classes(who: str, y: Any, count: int) -> Any:
     Raises:
       ValueError: as `labels`; inside jit for another shape or dtype.
     """
-    if concrete(y) and count > 0:
+    if _readable(y) and count > 0:
         whole = labels(who, y, count=count)
         return y if isinstance(y, jax.Array) and jax.dtypes.issubdtype(y.dtype, np.integer) else whole
-    if y.shape != (count,) or not jax.dtypes.issubdtype(y.dtype, np.integer):
+    if np.shape(y) != (count,) or not jax.dtypes.issubdtype(y.dtype, np.integer):
         raise ValueError(f"{who}: labels are {y.dtype} of shape {y.shape}, must be integers ({count},)")
     return y
 
@@ -323,12 +323,122 @@ def answers(who: str, logits: Any, *ys: Any) -> None:
             + ("; of one logit z make [0, z]" if shape is not None and shape[-1:] == (1,) else "")
         )
     for y in ys:
-        if y.shape != shape[:1]:
-            raise ValueError(
-                f"{who}: labels have shape {y.shape}, must be {shape[:1]}, one for each row of logits"
-            )
-        if concrete(y) and y.size:
+        found = np.shape(y) if isinstance(y, jax.Array | np.ndarray) else None
+        if found != shape[:1]:
+            given = f"are a {type(y).__name__}" if found is None else f"have shape {found}"
+            raise ValueError(f"{who}: labels {given}, must be {shape[:1]}, one for each row of logits")
+        _integers(who, y)
+        if _readable(y) and y.size:
             labels(who, y, count=len(y), classes=shape[1])
+
+
+def batch(who: str, given: Any, *, labelled: bool = True, pixels: bool = False) -> None:
+    """Check what a loss is given: images with their labels, or a pair of these and OOD images.
+
+    Inside jit it sees shapes and dtypes only; `answers` compares labels with the number of logits.
+
+    Args:
+      who: the loss, for the error.
+      given: with `image` and `label`, or with `id`, such a batch, and `ood`, images.
+      labelled: whether its labels are used.
+      pixels: whether there is a label for every pixel, (b, h, w), of which 255 is unknown.
+    Raises:
+      ValueError: in one line, for images that are no floats or not finite, or labels that are not whole numbers from
+        0, one for each image or pixel.
+    """
+    labelled_part = getattr(given, "id", given)
+    image: Any = getattr(labelled_part, "image", None)
+    y: Any = getattr(labelled_part, "label", None)
+    _batch_images(who, "images", image)
+    if hasattr(given, "ood"):
+        _batch_images(who, "OOD images", given.ood)
+        if given.ood.shape[1:] != image.shape[1:]:
+            raise ValueError(
+                f"{who}: ID and OOD images have shapes {image.shape} and {given.ood.shape}, must fit"
+            )
+    if not labelled:
+        return
+    shape = image.shape[:3] if pixels else image.shape[:1]
+    if not isinstance(y, jax.Array | np.ndarray) or y.shape != shape:
+        said = f"have shape {tuple(y.shape)}" if hasattr(y, "shape") else f"are a {type(y).__name__}"
+        rows = np.ndim(y) == 2 and not pixels and len(y) == len(image)
+        hint = "; of one-hot rows take argmax(axis=1)" if rows else ""
+        what = "pixel" if pixels else "image"
+        raise ValueError(f"{who}: labels {said}, must be {tuple(shape)}, one for each {what}{hint}")
+    _integers(who, y)
+    if _readable(y) and y.size and int(np.asarray(y).min()) < 0:
+        raise ValueError(f"{who}: the smallest label is {int(np.asarray(y).min())}, must be at least 0")
+
+
+def pixel_labels(who: str, y: Any, shape: Sequence[int], *, unknown: int) -> None:
+    """Check the labels of pixels, as far as they are known.
+
+    Args:
+      who: the function that was called, for the error.
+      y: (b, h, w).
+      shape: of the logits, (b, h, w, k).
+      unknown: the label of a pixel that has none.
+    Raises:
+      ValueError: in one line, for another shape or dtype, and for known labels outside 0..k-1.
+    """
+    if not isinstance(y, jax.Array | np.ndarray) or y.shape != tuple(shape[:-1]):
+        raise ValueError(
+            f"{who}: labels have shape {np.shape(y)}, must be {tuple(shape[:-1])}, as the logits"
+        )
+    _integers(who, y)
+    if _readable(y):
+        there = np.asarray(y)
+        there = there[there != unknown]
+        labels(who, there, count=len(there), classes=shape[-1])
+
+
+def group_numbers(who: str, group: Any, *, count: int, most: int) -> None:
+    """Check the groups of a batch, as far as they are known; negative ones are none.
+
+    Raises:
+      ValueError: in one line, for another shape or dtype, and for known ones from `most` on.
+    """
+    if not isinstance(group, jax.Array | np.ndarray) or group.shape != (count,):
+        raise ValueError(
+            f"{who}: groups have shape {np.shape(group)}, must be ({count},), one for each image"
+        )
+    if not jax.dtypes.issubdtype(group.dtype, np.integer):
+        raise ValueError(f"{who}: groups are {group.dtype}, must be integers")
+    if _readable(group) and group.size:
+        groups(who, "group", group, count=count, most=most)
+
+
+def image_pair(who: str, first: Any, second: Any) -> None:
+    """Check two images of each scene, row by row: floats of one shape.
+
+    Raises:
+      ValueError: in one line, if they are not.
+    """
+    for x in (first, second):
+        _batch_images(who, "images", x)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{who}: images of a pair have shapes {first.shape} and {second.shape}, must be the same"
+        )
+
+
+def _batch_images(who: str, what: str, x: Any) -> None:
+    if not isinstance(x, jax.Array | np.ndarray):
+        raise ValueError(
+            f"{who}: {what} are a {type(x).__name__}, must be an array (b, h, w, c) in a batch with image and label"
+        )
+    if x.ndim < 2:
+        raise ValueError(f"{who}: {what} have shape {x.shape}, must be (b, h, w, c)")
+    if not jax.dtypes.issubdtype(x.dtype, np.floating):
+        hint = "; of bytes take x.astype('float32') / 255" if x.dtype == np.uint8 else ""
+        raise ValueError(f"{who}: {what} are {x.dtype}, must be floats{hint}")
+    if _readable(x) and x.size and not all(map(math.isfinite, _ends(x))):
+        raise ValueError(f"{who}: {what} have pixels that are not finite")
+
+
+def _integers(who: str, y: Any) -> None:
+    if not jax.dtypes.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"{who}: labels are {y.dtype}, must be integers from 0")
 
 
 def values(who: str, found: Any, count: int) -> None:
@@ -362,8 +472,8 @@ def setting(
     Raises:
       ValueError: in one line, for what is no number, NaN or out of bounds.
     """
-    if isinstance(value, str | bool | list | tuple | dict | None):
-        raise ValueError(f"{who}: {name} is {value!r}, must be a number")
+    if not _numeric(value):
+        raise ValueError(f"{who}: {name} is {_shown(value)}, must be a number")
     there = known(value)
     if there is None:
         return
@@ -386,6 +496,37 @@ def setting(
         )
         shown = value if there.ndim == 0 else there[~inside].ravel()[0]
         raise ValueError(f"{who}: {name} is {shown}, must be {' and '.join(lows + highs) or 'a number'}")
+
+
+def number(
+    who: str,
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Check one finite number that may be swept, of Python, NumPy or JAX; of a traced one only that it is one.
+
+    Args:
+      who, name, value, least, above, most, below: as in `setting`.
+    Raises:
+      ValueError: in one line, for what is no number, no single one, not finite or out of bounds.
+    """
+    if _numeric(value) and np.shape(value) != ():
+        raise ValueError(f"{who}: {name} has shape {np.shape(value)}, must be one number")
+    setting(who, name, value, least=least, above=above, most=most, below=below)
+    there = known(value)
+    if there is not None and not np.isfinite(there):
+        raise ValueError(f"{who}: {name} is {_shown(value)}, must be finite")
+
+
+def is_zero(value: Any) -> bool:
+    """Say whether a number is known to be 0; a traced one is not."""
+    there = known(value)
+    return there is not None and not there.any()
 
 
 def count(who: str, name: str, value: Any, *, least: int = 1, most: int | None = None) -> None:
@@ -454,7 +595,7 @@ def examples(who: str, x: Any, *, lower: float = -math.inf, upper: float = math.
     Raises:
       ValueError: in one line, for bytes and other integers, no example, or values outside the box or not finite.
     """
-    if not concrete(x):
+    if not _readable(x):
         return
     if not isinstance(x, jax.Array | np.ndarray):
         raise ValueError(f"{who}: images are a {type(x).__name__}, must be an array (n, ...)")
@@ -521,6 +662,14 @@ def _number(value: Any) -> bool:
     return array.ndim == 0 and (array.dtype.kind in "iuf" or array.dtype.name == "bfloat16")
 
 
+def _numeric(value: Any) -> bool:
+    """Say whether a value is a number or an array of real numbers, known or traced."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.ndarray | np.generic | jax.Array):
+        return False
+    dtype = getattr(value, "dtype", np.dtype(float))
+    return jax.dtypes.issubdtype(dtype, np.integer) or jax.dtypes.issubdtype(dtype, np.floating)
+
+
 def _shown(value: Any) -> str:
     """Write a value in one short line."""
     text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
@@ -571,7 +720,7 @@ def finite(who: str, what: str, values: Any) -> None:
     Raises:
       ValueError: in one line, if some are NaN or infinite.
     """
-    if not concrete(values):
+    if not _readable(values):
         return
     there = np.asarray(values, np.float64)
     bad: np.ndarray = np.any(~np.isfinite(there.reshape(len(there), -1)), axis=1)
@@ -857,6 +1006,11 @@ def _mend(network: Any, like: jax.ShapeDtypeStruct, error: Exception) -> str:
 def concrete(value: Any) -> bool:
     """Say whether a value is known, not traced."""
     return not isinstance(value, Tracer)
+
+
+def _readable(value: Any) -> bool:
+    """Say whether a value is known in this process: not traced, not spread over other hosts."""
+    return concrete(value) and (not isinstance(value, jax.Array) or value.is_fully_addressable)
 
 
 def known(value: Any) -> np.ndarray | None:

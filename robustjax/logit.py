@@ -2,12 +2,15 @@
 
 Infinite logits are limits of finite ones: a class at -inf (masked) has probability 0, classes at inf share all of it,
 and where all are equal, whatever they are, so are their probabilities. NaN stays NaN.
+
+Labels that are known are checked. Inside jit one outside 0..k-1 gives NaN: it is never read as another class.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from robustjax import checks
 from robustjax.types import Labels, Logits, Number, PerExample
 
 
@@ -23,18 +26,21 @@ def cross_entropy(logits: Logits, label: Labels, *, smoothing: Number = 0.0) -> 
 
     With smoothing it is infinite where a class is masked.
     """
+    checks.answers("cross_entropy", logits, label)
     log_p = log_softmax(logits)
     return -(_times(1.0 - smoothing, _pick(log_p, label)) + _times(smoothing, log_p.mean(axis=-1)))
 
 
 def margin(logits: Logits, label: Labels) -> PerExample:
     """Compute max_{j != y} z_j - z_y: positive exactly where the prediction is wrong (up to ties)."""
+    checks.answers("margin", logits, label)
     own = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
     return _minus(jnp.where(own, -jnp.inf, logits).max(axis=-1), _pick(logits, label))
 
 
 def targeted_margin(logits: Logits, label: Labels, target: Labels) -> PerExample:
     """Compute z_t - z_y: positive where the target class beats the true one."""
+    checks.answers("targeted_margin", logits, label, target)
     return _minus(_pick(logits, target), _pick(logits, label))
 
 
@@ -108,13 +114,16 @@ def energy(logits: Logits, *, temperature: Number = 1.0) -> PerExample:
 
 def correct(logits: Logits, label: Labels) -> PerExample:
     """Say where the arg-max, lowest index on ties, is the label: 1 or 0; never where a logit is NaN."""
+    if logits.ndim == 2:
+        checks.answers("correct", logits, label)
     right = (logits.argmax(axis=-1) == label) & ~jnp.isnan(logits).any(axis=-1)
     return right.astype(jnp.float32)
 
 
 def _pick(values: Logits, label: Labels) -> PerExample:
     # A one-hot product would turn -inf logits into NaN; a gather does not.
-    return jnp.take_along_axis(values, label[:, None], axis=-1)[:, 0]
+    picked = jnp.take_along_axis(values, label[:, None], axis=-1)[:, 0]  # NaN above the last class
+    return jnp.where(label < 0, jnp.nan, picked)  # which would count from the last class
 
 
 def _minus(a: Array, b: Array) -> Array:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import optax
 
+from robustjax import checks
+
 Rate = float | optax.Schedule
 
 
@@ -21,10 +23,8 @@ def sgd(
     Raises:
       ValueError: if momentum or weight_decay is out of range.
     """
-    if not 0 <= momentum < 1:
-        raise ValueError(f"sgd: momentum is {momentum}, must be in [0, 1)")
-    if not weight_decay >= 0:
-        raise ValueError(f"sgd: weight_decay is {weight_decay}, must be at least 0")
+    checks.number("sgd", "momentum", momentum, least=0, below=1)
+    checks.number("sgd", "weight_decay", weight_decay, least=0)
     return optax.chain(
         optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
         optax.trace(momentum, nesterov=nesterov) if momentum else optax.identity(),

@@ -102,6 +102,15 @@ def hoist(
     return steps, [*jax.device_put(closed.consts), *leaves]
 
 
+def closes_over_mesh(function: Callable[[Array], Array], shape: tuple[int, ...]) -> bool:
+    """Say whether a function of a float32 batch closes over arrays that lie on several devices.
+
+    What is traced from them knows of their mesh, and does not run on one device's part of a batch.
+    """
+    closed = jax.make_jaxpr(lambda x: function(x))(jax.ShapeDtypeStruct(shape, np.float32))
+    return any(isinstance(one, jax.Array) and len(one.devices()) > 1 for one in closed.consts)
+
+
 class ForSize(NamedTuple):
     """A compiled function in several forms, for large and for small networks."""
 

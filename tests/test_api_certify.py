@@ -127,9 +127,9 @@ def test_a_network_that_fails_under_noise_or_on_images_says_so():
     broken = lambda x: jnp.where(x[:, :1, 0, 0] > 0.5, jnp.nan, linear(x))
     done = robustjax.certify(broken, X[:8], Y[:8], sigma=SIGMA, n=100)
     raised = {flag.name for flag in done.flags if flag.raised}
-    assert raised >= {"not finite", "lost votes"}
+    assert raised >= {"NaN or infinite logits", "lost votes"}
     assert (done.prediction[X[:8, 0, 0, 0] > 0.5] == -1).all()
-    assert "warning: not finite" in repr(done)
+    assert "warning: NaN or infinite logits" in repr(done)
 
 
 @pytest.mark.parametrize(
@@ -164,3 +164,31 @@ def test_wrong_input_is_one_line_before_any_work(change, says):
     with pytest.raises(ValueError, match=says) as caught:
         robustjax.certify(given.pop("network"), given.pop("x"), given.pop("y"), **given)
     assert "\n" not in str(caught.value) and str(caught.value).startswith("certify: ")
+
+
+def test_both_certificates_tell_what_evaluate_tells_of_network_and_labels():
+    """The same checks with the same names: probabilities, one class, random or constant outputs."""
+    softmax = lambda x: 0.5 + 0.5 * jnp.tanh(linear(x) @ jnp.asarray([[1.0, -1.0], [-1.0, 1.0]]))
+    constant = lambda x: 0.0 * linear(x) + jnp.arange(2.0)
+
+    def passing(x):
+        return linear(x) + RNG.normal()
+
+    few = slice(0, 12)
+    one_class = np.flatnonzero(Y == 1)[:12]
+    for certified in (
+        lambda f, rows: robustjax.certify(f, X[rows], Y[rows], sigma=SIGMA, n0=4, n=20),
+        lambda f, rows: robustjax.certify_intervals(f, X[rows], Y[rows], eps=0.01),
+    ):
+        raised = [
+            {flag.name for flag in certified(f, rows).flags if flag.raised}
+            for f, rows in ((softmax, few), (constant, few), (linear, one_class), (passing, few))
+        ]
+        for found, name in zip(
+            raised, ("probabilities", "constant outputs", "class counts", "random outputs"), strict=True
+        ):
+            assert name in found
+    sound = robustjax.certify_intervals(linear, X, Y, eps=0.01)
+    assert f"none of {len(sound.flags)} raised" in repr(sound) and len(sound.flags) == 5
+    told = repr(robustjax.certify_intervals(passing, X[few], Y[few], eps=0.01))
+    assert "a certificate is about one fixed function" in told

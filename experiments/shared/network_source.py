@@ -38,7 +38,8 @@ class Source:
     )
     architecture: str | None = None  # of the checkpoint, such as wideresnet28_10; by default recognised
     entry: str | None = None  # which state dict of a checkpoint that holds several, such as ema
-    normalisation: NormalisedBy = "stored"  # of the checkpoint: in the file, none, or those of a data set
+    # of the checkpoint: in the file, none, or those of a data set; cifar10 also for CIFAR-100 models of RATIO and ALOE
+    normalisation: NormalisedBy = "stored"
     mean: tuple[
         float, ...
     ] = ()  # of images in [0, 1], one number per channel, instead of --source.normalisation
@@ -160,6 +161,12 @@ def open_network(source: Source, images: subsets.Wanted, seed: int) -> Opened:
     about, title = {"function": source.function}, f"{source.function} on {source.dataset}"
     if source.stochastic:
         key = jax.random.key(seed)
+        few = as_floats(test.image[checks.evenly(len(test.label), 3)])
+
+        def once(x: jax.Array) -> jax.Array:
+            return call(jax.random.split(key, x.shape[0]), x)
+
+        checks.logits("--source.function", once, few, classes=len(test.info.classes))
 
         def mean(passes: int, number: int) -> Model:
             return of_function(lambda: averaged(call, jax.random.fold_in(key, number), passes=passes))
@@ -189,7 +196,8 @@ def checked(network: Network, reference: Network, test: data.Split, *, flag: str
     """
     classes = len(test.info.classes)
     few = as_floats(test.image[checks.evenly(len(test.label))])
-    checks.logits(flag, network.logits_fn, few, classes=classes)
+    for each in (network,) if reference is network else (network, reference):
+        checks.logits(flag, each.logits_fn, few, classes=classes)
     flags = (*checks.network(flag, network.logits_fn, few), checks.class_counts(test.label, classes))
     return Opened(network, reference, test, flags)
 

@@ -46,8 +46,7 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15) ->
     if not ((p >= 0) & (p <= 1 + 1e-6)).all():
         raise ValueError("reliability: confidence has values outside [0, 1], must be probabilities")
     right = checks.hits("reliability", "correct", right)
-    if bins < 1:
-        raise ValueError(f"reliability: bins is {bins}, must be at least 1")
+    checks.count("reliability", "bins", bins)
     edge = np.linspace(0.0, 1.0, bins + 1)
     # Rounded before comparing, so that a float32 confidence on an edge counts as on it.
     place = np.clip(np.searchsorted(np.round(edge, 9), np.round(p, 7), side="left") - 1, 0, bins - 1)
@@ -76,8 +75,7 @@ def confidence(logits: ArrayLike, *, temperature: float = 1.0) -> np.ndarray:
     Raises:
       ValueError: if temperature is not positive.
     """
-    if not temperature > 0:
-        raise ValueError(f"confidence: temperature is {temperature}, must be above 0")
+    checks.number("confidence", "temperature", temperature, above=0)
     z = np.asarray(logits, np.float64) / temperature
     return np.exp(z.max(axis=-1) - scipy.special.logsumexp(z, axis=-1))
 
@@ -109,8 +107,7 @@ def temperature(
 
     Reference: Augustin, Meinke and Hein 2020, arXiv:2003.09461, by their code. Ties go to the T nearest to 1.
     """
-    if points < 1:
-        raise ValueError(f"temperature: points is {points}, must be at least 1")
+    checks.count("temperature", "points", points)
     z, y = np.asarray(logits, np.float64), np.asarray(label)
     if z.ndim != 2 or y.shape != z.shape[:1]:
         raise ValueError(f"temperature: logits and label have shapes {z.shape} and {y.shape}, must fit")

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.numerics import divide, keys_for, norm, per_example
 from robustjax.types import Images, Radius
 
@@ -45,8 +46,7 @@ def dilated(mask: SoftMask, *, times: int = 15) -> SoftMask:
     Raises:
       ValueError: if times is negative.
     """
-    if times < 0:
-        raise ValueError(f"noise.dilated: times is {times}, must be at least 0")
+    checks.count("noise.dilated", "times", times, least=0)
 
     def grow(_, m):
         rows, columns = (

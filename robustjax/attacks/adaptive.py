@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, UInt32
 
+from robustjax import checks
 from robustjax.numerics import fold
 from robustjax.types import Images, Logits, LogitsFn
 
@@ -40,8 +41,7 @@ def averaged(
     Reference: Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420. Values, gradients and outcomes all
       come from the mean of the same passes.
     """
-    if passes < 1:
-        raise ValueError(f"averaged: passes is {passes}, must be at least 1")
+    checks.count("averaged", "passes", passes)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"averaged: chunk_size is {chunk_size}, must be at least 1")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.attacks.apgd import apgd, apgd_shrinking
 from robustjax.attacks.case import Case, Rows, check_cases, rows_of
 from robustjax.attacks.compose import best_of, wrong_classes
@@ -351,5 +351,4 @@ def worst_case(cases: Sequence[Case]) -> Attack:
 
 
 def _check_classes(name: str, classes: int) -> None:
-    if classes < 2:
-        raise ValueError(f"{name}: classes is {classes}, must be at least 2")
+    checks.count(name, "classes", classes, least=2)

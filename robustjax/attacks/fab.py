@@ -76,6 +76,9 @@ def boundary(
       nearer by the factor beta than what it came from, so a little stronger than the authors' code (see compat).
     """
     checks.count("boundary", "steps", steps)
+    checks.setting("boundary", "alpha_max", alpha_max, least=0, most=1)
+    checks.setting("boundary", "eta", eta, least=0)
+    checks.setting("boundary", "beta", beta, least=0, most=1)
     if compat not in (None, "official"):
         raise ValueError(f"boundary: compat is {compat!r}, must be 'official' or None")
 

@@ -52,7 +52,7 @@ def pgd(
     checks.setting("pgd", "momentum", momentum, least=0)
     if keep not in ("best", "last"):
         raise ValueError(f"pgd: keep is {keep!r}, must be 'best' or 'last'")
-    heavy = not (isinstance(momentum, int | float) and momentum == 0)
+    heavy = not checks.is_zero(momentum)
 
     def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
         given, x = x, entered("pgd", threat, x)
@@ -116,7 +116,7 @@ def pgd_solver(
       arXiv:2003.09461 (ArgminPGD in their code).
     """
     _check("pgd_solver", threat, steps, step_size, momentum)
-    if isinstance(momentum, int | float) and momentum == 0:
+    if checks.is_zero(momentum):
 
         def begin(stage: Stage, state: AscentState) -> AscentState:
             del stage

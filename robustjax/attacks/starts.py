@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks.solver import check_finite
 from robustjax.numerics import divide, keys_for, norm, per_example
 from robustjax.threats import Threat
@@ -21,6 +22,7 @@ def at_origin(key: PRNGKeyArray, x: Array) -> Array:
 
 def gaussian_start(scale: Number) -> Start:
     """Start at x plus normal noise of the given standard deviation, in the units of x."""
+    checks.number("gaussian_start", "scale", scale, least=0)
 
     def start(key: PRNGKeyArray, x: Array) -> Array:
         keys = keys_for(key, x.shape[0])

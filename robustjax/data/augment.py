@@ -24,8 +24,7 @@ def crop(pad: int, *, fill: Colour = 0.0) -> Augment:
     Raises:
       ValueError: if `pad` is negative or `fill` is outside [0, 1].
     """
-    if pad < 0:
-        raise ValueError(f"crop: pad is {pad}, must be at least 0")
+    checks.count("crop", "pad", pad, least=0)
     colour = _colour("crop", fill)
 
     def cropped(key: PRNGKeyArray, images: Images) -> Images:
@@ -66,8 +65,7 @@ def cutout(size: int, *, fill: Colour = 0.0) -> Augment:
 
     Reference: DeVries and Taylor 2017, arXiv:1708.04552.
     """
-    if size < 0:
-        raise ValueError(f"cutout: size is {size}, must be at least 0")
+    checks.count("cutout", "size", size, least=0)
     colour = _colour("cutout", fill)
 
     def covered(key: PRNGKeyArray, images: Images) -> Images:
@@ -104,7 +102,7 @@ def _integers(key: PRNGKeyArray, images: Images, low: int, high: int) -> Int[Arr
 
 
 def _colour(who: str, fill: Colour) -> Array:
-    values = [fill] if isinstance(fill, int | float) else list(fill)
-    if not all(0 <= v <= 1 for v in values):
-        raise ValueError(f"{who}: fill is {fill}, must be in [0, 1]")
+    values = list(fill) if isinstance(fill, Sequence) else [fill]
+    for value in values:
+        checks.number(who, "fill", value, least=0, most=1)
     return jnp.asarray(values, jnp.float32)

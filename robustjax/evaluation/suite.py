@@ -19,7 +19,7 @@ from robustjax.evaluation.pool import Cases
 from robustjax.evaluation.results import Results
 from robustjax.evaluation.runner import Examples, Memory, Progress, ask, require_feasible, runner
 from robustjax.threats import Threat
-from robustjax.traced import ByBatch
+from robustjax.traced import ByBatch, closes_over_mesh
 from robustjax.types import Labels, LogitsFn
 
 Network = Callable[..., LogitsFn]  # (*arguments) -> LogitsFn, such as functools.partial(frozen, model)
@@ -94,6 +94,13 @@ def over(
         logits_fn = _called(network, arguments)
         classes = checks.logits("suite", logits_fn, x)
         system = _by_batch(network, x, arguments)
+        if devices > 1 and closes_over_mesh(logits_fn, (1, *x.shape[1:])):
+            raise ValueError(
+                f"suite: network closes over arrays that lie on several devices, which batches over {devices} devices "
+                "do not allow; give them as arguments, as in over(partial(frozen, model)), or put them on one device"
+            )
+        if reference is not None:
+            checks.logits("suite: reference", _called(reference, arguments), x, classes=classes)
         deciding = None if reference is None else _by_batch(reference, x, arguments)
         labels = checks.labels("suite", labels, count=len(x), classes=classes)
         listed = cases(threat)

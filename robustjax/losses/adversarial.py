@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from robustjax import logit, numerics
+from robustjax import checks, logit, numerics
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.standard import check_smoothing
 from robustjax.types import Attack, Batch, Model, Number, frozen
@@ -28,6 +28,7 @@ def adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -> Adv
     check_smoothing("adversarial", smoothing)
 
     def find(params, state, batch: Batch, key):
+        checks.batch("adversarial", batch)
         return attack(key, frozen(model, params, state), batch.image, batch.label).x
 
     def risk(params, state, batch: Batch, attacked, key):
@@ -59,6 +60,7 @@ def half_adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -
     check_smoothing("half_adversarial", smoothing)
 
     def find(params, state, batch: Batch, key):
+        checks.batch("half_adversarial", batch)
         _, label = numerics.unpack(batch.label)
         _, image = numerics.unpack(batch.image)
         return attack(key, frozen(model, params, state), image, label).x

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from robustjax import checks
 from robustjax.losses import batchnorm_modes, confidences
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.batchnorm_modes import BatchNormMode
@@ -85,8 +86,7 @@ def informative(rejected: Float[Array, "n"], *, count: int, quantile: float = 0.
 
     Reference: Chen et al. 2021, arXiv:2006.15207; 0.125 for all data sets.
     """
-    if not 0 <= quantile < 1:
-        raise ValueError(f"informative: quantile is {quantile}, must be in [0, 1)")
+    checks.number("informative", "quantile", quantile, least=0, below=1)
     pool, skipped = rejected.shape[0], math.floor(quantile * rejected.shape[0])
     if not 0 < count <= pool - skipped:
         raise ValueError(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.types import Attack, Batch, Images, Logits, LogitsFn, Model, Number, Params, State
 
@@ -36,15 +36,16 @@ def atop(
     Returns:
       A loss over a `Batch`; metrics `risk` (nats, of attacked images), `accuracy`, `robust_accuracy`, `error`.
     Raises:
-      ValueError: if a known share is out of range.
+      ValueError: if a known share is out of range or a known weight negative.
 
     Reference: in the manner of Lin et al. 2024, arXiv:2401.16352 (AToP), who fine-tune a purifier adversarially with
       the classifier frozen; without its random transformations and its critic.
     """
-    if isinstance(clean, int | float) and not 0 <= clean <= 1:
-        raise ValueError(f"atop: clean is {clean}, must be in [0, 1]")
+    checks.number("atop", "clean", clean, least=0, most=1)
+    checks.number("atop", "missed", missed, least=0)
 
     def find(params: Params, state: State, batch: Batch, key: PRNGKeyArray) -> Images:
+        checks.batch("atop", batch)
         return attack(
             key, after_translation(translator, logits_fn, params, state), batch.image, batch.label
         ).x

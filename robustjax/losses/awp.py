@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from robustjax import checks
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.numerics import TINY
 from robustjax.types import Loss, Number, Params, State
@@ -31,8 +32,7 @@ def awp(loss: AdversarialLoss, *, gamma: Number = 0.005) -> Loss:
     Reference: Wu, Xia and Wang 2020, arXiv:2004.05884, equation 9 with one ascent step (K2 = 1). The step is the
       normalised gradient; the authors' proxy optimiser takes an SGD step and then rescales it to the same length.
     """
-    if isinstance(gamma, int | float) and not gamma >= 0:
-        raise ValueError(f"awp: gamma is {gamma}, must be at least 0")
+    checks.number("awp", "gamma", gamma, least=0)
 
     def perturbed(params: Params, state: State, batch, key: PRNGKeyArray):
         inner, outer = jax.random.split(key)

@@ -20,9 +20,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray
 
-from robustjax import logit, numerics
+from robustjax import checks, logit, numerics
 from robustjax.losses.gaussian_mixture import Axes, Mixture, log_density, widened
-from robustjax.losses.id_and_ood import check_weight
 from robustjax.types import Loss, Model, Number, Pair, Params, State
 
 
@@ -45,8 +44,7 @@ def mixed(model: Model, axes: Axes, inside: Mixture, outside: Mixture, *, odds: 
     Raises:
       ValueError: if known odds are not positive.
     """
-    if isinstance(odds, int | float) and not odds > 0:
-        raise ValueError(f"ccu.mixed: odds is {odds}, must be above 0")
+    checks.number("ccu.mixed", "odds", odds, above=0)
 
     def init(key: PRNGKeyArray):
         params, state = model.init(key)
@@ -88,10 +86,10 @@ def ccu(model: Model, axes: Axes, *, ood_prior: Number = 0.5) -> Loss:
 
     Reference: Meinke and Hein 2020, arXiv:1909.12180, with batches of 128 ID and 50 OOD images.
     """
-    if isinstance(ood_prior, int | float) and not 0 < ood_prior < 1:
-        raise ValueError(f"ccu: ood_prior is {ood_prior}, must be in (0, 1)")
+    checks.number("ccu", "ood_prior", ood_prior, above=0, below=1)
 
     def loss(params: Parts, state: State, batch: Pair, key: PRNGKeyArray):
+        checks.batch("ccu", batch)
         sizes = (len(batch.id.image), len(batch.ood))
         both = numerics.pack(batch.id.image, batch.ood)
         log_p, state = model.apply(params, state, both, train=True, key=key)
@@ -131,9 +129,8 @@ def optimizer(
     Raises:
       ValueError: if a known learning rate is negative or factor is not above 1.
     """
-    check_weight("ccu.optimizer", learning_rate, "learning_rate")
-    if not factor > 1:
-        raise ValueError(f"ccu.optimizer: factor is {factor}, must be above 1")
+    checks.number("ccu.optimizer", "learning_rate", learning_rate, least=0)
+    checks.number("ccu.optimizer", "factor", factor, above=1)
 
     def init(params: Any):
         return tx.init(params.network)

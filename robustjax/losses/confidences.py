@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.types import Logits, LogitsFn, Objective, PerExample
 
 Confidence = Callable[[Logits], PerExample]
@@ -76,8 +76,7 @@ def renyi(order: float) -> Confidence:
     Raises:
       ValueError: if order is not positive.
     """
-    if not order > 0:
-        raise ValueError(f"renyi: order is {order}, must be above 0")
+    checks.setting("renyi", "order", order, above=0)
 
     def confidence(logits: Logits) -> PerExample:
         log_k = math.log(logits.shape[-1])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.data.augment import Augment
 from robustjax.numerics import fold, keys_for, norm
 from robustjax.types import Batch, Labels, Loss, Model, Number, Params, PerExample, State
@@ -61,9 +62,13 @@ def contrastive(
 
     Reference: Sehwag, Chiang and Mittal 2021, arXiv:2103.12051.
     """
+    checks.number("contrastive", "temperature", temperature, above=0)
+    if base_temperature is not None:
+        checks.number("contrastive", "base_temperature", base_temperature, above=0)
     scale = 1.0 if base_temperature is None else temperature / base_temperature
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
+        checks.batch("contrastive", batch, labelled=supervised)
         count = batch.image.shape[0]
         keys = keys_for(key, count)
         both = jnp.concatenate([views(fold(keys, i), batch.image) for i in range(2)])

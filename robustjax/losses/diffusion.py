@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from robustjax import checks
 from robustjax.models.diffusion import Denoiser, Process
 from robustjax.numerics import fold, keys_for
 from robustjax.types import Batch, Loss, Model, Params, State
@@ -23,10 +24,10 @@ def denoising(denoiser: Denoiser, process: Process, *, latest: float = 1.0) -> L
 
     Reference: Ho, Jain and Abbeel 2020, arXiv:2006.11239 (the simple loss), in continuous time.
     """
-    if not 0.001 < latest <= 1:
-        raise ValueError(f"denoising: latest is {latest}, must be in (0.001, 1]")
+    checks.number("denoising", "latest", latest, above=0.001, most=1)
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
+        checks.batch("denoising", batch, labelled=False)
         keys = keys_for(key, batch.image.shape[0])
         t = jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32, 0.001, latest))(fold(keys, 0))
         noise = jax.vmap(lambda k: jax.random.normal(k, batch.image.shape[1:]))(fold(keys, 1))

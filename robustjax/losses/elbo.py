@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.models.cvae import CVAE, Gaussian, Likelihood, error
 from robustjax.numerics import fold, keys_for
 from robustjax.perturbations.pairs import ImagePair, Pairs
@@ -44,10 +45,10 @@ def elbo(model: CVAE, *, beta: Number = 1.0, likelihood: Likelihood = "gaussian"
         raise ValueError(
             f"elbo: likelihood is {likelihood!r}, must be one of {', '.join(get_args(Likelihood))}"
         )
-    if isinstance(beta, int | float) and not beta >= 0:
-        raise ValueError(f"elbo: beta is {beta}, must be at least 0")
+    checks.number("elbo", "beta", beta, least=0)
 
     def loss(params: Params, state: State, batch: ImagePair, key: PRNGKeyArray):
+        checks.image_pair("elbo", *batch)
         x, target = batch
         prior, state = model.prior(params, state, x, train=True)
         posterior, state = model.posterior(params, state, x, target, train=True)
@@ -68,6 +69,7 @@ def on_pairs(loss: Loss, pairs: Pairs) -> Loss:
     """Turn a loss over `ImagePair` into one over a `Batch`, with new perturbations at every step."""
 
     def drawn(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
+        checks.batch("on_pairs", batch, labelled=False)
         keys = keys_for(key, batch.image.shape[0])
         return loss(params, state, pairs(fold(keys, 0), batch.image), fold(keys, 1))
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks.pgd import pgd
 from robustjax.numerics import keys_for, per_example
 from robustjax.threats import Threat
@@ -36,7 +37,9 @@ def n_fgsm(threat: Threat, *, noise: Number = 2.0, step_size: Radius | None = No
 
     Reference: de Jorge et al. 2022, arXiv:2202.01181, linf in the paper; the noise is uniform in every norm.
     """
+    checks.number("n_fgsm", "noise", noise, least=0)
     length = threat.eps if step_size is None else step_size
+    checks.setting("n_fgsm", "step_size", length, least=0)
 
     def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
         keys = keys_for(key, x.shape[0])

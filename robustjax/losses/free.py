@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.numerics import per_example
 from robustjax.threats import Threat
 from robustjax.types import Batch, Loss, Model, Params, Radius, State
@@ -59,6 +59,7 @@ def free(model: Model) -> Loss:
     """
 
     def loss(params: Free, state: State, batch: Batch, key: PRNGKeyArray):
+        checks.batch("free", batch)
         attacked = jnp.clip(batch.image + params.delta, 0.0, 1.0)
         logits, state = model.apply(params.network, state, attacked, train=True, key=key)
         risk = logit.cross_entropy(logits, batch.label).mean()
@@ -77,6 +78,7 @@ def optimizer(
       threat: the ball; its box is about images and does not bind delta, the loss clips instead.
       step_size: length of delta's step, in the units of x; eps in the paper.
     """
+    checks.setting("free.optimizer", "step_size", step_size, least=0)
     ball = dataclasses.replace(threat, lower=-jnp.inf, upper=jnp.inf)
 
     def init(params: Any):

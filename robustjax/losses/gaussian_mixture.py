@@ -49,8 +49,7 @@ def principal(images: Images, *, floor: float = 1e-6) -> Axes:
 
     Reference: Meinke and Hein 2020, arXiv:1909.12180, whose code divides by the roots of singular values.
     """
-    if not 0 < floor <= 1:
-        raise ValueError(f"principal: floor is {floor}, must be in (0, 1]")
+    checks.number("principal", "floor", floor, above=0, most=1)
     flat = np.asarray(images, np.float64).reshape(len(images), -1)
     checks.finite("principal", "images", flat)
     flat = flat - flat.mean(axis=0)
@@ -83,8 +82,7 @@ def fitted(
         raise ValueError(
             f"fitted: components is {components}, must be at least 1 and at most {len(images)}, the images"
         )
-    if rounds < 0:
-        raise ValueError(f"fitted: rounds is {rounds}, must be at least 0")
+    checks.count("fitted", "rounds", rounds, least=0)
     checks.finite("fitted", "images", images)
     points = axes(images)
     first = points[jax.random.permutation(key, len(points))[:components]]

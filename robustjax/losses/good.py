@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.bounds.confidence import log_confidence, widest
 from robustjax.bounds.enclosure import differences
 from robustjax.losses.id_and_ood import check_weight
@@ -40,10 +40,11 @@ def good(model: Model, threat: Threat, *, weight: Number = 1.0, quantile: float 
       pass: bounds need fixed BatchNorm statistics, and the paper's networks have none.
     """
     check_weight("good", weight)
-    if not 0 <= quantile <= 1:
-        raise ValueError(f"good: quantile is {quantile}, must be in [0, 1]")
+    checks.number("good", "quantile", quantile, least=0, most=1)
 
     def loss(params: Params, state: State, batch: Pair, key: PRNGKeyArray):
+        checks.batch("good", batch)
+
         def logits_fn(z: Images) -> Logits:
             return model.apply(params, state, z)[0]
 

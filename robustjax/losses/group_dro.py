@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.numerics import divide
 from robustjax.types import Attack, Images, Labels, Loss, Model, Number, Params, State, frozen
@@ -54,8 +54,7 @@ def weighted(model: Model, *, groups: int) -> Model:
     Raises:
       ValueError: if groups is below 1.
     """
-    if groups < 1:
-        raise ValueError(f"group_dro.weighted: groups is {groups}, must be at least 1")
+    checks.count("group_dro.weighted", "groups", groups)
 
     def init(key: PRNGKeyArray):
         params, state = model.init(key)
@@ -92,6 +91,7 @@ def group_dro(
     risk = _risk("group_dro", model, step_size, adjustment, sizes)
 
     def loss(params: Params, state: Weighted, batch: Any, key: PRNGKeyArray):
+        checks.batch("group_dro", batch)
         return risk(params, state, batch, batch.image, key)
 
     return loss
@@ -121,6 +121,7 @@ def adversarial_group_dro(
     risk = _risk("adversarial_group_dro", model, step_size, adjustment, sizes)
 
     def find(params, state, batch: Any, key):
+        checks.batch("adversarial_group_dro", batch)
         return attack(key, frozen(model, params, state), batch.image, batch.label).x
 
     def robust(params, state, batch: Any, attacked, key):
@@ -132,16 +133,17 @@ def adversarial_group_dro(
 
 
 def _risk(name: str, model: Model, step_size: Number, adjustment: Number, sizes: Sequence[int]):
-    if isinstance(step_size, int | float) and not step_size >= 0:
-        raise ValueError(f"{name}: step_size is {step_size}, must be at least 0")
-    none = isinstance(adjustment, int | float) and adjustment == 0
-    if not none and (not len(sizes) or min(sizes) < 1):
+    checks.number(name, "step_size", step_size, least=0)
+    checks.number(name, "adjustment", adjustment)
+    none = checks.is_zero(adjustment)
+    if not none and (not len(sizes) or not min(sizes) >= 1):
         raise ValueError(
             f"{name}: sizes is {list(sizes)}, must count at least 1 in each group to adjust for it"
         )
     margin = 0.0 if none else adjustment / jnp.sqrt(jnp.asarray(np.asarray(sizes), jnp.float32))
 
     def risk(params: Params, state: Weighted, batch: Any, image: Images, key: PRNGKeyArray):
+        checks.group_numbers(name, batch.group, count=len(image), most=state.log_weights.shape[0])
         logits, state = model.apply(params, state, image, train=True, key=key)
         own = logit.cross_entropy(logits, batch.label)
         member = jax.nn.one_hot(batch.group, state.log_weights.shape[0], dtype=own.dtype)  # none for -1

@@ -3,7 +3,7 @@
 import jax
 from jaxtyping import PRNGKeyArray
 
-from robustjax import logit, numerics
+from robustjax import checks, logit, numerics
 from robustjax.losses import batchnorm_modes, confidences
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.batchnorm_modes import BatchNormMode
@@ -49,6 +49,7 @@ def two_sided(
     check_weight("two_sided", weight)
 
     def find(params, state, batch: Pair, key):
+        checks.batch("two_sided", batch)
         return attack_both(
             model, params, state, batch, key, id_attack, ood_ascent, ood_surrogate or penalty, batchnorm
         )
@@ -103,5 +104,4 @@ def logits_of(
 
 def check_weight(name: str, weight: Number, setting: str = "weight") -> None:
     """Refuse a weight that is known to be negative."""
-    if isinstance(weight, int | float) and not weight >= 0:
-        raise ValueError(f"{name}: {setting} is {weight}, must be at least 0")
+    checks.number(name, setting, weight, least=0)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.numerics import keys_for
 
 
@@ -22,8 +23,7 @@ def empty(size: int, shape: tuple[int, ...]) -> ImagePool:
     Raises:
       ValueError: if there is room for none.
     """
-    if size < 1:
-        raise ValueError(f"empty: size is {size}, must be at least 1")
+    checks.count("empty", "size", size)
     return ImagePool(jnp.zeros((size, *shape), jnp.float32), jnp.zeros((), jnp.int32))
 
 

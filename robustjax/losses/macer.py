@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.losses.noise_augmentation import noise_augmented
 from robustjax.types import Batch, Labels, Loss, Model, Number, Params, PerExample, State
 
@@ -37,14 +38,19 @@ def macer(
 
     Reference: Zhai et al. 2020, arXiv:2001.02378; the defaults are theirs for sigma = 0.25 on CIFAR-10.
     """
-    if samples < 1:
-        raise ValueError(f"macer: samples is {samples}, must be at least 1")
+    checks.number("macer", "sigma", sigma, above=0)
+    checks.count("macer", "samples", samples)
+    checks.number("macer", "weight", weight, least=0)
+    checks.number("macer", "gamma", gamma)
+    checks.number("macer", "inverse_temperature", inverse_temperature, above=0)
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
+        checks.batch("macer", batch)
         draw, inner = jax.random.split(key)
         noisy = noise_augmented(draw, batch.image, sigma=sigma, samples=samples)
         logits, state = model.apply(params, state, noisy, train=True, key=inner)
         each = logits.reshape(-1, samples, logits.shape[-1])
+        checks.answers("macer", each[:, 0], batch.label)
         log_p = jax.nn.logsumexp(jax.nn.log_softmax(each), axis=1) - jnp.log(float(samples))
         risk = -jnp.take_along_axis(log_p, batch.label[:, None], axis=1).mean()
         xi, known, right = gap(jax.nn.softmax(inverse_temperature * each).mean(axis=1), batch.label)

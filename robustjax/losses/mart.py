@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.types import Attack, Batch, Labels, Logits, Model, Number, PerExample, frozen
 
@@ -26,10 +26,10 @@ def mart(model: Model, attack: Attack, *, beta: Number = 5.0) -> AdversarialLoss
     Reference: Wang et al. 2020, Improving Adversarial Robustness Requires Revisiting Misclassified Examples,
       ICLR, equation 11. Logarithms are taken in log space, not of 1.0001 - p + 1e-12.
     """
-    if isinstance(beta, int | float) and not beta >= 0:
-        raise ValueError(f"mart: beta is {beta}, must be at least 0")
+    checks.number("mart", "beta", beta, least=0)
 
     def find(params, state, batch: Batch, key):
+        checks.batch("mart", batch)
         return attack(key, frozen(model, params, state), batch.image, batch.label).x
 
     def risk(params, state, batch: Batch, attacked, key):

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from robustjax import logit, numerics
+from robustjax import checks, logit, numerics
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.types import Attack, Batch, Model, frozen
 
@@ -23,6 +23,7 @@ def max_clean_adversarial(model: Model, attack: Attack) -> AdversarialLoss:
     """
 
     def find(params, state, batch: Batch, key):
+        checks.batch("max_clean_adversarial", batch)
         return attack(key, frozen(model, params, state), batch.image, batch.label).x
 
     def risk(params, state, batch: Batch, attacked, key):

@@ -1,6 +1,6 @@
 """RATIO: adversarial training on ID images and on OOD images, alone or with clean ID images beside."""
 
-from robustjax import logit, numerics
+from robustjax import checks, logit, numerics
 from robustjax.losses import batchnorm_modes, confidences
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.batchnorm_modes import BatchNormMode
@@ -90,6 +90,7 @@ def half_ratio(
     check_weight("half_ratio", scale, "scale")
 
     def find(params, state, batch: Pair, key):
+        checks.batch("half_ratio", batch)
         clean, image = numerics.unpack(batch.id.image)
         _, label = numerics.unpack(batch.id.label)
         half = Pair(Batch(image, label), batch.ood)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, Scalar
 
+from robustjax import checks
 from robustjax.perturbations.pairs import ImagePair
 from robustjax.types import Images, Loss, Model, Params, State
 
@@ -29,6 +30,7 @@ def restoring(translator: Model, compare: Compare = squares) -> Loss:
     """
 
     def loss(params: Params, state: State, batch: ImagePair, key: PRNGKeyArray):
+        checks.image_pair("restoring", *batch)
         made, state = translator.apply(params, state, batch.perturbed, train=True, key=key)
         return compare(made, batch.image), (state, {"error": jnp.abs(made - batch.image).mean()})
 

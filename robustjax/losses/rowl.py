@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from robustjax import logit, numerics
+from robustjax import checks, logit, numerics
 from robustjax.attacks import objectives
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.id_and_ood import check_weight
@@ -34,6 +34,7 @@ def rowl(model: Model, ascent: Ascent, *, weight: Number = 1.0) -> AdversarialLo
     check_weight("rowl", weight)
 
     def find(params, state, batch: Pair, key):
+        checks.batch("rowl", batch)
         drawn, ascent_key = jax.random.split(key)
         logits_fn = frozen(model, params, state)
         image, label = _joined(logits_fn, batch)

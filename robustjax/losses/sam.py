@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from robustjax import checks
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.numerics import TINY
 from robustjax.types import Loss, Number, Params, State
@@ -32,7 +33,7 @@ def sam(loss: Loss | AdversarialLoss, *, rho: Number = 0.05) -> Loss:
     Reference: Foret et al. 2021, arXiv:2010.01412, with p = 2 and one step; there each device moves by the gradient
       of its own part of the batch.
     """
-    _check("sam", rho)
+    checks.number("sam", "rho", rho, least=0)
 
     def uphill(params: Params, slope: Params) -> Params:
         length = jnp.maximum(_norm(slope), TINY)
@@ -57,8 +58,8 @@ def asam(loss: Loss | AdversarialLoss, *, rho: Number = 1.0, eta: Number = 0.0) 
 
     Reference: Kwon et al. 2021, arXiv:2102.11600; biases are scaled like all parameters.
     """
-    _check("asam", rho)
-    _check("asam", eta, "eta")
+    checks.number("asam", "rho", rho, least=0)
+    checks.number("asam", "eta", eta, least=0)
 
     def uphill(params: Params, slope: Params) -> Params:
         size = jax.tree.map(lambda w: jnp.abs(w) + eta, params)
@@ -95,8 +96,3 @@ def _of_weights(
 
 def _norm(tree: Params) -> jax.Array:
     return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)))
-
-
-def _check(name: str, value: Number, setting: str = "rho") -> None:
-    if isinstance(value, int | float) and not value >= 0:
-        raise ValueError(f"{name}: {setting} is {value}, must be at least 0")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from robustjax import numerics
+from robustjax import checks, numerics
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.numerics import divide
 from robustjax.types import Ascent, Batch, Images, Loss, Model, Objective, Params, PerExample, State, frozen
@@ -18,9 +18,11 @@ PixelLabels = Int[Array, "b h w"]
 
 def cross_entropy(logits: PixelLogits, label: PixelLabels) -> PerExample:
     """Average -log p_y over the labelled pixels of each image, in nats; 0 for an image without any."""
+    checks.pixel_labels("cross_entropy", label, logits.shape, unknown=IGNORE)
     known = label != IGNORE
     picked = jnp.where(known, label, 0)[..., None]
     each = -jnp.take_along_axis(jax.nn.log_softmax(logits), picked, axis=-1)[..., 0]
+    each = jnp.where(label < 0, jnp.nan, each)  # not counted from the last class
     return _mean(each, known)
 
 
@@ -51,6 +53,7 @@ def segmentation(model: Model, *, perturb: Callable[[PRNGKeyArray, Images], Imag
     """
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
+        checks.batch("segmentation", batch, pixels=True)
         draw, inner = jax.random.split(key)
         image = batch.image if perturb is None else jax.lax.stop_gradient(perturb(draw, batch.image))
         logits, state = model.apply(params, state, image, train=True, key=inner)
@@ -74,6 +77,7 @@ def max_clean_adversarial_segmentation(model: Model, ascent: Ascent) -> Adversar
     """
 
     def find(params, state, batch: Batch, key):
+        checks.batch("max_clean_adversarial_segmentation", batch, pixels=True)
         return ascent(key, mean_pixel_loss(frozen(model, params, state), batch.label), batch.image).x
 
     def risk(params, state, batch: Batch, attacked, key):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.noise_augmentation import noise_augmented
 from robustjax.types import Ascent, Batch, Images, Model, Number, PerExample, frozen
@@ -28,10 +28,11 @@ def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, samples: int = 2) 
     Reference: Salman et al. 2019, arXiv:1906.04584. Deviation: where the gradient is zero the published code steps at
       random, here the point stays.
     """
-    if samples < 1:
-        raise ValueError(f"smoothadv: samples is {samples}, must be at least 1")
+    checks.number("smoothadv", "sigma", sigma, least=0)
+    checks.count("smoothadv", "samples", samples)
 
     def find(params, state, batch: Batch, key) -> Images:
+        checks.batch("smoothadv", batch)
         search, draw = jax.random.split(key)
         noise = noise_augmented(draw, jnp.zeros_like(batch.image), sigma=sigma, samples=samples)
         logits_fn, label = frozen(model, params, state), jnp.repeat(batch.label, samples)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from robustjax import logit, numerics
+from robustjax import checks, logit, numerics
 from robustjax.losses.id_and_ood import check_weight, logits_of
 from robustjax.types import Labels, Logits, Loss, Model, Number, Pair, Params, PerExample, State
 
@@ -30,11 +30,11 @@ def sofl(model: Model, *, classes: int, weight: Number = 5.0) -> Loss:
     Reference: Mohseni et al. 2020, Self-Supervised Learning for Generalizable Out-of-Distribution Detection, AAAI,
       with the settings of Chen et al. 2021, arXiv:2006.15207.
     """
-    if classes < 1:
-        raise ValueError(f"sofl: classes is {classes}, must be at least 1")
+    checks.count("sofl", "classes", classes)
     check_weight("sofl", weight)
 
     def loss(params: Params, state: State, batch: Pair, key: PRNGKeyArray):
+        checks.batch("sofl", batch)
         drawn, forward = jax.random.split(key)
         images = (batch.id.image, batch.ood)
         inside, outside, state = logits_of(model, params, state, images, forward)

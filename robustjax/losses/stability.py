@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import PRNGKeyArray
 
-from robustjax import logit, numerics
+from robustjax import checks, logit, numerics
 from robustjax.losses.standard import check_smoothing
 from robustjax.types import Batch, Images, Loss, Model, Number, Params, State
 
@@ -34,6 +34,7 @@ def augmented(model: Model, perturb: Perturb, *, smoothing: Number = 0.0) -> Los
     check_smoothing("augmented", smoothing)
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
+        checks.batch("augmented", batch)
         draw, inner = jax.random.split(key)
         perturbed = jax.lax.stop_gradient(perturb(draw, batch.image))
         logits, state = model.apply(params, state, perturbed, train=True, key=inner)
@@ -57,10 +58,10 @@ def stability(model: Model, perturb: Perturb, *, weight: Number = 1.0) -> Loss:
 
     Reference: Zheng et al. 2016, arXiv:1604.04326; for certification Li et al. 2019, arXiv:1809.03113.
     """
-    if isinstance(weight, int | float) and not weight >= 0:
-        raise ValueError(f"stability: weight is {weight}, must be at least 0")
+    checks.number("stability", "weight", weight, least=0)
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
+        checks.batch("stability", batch)
         draw, inner = jax.random.split(key)
         perturbed = jax.lax.stop_gradient(perturb(draw, batch.image))
         logits, state = model.apply(

@@ -2,7 +2,7 @@
 
 from jaxtyping import PRNGKeyArray
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.types import Batch, Loss, Model, Number, Params, State
 
 
@@ -24,6 +24,7 @@ def standard(model: Model, *, smoothing: Number = 0.0) -> Loss:
     check_smoothing("standard", smoothing)
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
+        checks.batch("standard", batch)
         logits, state = model.apply(params, state, batch.image, train=True, key=key)
         risk = logit.cross_entropy(logits, batch.label, smoothing=smoothing).mean()
         return risk, (state, {"risk": risk, "accuracy": logit.correct(logits, batch.label).mean()})
@@ -33,5 +34,4 @@ def standard(model: Model, *, smoothing: Number = 0.0) -> Loss:
 
 def check_smoothing(name: str, smoothing: Number) -> None:
     """Refuse a smoothing that is known to be outside [0, 1]."""
-    if isinstance(smoothing, int | float) and not 0 <= smoothing <= 1:
-        raise ValueError(f"{name}: smoothing is {smoothing}, must be in [0, 1]")
+    checks.number(name, "smoothing", smoothing, least=0, most=1)

@@ -1,6 +1,6 @@
 """TRADES: clean accuracy plus stability of the prediction."""
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.attacks import objectives
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.types import Ascent, Batch, Model, Number, frozen
@@ -25,10 +25,10 @@ def trades(model: Model, ascent: Ascent, *, beta: Number = 6.0) -> AdversarialLo
       through both arguments of KL, and clean and attacked images take separate forward passes, in this order,
       each updating the BatchNorm statistics.
     """
-    if isinstance(beta, int | float) and not beta >= 0:
-        raise ValueError(f"trades: beta is {beta}, must be at least 0")
+    checks.number("trades", "beta", beta, least=0)
 
     def find(params, state, batch: Batch, key):
+        checks.batch("trades", batch)
         logits_fn = frozen(model, params, state)
         return ascent(key, objectives.kl_from(logits_fn, logits_fn(batch.image)), batch.image).x
 

@@ -2,7 +2,7 @@
 
 import jax
 
-from robustjax import logit, numerics
+from robustjax import checks, logit, numerics
 from robustjax.attacks import objectives
 from robustjax.losses import confidences
 from robustjax.losses.adversarial_loss import AdversarialLoss
@@ -45,6 +45,7 @@ def trades_acet(
     check_weight("trades_acet", weight)
 
     def find(params, state, batch: Pair, key):
+        checks.batch("trades_acet", batch)
         id_key, ood_key = jax.random.split(key)
         logits_fn = frozen(model, params, state)
         ood = ood_ascent(ood_key, confidences.over(ood_surrogate or penalty, logits_fn), batch.ood).x
@@ -95,6 +96,7 @@ def trades_ceda(
     check_weight("trades_ceda", weight)
 
     def find(params, state, batch: Pair, key):
+        checks.batch("trades_ceda", batch)
         id_key, ood_key = jax.random.split(key)
         logits_fn = frozen(model, params, state)
         return (

@@ -116,8 +116,8 @@ def _whitening(name: str, centered: np.ndarray, shrinkage: Shrinkage, noise: flo
         if shrinkage != "ledoit-wolf":
             raise ValueError(f"{name}: shrinkage is {shrinkage!r}, must be a number or 'ledoit-wolf'")
         shrinkage = ledoit_wolf(centered)
-    elif not 0 <= shrinkage <= 1:
-        raise ValueError(f"{name}: shrinkage is {shrinkage}, must be in [0, 1]")
+    else:
+        checks.number(name, "shrinkage", shrinkage, least=0, most=1)
     n, d = centered.shape
     variance, axes = np.linalg.eigh(centered.T @ centered / n)
     variance = (1 - shrinkage) * variance + shrinkage * variance.mean()

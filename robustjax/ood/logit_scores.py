@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from robustjax import logit
+from robustjax import checks, logit
 from robustjax.types import Logits, Number, PerExample
 
 FAR = -1e30  # a logarithm to put in the place of -inf where it would turn into NaN
@@ -116,10 +116,9 @@ def gen(logits: Logits, *, gamma: Number = 0.1, top: int | None = None) -> PerEx
 
 def gen_log(logits: Logits, *, gamma: Number = 0.1, top: int | None = None) -> PerExample:
     """Compute -log of the generalised entropy; see `gen`."""
-    if isinstance(gamma, int | float) and not 0 < gamma < 1:
-        raise ValueError(f"gen: gamma is {gamma}, must be inside (0, 1)")
-    if top is not None and top < 1:
-        raise ValueError(f"gen: top is {top}, must be at least 1")
+    checks.number("gen", "gamma", gamma, above=0, below=1)
+    if top is not None:
+        checks.count("gen", "top", top)
     margin = msp_margin(logits)
     count = min(top or logits.shape[-1], logits.shape[-1])
     log_p, _ = jax.lax.top_k(jax.nn.log_softmax(logits), count)
@@ -140,5 +139,4 @@ def _top(name: str, logits: Logits) -> tuple[PerExample, Bool[Array, "b k"]]:
 
 
 def _positive(name: str, setting: str, value: Number) -> None:
-    if isinstance(value, int | float) and not value > 0:
-        raise ValueError(f"{name}: {setting} is {value}, must be positive")
+    checks.number(name, setting, value, above=0)

@@ -171,6 +171,5 @@ def _average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
 
 def _needed(name: str, share: float, count: int) -> int:
     """Round share * count up, reading the share as the decimal that was written: 0.95 of 20 is 19."""
-    if not 0 < share <= 1:
-        raise ValueError(f"{name}: share is {share}, must be in (0, 1]")
+    checks.number(name, "share", share, above=0, most=1)
     return math.ceil(Fraction(str(float(share))) * count)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from robustjax import checks
 from robustjax.ood.logit_scores import tempered_margin
 from robustjax.ood.scores import Score, scored
 from robustjax.types import Images, LogitsFn, Number, PerExample
@@ -46,6 +47,6 @@ def odin(logits_fn: LogitsFn, *, temperature: Number = 1000.0, magnitude: Number
 
     Reference: Liang et al. 2018, arXiv:1706.02690, with the step in pixels, where the networks normalise inside.
     """
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise ValueError(f"odin: temperature is {temperature}, must be positive")
+    checks.number("odin", "temperature", temperature, above=0)
+    checks.number("odin", "magnitude", magnitude)
     return preprocessed(scored(logits_fn, lambda z: tempered_margin(z, temperature=temperature)), magnitude)

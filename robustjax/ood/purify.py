@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from robustjax import checks
 from robustjax.models.diffusion import Denoiser, Process
 from robustjax.numerics import fold, keys_for
 from robustjax.types import Images, Number, Params
@@ -45,10 +46,8 @@ def purify(
 
     Reference: Nie et al. 2022, arXiv:2205.07460 (DiffPure): t* = 0.1 for CIFAR-10 at 8/255 in linf, 0.15 for ImageNet.
     """
-    if steps < 1:
-        raise ValueError(f"purify: steps is {steps}, must be at least 1")
-    if isinstance(until, int | float) and not 0 < until <= 1:
-        raise ValueError(f"purify: until is {until}, must be in (0, 1]")
+    checks.count("purify", "steps", steps)
+    checks.number("purify", "until", until, above=0, most=1)
 
     def translate(key: PRNGKeyArray, x: Images) -> Images:
         keys = keys_for(key, x.shape[0])

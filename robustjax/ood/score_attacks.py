@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, Scalar
 
+from robustjax import checks
 from robustjax.attacks.compose import best_of
 from robustjax.attacks.solver import Solver, better, nothing_yet
 from robustjax.attacks.starts import Start
@@ -227,5 +228,4 @@ def _negated(search: Search) -> Search:
 
 
 def _check(name: str, restarts: int) -> None:
-    if restarts < 1:
-        raise ValueError(f"{name}: restarts is {restarts}, must be at least 1")
+    checks.count(name, "restarts", restarts)

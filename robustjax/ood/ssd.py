@@ -20,6 +20,7 @@ TINY = 1e-10  # added to lengths and deviations, as in the authors' code
 RATIO = 10  # examples per dimension that a covariance of full rank asks for
 CUTOFF = 1e-6  # of the largest eigenvalue, for "truncated"
 NOISE = 1e-12  # a variance of standardised features below this is rounding
+ROUNDING = 1e-6  # of its mean: what a feature varies by in float32 though it is constant
 
 
 @jax.tree_util.register_dataclass
@@ -93,14 +94,16 @@ def ssd(
       ValueError: if shapes do not fit, a feature is not finite, covariance is unknown, a cluster has no variance or,
         for "pinv", too few examples.
 
-    Reference: Sehwag, Chiang and Mittal 2021, arXiv:2103.12051. Here larger means ID: minus their score.
+    Reference: Sehwag, Chiang and Mittal 2021, arXiv:2103.12051. Here larger means ID: minus their score. Features that
+      are the same for all training data, such as dead activations, are left out, as a pseudo-inverse leaves them out;
+      the authors' code divides them by 1e-10, so that one that moves outweighs all others.
     """
     features = _matrix("ssd", features)
     label = np.zeros(len(features), int) if label is None else np.asarray(label)
     if label.shape != features.shape[:1]:
         raise ValueError(f"ssd: label is {label.shape}, must be {features.shape[:1]} as the features")
     unit = _unit(features)
-    shift, spread = unit.mean(axis=0), unit.std(axis=0) + TINY
+    shift, spread = _standard("ssd", unit)
     return _fitted("ssd", (unit - shift) / spread, label, covariance, shift, spread)
 
 
@@ -123,12 +126,12 @@ def few_shot(
     if outliers.shape[1] != data.shift.shape[0]:
         raise ValueError(f"few_shot: outliers are {outliers.shape}, must have {data.shift.shape[0]} features")
     unit = _unit(_matrix("few_shot", features))
-    shift, spread = unit.mean(axis=0), unit.std(axis=0) + TINY
+    shift, spread = _standard("few_shot", unit)
     standard, which = (
         (unit - shift) / spread,
         np.zeros(len(unit), int) if label is None else np.asarray(label),
     )
-    groups = [standard[which == k] for k in np.unique(which)]
+    groups = [standard[which == k][:, np.isfinite(spread)] for k in np.unique(which)]
     usual = _variance([group - group.mean(axis=0) for group in groups])
     alone, odd = np.zeros(len(outliers), int), (_unit(outliers) - shift) / spread
     return FewShot(data, _fitted("few_shot", odd, alone, covariance, shift, spread, variance=usual))
@@ -146,8 +149,7 @@ def clustered(features: np.ndarray, clusters: int, *, rounds: int = 100, seed: i
       ValueError: if clusters is not in [1, n].
     """
     unit = _unit(_matrix("clustered", features))
-    if not 1 <= clusters <= len(unit):
-        raise ValueError(f"clustered: clusters is {clusters}, must be in [1, {len(unit)}]")
+    checks.count("clustered", "clusters", clusters, most=len(unit))
     rng = np.random.default_rng(seed)
     centers = np.empty((clusters, unit.shape[1]))
     centers[0] = unit[rng.integers(len(unit))]
@@ -179,16 +181,28 @@ def _fitted(
     variance: float | None = None,
 ) -> Clusters:
     """Fit means and covariances to standardised features; `variance` is that of ID features about their means."""
+    varies = np.isfinite(spread)
     groups = [h[label == k] for k in np.unique(label)]
     means = np.stack([group.mean(axis=0) for group in groups])
-    centered = [group - m for group, m in zip(groups, means, strict=True)]
+    centered = [(group - m)[:, varies] for group, m in zip(groups, means, strict=True)]
     white = np.stack(
         [
             _whitening(name, c, covariance, _variance(centered) if variance is None else variance)
             for c in centered
         ]
     )
-    return Clusters(*(jnp.asarray(a, jnp.float32) for a in (shift, spread, means, white)))
+    whole = np.zeros((len(means), len(shift), len(shift)))
+    whole[np.ix_(np.arange(len(means)), varies, varies)] = white
+    return Clusters(*(jnp.asarray(a, jnp.float32) for a in (shift, spread, means, whole)))
+
+
+def _standard(name: str, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give mean and deviation of every feature; an infinite deviation leaves out one that is constant."""
+    shift, spread = unit.mean(axis=0), unit.std(axis=0)
+    constant = spread <= np.maximum(ROUNDING * np.abs(shift), TINY)
+    if constant.all():
+        raise ValueError(f"{name}: all {len(unit)} features of length 1 are alike, must vary")
+    return shift, np.where(constant, np.inf, spread + TINY)
 
 
 def _variance(centered: Sequence[np.ndarray]) -> float:

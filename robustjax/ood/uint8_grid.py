@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks.gradient_ascent import evaluate
-from robustjax.attacks.solver import better, nothing_yet, own_merit
+from robustjax.attacks.solver import better, entered, nothing_yet, own_merit
 from robustjax.numerics import keys_for, per_example
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Found, Objective
@@ -44,16 +45,16 @@ def uint8_pgd(
     """
     if threat.norm != "linf":
         raise ValueError(f"uint8_pgd: threat is {threat.norm}, must be linf")
-    if steps < 0 or step < 1 or levels < 1:
-        raise ValueError(
-            f"uint8_pgd: steps, step and levels are {(steps, step, levels)}, must be at least 0, 1 and 1"
-        )
+    checks.count("uint8_pgd", "steps", steps, least=0)
+    checks.count("uint8_pgd", "step", step)
+    checks.count("uint8_pgd", "levels", levels)
     if start not in ("origin", "uniform") or keep not in ("best", "last"):
         raise ValueError(
             f"uint8_pgd: start is {start!r} and keep {keep!r}, must be 'origin' or 'uniform', 'best' or 'last'"
         )
 
     def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
+        x = entered("uint8_pgd", threat, x)
         # A thousandth of a level allows for the rounding of 8 / 255 and of pixels, and no more.
         reach = jnp.floor(per_example(threat.eps, x) * levels + 1e-3)
         low = jnp.maximum(-reach, jnp.ceil((threat.lower - x) * levels - 1e-3))

@@ -105,8 +105,7 @@ def warped(limits: Sequence[float], *, pad: int = 0) -> Pairs:
       ValueError: if the limits are no such numbers or the padding is negative.
     """
     space = spatial(limits)
-    if pad < 0:
-        raise ValueError(f"warped: pad is {pad}, must be at least 0")
+    checks.count("warped", "pad", pad, least=0)
 
     def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -218,8 +217,7 @@ def limited(pairs: Pairs, *, count: int, seed: int = 0) -> Pairs:
     Raises:
       ValueError: if count is less than 1.
     """
-    if count < 1:
-        raise ValueError(f"limited: count is {count}, must be at least 1")
+    checks.count("limited", "count", count)
 
     def limited_pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         which = _integers(keys_for(key, x.shape[0]), 0, count)
@@ -235,8 +233,7 @@ def _each(
     """Apply to each image the corruption of its number; one number more leaves it as it is."""
     if not names:
         raise ValueError(f"{name}: names is empty, must hold at least one")
-    if not 0 <= severity <= 5:
-        raise ValueError(f"{name}: severity is {severity}, must be in [0, 5]")
+    checks.number(name, "severity", severity, least=0, most=5)
 
     def branch(one):
         return lambda key, image: one(key[None], image[None], severity)[0]

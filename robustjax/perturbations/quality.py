@@ -164,8 +164,7 @@ def conformal_radius(norms: Array, *, alpha: float) -> float:
     if len(shape) != 1 or shape[0] == 0:
         raise ValueError(f"conformal_radius: norms have shape {shape}, must be a vector of at least one")
     checks.finite("conformal_radius", "norms", norms)
-    if not 0 < alpha < 1:
-        raise ValueError(f"conformal_radius: alpha is {alpha}, must be in (0, 1)")
+    checks.number("conformal_radius", "alpha", alpha, above=0, below=1)
     rank = -int(-(len(norms) + 1) * (1 - alpha) // 1)
     if rank > len(norms):
         raise ValueError(

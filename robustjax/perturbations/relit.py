@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.data.augment import Augment, chain
 from robustjax.numerics import fold, keys_for
 from robustjax.perturbations.pairs import ImagePair, Pairs
@@ -28,8 +29,7 @@ def relit(lights: int = 25) -> Pairs:
     Raises:
       ValueError: if there are fewer than two lights.
     """
-    if lights < 2:
-        raise ValueError(f"relit: lights is {lights}, must be at least 2")
+    checks.count("relit", "lights", lights, least=2)
 
     def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])

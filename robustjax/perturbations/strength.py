@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks.compose import worst_of
 from robustjax.perturbations.corruptions.table import CORRUPTIONS, corrupt
 from robustjax.perturbations.sets import PerturbationSet, attack_through
@@ -21,8 +22,7 @@ def strength(name: str, *, strongest: float = 5.0) -> PerturbationSet:
       ValueError: for another name or severity.
     """
     one = corrupt(name)
-    if not 0 < strongest <= 5:
-        raise ValueError(f"strength: strongest is {strongest}, must be in (0, 5]")
+    checks.number("strength", "strongest", strongest, above=0, most=5)
 
     def decode(key: PRNGKeyArray, x: Images, u: Array) -> Images:
         return one(key, x, u[:, 0])

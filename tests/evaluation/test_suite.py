@@ -169,6 +169,33 @@ def test_devices_change_nothing(whole):
     same(run(sharding=NamedSharding(mesh, PartitionSpec("data"))), whole)
 
 
+def test_arrays_on_a_mesh_may_be_closed_over_or_are_refused_in_one_line():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    weight = jnp.asarray(np.ones((4, 2)) * [[0.0], [1.0], [0.0], [0.0]] * [1.0, -1.0], jnp.float32)
+    there = jax.device_put(weight, NamedSharding(mesh, PartitionSpec()))
+    linear = lambda x: (x.reshape(x.shape[0], -1) - 0.5) @ there
+    x = np.linspace(0.0, 1.0, 9, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
+    y, ball = (x[:, 0] < 0.5).astype(int), Threat("linf", 0.2)
+    short = lambda threat: (autoattack.apgd_ce(threat, steps=2),)
+    found = suite.over(lambda: linear, short)(KEY, x, y, ball)
+    # The margin of a point is twice its distance from 1/2.
+    np.testing.assert_array_equal(found.robust[x[:, 0] != 0.5], (np.abs(x[:, 0] - 0.5) > 0.2)[x[:, 0] != 0.5])
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    with pytest.raises(ValueError, match="give them as arguments"):
+        suite.over(lambda: linear, short, sharding=rows)(KEY, x, y, ball)
+
+
+def test_a_reference_that_answers_for_other_classes_is_refused_before_any_work():
+    """It alone decides what counts as misclassified."""
+    seen = suite.over(
+        network,
+        lambda threat: pytest.fail("worked"),
+        reference=lambda f, s: lambda x: network(f, s)(x)[:, :4],
+    )
+    with pytest.raises(ValueError, match="suite: reference: network gives 4 logits"):
+        seen(KEY, X, Y, BALL, FIRST, SECOND)
+
+
 @pytest.mark.parametrize("place", range(4))
 def test_devices_exchange_nothing(place):
     rows = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))

@@ -135,7 +135,7 @@ def test_a_weight_recovers_from_below_the_smallest_float():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: weighted(MODEL, groups=0), "groups is 0, must be at least 1"),
+        (lambda: weighted(MODEL, groups=0), "groups is 0, must be a whole number, at least 1"),
         (lambda: group_dro(MODEL, step_size=-1.0), "step_size is -1.0, must be at least 0"),
         (lambda: adversarial_group_dro(MODEL, ATTACK, adjustment=1.0), "sizes is \\[\\], must count"),
     ],

@@ -135,3 +135,27 @@ def test_a_fitted_form_is_compiled_like_any_function_and_is_a_pytree(name):
     passed = jax.jit(lambda f, x: f(x))(form, ID)
     np.testing.assert_allclose(passed, want, rtol=1e-4, atol=1e-4)
     assert jax.tree.leaves(form) and hash(form) == hash(form)
+
+
+@pytest.mark.parametrize("covariance", ["pinv", "truncated", "ledoit-wolf"])
+def test_features_that_never_change_in_training_count_for_nothing(covariance):
+    """Dead activations are 0 in training. The distance is that of the other features, however they move later."""
+    dead = np.zeros((len(TRAIN), 3))
+    dead[:, 1] = 1e-14 * RNG.normal(size=len(TRAIN))  # rounding
+    form = ssd(np.concatenate([TRAIN, dead], axis=1), covariance=covariance)
+    new = np.concatenate([RNG.normal(size=(6, D)) + ONE, RNG.normal(size=(6, 3))], axis=1)
+    unit = TRAIN / np.linalg.norm(TRAIN, axis=1, keepdims=True)
+    alone = ssd(TRAIN, covariance=covariance)
+    at = (new / np.linalg.norm(new, axis=1, keepdims=True))[:, :D]
+    white = (at - unit.mean(axis=0)) / unit.std(axis=0) @ np.asarray(alone.whitening[0], np.float64)
+    want = np.square(white).sum(axis=1)
+    np.testing.assert_allclose(form.distance(jnp.asarray(new, jnp.float32)), want, rtol=2e-3)
+    assert want.max() < 1e4
+
+    shots = few_shot(np.concatenate([TRAIN, dead], axis=1), np.concatenate([OTHER, [1.0, 2, 3]])[None])
+    assert np.isfinite(shots(jnp.asarray(new, jnp.float32))).all()
+
+
+def test_features_without_any_variation_are_refused_in_one_line():
+    with pytest.raises(ValueError, match="must vary"):
+        ssd(np.repeat(ONE[None], 100, axis=0), covariance="ledoit-wolf")

@@ -336,7 +336,9 @@ def test_odin_is_attacked_through_its_step_and_around_it():
         (lambda: score_attacks.over_radii(lambda e, s: None, (0.1, 0.1), direction="raise"), "must rise"),
         (lambda: score_attacks.over_radii(lambda e, s: None, (0.1,), direction="in"), "direction is 'in'"),
         (lambda: uint8_pgd(Threat("l2", 0.1), steps=1), "threat is l2"),
-        (lambda: uint8_pgd(Threat("linf", 0.1), steps=1, step=0), "at least 0, 1 and 1"),
+        (lambda: uint8_pgd(Threat("linf", 0.1), steps=1, step=0), "step is 0"),
+        (lambda: uint8_pgd(Threat("linf", 0.1), steps=np.float32(-1)), "steps is -1.0"),
+        (lambda: uint8_pgd(Threat("linf", 0.1), steps=1, levels=jnp.float32(255)), "levels is Array"),
         (lambda: uint8_pgd(Threat("linf", 0.1), steps=1, start="round"), "start is 'round'"),
     ],
 )

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from robustjax import checks
 from robustjax.types import Number
 
 Weights = Float[Array, "m"] | np.ndarray  # of a linear predictor, one per feature
@@ -97,10 +98,11 @@ def shifted(model: Gaussian, tau: Number) -> Gaussian:
       tau: 1 keeps the correlations, 0 breaks them, -1 reverses them. In [-1, 1] the covariance stays positive
         definite; outside it need not.
     """
+    checks.number("shifted", "tau", tau)
     spurious = np.arange(model.theta_star.shape[0]) >= model.core
     across = spurious[:, None] != spurious[None]
-    if isinstance(model.covariance, np.ndarray) and isinstance(tau, int | float):
-        covariance = np.where(across, tau * model.covariance, model.covariance)
+    if isinstance(model.covariance, np.ndarray) and checks.known(tau) is not None:
+        covariance = np.where(across, checks.known(tau) * model.covariance, model.covariance)
     else:
         given, _ = arrays(model)
         covariance = jnp.where(across, tau * given, given)

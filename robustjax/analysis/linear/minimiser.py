@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.optimize
 
+from robustjax import checks
 from robustjax.analysis.linear import box
 from robustjax.analysis.linear.closed_form import MEAN_ABS, expected_square
 from robustjax.analysis.linear.gaussian import Gaussian, checked
@@ -89,8 +90,7 @@ def path(model: Gaussian, lam: float, kind: Norm) -> np.ndarray:
       ValueError: if the model breaks an assumption, or lam is negative or NaN.
     """
     model = checked(model)
-    if not lam >= 0:
-        raise ValueError(f"path: lam is {lam}, must be at least 0")
+    checks.number("path", "lam", lam, least=0)
     along = _path(model, kind)
     if lam >= np.linalg.norm(model.covariance @ model.theta_star, ORDER[kind]):
         return along(1.0)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from robustjax import optimizers
+from robustjax import checks, optimizers
 from robustjax.analysis.linear.gaussian import Gaussian, arrays
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.starts import at_origin
@@ -80,8 +80,7 @@ def fit(
     Raises:
       ValueError: if updates is below 1.
     """
-    if updates < 1:
-        raise ValueError(f"fit: updates is {updates}, must be at least 1")
+    checks.count("fit", "updates", updates)
     x, y = sample
     tx = optimizers.adam(optimizers.cosine(rate, updates))
 
