@@ -58,14 +58,16 @@ def main(cfg: CompareConfig) -> int:
 
     # --- results ---
     rows = table(cfg, run.folder)
-    facts = {"made_with": made_with(), "config": plain(cfg), "rows": rows, "cpu_seconds": seconds}
+    shown = images_in_words(cfg, run.folder)
+    facts = {"images": shown, "rows": rows, "cpu_seconds": seconds}
+    facts = {"made_with": made_with(), "config": plain(cfg), **facts}
     strict_json.write(run.folder / "results.json", facts)
     for row in rows:
         print(" | ".join(row.values()))
     print(f"CPU: {sum(seconds.values()) / 60:.1f} minutes for all parts")
 
     # --- report ---
-    report = comparison_report(cfg, rows, seconds)
+    report = comparison_report(cfg, rows, seconds, shown)
     runtime.say(f"report: {report.write(run.folder / 'report.html')}")
     return 0
 
@@ -100,7 +102,7 @@ def attack(cfg: CompareConfig, kind: str, gate: GateName) -> None:
     settings = cfg.evaluation(kind, gate)
     found = evaluate_system(settings)
     assert isinstance(found, Evaluation)  # the gate that is only compared was refused
-    write_results(settings, evaluate_report.facts(found))
+    write_results(settings, evaluate_report.facts(settings, found))
     report = evaluate_report.evaluation_report(settings, found)
     report.write(pathlib.Path(settings.out) / "report.html")
 
@@ -134,14 +136,22 @@ def table(cfg: CompareConfig, folder: pathlib.Path) -> list[dict[str, str]]:
     return [{name: row.get(name, "-") for name in columns} for row in rows]
 
 
+def images_in_words(cfg: CompareConfig, folder: pathlib.Path) -> str:
+    """Say which test images were attacked, as the evaluations do; the folders may hold earlier ones, which do not."""
+    found = (_read(folder / folder_name(k, g) / "results.json") for k in cfg.kinds for g in cfg.gates)
+    return "; ".join(dict.fromkeys(facts.get("images", "not recorded") for facts in found))
+
+
 def strongest(attacks: list[dict[str, Any]]) -> str:
     """Name the attack that alone left least, and what it left."""
     least = min(attacks, key=lambda row: float(row["accuracy %"].split()[0]))
     return f"{least['attack']} ({least['accuracy %'].split()[0]})"
 
 
-def comparison_report(cfg: CompareConfig, rows: list[dict[str, str]], seconds: dict[str, float]) -> Report:
-    """Write the report."""
+def comparison_report(
+    cfg: CompareConfig, rows: list[dict[str, str]], seconds: dict[str, float], shown: str
+) -> Report:
+    """Write the report; `shown` says which images were attacked."""
     report = Report("Translators of every kind under attacks that know them", cfg)
     report.text(
         "Static attacks know the classifier alone; adaptive ones know the gate and the translator, and keep points by "
@@ -149,6 +159,7 @@ def comparison_report(cfg: CompareConfig, rows: list[dict[str, str]], seconds: d
         "`always` every image is translated. Reconstructed from the abstract of arXiv:2202.08944; its tables "
         "were not available, and the numbers are our own."
     )
+    report.text(f"Images: {shown}.")
     report.table(rows, caption=f"{cfg.images} test images, linf {cfg.recipe.eps:g}; 95 % Clopper-Pearson.")
     for gate in cfg.gates:
         some = [row for row in rows if row["gate"] == gate and not row["draws"].startswith("mean")]

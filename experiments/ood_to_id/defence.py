@@ -57,6 +57,8 @@ def main(cfg: DefenceConfig) -> int:
     headlines = [measurements.headline(seed, parts) for seed in range(cfg.seeds)]
     results = Results(parts, cfg, headlines)
     facts = {"made_with": made_with(), "config": plain(cfg), **results.facts()}
+    shown = measurements.images_in_words()
+    facts |= {"images": shown, "indices": plain(measurements.sets(0).index)}
     strict_json.write(run.folder / "results.json", facts)
     for line in results.lines():
         runtime.say(line)
@@ -66,7 +68,7 @@ def main(cfg: DefenceConfig) -> int:
 
     # --- report ---
     report = defence_report(cfg, results)
-    report.text(f"Images: {measurements.images_in_words()}.")
+    report.text(f"Images: {shown}.")
     runtime.say(f"report: {report.write(run.folder / 'report.html')}")
     return 0
 

@@ -40,7 +40,7 @@ def main(cfg: EvaluateConfig) -> int:
         return stopped.exit_code
 
     # --- results ---
-    write_results(cfg, evaluate_report.facts(found))
+    write_results(cfg, evaluate_report.facts(cfg, found))
     for line in evaluate_report.lines(found):
         print(line)
 

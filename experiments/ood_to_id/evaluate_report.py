@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.ood_to_id.config import EvaluateConfig
-from experiments.ood_to_id.evaluation import Comparison, Evaluation
+from experiments.ood_to_id.evaluation import Comparison, Evaluation, Target
 from robustjax.analysis.intervals import proportion
 from robustjax.attacks import masking_checks
 from robustjax.data import subsets
@@ -75,11 +75,12 @@ def reject_rows(found: DefenceResults) -> list[dict[str, Any]]:
     return [*rows, worst | {"accepted and wrong %": lost}]
 
 
-def facts(it: Evaluation | Comparison) -> dict[str, Any]:
+def facts(cfg: EvaluateConfig, it: Evaluation | Comparison) -> dict[str, Any]:
     """Collect everything that is tabulated, as plain data."""
+    images = {"images": images_in_words(cfg, it.target), "indices": it.target.index.tolist()}
     if isinstance(it, Comparison):
-        return {"headline": GROUPED, "eps": it.target.eps, "grouped": it.rows}
-    return {
+        return images | {"headline": GROUPED, "eps": it.target.eps, "grouped": it.rows}
+    return images | {
         "headline": it.headline.says,
         "eps": it.target.eps,
         "accuracy at radius 1": it.at_one,
@@ -91,6 +92,12 @@ def facts(it: Evaluation | Comparison) -> dict[str, Any]:
         "controls": it.controls,
         "submissions": it.submissions,
     }
+
+
+def images_in_words(cfg: EvaluateConfig, target: Target) -> str:
+    """Say which test images are attacked."""
+    name = cfg.dataset or f"{cfg.run}'s data set"
+    return subsets.batch_in_words(target.test, target.sets.test, name)
 
 
 def lines(it: Evaluation | Comparison) -> list[str]:
@@ -117,8 +124,7 @@ def evaluation_report(cfg: EvaluateConfig, it: Evaluation) -> Report:
     """Write the report of an evaluation."""
     report, says = Report("A translation defence under attacks that know it", cfg), it.headline.says
     report.text(says[:1].upper() + says[1:] + ".")
-    name = cfg.dataset or f"{cfg.run}'s data set"
-    report.text(f"Images: {subsets.batch_in_words(it.target.test, it.target.sets.test, name)}.")
+    report.text(f"Images: {images_in_words(cfg, it.target)}.")
     for mode, found in it.found.items():
         report.table(
             main_rows(found),

@@ -37,7 +37,7 @@ class Target(NamedTuple):
       defence: classifier, gate and translator.
       copy: another training of it, for attacks that transfer.
       sets: the images it was trained, calibrated and is tested on.
-      test: the test images that are attacked.
+      test: the test images that are attacked; index: (n,) their numbers in the data set.
       eps: radius, linf.
       random: whether the translator draws anew at every call.
     """
@@ -46,6 +46,7 @@ class Target(NamedTuple):
     copy: Defence | None
     sets: Sets
     test: Batch
+    index: np.ndarray
     eps: float
     random: bool
 
@@ -150,9 +151,7 @@ def open_target(cfg: EvaluateConfig) -> Target:
                 f"--function gave {type(built).__name__}, must be a robustjax.ood.translate.Defence"
             )
         sets = images.load(str(cfg.dataset), cfg.seed, data_dir=cfg.data_dir)
-        return Target(
-            built, None, sets, batch_subset(sets.test, cfg.images), float(cfg.eps or 0.0), cfg.random
-        )
+        return Target(built, None, sets, *sets.tested(cfg.images), float(cfg.eps or 0.0), cfg.random)
     system = open_system(str(cfg.run))
     made = system.settings
     sets = images.load(made.dataset, made.seed, data_dir=cfg.data_dir, size=made.size)
@@ -161,7 +160,7 @@ def open_target(cfg: EvaluateConfig) -> Target:
         _defence(cfg, system, sets),
         None if cfg.copy is None else _defence(cfg, open_system(cfg.copy), sets),
         sets,
-        batch_subset(sets.test, cfg.images),
+        *sets.tested(cfg.images),
         made.recipe.eps if cfg.eps is None else cfg.eps,
         cfg.random if kind is None else kind.random,
     )

@@ -13,11 +13,17 @@ from robustjax.types import Batch, Images
 
 
 class Sets(NamedTuple):
-    """Images in [0, 1] with labels: to train on, to calibrate and choose on, to test on."""
+    """Images in [0, 1] with labels: to train on, to calibrate and choose on, to test on.
+
+    Attributes:
+      train, valid, test: the parts.
+      index: (n,) the numbers of the test images in their data set; None for images of one's own.
+    """
 
     train: Batch
     valid: Batch
     test: Batch
+    index: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -28,6 +34,12 @@ class Sets(NamedTuple):
     def classes(self) -> int:
         """Count the classes."""
         return int(self.train.label.max()) + 1
+
+    def tested(self, images: subsets.Wanted) -> tuple[Batch, np.ndarray]:
+        """Take test images by the rule of `data.subsets`; with their numbers in the data set."""
+        rows = subsets.batch_rows(self.test, images)
+        numbers = np.arange(len(self.test.label)) if self.index is None else self.index
+        return subsets.batch_subset(self.test, images), numbers[rows]
 
 
 def load(
@@ -48,24 +60,29 @@ def load(
       images: which of each part, see `data.subsets`; all for None.
     """
     if dataset == "digits":
-        return Sets(*(subsets.batch_subset(part, images) for part in _digits(seed)))
+        train, valid, test, numbers = _digits(seed)
+        known = (subsets.batch_subset(part, images) for part in (train, valid))
+        whole = Sets(*known, test, numbers)
+        tested, numbers = whole.tested(images)
+        return whole._replace(test=tested, index=numbers)
     parts = [
         subsets.subset(data.load(dataset, split, data_dir=data_dir, size=size), images)
         for split in ("train", "validation", "test")
     ]
     return Sets(
-        *(Batch(jnp.asarray(part.image, jnp.float32) / 255, jnp.asarray(part.label)) for part in parts)
+        *(Batch(jnp.asarray(part.image, jnp.float32) / 255, jnp.asarray(part.label)) for part in parts),
+        parts[-1].index,
     )
 
 
-def _digits(seed: int, *, calibration: int = 200) -> Sets:
+def _digits(seed: int, *, calibration: int = 200) -> tuple[Batch, Batch, Batch, np.ndarray]:
     parts = [data.load("digits", split) for split in ("train", "validation", "test")]
     train, valid, test = (Batch(_enlarged(part.image), jnp.asarray(part.label)) for part in parts)
     known = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), train, valid)
     order = np.random.default_rng(seed).permutation(len(known.label))
     rest, held = order[calibration:], order[:calibration]
     train, valid = (Batch(known.image[rows], known.label[rows]) for rows in (rest, held))
-    return Sets(train, valid, test)
+    return train, valid, test, parts[-1].index
 
 
 def _enlarged(image: np.ndarray) -> Images:

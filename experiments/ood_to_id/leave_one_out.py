@@ -23,7 +23,6 @@ from experiments.shared import command_line
 from robustjax import logit, runtime
 from robustjax.analysis.intervals import proportion
 from robustjax.data import subsets
-from robustjax.data.subsets import batch_subset
 from robustjax.evaluation.headline import percent
 from robustjax.perturbations import adversarial_pairs
 from robustjax.perturbations.pairs import ImagePair
@@ -39,7 +38,7 @@ def main(cfg: LeaveOneOutConfig) -> int:
     began = time.process_time()
     # --- data, classifier and attacks on it ---
     sets = images.load(cfg.dataset, cfg.seed, data_dir=cfg.data_dir)
-    test = batch_subset(sets.test, cfg.images)
+    test, index = sets.tested(cfg.images)
     with runtime.Run(cfg.out, cfg, may_differ=LEAVE_ONE_OUT_MAY_DIFFER) as run, stopping() as stop:
         classifier = networks.train_classifier(sets, cfg.recipe, cfg.seed, dataset=cfg.dataset)
         adversarial = attacked(cfg, classifier, test)
@@ -70,13 +69,15 @@ def main(cfg: LeaveOneOutConfig) -> int:
 
     # --- results and report ---
     rows = table(right)
+    shown = subsets.batch_in_words(test, sets.test, cfg.dataset)
     facts = {"made_with": made_with(), "config": plain(cfg), "rows": rows}
+    facts |= {"images": shown, "indices": index.tolist()}
     strict_json.write(run.folder / "results.json", facts)
     for row in rows:
         print(" | ".join(row.values()))
     print(f"CPU: {(time.process_time() - began) / 60:.1f} minutes this time")
     page = leave_one_out_report(cfg, rows)
-    page.text(f"Images: {subsets.batch_in_words(test, sets.test, cfg.dataset)}.")
+    page.text(f"Images: {shown}.")
     runtime.say(f"report: {page.write(run.folder / 'report.html')}")
     return 0
 

@@ -27,6 +27,7 @@ from experiments.tradeoffs.results import Results
 from experiments.tradeoffs.trainer import Trainer
 from robustjax import data, runtime
 from robustjax.data import planted
+from robustjax.data.decode import digest
 from robustjax.runtime import image_grids
 from robustjax.runtime.stopping import Stop, stopping
 
@@ -56,7 +57,7 @@ def main(cfg: CompareConfig) -> int:
 
         # --- report ---
         results = Results(found, cfg.correlation, cfg.radius, cfg.size * cfg.size * 3, cfg.resamples)
-        report = compare_report.comparison(cfg, results, examples(cfg, source))
+        report = compare_report.comparison(cfg, results, examples(cfg, source), images_in_words(cfg, source))
         runtime.say(f"report: {report.write(run.folder / 'report.html')}")
     return 0
 
@@ -76,6 +77,16 @@ def digits(cfg: CompareConfig) -> planted.Source:
     split = data.load(cfg.dataset, "train", data_dir=cfg.data_dir)
     tenth = len(split.label) // 10
     return planted.of_grey(split.image, split.label, validation=tenth, test=2 * tenth)
+
+
+def images_in_words(cfg: CompareConfig, source: planted.Source) -> str:
+    """Say on which images networks are evaluated."""
+    rows = source.rows["test"]
+    levels = np.rint(4080 * source.image[rows]).astype(np.int32)
+    return (
+        f"{cfg.test:,} test scenes for each network, seeds 0 to {cfg.seeds - 1}, of the {len(rows):,} test digits of "
+        f"{cfg.dataset} (a fixed shuffle of {len(source.digit):,}), SHA-256 of the digits {digest(levels)[:16]}"
+    )
 
 
 def examples(cfg: CompareConfig, source: planted.Source) -> bytes:

@@ -20,8 +20,8 @@ WITHOUT_BACKGROUNDS = ("clean", "robust", "worst_class", "rfs")  # where the bac
 CORNER = "Linf radii are shown at the l2 norm of the corner of their ball."
 
 
-def comparison(cfg: CompareConfig, results: Results, examples: bytes) -> Report:
-    """Write the report for a reader who has not read the papers."""
+def comparison(cfg: CompareConfig, results: Results, examples: bytes, images: str) -> Report:
+    """Write the report for a reader who has not read the papers; `images` says which were evaluated."""
     report = Report("What adversarial training does to shortcuts", cfg)
     report.text(
         "A network can recognise a digit by its shape, or take a shortcut: here every digit lies on a texture that "
@@ -29,6 +29,7 @@ def comparison(cfg: CompareConfig, results: Results, examples: bytes) -> Report:
         "it then look more at the digit, or more at the background? Real digits, artificial backgrounds, "
         f"{cfg.seeds} networks for every setting; shades are 95 % bootstrap intervals over networks and test images."
     )
+    report.text(f"Images: {images}.")
     report.picture(
         examples,
         name="examples",
@@ -93,6 +94,7 @@ def of_pretrained(cfg: CompareConfig, found: Sequence[Measured]) -> Report:
     """Write the report on networks out of run folders and checkpoints."""
     report = Report("What these networks rely on", cfg)
     report.text("Each network is evaluated on the test images of its own data set.")
+    report.text(f"Images: {'; '.join(dict.fromkeys(network.images for network in found))}.")
     rows = []
     for network in found:
         known = [m for m in (*WITHOUT_BACKGROUNDS, "overlap") if MEASURES[m].known(network.arrays)]

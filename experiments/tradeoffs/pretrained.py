@@ -28,6 +28,7 @@ class Pretrained(NamedTuple):
     norm: TrainingNorm
     eps: float  # 0 for training on clean images
     sets: dict[str, list[Scenes]]
+    images: str  # which they are, for the report
 
 
 class Measured(NamedTuple):
@@ -37,6 +38,7 @@ class Measured(NamedTuple):
     norm: TrainingNorm
     eps: float
     arrays: dict[str, np.ndarray]
+    images: str
 
 
 def from_runs(cfg: CompareConfig) -> Iterator[Pretrained]:
@@ -45,8 +47,7 @@ def from_runs(cfg: CompareConfig) -> Iterator[Pretrained]:
         network, test = classifiers.open_classifier(folder, data_dir=cfg.data_dir)
         attack = network.about["attack"]
         eps = 0.0 if network.about["loss"] == "standard" else float(attack["eps"])
-        sets = {"original": [scenes(subsets.subset(test, cfg.test))]}
-        yield Pretrained(network._replace(title=folder), attack["norm"], eps, sets)
+        yield Pretrained(network._replace(title=folder), attack["norm"], eps, *shown(cfg, test))
 
 
 def from_checkpoints(cfg: CompareConfig) -> Iterator[Pretrained]:
@@ -56,7 +57,13 @@ def from_checkpoints(cfg: CompareConfig) -> Iterator[Pretrained]:
         test = data.load(source.dataset or "", "test", data_dir=cfg.data_dir)
         name = f"{pathlib.PurePath(source.checkpoint or '').stem} ({source.architecture})"
         network = network_source.open_checkpoint(source, test)._replace(title=name)
-        yield Pretrained(network, norm, eps, {"original": [scenes(subsets.subset(test, cfg.test))]})
+        yield Pretrained(network, norm, eps, *shown(cfg, test))
+
+
+def shown(cfg: CompareConfig, test: data.Split) -> tuple[dict[str, list[Scenes]], str]:
+    """Take the test images that are measured; say which they are."""
+    some = subsets.subset(test, cfg.test)
+    return {"original": [scenes(some)]}, subsets.in_words(some.info)
 
 
 def scenes(test: data.Split) -> Scenes:
@@ -79,7 +86,7 @@ def scenes(test: data.Split) -> Scenes:
 def measured(cfg: CompareConfig, run: runtime.Run) -> Iterator[Measured]:
     """Measure trained classifiers, each unless the run folder holds its measurements."""
     attack = cfg.evaluation.worst_case(cfg.evaluation.eps)
-    for network, norm, eps, sets in (*from_runs(cfg), *from_checkpoints(cfg)):
+    for network, norm, eps, sets, images in (*from_runs(cfg), *from_checkpoints(cfg)):
 
         def measure(network=network, sets=sets) -> dict[str, np.ndarray]:
             runtime.say(f"measuring {network.title}")
@@ -90,4 +97,4 @@ def measured(cfg: CompareConfig, run: runtime.Run) -> Iterator[Measured]:
         words = [part for part in pathlib.PurePath(network.title).parts if part.strip("./")]
         arrays = run.cached(f"settings/{'_'.join(words)}", measure)
         assert arrays is not None
-        yield Measured(network.title, norm, eps, arrays)
+        yield Measured(network.title, norm, eps, arrays, images)

@@ -80,14 +80,19 @@ def batch_subset(batch: Batch, wanted: Wanted) -> Batch:
 
     Hashed are 4080 x, rounded: bytes, and bytes interpolated by sixteenths, are then whole numbers on every machine.
     """
+    rows = batch_rows(batch, wanted)
+    return batch if len(rows) == len(batch.label) else Batch(batch.image[rows], batch.label[rows])
+
+
+def batch_rows(batch: Batch, wanted: Wanted) -> np.ndarray:
+    """List the rows that `batch_subset` takes, in its order."""
     if wanted is None or rule(wanted).images >= len(batch.label):
-        return batch
+        return np.arange(len(batch.label))
     count, official = rule(wanted)
     if official:
-        return Batch(batch.image[:count], batch.label[:count])
+        return np.arange(count)
     exact = np.rint(4080 * np.asarray(batch.image)).astype(np.int32)
-    rows = stratified(exact, np.asarray(batch.label), count)
-    return Batch(batch.image[rows], batch.label[rows])
+    return stratified(exact, np.asarray(batch.label), count)
 
 
 def batch_in_words(part: Batch, whole: Batch, name: str) -> str:

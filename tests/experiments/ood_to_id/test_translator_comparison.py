@@ -56,7 +56,7 @@ def results(modes, votes):
     submissions = {mode: votes_of_mode for mode in modes}
     return {
         "main": dict.fromkeys(modes, main), "attacks": dict.fromkeys(modes, attacks),
-        "submissions": submissions if votes else {},
+        "submissions": submissions if votes else {}, "images": "all 9 images, SHA-256 0123",
     }  # fmt: skip
 
 
@@ -77,6 +77,7 @@ def test_what_is_finished_is_read_and_tabulated(tmp_path, capsys, monkeypatch):
     done = scripts.call(capsys, monkeypatch, "ood_to_id.compare", *words)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert "Images: all 9 images, SHA-256 0123." in (tmp_path / "report.html").read_text()
     assert [(row["translator"], row["gate"], row["draws"]) for row in rows] == [
         ("dae", "SSD", "deterministic"), ("dae", "always", "deterministic"), ("ddpm", "SSD", "fixed draw"),
         ("ddpm", "always", "fixed draw"), ("ddpm", "always", "mean of 3 draws"),

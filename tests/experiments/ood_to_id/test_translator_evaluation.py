@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import scripts
 
-from experiments.ood_to_id import config
+from experiments.ood_to_id import config, images
 from experiments.shared import command_line
+from robustjax import data
+from robustjax.data import subsets
 from robustjax.evaluation import gated_cases
 
 OWN = """
@@ -51,6 +53,9 @@ def test_the_grouped_gate_compares_and_prints_no_number(system, tmp_path, capsys
     assert done.returncode == 0, done.stderr
     assert "no robust accuracy: one decision for ten images" in done.stdout
     facts = json.loads((tmp_path / "results.json").read_text())
+    test = data.load("digits", "test")
+    wanted = np.sort(test.index[subsets.batch_rows(images.load("digits", 0).test, 20)])
+    assert sorted(facts["indices"]) == wanted.tolist() and "20 of 359" in facts["images"]
     assert [row["images"] for row in facts["grouped"]] == [
         "clean", "sign noise", "PGD on f", "PGD on f, one among nine clean",
     ]  # fmt: skip

@@ -37,7 +37,8 @@ def test_it_trains_evaluates_and_reports(finished):
     for arrays in found.values():
         assert arrays["prediction/original"].shape == arrays["robust/original"].shape == (2, 24)
         assert arrays["weights/head.kernel"].shape == (2, 128, 10)
-    assert "agree" in (finished / "report.html").read_text()
+    report = (finished / "report.html").read_text()
+    assert "agree" in report and "Images: 24 test scenes for each network" in report
 
 
 def test_only_what_is_missing_is_trained(finished, tmp_path, capsys, monkeypatch):
@@ -76,7 +77,10 @@ def test_run_folders_of_trained_classifiers(trained, tmp_path, capsys, monkeypat
     assert done.returncode == 0, done.stderr
     (arrays,) = contents(tmp_path).values()
     assert arrays["robust/original"].shape == (1, 40) and "noise/foreground" in arrays
-    assert "worst class" in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert (
+        "worst class" in report and "Images: 40 of 359 (a stratified subset) test images of digits" in report
+    )
 
 
 def test_checkpoints_of_trained_classifiers(tmp_path, capsys, monkeypatch):
