@@ -83,9 +83,11 @@ def _records(folder: Path, split: str) -> Any:
 
 
 def _decoded(folder: Path, split: str, size: int | None) -> Part:
-    builder: Any = tfds.builder_from_directory(folder)
-    features: Any = builder.info.features
-    if not {"image", "label"} <= set(features) or not isinstance(features["image"], tfds.features.Image):
+    with reading(folder, "not a prepared data set, delete that folder and prepare it again"):
+        builder: Any = tfds.builder_from_directory(folder)
+        features: Any = builder.info.features
+        names = set(features)
+    if not {"image", "label"} <= names or not isinstance(features["image"], tfds.features.Image):
         raise ValueError(
             f"load: {folder} holds {', '.join(features)}, must hold pictures as image, and label"
         )
@@ -98,10 +100,22 @@ def _decoded(folder: Path, split: str, size: int | None) -> Part:
         raise ValueError(f"load: the images of {folder} are {form}, must be uint8 with 1 or 3")
     if size is None and (height is None or width is None):
         raise ValueError(f"load: the images of {folder} differ in size, give `size` to scale and crop them")
+    with reading(folder, f"its {split} images cannot be read, delete that folder and prepare it again"):
+        image, label, index = _pixels(folder, split, (size or height, size or width, channels or 3), size)
+    if len(np.unique(index)) < len(index):  # ids that number something else
+        index = np.arange(len(index))
+    order = np.argsort(index, kind="stable")
+    return Part(image[order], label[order], index[order])
+
+
+def _pixels(
+    folder: Path, split: str, shape: tuple[int, int, int], size: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decode the pictures of a split, in the order they are stored in; with labels and official indices."""
     records = _records(folder, split)
-    total, mode = len(records), "L" if channels == 1 else "RGB"
-    image = np.empty((total, size or height, size or width, channels or 3), np.uint8)
+    total, mode = len(records), "L" if shape[-1] == 1 else "RGB"
     label, index = np.empty(total, np.int32), np.empty(total, np.int64)
+    image = np.empty((total, *shape), np.uint8)
     for first in range(0, total, 512):
         for i, record in enumerate(records.__getitems__(list(range(first, min(first + 512, total)))), first):
             label[i], index[i] = record["label"], _official(record, i)
@@ -111,11 +125,8 @@ def _decoded(folder: Path, split: str, size: int | None) -> Part:
                 raise ValueError(
                     f"{folder}: {split} image {i} is {picture.height} x {picture.width}, unlike its features"
                 )
-            image[i] = pixels.reshape(image.shape[1:])
-    if len(np.unique(index)) < total:  # ids that number something else
-        index = np.arange(total)
-    order = np.argsort(index, kind="stable")
-    return Part(image[order], label[order], index[order])
+            image[i] = pixels.reshape(shape)
+    return image, label, index
 
 
 def _official(record: dict[str, Any], position: int) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from robustjax.checks import reading
 from robustjax.data.layouts import files
 from robustjax.data.lit import lit
 from robustjax.data.sources import Split, find, place
@@ -159,13 +160,16 @@ def load(mip: int, split: str, *, data_dir: str | Path | None = None) -> Split:
             f"load: no {name} in {place(data_dir)}, prepare it with `python -m experiments.data.prepare {name} "
             "--source <folder of scenes>`"
         )
-    builder: Any = tfds.builder_from_directory(folder)
+    damaged = "damaged, delete that folder and prepare it again"
+    with reading(folder, damaged):
+        builder: Any = tfds.builder_from_directory(folder)
     if split not in builder.info.splits:
         raise ValueError(f"load: {name} has no {split} scenes here, it has {', '.join(builder.info.splits)}")
-    source = builder.as_data_source(split)
-    records = sorted((source[i] for i in range(len(source))), key=lambda record: record["scene"])
-    image = np.stack([np.asarray(record["images"]) for record in records])
-    material = np.stack([np.asarray(record["materials"])[..., 0] for record in records])
+    with reading(folder, damaged):
+        source = builder.as_data_source(split)
+        records = sorted((source[i] for i in range(len(source))), key=lambda record: record["scene"])
+        image = np.stack([np.asarray(record["images"]) for record in records])
+        material = np.stack([np.asarray(record["materials"])[..., 0] for record in records])
     return lit(image, material, name=name, split=split, classes=CLASSES, source=f"prepared TFDS data {name}")
 
 

@@ -104,6 +104,9 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
         )
     with reading(folder, "not a prepared data set, delete that folder and prepare it again"):
         builder = tfds.builder_from_directory(folder)
+        features: Any = builder.info.features
+        metadata = builder.info.metadata or {}
+        classes = getattr(features["label"], "names", None) or () if "label" in features else ()
     # ImageNet's test images, among others, have no labels: all are -1.
     there = tuple(name for name in builder.info.splits if name != "test" or decode.labelled(folder, name))
     if split == "test" and not {"test", "validation"} & set(there) and "test" in builder.info.splits:
@@ -112,15 +115,18 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
     part = decode.arrays(folder, stored, size=size)
     if part.label.min() < 0:
         raise ValueError(f"load: the {stored} images of {name} have no labels, load another split")
+    if classes and part.label.max() >= len(classes):
+        raise ValueError(
+            f"load: {folder} holds label {part.label.max()} and names {len(classes)} classes, delete that folder and "
+            "prepare it again"
+        )
     if keep is not None:
         part = _rows(part, held_out(part.index) == keep)
-    features: Any = builder.info.features
-    metadata = builder.info.metadata or {}
     return _described(
         part,
         name=name,
         split=split,
-        classes=getattr(features["label"], "names", None) or (),
+        classes=classes,
         source=metadata.get("source", f"prepared TFDS data {name} {builder.version}"),
         note=metadata.get("note", ""),
     )

@@ -13,6 +13,7 @@ import os
 import pickle
 import resource
 import struct
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -28,10 +29,13 @@ from robustjax.data import (
     cifar,
     extra,
     imagenet9,
+    multi_illumination,
     omniglot,
     paired,
     raw,
     salient_imagenet,
+    sources,
+    store,
     svhn,
     tiny_imagenet,
     tiny_images,
@@ -130,6 +134,25 @@ def classes(kind: str, suffix: str, **settings) -> Kind:
     return Kind(f"a/x.{suffix}", picture(kind, **settings), contents("mine"), b__y_DOT_png=picture("PNG"))
 
 
+def prepared() -> dict[str, bytes]:
+    """The files of a prepared set, by their place."""
+    part = store.Part(COLOUR[:, :8, :8], LABEL.astype(np.int32), np.arange(10))
+    with tempfile.TemporaryDirectory() as folder:
+        store.write(store.Contents("mine", "1.0.0", ("a", "b", "c"), {"test": part}, "here"), Path(folder))
+        return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def of_prepared(suffix: str) -> Kind:
+    (name,) = (name for name in PREPARED if name.endswith(suffix))
+    beside = {key: content for key, content in PREPARED.items() if key != name}
+    return Kind(name, PREPARED[name], lambda f, p: sources.load("mine", "test", data_dir=f), **beside)
+
+
+def scene(suffix: str, content: bytes, read: Callable[[Path], object]) -> Kind:
+    return Kind(f"attic/{suffix}", content, lambda f, p: read(p.parent))
+
+
+PREPARED = prepared()
 LABELS = gzip.compress(idx(LABEL))
 PICKLED = {b"data": planes(), b"labels": LABEL.tolist()}
 RESULTS = {
@@ -287,6 +310,20 @@ KINDS: dict[str, Kind] = {
     ),
     "dictionary in Python": Kind(
         "wordnet_dict.py", b"{0: 'n01', 1: 'n02', 2: 'n03'}", lambda f, p: salient_imagenet._wnids(p)
+    ),
+    "records of a prepared set": of_prepared("of-00001"),
+    "facts of a prepared set": of_prepared("dataset_info.json"),
+    "features of a prepared set": of_prepared("features.json"),
+    "classes of a prepared set": of_prepared("labels.txt"),
+    "flash of a scene": scene(
+        "dir_3_mip7.jpg",
+        saved(Image.fromarray(np.full((31, 46, 3), 90, np.uint8)), "JPEG"),
+        lambda f: multi_illumination._checked(f, 3, 7),
+    ),
+    "materials of a scene": scene(
+        "materials_mip7.png",
+        saved(Image.fromarray(GREY[0] % 41).resize((46, 31), Image.Resampling.NEAREST)),
+        lambda f: multi_illumination.materials(f, 7),
     ),
     "pt": Kind("x.pt", (CHECKPOINTS / "zip.pt").read_bytes(), lambda f, p: tensorfiles.state_dict(p)),
     "pt of old": Kind(
