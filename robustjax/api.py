@@ -119,13 +119,14 @@ def evaluate(
     Reference: Croce and Hein 2020, arXiv:2003.01690; l1: 2021, arXiv:2103.01208.
     """
     began = time.perf_counter()
-    if suite not in SUITES:
+    if not isinstance(suite, str) or suite not in SUITES:
         raise ValueError(f"evaluate: suite is {suite!r}, must be one of {', '.join(SUITES)}")
     logits_fn: Any = network.logits_fn if isinstance(network, Network) else network
     checks.seed("evaluate", seed)
     checks.count("evaluate", "batch_size", batch_size)
     images = checks.images("evaluate", x, lower=lower, upper=upper)
     classes = checks.logits("evaluate", logits_fn, images)
+    checks.folder("evaluate", out)
     labels = checks.labels("evaluate", y, count=len(images), classes=classes)
     eps = checks.radius("evaluate", eps, norm=norm, shape=images.shape[1:], lower=lower, upper=upper)
     flags = (

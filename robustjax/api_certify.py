@@ -157,6 +157,8 @@ def certify(
     Reference: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918, CERTIFY.
     """
     began, who = time.perf_counter(), "certify"
+    checks.box(who, lower, upper)
+    checks.folder(who, out)
     _settings(who, sigma, n0, n, alpha, upper - lower)
     images, labels, classes, seen, run = _entered(who, network, x, y, lower, upper, batch_size, seed)
     sigma, alpha, n0, n, seed = float(sigma), float(alpha), int(n0), int(n), int(seed)
@@ -240,6 +242,7 @@ def certify_intervals(
     Reference: Gowal et al. 2018, arXiv:1810.12715.
     """
     began, who = time.perf_counter(), "certify_intervals"
+    checks.folder(who, out)
     images, labels, _, seen, run = _entered(who, network, x, y, lower, upper, batch_size, 0)
     eps = checks.radius(who, eps, norm=norm, shape=images.shape[1:], lower=lower, upper=upper)
     threat = Threat(norm, eps, lower, upper)
@@ -288,6 +291,8 @@ def _settings(who: str, sigma: Any, n0: Any, n: Any, alpha: Any, side: float) ->
 def _radii(who: str, radii: Sequence[float] | None, sigma: float) -> tuple[float, ...]:
     if radii is None:
         return tuple(fraction * float(sigma) for fraction in FRACTIONS)
+    if not isinstance(radii, Sequence | np.ndarray) or isinstance(radii, str) or np.ndim(radii) != 1:
+        raise ValueError(f"{who}: radii is {radii!r}, must be a list of numbers")
     for radius in radii:
         checks.positive(who, "a radius", radius)
     return tuple(float(radius) for radius in radii)

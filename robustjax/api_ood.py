@@ -188,12 +188,14 @@ def evaluate_ood(
 
     Raises:
       ValueError: in one line, for images outside the box, channels first or of several shapes, an impossible radius,
-        or a score that JAX cannot trace or that gives anything but one number an image.
+        or a score that JAX cannot trace, that gives anything but one number an image, gives NaN for every image, or
+        gives an image another number in another batch.
     """
     began = time.perf_counter()
     who = "evaluate_ood"
     checks.seed(who, seed)
     checks.count(who, "batch_size", batch_size)
+    checks.folder(who, out)
     ours = checks.images(who, id_images, lower=lower, upper=upper)
     theirs = {
         str(name): checks.images(f"{who}: {name}", images, lower=lower, upper=upper)
@@ -211,6 +213,8 @@ def evaluate_ood(
     detector = system(*arguments)
     classes = None if detector.logits_fn is None else checks.logits(who, detector.logits_fn, ours)
     checks.score(who, detector.score, ours)
+    for images in (ours, *theirs.values()):
+        checks.scores(who, detector.score, images, lower=lower, upper=upper)
     cases = score_cases.Chosen(
         score_cases.standard,
         classes,

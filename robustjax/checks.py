@@ -6,6 +6,7 @@ and dtypes only.
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,6 +38,9 @@ def images(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> np.nd
       ValueError: in one line, for another rank, channels first, another dtype, no image, or values outside the box
         or not finite.
     """
+    box(who, lower, upper)
+    if not concrete(x):
+        raise ValueError(f"{who}: images are traced, must be known: call it outside jit, grad and vmap")
     move = "permute" if hasattr(x, "permute") else "transpose"  # of tensors of PyTorch
     x = _read(who, "images", x)
     if x.ndim != 4:
@@ -75,6 +79,18 @@ def images(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> np.nd
             f"{who}: pixels range from {low:.4g} to {high:.4g}, must lie in the box [{lower:g}, {upper:g}]; {hint}"
         )
     return np.clip(x, lower, upper)
+
+
+def box(who: str, lower: Any, upper: Any) -> None:
+    """Check the box that pixels must stay in: two finite numbers, the first below the second.
+
+    Raises:
+      ValueError: in one line, if it is not.
+    """
+    if not (_number(lower) and _number(upper)):
+        raise ValueError(f"{who}: the box is [{_shown(lower)}, {_shown(upper)}], must be two numbers")
+    if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
+        raise ValueError(f"{who}: the box is [{lower:g}, {upper:g}], must be finite, and lower below upper")
 
 
 def floats(who: str, x: Any, *, lower: float = 0.0, upper: float = 1.0) -> None:
@@ -155,8 +171,8 @@ def radius(
     Raises:
       ValueError: in one line, if it is no number, negative, not finite, or larger than the box is wide.
     """
-    if norm not in Norm.__args__:
-        raise ValueError(f"{who}: norm is {norm!r}, must be one of {', '.join(Norm.__args__)}")
+    if not isinstance(norm, str) or norm not in Norm.__args__:
+        raise ValueError(f"{who}: norm is {_shown(norm)}, must be one of {', '.join(Norm.__args__)}")
     if not _number(eps):
         raise ValueError(f"{who}: eps is {_shown(eps)}, must be a number such as 8 / 255")
     eps = float(eps)
@@ -236,6 +252,8 @@ def points(who: str, x: Any, *, eps: Any, lower: Any = -math.inf, upper: Any = m
         that are outside the box or not finite.
     """
     array(who, x, lower=lower, upper=upper)
+    if len(x) == 0:
+        raise ValueError(f"{who}: x has shape {tuple(x.shape)}, must hold at least one point")
     per_point(who, "eps", eps, len(x))
     edges = known(lower), known(upper)
     if not concrete(x) or edges[0] is None or edges[1] is None or x.size == 0:
@@ -277,9 +295,9 @@ def per_point(who: str, name: str, value: Any, count: int) -> None:
     Raises:
       ValueError: in one line, if it is neither.
     """
-    shape = np.shape(value) if isinstance(value, int | float) else getattr(value, "shape", None)
-    if shape is None:
-        raise ValueError(f"{who}: {name} is {value!r}, must be a number, or one per point")
+    if not _numeric(value):
+        raise ValueError(f"{who}: {name} is {_shown(value)}, must be a number, or one per point")
+    shape = np.shape(value)
     if shape not in ((), (1,), (count,)):
         hint = f": write {name}.reshape(-1)" if math.prod(shape) == count else ""
         raise ValueError(
@@ -451,6 +469,46 @@ def values(who: str, found: Any, count: int) -> None:
     if shape != (count,):
         given = f"a {type(found).__name__}" if shape is None else f"shape {tuple(shape)}"
         raise ValueError(f"{who}: the objective gives {given}, must give one number per point, ({count},)")
+    if not jax.dtypes.issubdtype(found.dtype, np.floating):
+        raise ValueError(f"{who}: the objective gives {found.dtype}, must give floats, which have a slope")
+
+
+def threat(who: str, given: Any) -> None:
+    """Check that a threat is one.
+
+    Raises:
+      ValueError: in one line, if it is not.
+    """
+    if not all(hasattr(given, name) for name in ("norm", "eps", "project")):
+        raise ValueError(
+            f'{who}: threat is {_shown(given)}, must be a robustjax.Threat, such as Threat("linf", 8 / 255)'
+        )
+
+
+def called(who: str, what: str, function: Any, x: Any) -> Any:
+    """Call a function of a user's on points that may be traced.
+
+    Args:
+      who: the function that was called, for the error.
+      what: it is, such as "network".
+      function: x -> anything.
+      x: points.
+    Raises:
+      ValueError: in one line, if it is no function, or asks for values that are not known where JAX traces it. What
+        it raises itself passes.
+    """
+    if not callable(function):
+        hint = _adapter(function) if what == "network" else ""
+        raise ValueError(
+            f"{who}: {what} is a {type(function).__name__}, must be a function of points (b, ...){hint}"
+        )
+    try:
+        return function(x)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise ValueError(
+            f"{who}: {what} asks for values while JAX traces it ({type(error).__name__}), must be written in JAX: "
+            "jax.numpy where it says numpy, jax.numpy.where where it says if"
+        ) from error
 
 
 def setting(
@@ -645,6 +703,20 @@ def share(who: str, name: str, value: Any) -> None:
         raise ValueError(f"{who}: {name} is {_shown(value)}, must be in (0, 1)")
 
 
+def folder(who: str, out: Any) -> None:
+    """Check the folder that results go to: a path, or None; not the path of a file.
+
+    Raises:
+      ValueError: in one line, if it is not.
+    """
+    if out is None:
+        return
+    if not isinstance(out, str | os.PathLike) or not str(out):
+        raise ValueError(f"{who}: out is {_shown(out)}, must be the path of a folder, or None")
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise ValueError(f"{who}: out is {out}, which is a file, must be a folder")
+
+
 def seed(who: str, value: Any) -> None:
     """Check a seed of random numbers: a whole number that 32 bits hold.
 
@@ -708,6 +780,35 @@ def score(who: str, score_fn: Any, x: np.ndarray) -> None:
         )
     if not np.issubdtype(found.dtype, np.floating) and found.dtype.name != "bfloat16":
         raise ValueError(f"{who}: score gives {found.dtype}, must give floating-point numbers")
+
+
+def scores(who: str, score_fn: Any, x: np.ndarray, *, lower: float = 0.0, upper: float = 1.0) -> None:
+    """Try a score on a few images, spread evenly over a set, twice, and once beside other images.
+
+    Args:
+      who: the function that was called, for the error.
+      score_fn: images -> (n,), which passed `score`.
+      x, lower, upper: all images and their box.
+    Raises:
+      ValueError: in one line, if the score of an image depends on the other images in its batch, or if scores are NaN
+        or infinite for every image.
+    """
+    few, others = _beside(x, lower, upper)
+    first, again, changed = (
+        np.asarray(score_fn(jnp.asarray(batch)), np.float32) for batch in (few, few, others)
+    )
+    if not np.isfinite(first).any():
+        raise ValueError(
+            f"{who}: score gives NaN or infinity for each of {len(first)} images, must give finite numbers"
+        )
+    scale, half = float(np.abs(_finite(first)).max()), (len(few) + 1) // 2
+    random = float(np.abs(_finite(first) - _finite(again)).max()) > SPREAD * scale
+    moved = float(np.abs(_finite(first[:half]) - _finite(changed[:half])).max())
+    if moved > MATES * scale and not random:
+        raise ValueError(
+            f"{who}: score of an image changes by up to {moved:.3g} when other images in its batch change; must not "
+            "depend on them: BatchNorm in train mode? put the network in evaluation mode"
+        )
 
 
 def finite(who: str, what: str, values: Any) -> None:
@@ -857,11 +958,8 @@ def probed(
     Raises:
       ValueError: in one line, if the answer for an image depends on the other images in its batch.
     """
-    few = x[evenly(len(x))]
-    few = np.repeat(few, 2, axis=0) if len(few) == 1 else few
+    few, others = _beside(x, lower, upper)
     half = (len(few) + 1) // 2
-    others = few.copy()
-    others[half::2], others[half + 1 :: 2] = lower, upper
     first, again, changed = (
         np.asarray(function(jnp.asarray(batch)), np.float32) for batch in (few, few, others)
     )
@@ -874,6 +972,16 @@ def probed(
             "on them: BatchNorm in train mode? put the network in evaluation mode"
         )
     return first, spread
+
+
+def _beside(x: np.ndarray, lower: float, upper: float) -> tuple[np.ndarray, np.ndarray]:
+    """Take a few images, and the first half of them beside images of the corners of the box."""
+    few = x[evenly(len(x))]
+    few = np.repeat(few, 2, axis=0) if len(few) == 1 else few
+    half = (len(few) + 1) // 2
+    others = few.copy()
+    others[half::2], others[half + 1 :: 2] = lower, upper
+    return few, others
 
 
 def answered(clean: np.ndarray) -> Flag:

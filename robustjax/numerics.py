@@ -77,6 +77,10 @@ def keys_for(key: PRNGKeyArray, count: int) -> PRNGKeyArray:
     Raises:
       ValueError: for a legacy uint32 key, or if there are keys for another number of examples.
     """
+    if not isinstance(key, jax.Array):
+        raise ValueError(
+            f"keys_for: key is {key!r:.60}, must be made by jax.random.key, such as jax.random.key(0)"
+        )
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise ValueError(f"keys_for: key has dtype {key.dtype}, must be made by jax.random.key")
     if key.ndim == 1:

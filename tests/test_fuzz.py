@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import robustjax
 from robustjax import api, api_ood
-from robustjax.attacks import autoattack
+from robustjax.attacks import autoattack, compose, objectives
+from robustjax.attacks.pgd import pgd
 from robustjax.evaluation import suite
 from robustjax.smoothing.noise import in_pixels
 from robustjax.smoothing.votes import votes
@@ -85,6 +86,16 @@ def bounded(network, x, y, eps, norm, seed):
     return {"clean": found.clean.value, "at least": found.accuracy(float(eps)).value}
 
 
+def attacked(network, x, y, eps, norm, seed):
+    fn = network.logits_fn if isinstance(network, Network) else network
+    threat = Threat(norm, eps)
+    attack = compose.against(pgd(threat, steps=3, step_size=threat.eps), objectives.cross_entropy)
+    found = attack(KEY, fn, x, y)
+    assert threat.contains(found.x, x).all()
+    right = np.asarray(fn(found.x)).argmax(axis=1) == y
+    return {"clean": (np.asarray(fn(x)).argmax(axis=1) == y).mean(), "robust": right.mean()}
+
+
 def counted(network, x, y, eps, norm, seed):
     fn = network.logits_fn if isinstance(network, Network) else network
     counts = np.asarray(votes(fn, in_pixels(eps), classes=2, chunk_size=8)(KEY, x, 8))
@@ -99,7 +110,7 @@ def detected(network, x, y, eps, norm, seed):
 
 ENTRANCES = {
     "evaluate": evaluated, "evaluate_ood": detected, "suite.over": run_suite, "certify": certified,
-    "certify_intervals": bounded, "votes": counted,
+    "certify_intervals": bounded, "votes": counted, "against": attacked,
 }  # fmt: skip
 
 
@@ -173,6 +184,7 @@ TAKES = {
     "certify": {"network", "x", "y", "eps", "seed"},
     "certify_intervals": {"network", "x", "y", "eps", "norm"},
     "votes": {"network", "x", "eps"},
+    "against": {"network", "x", "y", "eps", "norm"},
 }
 LEGAL = {"NaN everywhere", "NaN somewhere", "16 bits", "channels first", "a function"}
 
@@ -270,3 +282,33 @@ def test_one_fault_is_one_line_or_a_right_result(entrance):
 def test_several_faults_are_one_line_or_a_right_result(entrance, faults):
     given = {n: FAULTS[n][i % len(FAULTS[n])] for n, i in faults.items() if n in TAKES[entrance]}
     tried(entrance, VALID | given)
+
+
+# --- networks with a state ---
+
+
+def normalised(params, state, x, *, train=False, key=None):
+    """Standardise images by their batch in train mode, by what is stored in evaluation mode."""
+    mean = x.mean(axis=0) if train else state["mean"]
+    return (x - mean).reshape(x.shape[0], -1) @ params, {"mean": mean}
+
+
+def always_training(params, state, x, *, train=False, key=None):
+    return normalised(params, state, x, train=True)
+
+
+STATE = {"mean": jnp.full(X.shape[1:], 0.5)}
+
+
+@pytest.mark.parametrize("entrance", ["evaluate", "evaluate_ood", "certify", "certify_intervals"])
+def test_statistics_of_the_batch_are_refused_and_stored_ones_are_the_closed_form(entrance):
+    """The stored mean is that of the linear network above."""
+    stored = Network(MODEL._replace(apply=normalised), jnp.asarray(W), STATE, {})
+    assert tried(entrance, VALID | {"network": stored}) is not None
+    mode = Network(MODEL._replace(apply=always_training), jnp.asarray(W), STATE, {})
+    for network in (mode, mode.logits_fn):
+        if entrance == "evaluate_ood" and not isinstance(network, Network):
+            network = lambda x: mode.logits_fn(x).max(axis=1)
+        with pytest.raises(ValueError, match="when other images in its batch change") as caught:
+            ENTRANCES[entrance](**(VALID | {"network": network}))
+        assert "put the network in evaluation mode" in str(caught.value) and "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from robustjax import checks
 from robustjax.numerics import divide
 from robustjax.types import Images, Labels, LogitsFn, PerExample
 
@@ -26,9 +27,12 @@ class Alignment(NamedTuple):
 
 def gradient(logits_fn: LogitsFn, x: Images, y: Labels) -> Float[Array, "b h w"]:
     """Map |d logit_y / dx|, the largest over channels."""
+    y = checks.classes("saliency.gradient", y, len(x))
 
     def own(z: Images) -> Array:
-        return jnp.take_along_axis(logits_fn(z), y[:, None], axis=-1).sum()
+        logits = checks.called("saliency.gradient", "network", logits_fn, z)
+        checks.answers("saliency.gradient", logits, y)
+        return jnp.take_along_axis(logits, y[:, None], axis=-1).sum()
 
     return jnp.abs(jax.grad(own)(x)).max(axis=-1)
 

@@ -62,6 +62,7 @@ def carlini_wagner(
     Reference: Carlini and Wagner 2017, arXiv:1608.04644, with the authors' constants. Every search runs all its
       steps; each begins at the origin itself, so that a point that is adversarial already is its own nearest.
     """
+    checks.threat("carlini_wagner", threat)
     if threat.norm != "l2":
         raise ValueError(f"carlini_wagner: norm is {threat.norm!r}, must be 'l2'")
     edges = [checks.known(edge) for edge in (threat.lower, threat.upper)]

@@ -45,6 +45,7 @@ def ddn(
       not rounded to bytes, a gradient of zero leaves the direction as it is, and no sphere is larger than the
       box.
     """
+    checks.threat("ddn", threat)
     if threat.norm != "l2":
         raise ValueError(f"ddn: norm is {threat.norm!r}, must be 'l2'")
     checks.count("ddn", "steps", steps)

@@ -37,6 +37,7 @@ def deepfool(threat: Threat, *, steps: int = 50, overshoot: Number = 0.02) -> So
     Reference: Moosavi-Dezfooli et al. 2016, arXiv:1511.04599. Ways are the shortest inside the box, where the
       paper knows no box; in l1 that moves as few features as possible.
     """
+    checks.threat("deepfool", threat)
     checks.count("deepfool", "steps", steps)
     checks.setting("deepfool", "overshoot", overshoot, least=0)
 

@@ -75,6 +75,7 @@ def boundary(
       search along the line. The point stepped back to is linearised next, and here also kept if its merit is positive:
       nearer by the factor beta than what it came from, so a little stronger than the authors' code (see compat).
     """
+    checks.threat("boundary", threat)
     checks.count("boundary", "steps", steps)
     checks.setting("boundary", "alpha_max", alpha_max, least=0, most=1)
     checks.setting("boundary", "eta", eta, least=0)

@@ -50,6 +50,7 @@ def fmn(
       line from an adversarial start. Projections are onto ball and box at once, not one after the other, and
       the guess of the radius, which the paper takes as it is, goes beyond the boundary.
     """
+    checks.threat("fmn", threat)
     checks.count("fmn", "steps", steps)
     checks.setting("fmn", "step_size", step_size, above=0)
     checks.setting("fmn", "gamma", gamma, above=0, below=1)

@@ -98,7 +98,7 @@ def _seen(who: str, logits_fn: LogitsFn, *labels: Labels) -> LogitsFn:
     """Check logits against known labels where they come out of a network; those of 16 bits become float32."""
 
     def seen(x):
-        logits = logits_fn(x)
+        logits = checks.called(who, "network", logits_fn, x)
         checks.answers(who, logits, *labels)
         return logits.astype(jnp.float32) if jnp.finfo(logits.dtype).bits < 32 else logits
 

@@ -47,6 +47,7 @@ def pgd(
     Reference: Madry et al. 2018, arXiv:1706.06083; momentum as in Dong et al. 2018, arXiv:1710.06081. Gradients
       that are not finite count as zero, so that the result is always feasible.
     """
+    checks.threat("pgd", threat)
     checks.count("pgd", "steps", steps, least=0)
     checks.setting("pgd", "step_size", step_size, least=0)
     checks.setting("pgd", "momentum", momentum, least=0)
@@ -90,6 +91,7 @@ def fgsm(threat: Threat, *, step_size: Radius | None = None) -> Ascent:
 
     Reference: Goodfellow et al. 2015, arXiv:1412.6572; other norms by their steepest direction.
     """
+    checks.threat("fgsm", threat)
     length = threat.eps if step_size is None else step_size
     return pgd(threat, steps=1, step_size=length, start=at_origin, keep="last")
 

@@ -133,6 +133,7 @@ def entered(name: str, threat: Threat, x: Array) -> Array:
       ValueError: for another shape or dtype than that of points, and where values are known also for points that are
         outside the box or not finite.
     """
+    checks.threat(name, threat)
     checks.points(name, x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
     return jnp.asarray(x).astype(jnp.float32)
 
@@ -142,7 +143,7 @@ def seen_as(x: Array, objective: Callable[[Array], Array]) -> Callable[[Array], 
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
 
     def seen(z: Array) -> Array:
-        found = objective(z.astype(dtype))
+        found = checks.called("attack", "objective", objective, z.astype(dtype))
         return found.astype(jnp.float32) if isinstance(found, jax.Array) else found
 
     return seen
@@ -246,6 +247,7 @@ def check_finite(name: str, threat: Threat) -> None:
     Raises:
       ValueError: if the radius is known to be infinite.
     """
+    checks.threat(name, threat)
     eps = checks.known(threat.eps)
     if eps is not None and np.isinf(eps).any():
         raise ValueError(f"{name}: eps is {threat.eps}, must be finite")

@@ -59,6 +59,7 @@ def spsa(
     Reference: Uesato et al. 2018, arXiv:1802.05666 (linf, the margin as objective). Pairs whose values are not
       finite count as flat.
     """
+    checks.threat("spsa", threat)
     checks.count("spsa", "steps", steps, least=0)
     checks.count("spsa", "samples", samples)
     if chunk_size is not None:

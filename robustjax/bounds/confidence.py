@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from robustjax import checks
 from robustjax.bounds.arithmetic import Interval
 from robustjax.bounds.enclosure import differences
 from robustjax.ood.metrics import auroc_pessimistic
@@ -39,6 +40,7 @@ def lead(between: Differences) -> Interval:
 
 def margin(between: Differences, label: Labels) -> PerExample:
     """Bound max_{j != y} z_j - z_y from above: where it is negative no point of the threat is misclassified."""
+    checks.answers("margin", between[..., 0], label)
     toward = jnp.take_along_axis(between, label[:, None, None], axis=-1)[..., 0]
     return jnp.where(jax.nn.one_hot(label, between.shape[-1], dtype=bool), -jnp.inf, toward).max(axis=-1)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from robustjax import checks
 from robustjax.bounds.affine import Ball, first_layers, last_layers
 from robustjax.bounds.affine import differences as last_differences
 from robustjax.bounds.arithmetic import Interval, apply
@@ -61,14 +62,18 @@ def differences(logits_fn: LogitsFn, threat: Threat, x: Float[Array, "b ..."]) -
             return program.output[:, None] - program.output
         return last_differences(program, last_layers(program, program.output), _values(program, ball), ball)
 
+    checks.array("bounds", x)
+    checks.answers("bounds", jax.eval_shape(lambda z: checks.called("bounds", "network", logits_fn, z), x))
     return _mapped(one, logits_fn, threat, x)
 
 
 def _mapped(one: Callable, fn: Callable[[Array], Array], threat: Threat, x: Array):
+    checks.threat("bounds", threat)
+    checks.points("bounds", x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
     eps = per_example(threat.eps, x)
     low = jnp.broadcast_to(jnp.maximum(x - eps, threat.lower), x.shape)
     high = jnp.broadcast_to(jnp.minimum(x + eps, threat.upper), x.shape)
-    program = traced(lambda z: jnp.squeeze(fn(z[None]), 0), x[0])
+    program = traced(lambda z: jnp.squeeze(checks.called("bounds", "network", fn, z[None]), 0), x[0])
 
     def mapped(x, eps, low, high):
         return one(program, Ball(x, eps, threat.norm, Interval(low, high)))

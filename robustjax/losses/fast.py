@@ -21,6 +21,7 @@ def fgsm_rs(threat: Threat, *, step_size: Radius | None = None) -> Ascent:
     Reference: Wong, Rice and Kolter 2020, arXiv:2001.03994. They attack the network in train mode; here attacks
       see running BatchNorm statistics, as everywhere.
     """
+    checks.threat("fgsm_rs", threat)
     length = 1.25 * threat.eps if step_size is None else step_size
     return pgd(threat, steps=1, step_size=length, keep="last")
 
@@ -37,6 +38,7 @@ def n_fgsm(threat: Threat, *, noise: Number = 2.0, step_size: Radius | None = No
 
     Reference: de Jorge et al. 2022, arXiv:2202.01181, linf in the paper; the noise is uniform in every norm.
     """
+    checks.threat("n_fgsm", threat)
     checks.number("n_fgsm", "noise", noise, least=0)
     length = threat.eps if step_size is None else step_size
     checks.setting("n_fgsm", "step_size", length, least=0)

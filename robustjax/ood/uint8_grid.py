@@ -43,6 +43,7 @@ def uint8_pgd(
     Reference: the attacks of ALOE, Chen et al. 2020, arXiv:2003.09711, and of ATOM, arXiv:2006.15207, without the
       truncation. The start is uniform, where ATOM's rounding gives the outermost levels half the weight.
     """
+    checks.threat("uint8_pgd", threat)
     if threat.norm != "linf":
         raise ValueError(f"uint8_pgd: threat is {threat.norm}, must be linf")
     checks.count("uint8_pgd", "steps", steps, least=0)

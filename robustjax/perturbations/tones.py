@@ -22,6 +22,8 @@ class Shift(NamedTuple):
 def brightness(x: Images, times: Radius) -> Images:
     """Multiply and clip to [0, 1]: darker below 1, brighter above."""
     checks.floats("brightness", x)
+    checks.setting("brightness", "times", times, least=0)
+    checks.per_point("brightness", "times", times, len(x))
     return jnp.clip(per_example(times, x) * x, 0.0, 1.0)
 
 
@@ -31,6 +33,8 @@ def sharpness(x: Images, times: Radius) -> Images:
     m averages 3x3 pixels, the middle one 5 times; the outermost pixels stay, as in Pillow.
     """
     checks.floats("sharpness", x)
+    checks.setting("sharpness", "times", times, least=0)
+    checks.per_point("sharpness", "times", times, len(x))
     inner = x[:, 1:-1, 1:-1]
     h, w = x.shape[1:3]
     around = sum((x[:, i : h - 2 + i, j : w - 2 + j] for i in range(3) for j in range(3)), 4.0 * inner)
@@ -41,6 +45,8 @@ def sharpness(x: Images, times: Radius) -> Images:
 def contrast(x: Images, times: Radius) -> Images:
     """Move away from the mean grey level (above 1) or towards it, and clip; the mean is rounded to 8 bits."""
     checks.floats("contrast", x)
+    checks.setting("contrast", "times", times, least=0)
+    checks.per_point("contrast", "times", times, len(x))
     grey = x[..., 0] if x.shape[-1] == 1 else x @ jnp.asarray(GREY, x.dtype)
     mean = jnp.round(255.0 * grey.mean(axis=(1, 2))) / 255.0
     mean = per_example(mean, x)
@@ -50,6 +56,8 @@ def contrast(x: Images, times: Radius) -> Images:
 def inversion(x: Images, share: Radius) -> Images:
     """Go from an image (0) to its negative (1)."""
     checks.floats("inversion", x)
+    checks.setting("inversion", "share", share, least=0, most=1)
+    checks.per_point("inversion", "share", share, len(x))
     share = per_example(share, x)
     return (1.0 - share) * x + share * (1.0 - x)
 

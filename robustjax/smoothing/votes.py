@@ -75,6 +75,9 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 
     checks.count("votes", "chunk_size", chunk_size)
 
     def count(key: PRNGKeyArray, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+        checks.setting("votes", "samples", samples, least=0)
+        if not jnp.issubdtype(jnp.result_type(samples), jnp.integer):
+            raise ValueError(f"votes: samples is {samples}, must be a whole number, or one per image")
         amount = jnp.broadcast_to(jnp.asarray(samples, jnp.int32), (x.shape[0],))
 
         def one(row: tuple[PRNGKeyArray, Array, Array]) -> Array:
@@ -119,6 +122,9 @@ def over_devices(count: Count, mesh: Mesh) -> Count:
         rows = x.shape[0]
         place = jnp.arange(rows + -rows % mesh.shape[mesh.axis_names[0]])
         row = jnp.minimum(place, rows - 1)  # what fills up the last device draws no samples
+        checks.setting("votes", "samples", samples, least=0)
+        if not jnp.issubdtype(jnp.result_type(samples), jnp.integer):
+            raise ValueError(f"votes: samples is {samples}, must be a whole number, or one per image")
         amount = jnp.broadcast_to(jnp.asarray(samples, jnp.int32), (rows,))[row]
         return shared(keys_for(key, rows)[row], x[row], jnp.where(place < rows, amount, 0))[:rows]
 

@@ -1,6 +1,7 @@
 """What enters an attack is checked before any work, in one line; what cannot work with a solver is refused."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from attack_table import KEY, LINES, B, W, X, Y, net
 from robustjax import attacks, logit
 from robustjax.attacks import against, as_attack, autoattack, objectives
 from robustjax.attacks.signed import signed
+from robustjax.losses.fast import fgsm_rs, n_fgsm
+from robustjax.ood.uint8_grid import uint8_pgd
 from robustjax.threats import Threat
 
 BALL = Threat("l2", 0.3)
@@ -178,3 +181,73 @@ def test_networks_that_mask_classes_fall_as_those_that_do_not(surrogate):
         for f in (plain, masked)
     ]
     assert accuracy[0] == accuracy[1] < 0.8
+
+
+def threat_of(value):
+    """Name the factories that take a threat, with a value in its place."""
+    return {
+        "pgd": lambda: attacks.pgd(value, steps=1, step_size=0.1),
+        "fgsm": lambda: attacks.fgsm(value),
+        "apgd": lambda: attacks.apgd(value, steps=2),
+        "square": lambda: attacks.square(value, queries=3),
+        "spsa": lambda: attacks.spsa(value, steps=1),
+        "fmn": lambda: attacks.fmn(value, steps=1),
+        "deepfool": lambda: attacks.deepfool(value),
+        "ddn": lambda: attacks.ddn(value, steps=1),
+        "cw": lambda: attacks.carlini_wagner(value),
+        "boundary": lambda: attacks.boundary(value, steps=1),
+        "uint8": lambda: uint8_pgd(value, steps=1),
+        "fgsm_rs": lambda: fgsm_rs(value),
+        "n_fgsm": lambda: n_fgsm(value),
+    }
+
+
+@pytest.mark.parametrize("value", ["linf", None, ("linf", 0.1)])
+def test_what_is_no_threat_is_refused_in_one_line(value):
+    for name, build in threat_of(value).items():
+        with pytest.raises(ValueError, match=r"must be a robustjax\.Threat") as caught:
+            build()
+        assert "\n" not in str(caught.value), name
+
+
+POINTS = jnp.full((2, 4), 0.5)
+TOWARD = jnp.asarray(np.arange(12).reshape(4, 3) / 12, jnp.float32)
+ASCENT = attacks.pgd(Threat("linf", 0.1), steps=1, step_size=0.1)
+
+
+def of_radius(eps):
+    return attacks.pgd(Threat("linf", eps), steps=1, step_size=0.1)(KEY, lambda z: z[:, 0], POINTS)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: ASCENT(0, lambda z: z.sum(axis=1), POINTS), "key is 0, must be made by jax.random.key"),
+        (lambda: ASCENT(None, lambda z: z.sum(axis=1), POINTS), "key is None"),
+        (lambda: ASCENT(KEY, None, POINTS), "objective is a NoneType, must be a function"),
+        (lambda: ASCENT(KEY, lambda z: np.asarray(z).sum(axis=1), POINTS), "jax.numpy where it says numpy"),
+        (
+            lambda: ASCENT(KEY, lambda z: z.sum(axis=1) if z[0, 0] > 0 else z[:, 0], POINTS),
+            "where it says if",
+        ),
+        (lambda: ASCENT(KEY, lambda z: (z @ TOWARD).argmax(axis=1), POINTS), "the objective gives int32"),
+        (lambda: ASCENT(KEY, lambda z: z.sum(axis=1), POINTS[:0]), "must hold at least one point"),
+        (lambda: against(ASCENT)(KEY, None, POINTS, jnp.zeros(2, int)), "network is a NoneType"),
+        (
+            lambda: against(ASCENT)(KEY, np.asarray, POINTS, jnp.zeros(2, int)),
+            "jax.numpy where it says numpy",
+        ),
+        (
+            lambda: of_radius(True),
+            "eps is True",
+        ),
+        (
+            lambda: of_radius(None),
+            "eps is None",
+        ),
+    ],
+)
+def test_calls_that_cannot_be_meant_are_one_line(call, says):
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        call()
+    assert "\n" not in str(caught.value)

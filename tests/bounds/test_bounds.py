@@ -365,3 +365,25 @@ def test_certified_margins_say_who_stands():
     found = jax.jit(lambda x, label: attack(jax.random.key(0), logits_fn, x, label))(x, label)
     assert (found.value <= bound + 1e-4).all()
     assert 0 < (bound < 0).sum() < 16
+
+
+def test_what_has_no_bounds_is_refused_in_one_line():
+    """Points outside the box would be bounded over an empty set: differences below their true values."""
+    x, ball = images(2, 4), Threat("linf", 0.1)
+    linear = lambda z: z @ jnp.arange(12.0).reshape(4, 3)
+    between = differences(linear, ball, x)
+    for call, says in (
+        (lambda: differences(linear, ball, 255 * x), "must lie in the box"),
+        (lambda: differences(linear, ball, x.at[0, 0].set(jnp.nan)), "not finite"),
+        (lambda: differences(linear, ball, (255 * x).astype(jnp.uint8)), "must be floats"),
+        (lambda: enclose(linear, ball, x[:0]), "at least one point"),
+        (lambda: enclose(linear, "linf", x), "must be a robustjax.Threat"),
+        (lambda: differences(None, ball, x), "network is a NoneType"),
+        (lambda: differences(lambda z: linear(z)[:, :1], ball, x), "at least two classes"),
+        (lambda: confidence.margin(between, jnp.asarray([0, 3])), "must be below the 3 logits"),
+        (lambda: confidence.margin(between, jnp.asarray([-1, 0])), "smallest label is -1"),
+        (lambda: confidence.margin(between, jnp.asarray([0.0, 1.0])), "labels are float32"),
+    ):
+        with pytest.raises(ValueError, match=says) as caught:
+            call()
+        assert "\n" not in str(caught.value)

@@ -87,3 +87,12 @@ def test_severities_are_one_or_one_for_each_image():
     x = jnp.asarray(IMAGES.astype(np.float32) / 255)
     with pytest.raises(ValueError, match=r"contrast: severities have shape \(3,\), must be \(\) or \(2,\)"):
         CORRUPTIONS["contrast"].apply(KEY, x, jnp.ones(3))
+
+
+@pytest.mark.parametrize("name", ["brightness", "sharpness", "contrast", "inversion"])
+def test_strengths_of_tones_that_cannot_be_meant_are_refused(name):
+    x = jnp.full((2, 4, 4, 3), 0.5)
+    for wrong in (-1, np.float32(-1), jnp.float32("nan"), "a", None, True, np.ones(3)):
+        with pytest.raises(ValueError, match=f"{name}: (times|share) ") as caught:
+            getattr(tones, name)(x, wrong)
+        assert "\n" not in str(caught.value)
