@@ -469,8 +469,17 @@ def values(who: str, found: Any, count: int) -> None:
     if shape != (count,):
         given = f"a {type(found).__name__}" if shape is None else f"shape {tuple(shape)}"
         raise ValueError(f"{who}: the objective gives {given}, must give one number per point, ({count},)")
-    if not jax.dtypes.issubdtype(found.dtype, np.floating):
-        raise ValueError(f"{who}: the objective gives {found.dtype}, must give floats, which have a slope")
+    floating(who, "objective", found)
+
+
+def floating(who: str, what: str, found: Any) -> None:
+    """Check that an array that a function gives is of floats: others have no slope.
+
+    Raises:
+      ValueError: in one line, if it is not.
+    """
+    if hasattr(found, "dtype") and not jax.dtypes.issubdtype(found.dtype, np.floating):
+        raise ValueError(f"{who}: the {what} gives {found.dtype}, must give floats, which have a slope")
 
 
 def threat(who: str, given: Any) -> None:

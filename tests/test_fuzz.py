@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import robustjax
-from robustjax import api, api_ood
+from robustjax import api, api_ood, logit
 from robustjax.attacks import autoattack, compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.evaluation import suite
@@ -92,8 +92,8 @@ def attacked(network, x, y, eps, norm, seed):
     attack = compose.against(pgd(threat, steps=3, step_size=threat.eps), objectives.cross_entropy)
     found = attack(KEY, fn, x, y)
     assert threat.contains(found.x, x).all()
-    right = np.asarray(fn(found.x)).argmax(axis=1) == y
-    return {"clean": (np.asarray(fn(x)).argmax(axis=1) == y).mean(), "robust": right.mean()}
+    y = jnp.asarray(y, jnp.int32)
+    return {name: float(logit.correct(fn(z), y).mean()) for name, z in (("clean", x), ("robust", found.x))}
 
 
 def counted(network, x, y, eps, norm, seed):

@@ -58,7 +58,7 @@ def main(cfg: DefenceConfig) -> int:
     results = Results(parts, cfg, headlines)
     facts = {"made_with": made_with(), "config": plain(cfg), **results.facts()}
     shown = measurements.images_in_words()
-    facts |= {"images": shown, "indices": plain(measurements.sets(0).index)}
+    facts |= {"images": shown, "indices": plain(measurements.sets(0).numbers)}
     strict_json.write(run.folder / "results.json", facts)
     for line in results.lines():
         runtime.say(line)

@@ -60,8 +60,8 @@ class Measurements:
     def _sets(self, seed: int) -> Sets:
         """Load the images, of the test images the first N."""
         sets = images.load("digits", seed)
-        test, index = sets.tested(self.cfg.images)
-        return sets._replace(test=test, index=index)
+        test, numbers = sets.tested(self.cfg.images)
+        return sets._replace(test=test, numbers=numbers)
 
     def images_in_words(self) -> str:
         """Say which test images are attacked; they are the same for all seeds."""

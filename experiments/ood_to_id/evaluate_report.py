@@ -77,7 +77,7 @@ def reject_rows(found: DefenceResults) -> list[dict[str, Any]]:
 
 def facts(cfg: EvaluateConfig, it: Evaluation | Comparison) -> dict[str, Any]:
     """Collect everything that is tabulated, as plain data."""
-    images = {"images": images_in_words(cfg, it.target), "indices": it.target.index.tolist()}
+    images = {"images": images_in_words(cfg, it.target), "indices": it.target.numbers.tolist()}
     if isinstance(it, Comparison):
         return images | {"headline": GROUPED, "eps": it.target.eps, "grouped": it.rows}
     return images | {

@@ -37,7 +37,7 @@ class Target(NamedTuple):
       defence: classifier, gate and translator.
       copy: another training of it, for attacks that transfer.
       sets: the images it was trained, calibrated and is tested on.
-      test: the test images that are attacked; index: (n,) their numbers in the data set.
+      test: the test images that are attacked; numbers: (n,) theirs numbers in the data set.
       eps: radius, linf.
       random: whether the translator draws anew at every call.
     """
@@ -46,7 +46,7 @@ class Target(NamedTuple):
     copy: Defence | None
     sets: Sets
     test: Batch
-    index: np.ndarray
+    numbers: np.ndarray
     eps: float
     random: bool
 

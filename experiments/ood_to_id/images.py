@@ -17,13 +17,13 @@ class Sets(NamedTuple):
 
     Attributes:
       train, valid, test: the parts.
-      index: (n,) the numbers of the test images in their data set; None for images of one's own.
+      numbers: (n,) the numbers of the test images in their data set; None for images of one's own.
     """
 
     train: Batch
     valid: Batch
     test: Batch
-    index: np.ndarray | None = None
+    numbers: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,7 +38,7 @@ class Sets(NamedTuple):
     def tested(self, images: subsets.Wanted) -> tuple[Batch, np.ndarray]:
         """Take test images by the rule of `data.subsets`; with their numbers in the data set."""
         rows = subsets.batch_rows(self.test, images)
-        numbers = np.arange(len(self.test.label)) if self.index is None else self.index
+        numbers = np.arange(len(self.test.label)) if self.numbers is None else self.numbers
         return subsets.batch_subset(self.test, images), numbers[rows]
 
 
@@ -61,18 +61,17 @@ def load(
     """
     if dataset == "digits":
         train, valid, test, numbers = _digits(seed)
-        known = (subsets.batch_subset(part, images) for part in (train, valid))
-        whole = Sets(*known, test, numbers)
-        tested, numbers = whole.tested(images)
-        return whole._replace(test=tested, index=numbers)
+        train, valid = (subsets.batch_subset(part, images) for part in (train, valid))
+        test, numbers = Sets(train, valid, test, numbers).tested(images)
+        return Sets(train, valid, test, numbers)
     parts = [
         subsets.subset(data.load(dataset, split, data_dir=data_dir, size=size), images)
         for split in ("train", "validation", "test")
     ]
-    return Sets(
-        *(Batch(jnp.asarray(part.image, jnp.float32) / 255, jnp.asarray(part.label)) for part in parts),
-        parts[-1].index,
+    train, valid, test = (
+        Batch(jnp.asarray(part.image, jnp.float32) / 255, jnp.asarray(part.label)) for part in parts
     )
+    return Sets(train, valid, test, parts[-1].index)
 
 
 def _digits(seed: int, *, calibration: int = 200) -> tuple[Batch, Batch, Batch, np.ndarray]:

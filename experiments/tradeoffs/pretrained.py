@@ -56,8 +56,10 @@ def from_checkpoints(cfg: CompareConfig) -> Iterator[Pretrained]:
         source, norm, eps = checkpoint(words)
         test = data.load(source.dataset or "", "test", data_dir=cfg.data_dir)
         name = f"{pathlib.PurePath(source.checkpoint or '').stem} ({source.architecture})"
-        network = network_source.open_checkpoint(source, test)._replace(title=name)
-        yield Pretrained(network, norm, eps, *shown(cfg, test))
+        network, flag = network_source.open_checkpoint(source, test)
+        if flag is not None and flag.raised:
+            runtime.say(f"{name}: {flag.name}: {flag.says}")
+        yield Pretrained(network._replace(title=name), norm, eps, *shown(cfg, test))
 
 
 def shown(cfg: CompareConfig, test: data.Split) -> tuple[dict[str, list[Scenes]], str]:

@@ -113,7 +113,7 @@ def checked_attack(name: str, attack: Attack) -> Attack:
     def checked(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         checks.array(name, x)
         label = jnp.asarray(checks.classes(name, y, len(x)))
-        asked = seen_as(x, logits_fn)
+        asked = seen_as(x, logits_fn, "network")
 
         def seen(z: Array) -> Logits:
             logits = asked(z)
@@ -138,12 +138,19 @@ def entered(name: str, threat: Threat, x: Array) -> Array:
     return jnp.asarray(x).astype(jnp.float32)
 
 
-def seen_as(x: Array, objective: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Ask about float32 points in the dtype of x, and take float32 answers."""
+def seen_as(
+    x: Array, objective: Callable[[Array], Array], what: Literal["objective", "network"] = "objective"
+) -> Callable[[Array], Array]:
+    """Ask about float32 points in the dtype of x, and take float32 answers.
+
+    Raises:
+      ValueError: when asked, for what is no function that JAX can trace, or gives no floats.
+    """
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
 
     def seen(z: Array) -> Array:
-        found = checks.called("attack", "objective", objective, z.astype(dtype))
+        found = checks.called("attack", what, objective, z.astype(dtype))
+        checks.floating("attack", what, found)
         return found.astype(jnp.float32) if isinstance(found, jax.Array) else found
 
     return seen
