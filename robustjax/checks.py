@@ -503,8 +503,8 @@ def called(who: str, what: str, function: Any, x: Any) -> Any:
       function: x -> anything.
       x: points.
     Raises:
-      ValueError: in one line, if it is no function, or asks for values that are not known where JAX traces it. What
-        it raises itself passes.
+      ValueError: in one line, if it is no function, asks for values that are not known where JAX traces it, or fails.
+        A ValueError of its own of one line passes, and so do errors of memory and of the device.
     """
     if not callable(function):
         hint = _adapter(function) if what == "network" else ""
@@ -517,6 +517,13 @@ def called(who: str, what: str, function: Any, x: Any) -> Any:
         raise ValueError(
             f"{who}: {what} asks for values while JAX traces it ({type(error).__name__}), must be written in JAX: "
             "jax.numpy where it says numpy, jax.numpy.where where it says if"
+        ) from error
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, ValueError) and "\n" not in str(error):
+            raise
+        raise ValueError(
+            f"{who}: {what} fails on points of shape {np.shape(x)}, which JAX traces: {type(error).__name__}: "
+            f"{_first_line(error)}{_adapter(function) if what == 'network' else ''}"
         ) from error
 
 
