@@ -35,8 +35,8 @@ jax.config.update("jax_numpy_rank_promotion", "allow")
 
 # What a contributor runs between edits (`make test-fast`): files that compile little.
 FAST = {
-    "test_catalog.py", "test_checks.py", "test_house.py", "test_logit.py", "test_numerics.py",
-    "test_detection_metrics.py", "test_fitting.py", "test_pgd_solver.py", "test_progress.py", "test_record.py",
+    "test_checks.py", "test_house.py", "test_logit.py", "test_numerics.py",
+    "test_detection_metrics.py", "test_fitting.py", "test_progress.py", "test_record.py",
     "test_report.py", "test_run_folder.py", "test_results.py", "test_intervals.py",
 }  # fmt: skip
 
