@@ -482,13 +482,13 @@ def floating(who: str, what: str, found: Any) -> None:
         raise ValueError(f"{who}: the {what} gives {found.dtype}, must give floats, which have a slope")
 
 
-def threat(who: str, given: Any) -> None:
-    """Check that a threat is one.
+def threat(who: str, given: Any, *, normed: bool = True) -> None:
+    """Check that a threat is one, with a norm unless any ball will do.
 
     Raises:
       ValueError: in one line, if it is not.
     """
-    if not all(hasattr(given, name) for name in ("norm", "eps", "project")):
+    if not all(hasattr(given, name) for name in (*(("norm",) if normed else ()), "eps", "project")):
         raise ValueError(
             f'{who}: threat is {_shown(given)}, must be a robustjax.Threat, such as Threat("linf", 8 / 255)'
         )

@@ -133,7 +133,7 @@ def entered(name: str, threat: Threat, x: Array) -> Array:
       ValueError: for another shape or dtype than that of points, and where values are known also for points that are
         outside the box or not finite.
     """
-    checks.threat(name, threat)
+    checks.threat(name, threat, normed=False)
     checks.points(name, x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
     return jnp.asarray(x).astype(jnp.float32)
 
