@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from robustjax import checks
 from robustjax.types import Labels, Logits, Number, PerExample
 
 
@@ -58,7 +59,6 @@ def l2(w: Array, length: Number) -> Array:
     return w / (1.0 + length)
 
 
-@partial(jax.jit, static_argnames=("penalty", "classes", "steps", "tolerance"))
 def logistic(
     features: Float[Array, "n d"],
     label: Labels,
@@ -81,10 +81,29 @@ def logistic(
       weight: w_i, how much each example counts; 0 leaves it out. 1 by default.
       steps: the largest number of steps.
       tolerance: stop when no parameter moves by more than this.
+    Raises:
+      ValueError: for labels that are known and not whole numbers from 0 to k-1, one for each example.
 
     Reference: FISTA, Beck and Teboulle 2009, with the gradient restart of O'Donoghue and Candes,
       arXiv:1204.3982.
     """
+    label = checks.classes("logistic", label, features.shape[0])
+    if checks.known(label) is not None:
+        checks.labels("logistic", label, count=features.shape[0], classes=classes)
+    return _minimised(features, jnp.asarray(label), penalty, classes, strength, weight, steps, tolerance)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 6, 7))
+def _minimised(
+    features: Float[Array, "n d"],
+    label: Labels,
+    penalty: Callable[[Array, Number], Array],
+    classes: int,
+    strength: Number,
+    weight: PerExample | None,
+    steps: int,
+    tolerance: float,
+) -> Linear:
     weight = jnp.ones(features.shape[0]) if weight is None else weight
     # Divided by C times the number of examples, so that all numbers stay near 1.
     share = weight / jnp.maximum(weight.sum(), 1e-30)

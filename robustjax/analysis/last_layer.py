@@ -68,8 +68,15 @@ def dfr(
     Reference: Kirichenko et al. 2023, arXiv:2204.02937. They tune with scales of the half and fit with those of the
       training set; here both use the latter.
     """
+    for what, one in (("group", group), ("label", label)):
+        if np.shape(one) != np.shape(features)[:1] or np.asarray(one).dtype.kind not in "iu":
+            raise ValueError(
+                f"dfr: {what} is {np.asarray(one).dtype} of shape {np.shape(one)}, must be whole numbers "
+                f"({len(features)},) as the features"
+            )
     known = np.asarray(group) >= 0
     features, label, group = (np.asarray(a)[known] for a in (features, label, group))
+    label = checks.labels("dfr", label, count=len(features), classes=classes)
     least = min(np.bincount(group)[np.unique(group)], default=0)
     if least < 4:
         raise ValueError(f"dfr: the smallest group has {least} examples, must be at least 4")

@@ -133,4 +133,4 @@ def _read(name: str, features: np.ndarray, label: np.ndarray) -> tuple[np.ndarra
             f"{name}: features are {features.shape} and label {label.shape}, must be (n, d) and (n,), not empty"
         )
     checks.finite(name, "features", features)
-    return features, label
+    return features, checks.labels(name, label, count=len(features))

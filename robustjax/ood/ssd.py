@@ -99,9 +99,8 @@ def ssd(
       the authors' code divides them by 1e-10, so that one that moves outweighs all others.
     """
     features = _matrix("ssd", features)
-    label = np.zeros(len(features), int) if label is None else np.asarray(label)
-    if label.shape != features.shape[:1]:
-        raise ValueError(f"ssd: label is {label.shape}, must be {features.shape[:1]} as the features")
+    label = np.zeros(len(features), int) if label is None else label
+    label = checks.labels("ssd", label, count=len(features))
     unit = _unit(features)
     shift, spread = _standard("ssd", unit)
     return _fitted("ssd", (unit - shift) / spread, label, covariance, shift, spread)

@@ -104,3 +104,17 @@ def test_refused():
         last_layer.dfr(X, X[:10], Y[:10], group[:10], classes=3)
     with pytest.raises(ValueError, match="refits 0, must be at least one"):
         last_layer.dfr(X, X, Y, group, classes=3, refits=0)
+
+
+@pytest.mark.parametrize("label", [[0, 1, 2], [-1, 0, 1], [0.0, 0.5, 1.0], [0, 1]])
+def test_labels_are_those_of_the_classes(label):
+    """Classes that there are not would be rows of zeros, and the regression something else."""
+    fit = lambda y: logistic_regression.logistic(
+        jnp.eye(3), jnp.asarray(y), penalty=logistic_regression.l2, classes=2
+    )
+    fit([0, 1, 1])
+    with pytest.raises(ValueError, match="logistic: .*label"):
+        fit(label)
+    group, features = np.tile([0, 1], 6), np.eye(12)
+    with pytest.raises(ValueError, match="dfr: .*label"):
+        last_layer.dfr(features, features, np.resize(label, 12 if len(label) > 2 else 11), group, classes=2)

@@ -159,3 +159,21 @@ def test_features_that_never_change_in_training_count_for_nothing(covariance):
 def test_features_without_any_variation_are_refused_in_one_line():
     with pytest.raises(ValueError, match="must vary"):
         ssd(np.repeat(ONE[None], 100, axis=0), covariance="ledoit-wolf")
+
+
+WRONG_LABELS = {
+    "fractions": np.linspace(0, 1.5, 60),
+    "negative": np.repeat([-1, 0, 1], 20),
+    "one-hot": np.eye(3)[np.repeat([0, 1, 2], 20)],
+    "too few": np.repeat([0, 1], 20),
+}
+
+
+@pytest.mark.parametrize("fit", [mahalanobis, relative_mahalanobis, ssd], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("label", WRONG_LABELS.values(), ids=WRONG_LABELS)
+def test_labels_are_whole_numbers_one_for_each_example(fit, label):
+    features = np.random.default_rng(0).normal(size=(60, 2))
+    fit(features, np.repeat([0, 1, 2], 20))
+    with pytest.raises(ValueError, match="label") as raised:
+        fit(features, label)
+    assert "\n" not in str(raised.value)
