@@ -115,7 +115,7 @@ def test_result_does_not_depend_on_the_rest_of_the_batch():
         (lambda: augment.crop(-1), "pad is -1"),
         (lambda: augment.crop(1, fill=128), "fill is 128"),
         (lambda: augment.cutout(-2), "size is -2"),
-        (lambda: augment.cutout(2, fill=(0.1, -0.1, 0.3)), "must be in"),
+        (lambda: augment.cutout(2, fill=(0.1, -0.1, 0.3)), "fill is -0.1, must be at least 0"),
     ],
 )
 def test_wrong_settings_are_refused(build, words):
