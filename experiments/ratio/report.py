@@ -50,7 +50,7 @@ def page(it: Results, sets: Sets) -> Report:
         rows,
         caption=f"Accuracy on {sets.test.info.count} test images. Robust: accuracy under the worst of {attack}. "
         f"AUROC by the largest probability, averaged over the OOD sets; at worst within {ood_ball} of every OOD image, "
-        "the largest of four searches: an upper bound. MMC: mean of the largest probability. In brackets 95 % "
+        "the largest of five searches: an upper bound. MMC: mean of the largest probability. In brackets 95 % "
         "bootstrap intervals over networks and images; for ECE, least and largest of the networks.",
     )
     sheet.section("Criteria")

@@ -192,11 +192,11 @@ def test_sweeps_of_radius_penalty_and_parameters_compile_nothing():
 
     one = GatedCase("A3", "TM3", gated_objectives.unseen, steps=11, penalty=1.0)
     run(defence(1.0), [one])
-    before = pool.SEGMENT.small._cache_size()
+    before = pool.SEGMENT.of(0.0)._cache_size()
     for eps, penalty, scale in ((0.1, 1.0, 1.0), (0.2, 9.0, 2.0), (1.0, 0.1, 3.0)):
         swept = dataclasses.replace(one, penalty=penalty, loss="dlr", rank=1)
         run(defence(scale), [swept], threat=Threat("linf", jnp.float32(eps)))
-    assert pool.SEGMENT.small._cache_size() == before > 0
+    assert pool.SEGMENT.of(0.0)._cache_size() == before > 0
 
 
 # --- when a number is printed ---------------------------------------------------------------------------
