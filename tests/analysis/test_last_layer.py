@@ -113,8 +113,8 @@ def test_labels_are_those_of_the_classes(label):
         jnp.eye(3), jnp.asarray(y), penalty=logistic_regression.l2, classes=2
     )
     fit([0, 1, 1])
-    with pytest.raises(ValueError, match="logistic: .*label"):
+    with pytest.raises(ValueError, match=r"logistic: .*label"):
         fit(label)
     group, features = np.tile([0, 1], 6), np.eye(12)
-    with pytest.raises(ValueError, match="dfr: .*label"):
+    with pytest.raises(ValueError, match=r"dfr: .*label"):
         last_layer.dfr(features, features, np.resize(label, 12 if len(label) > 2 else 11), group, classes=2)
