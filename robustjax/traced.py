@@ -102,12 +102,20 @@ def hoist(
     return steps, [*jax.device_put(closed.consts), *leaves]
 
 
-def closes_over_mesh(function: Callable[[Array], Array], shape: tuple[int, ...]) -> bool:
+def closes_over_mesh(
+    function: Callable[..., Array], shape: tuple[int, ...], given: tuple[Any, ...] = ()
+) -> bool:
     """Say whether a function of a float32 batch closes over arrays that lie on several devices.
 
     What is traced from them knows of their mesh, and does not run on one device's part of a batch.
+
+    Args:
+      function, shape, given: as for `hoist`; what is given is not closed over.
     """
-    closed = jax.make_jaxpr(lambda x: function(x))(jax.ShapeDtypeStruct(shape, np.float32))
+    leaves, structure = jax.tree.flatten(given)
+    likes = [jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+    like = jax.ShapeDtypeStruct(shape, np.float32)
+    closed = jax.make_jaxpr(lambda leaves, x: function(*structure.unflatten(leaves), x))(likes, like)
     return any(isinstance(one, jax.Array) and len(one.devices()) > 1 for one in closed.consts)
 
 

@@ -91,10 +91,9 @@ def over(
         index = np.arange(len(x)) if index is None else np.asarray(index)
         _check(x, index, given)
         checks.points("suite", x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
-        logits_fn = _called(network, arguments)
-        classes = checks.logits("suite", logits_fn, x)
+        classes = checks.logits("suite", _called(network, arguments), x)
         system = _by_batch(network, x, arguments)
-        if devices > 1 and closes_over_mesh(logits_fn, (1, *x.shape[1:])):
+        if devices > 1 and closes_over_mesh(_applied(network), (1, *x.shape[1:]), arguments):
             raise ValueError(
                 f"suite: network closes over arrays that lie on several devices, which batches over {devices} devices "
                 "do not allow; give them as arguments, as in over(partial(frozen, model)), or put them on one device"
@@ -160,7 +159,11 @@ def over(
 
 def _by_batch(network: Network, x: np.ndarray, arguments: tuple[Any, ...]) -> ByBatch:
     _called(network, arguments)
-    return ByBatch(lambda *inputs: network(*inputs[:-1])(inputs[-1]), x.shape[1:], arguments)
+    return ByBatch(_applied(network), x.shape[1:], arguments)
+
+
+def _applied(network: Network) -> Callable[..., Array]:
+    return lambda *inputs: network(*inputs[:-1])(inputs[-1])
 
 
 def _called(network: Network, arguments: tuple[Any, ...]) -> LogitsFn:

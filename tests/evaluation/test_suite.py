@@ -183,6 +183,8 @@ def test_arrays_on_a_mesh_may_be_closed_over_or_are_refused_in_one_line():
     rows = NamedSharding(mesh, PartitionSpec("data"))
     with pytest.raises(ValueError, match="give them as arguments"):
         suite.over(lambda: linear, short, sharding=rows)(KEY, x, y, ball)
+    given = suite.over(lambda w: lambda x: (x.reshape(x.shape[0], -1) - 0.5) @ w, short, sharding=rows)
+    np.testing.assert_array_equal(given(KEY, x, y, ball, there).robust, found.robust)
 
 
 def test_a_reference_that_answers_for_other_classes_is_refused_before_any_work():
