@@ -179,11 +179,17 @@ def test_what_is_odd_about_a_network_is_flagged(tmp_path, monkeypatch):
 
 
 def test_normalisation_has_a_number_for_each_channel():
-    assert network_source.constants("none", channels=1) == {"mean": (0.0,), "std": (1.0,)}
-    assert network_source.constants("stored", channels=1) == {}
-    assert len(network_source.constants("svhn", channels=3)["mean"]) == 3
+    def constants(channels, **settings):
+        return network_source.constants(network_source.Source(**settings), channels=channels)
+
+    assert constants(1, normalisation="none") == {"mean": (0.0,), "std": (1.0,)}
+    assert constants(1, normalisation="stored") == {}
+    assert len(constants(3, normalisation="svhn")["mean"]) == 3
     with pytest.raises(ValueError, match="of 3 channels, and the images have 1"):
-        network_source.constants("cifar10", channels=1)
+        constants(1, normalisation="cifar10")
+    assert constants(1, mean=(0.5,), std=(0.25,)) == {"mean": (0.5,), "std": (0.25,)}
+    with pytest.raises(ValueError, match="must have 3 numbers each"):
+        constants(3, mean=(0.5,), std=(0.25,))
 
 
 @pytest.mark.parametrize(
