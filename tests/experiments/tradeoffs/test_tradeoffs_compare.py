@@ -92,10 +92,11 @@ def test_checkpoints_of_trained_classifiers(tmp_path, capsys, monkeypatch):
         return Network(model, *model.init(jax.random.key(0)), {})
 
     monkeypatch.setattr(weights, "imported", imported)
+    monkeypatch.setattr(weights, "candidates", lambda files, **settings: ())  # there is no file
     words = ("--checkpoints", "a/net.pt:resnet18:digits:none:linf:8/255", "--test", 40)
     done = scripts.call(capsys, monkeypatch, SCRIPT, "smoke", "--out", tmp_path, *words)
     assert done.returncode == 0, done.stderr
-    assert asked == [("a/net.pt", "resnet18", (0.0,))]  # digits are grey
+    assert asked == [(["a/net.pt"], "resnet18", (0.0,))]  # digits are grey
     report = (tmp_path / "report.html").read_text()
     assert "net (resnet18)" in report and "linf 0.03137" in report
 
