@@ -120,12 +120,15 @@ def closes_over_mesh(
 
 
 class ForSize(NamedTuple):
-    """A compiled function in several forms, for large and for small networks."""
+    """A compiled function in several forms, for large and for small networks.
+
+    Attributes:
+      large: the form with all optimisation.
+      small: (operations for each example, the form for networks below that), rising.
+    """
 
     large: Any
-    small: tuple[
-        tuple[float, Any], ...
-    ]  # operations for each example that a form is for networks below of; rising
+    small: tuple[tuple[float, Any], ...]
 
     def of(self, operations: float) -> Any:
         """Choose the form by the operations for each example; on accelerators there is but one."""

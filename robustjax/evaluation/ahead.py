@@ -5,7 +5,7 @@ A program is compiled by calling it with nothing to do. Whoever needs it waits u
 
 import time
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from weakref import WeakKeyDictionary
 
 import jax
@@ -14,8 +14,8 @@ from robustjax.traced import Steps
 
 WAITING = "/robustjax/waiting_for_compilation"  # an event of `jax.monitoring`
 
-_worker = ThreadPoolExecutor(1, thread_name_prefix="compile_ahead")
-_begun: WeakKeyDictionary[Steps, dict[Hashable, Future[None]]] = WeakKeyDictionary()
+_worker = futures.ThreadPoolExecutor(1, thread_name_prefix="compile_ahead")
+_begun: WeakKeyDictionary[Steps, dict[Hashable, futures.Future[None]]] = WeakKeyDictionary()
 
 
 def compile_ahead(network: Steps, program: Hashable, call: Callable[[], object]) -> None:
@@ -44,7 +44,7 @@ def wait(network: Steps, program: Hashable) -> None:
     begun = _begun.get(network, {}).get(program)
     if begun is not None:
         since = time.perf_counter()
-        begun.result()
+        futures.wait([begun])  # done or cancelled, whichever comes first
         jax.monitoring.record_event_duration_secs(WAITING, time.perf_counter() - since)
 
 

@@ -205,14 +205,14 @@ def test_what_nobody_needs_is_not_compiled():
 def test_scores_that_do_the_same_share_programs():
     """A second evaluation of a detector, at another radius or with other weights, compiles nothing."""
 
-    def judge(seed, eps):
+    def attacked(seed, eps):
         score = lambda x: network(*weights(seed))(x).max(axis=-1)
         return robustjax.evaluate_ood(score, X[:20], 1 - X[20:], eps=eps, steps=3, queries=200, masking=False)
 
-    first = judge(0, 0.03)
+    first = attacked(0, 0.03)
     with compilations() as later:
-        judge(0, 0.05)
-        judge(1, 0.03)
+        attacked(0, 0.05)
+        attacked(1, 0.03)
     assert later == []
     best = np.stack([network(*weights(0))(np.concatenate([X[:20], 1 - X[20:]])).max(axis=-1)])
     np.testing.assert_allclose(first.results.clean, best[0], rtol=1e-5)
