@@ -494,6 +494,29 @@ def threat(who: str, given: Any, *, normed: bool = True) -> None:
         )
 
 
+def corruptions(who: str, names: Any, severities: Any, *, known: Sequence[str] | None = None) -> None:
+    """Check names of corruptions and their severities.
+
+    Args:
+      who: the function or the field, for the error.
+      names, severities: what was given.
+      known: the names that there are; None if that is not known yet.
+
+    Raises:
+      ValueError: in one line, for a name that is not known or given twice, a severity outside (0, 5] or given twice, or
+        none of either.
+    """
+    if unknown := [name for name in names if known and name not in known]:
+        raise ValueError(f"{who}: corruption is {unknown[0]!r}, must be one of {', '.join(known or ())}")
+    if wrong := [s for s in severities if not 0 < s <= 5]:
+        raise ValueError(f"{who}: severity is {wrong[0]:g}, must be above 0 and at most 5")
+    for what, given in (("corruptions", names), ("severities", severities)):
+        if not len(given):
+            raise ValueError(f"{who}: {what} is empty, must name at least one")
+        if len(set(given)) < len(given):
+            raise ValueError(f"{who}: {what} are {', '.join(map(str, given))}, must be different")
+
+
 def called(who: str, what: str, function: Any, x: Any) -> Any:
     """Call a function of a user's on points that may be traced.
 

@@ -31,6 +31,13 @@ def cross_entropy(logits: Logits, label: Labels, *, smoothing: Number = 0.0) -> 
     return -(_times(1.0 - smoothing, _pick(log_p, label)) + _times(smoothing, log_p.mean(axis=-1)))
 
 
+def prediction(logits: Logits) -> Labels:
+    """Name the class of the largest logit; -1, no label, where one is NaN or infinity, or all are minus infinity."""
+    logits = logits.astype(jnp.float32)
+    unsound = (jnp.isnan(logits) | (logits == jnp.inf)).any(axis=-1) | (logits == -jnp.inf).all(axis=-1)
+    return jnp.where(unsound, -1, logits.argmax(axis=-1).astype(jnp.int32))
+
+
 def margin(logits: Logits, label: Labels) -> PerExample:
     """Compute max_{j != y} z_j - z_y: positive exactly where the prediction is wrong (up to ties)."""
     checks.answers("margin", logits, label)

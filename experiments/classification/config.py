@@ -14,13 +14,17 @@ from experiments.shared.fields import (
     Positive,
     Radius,
     Seed,
+    Severities,
     Share,
 )
 from experiments.shared.settings import PGD, Cluster, Optimizer
+from robustjax import checks
 from robustjax.attacks.case import Case
 from robustjax.catalog import attacks as known_attacks
 from robustjax.catalog import losses
 from robustjax.catalog.names import named
+from robustjax.evaluation.corruptions import COMMON
+from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.threats import Threat
 
 Norm = Literal["linf", "l2", "l1"]
@@ -330,6 +334,50 @@ ATTACK_PRESETS = {
         images=40,
         batch_size=32,
         masking_checks=False,
+    ),
+}
+
+
+# --- corruptions ---
+
+
+@dataclasses.dataclass(frozen=True)
+class CorruptionsConfig:
+    """Measure a classifier on corrupted images."""
+
+    source: network_source.Source = network_source.Source()
+    # folder of corrupted test images, as CIFAR-10-C and CIFAR-100-C are distributed: labels.npy and NAME.npy. By
+    # default the test images are corrupted here, with the parameters of CIFAR-10-C
+    files: str | None = None
+    corruptions: tuple[str, ...] = ()  # names such as fog; by default all, or all that the folder must have
+    severities: Severities = (1, 2, 3, 4, 5)
+    # network whose errors mCE is divided by: alexnet, alexnet_3dcc, the folder of an earlier report on the same images,
+    # or none, for mean errors; by default the published one of the benchmark where there is one
+    baseline: str | None = None
+    images: ImagesOrAll = 1000  # test images, None for all
+    batch_size: Count = 512  # images on all devices together
+    seed: Seed = 0  # of the corruptions made here
+    out: str | None = None  # where to write; by default the folder corruptions in the run's folder
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        self.source.require()
+        checks.corruptions("--corruptions", self.corruptions or ("all",), self.severities)
+        if not self.files:
+            checks.corruptions("--corruptions", self.names(), self.severities, known=tuple(CORRUPTIONS))
+        if not self.out and not self.source.run:
+            raise ValueError("--out is missing, must be given unless the network is that of a run folder")
+
+    def names(self) -> tuple[str, ...]:
+        """List the corruptions that are made here."""
+        return self.corruptions or tuple(CORRUPTIONS)
+
+
+CORRUPTIONS_PRESETS = {
+    "standard": CorruptionsConfig(),
+    "robustbench": CorruptionsConfig(corruptions=COMMON, images=None),
+    "smoke": CorruptionsConfig(
+        corruptions=("gaussian_noise", "brightness"), severities=(1, 5), images=40, batch_size=32
     ),
 }
 

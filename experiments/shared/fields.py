@@ -72,6 +72,24 @@ ImagesOrAll = Annotated[
         str_from_instance=lambda value: [str(value)],
     ),
 ]
+
+
+def severities(words: list[str]) -> tuple[int, ...]:
+    """Read 1,3,5 or 1 3 5."""
+    return tuple(int(word) for given in words for word in given.split(",") if word)
+
+
+# Severities of corruptions, 1 to 5.
+Severities = Annotated[
+    tuple[int, ...],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="S,S,...",
+        instance_from_str=severities,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    ),
+]
 Count = Annotated[int, Ge(1)]
 CountOrNone = Annotated[int, Ge(0)]  # 0: none at all
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # what every random generator here takes

@@ -15,6 +15,7 @@ backgrounds        what a change of background does: gap, flips, coarse classes,
 saliency           whether what matters to the answer lies on the object
 last_layer         deep feature reweighting: refit the last layer on balanced groups
 reliance           all of this for networks of several seeds on paired scenes
+corruption_error   accuracy, mCE and relative mCE on corrupted images
 measures           the numbers made of that, by name, and differences with intervals
 linear/      the theory of adversarially trained linear regression with core and spurious features
 ```

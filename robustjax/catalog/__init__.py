@@ -4,6 +4,7 @@
 names          from a name to an entry of a table, or to `module:name`
 models         classifiers, and the normalisation of each data set
 known_checkpoints  RobustBench's model zoo: network, constants and published accuracy of each entry
+corruption_baselines  networks whose errors those of others are divided by on corrupted images
 losses         training losses of classifiers
 attacks        attacks on classifiers, and suites of them
 augmentations  chains of augmentations

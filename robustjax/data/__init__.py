@@ -35,6 +35,7 @@ raw                  raw files as the contents of a data set, verified against w
 known                classes, counts and checksums of public sets
 layouts              raw files that are arrays: idx, npy, npz
 cifar                CIFAR's pickles and binaries, and CIFAR-10-C
+corrupted_arrays     CIFAR-10-C and CIFAR-100-C beside the images they were made of
 pictures             folders and zip files of pictures
 paired               pairs of pictures of the same content, from a user's folder
 omniglot             Omniglot's zip files

@@ -3,6 +3,8 @@
 ```
 mapped       a per-example function, batch by batch
 scores       scores of detectors: clean, attacked, corrupted, certified, smoothed
+predictions  of images that are read while they are needed
+corruptions  accuracy under every corruption at every severity
 runner       cases over examples, each on what is not decided yet: the one runner of all attacks
 suite        that on a classifier
 suite_state  how far a suite is, and how that is kept

@@ -194,10 +194,8 @@ class Answers(NamedTuple):
         """Run the classifier on a batch."""
         del keys
         logits = logits_fn(x).astype(jnp.float32)
-        guess = logits.argmax(axis=-1).astype(jnp.int32)
-        unsound = (jnp.isnan(logits) | (logits == jnp.inf)).any(axis=-1) | (logits == -jnp.inf).all(axis=-1)
         return {
-            "prediction": jnp.where(unsound, -1, guess),
+            "prediction": logit.prediction(logits),
             "merit": logit.margin(logits, y),
             "ranked": wrong_classes(logits, y, self.width),
         }

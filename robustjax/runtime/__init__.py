@@ -9,12 +9,14 @@
     checkpoint       save and restore a state, checked (`pytree_files`: what it holds; `orbax_logging`: silencing orbax)
     progress         how far a loop is
     attack_progress  how far a suite of attacks is
+    image_progress   how far an evaluation of many images is
     snapshot         progress of an evaluation in a file
     result_files     results of attacks in files
     stopping         leaving a loop cleanly on SIGTERM and Ctrl-C
     figures          curves, training, ROC: PNG bytes (matplotlib)
     subplots         several small curves side by side: PNG bytes (matplotlib)
     bar_charts       grouped bars with intervals: PNG bytes (matplotlib)
+    heat_maps        numbers in a rectangle, coloured: PNG bytes (matplotlib)
     image_grids      images side by side, what an attack did: PNG bytes (matplotlib)
     report           a page of text, tables and pictures in one file
     provenance       config, versions, devices, commit and command of a result

@@ -63,7 +63,8 @@ def read_arrays(path: str | Path, kind: type[R]) -> tuple[R, dict[str, Any]]:
 
     Args:
       path: of the file or its folder.
-      kind: which dataclass it holds: `results.Results`, `score_suite.ScoreResults` or `defence_results.DefenceResults`.
+      kind: which dataclass it holds: `results.Results`, `score_suite.ScoreResults`, `defence_results.DefenceResults` or
+        `corruptions.CorruptionResults`.
     Raises:
       ValueError: if there is no such file, or it is another one.
     """
@@ -77,7 +78,7 @@ def read_arrays(path: str | Path, kind: type[R]) -> tuple[R, dict[str, Any]]:
         about = json.loads(str(arrays.pop("about")))
         if "subject" in about:  # in files of earlier versions
             about["network"] = about.pop("subject")
-        for name in ("attacks", "models"):
+        for name in ("attacks", "models", "corruptions"):
             if name in arrays:
                 arrays[name] = tuple(str(item) for item in arrays[name])
         return kind(**arrays), about
