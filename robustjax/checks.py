@@ -871,6 +871,48 @@ def finite(who: str, what: str, values: Any) -> None:
         )
 
 
+def rows(who: str, what: str, values: Any) -> np.ndarray:
+    """Check what a detector is fitted to, (n, d) of finite numbers and not empty, and return it as float64.
+
+    Args:
+      who: the function that was called, for the error.
+      what: the rows are, such as "features" or "logits".
+      values: (n, d).
+    Raises:
+      ValueError: in one line, for another rank, no row or column, or values that are no finite numbers.
+    """
+    found = _read(who, what, values)
+    if found.ndim != 2 or 0 in found.shape:
+        raise ValueError(f"{who}: {what} are {found.shape}, must be (n, d), not empty")
+    if found.dtype.kind not in "biuf" and found.dtype.name != "bfloat16":
+        raise ValueError(f"{who}: {what} are {found.dtype}, must be numbers")
+    found = found.astype(np.float64)
+    finite(who, what, found)
+    return found
+
+
+def last_layer(who: str, width: int, kernel: Any, bias: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Check kernel and bias of a last layer that reads features of a width, and return them as float64.
+
+    Args:
+      who: the function that was called, for the error.
+      width: of the features, d.
+      kernel, bias: (d, k) and (k,), of at least two classes.
+    Raises:
+      ValueError: in one line, for other shapes, fewer than two classes, or values that are not finite.
+    """
+    kernel, bias = (_read(who, "the last layer's numbers", a) for a in (kernel, bias))
+    if kernel.shape != (width, *bias.shape) or bias.ndim != 1 or len(bias) < 2:
+        raise ValueError(
+            f"{who}: kernel {kernel.shape} and bias {bias.shape} must be ({width}, k) and (k,), of at least 2 "
+            f"classes, for {width} features"
+        )
+    kernel, bias = kernel.astype(np.float64), bias.astype(np.float64)
+    for what, values in (("rows of the kernel", kernel), ("biases", bias)):
+        finite(who, what, values)
+    return kernel, bias
+
+
 def hits(who: str, what: str, values: Any) -> np.ndarray:
     """Check that every value is 0 or 1, or True or False, and return them as float64.
 

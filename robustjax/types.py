@@ -68,12 +68,14 @@ class Model(NamedTuple):
     """A network as pure functions, input normalisation inside: the seam to every network library.
 
     `features(params, state, x)` runs in evaluation mode and returns the named inner activations that
-    detectors read, global average pooled to (b, c), in the order of depth.
+    detectors read, global average pooled to (b, c), in the order of depth. `maps` returns them before pooling,
+    (b, ..., c); None where a network does not show them.
     """
 
     init: Init
     apply: Apply
     features: Callable[[Params, State, Images], dict[str, Array]]
+    maps: Callable[[Params, State, Images], dict[str, Array]] | None = None
 
 
 class Network(NamedTuple):

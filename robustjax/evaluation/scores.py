@@ -27,7 +27,7 @@ from robustjax.ood.corruption_attacks import copies
 from robustjax.ood.detectors import Detector, FitInputs, LastLayer, ScoredNetwork, ScoreInputs, built
 from robustjax.ood.logit_scores import msp_margin
 from robustjax.ood.score_attacks import highest, lowered, lowest, raised
-from robustjax.ood.scores import Form, Score, tap
+from robustjax.ood.scores import Form, Score, map_tap, tap
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.smoothing.median import certified, noisy_scores
 from robustjax.smoothing.noise import in_pixels
@@ -59,6 +59,7 @@ class DetectorOn(NamedTuple):
             last_layer(network) if self.detector.needs_last_layer else None,
             self.form,
             fitted,
+            map_tap(self.model, params, state),
         )
 
     def __call__(self, params: Params, state: State, fitted: PyTree) -> ScoredNetwork:
@@ -214,6 +215,23 @@ def fit(
         return ()
     require(network, detector, train.image.shape[1:])
     head = last_layer(network) if detector.needs_last_layer else None
+    system = DetectorOn(network.model, detector, len(train.info.classes))
+    parts, known = {"train": train, "held_out": held_out}, {}
+
+    def measure(part: str, build: Callable[[ScoreInputs], Callable], fitted: PyTree = ()) -> Any:
+        key = part, build, id(fitted) if fitted != () else None
+        if key not in known:
+
+            def run(keys, batch, given):
+                del keys
+                return build(system.inputs(*given))(batch.image)
+
+            count = min(batch_size, len(parts[part].label))
+            given = network.params, network.state, fitted
+            batches = data.evaluation(parts[part], batch_size=count)
+            # What was fitted is kept too, so that its number is not given to another object.
+            known[key] = mapped(run)(jax.random.key(0), batches, given), fitted
+        return known[key][0]
 
     def read(keys, batch, params, state):
         del keys
@@ -222,13 +240,16 @@ def fit(
     compiled = mapped(read)
 
     def features(split: Split) -> dict[str, np.ndarray]:
+        if detector.reads in ("logits", "maps"):
+            return {}
         batches = data.evaluation(split, batch_size=min(batch_size, len(split.label)))
         found = compiled(jax.random.key(0), batches, network.params, network.state)
         for name, values in found.items():
             checks.finite("fit", f"activations {name} of {split.info.name} {split.info.split} images", values)
         return found
 
-    return detector.fit(FitInputs(features(train), train.label, features(held_out), features(noise), head))
+    made = features(train), train.label, features(held_out), features(noise), head
+    return detector.fit(FitInputs(*made, held_out.label, measure))
 
 
 def require(network: Network, detector: Detector, shape: Sequence[int]) -> None:
@@ -241,14 +262,17 @@ def require(network: Network, detector: Detector, shape: Sequence[int]) -> None:
     Raises:
       ValueError: if it reads inner activations or a last layer that the network has not.
     """
-    if detector.fit is None and not detector.needs_last_layer:
+    title = network.title or "the network"
+    if detector.reads == "maps" and network.model.maps is None:
+        raise ValueError(f"the detector reads feature maps, which {title} does not show")
+    reads_features = detector.fit is not None and detector.reads != "logits"
+    if not (reads_features or detector.needs_last_layer):
         return
     try:
         found = jax.eval_shape(lambda: _activations(network, jnp.zeros((1, *shape))))
     except ValueError:  # a function of images
         found = {}
     if not found:
-        title = network.title or "the network"
         raise ValueError(f"the detector reads inner activations, which {title} does not give")
     if detector.needs_last_layer:
         last_layer(network)

@@ -31,4 +31,10 @@ def standardised(model: Model) -> Model:
     def apply(params, state, x, *, train=False, key=None):
         return model.apply(params, state, seen(x), train=train, key=key)
 
-    return Model(model.init, apply, lambda params, state, x: model.features(params, state, seen(x)))
+    maps = model.maps
+    return Model(
+        model.init,
+        apply,
+        lambda params, state, x: model.features(params, state, seen(x)),
+        None if maps is None else lambda params, state, x: maps(params, state, seen(x)),
+    )

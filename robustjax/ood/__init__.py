@@ -7,8 +7,19 @@ logit_scores        MSP, maximum logit, energy, entropy, GEN: as published, and 
 reject_scores       SOFL, ROWL, NTOM and ATOM with their reject classes, CCU with its densities
 gaussian_scores     Mahalanobis, relative and not
 ssd                 SSD: normalised features, clusters with their own covariance, a few known OOD images
-feature_scores      nearest neighbours, ViM
-shaping             ReAct, ASH and SCALE in front of the last layer
+temperature         the maximum softmax probability at a fitted temperature
+kl_matching         the divergence from the typical prediction of the nearest class
+openmax             logits lowered by how extreme their distance from the class mean is
+feature_scores      nearest neighbours, ViM and its residual
+guided_scores       neighbours weighed by what the network says: NNGuide, Relation
+prototype_scores    one vector for each class: SHE, prototypes on the sphere
+head_scores         features and the last layer: fDBD, NCI, GradNorm, DICE
+shaping             ReAct, VRA, ASH, SCALE and T2FNorm in front of the last layer
+adascale            SCALE with a percentile of its own for each image
+dropout             the mean prediction of thinned networks
+rankfeat            feature maps without their strongest rank-one part
+gram                correlations of feature maps outside the range of training
+post_processors     detectors by their settings
 odin                ODIN, and its gradient step in front of any score
 blend               one score of several
 score_attacks       attacks on a score: ID images lowered, OOD images raised, the worst of several, over radii

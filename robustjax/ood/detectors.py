@@ -13,11 +13,11 @@ and a score of logits alone is one function, `def my_score(logits_fn): return la
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from robustjax.ood import gaussian_scores, shaping
 from robustjax.ood.blend import blend
@@ -43,6 +43,7 @@ class ScoreInputs(NamedTuple):
       last_layer: for detectors that need it apart, else None.
       form: how the method that trained the network reads its logits: the score "own".
       fitted: what `Detector.fit` made, () where it fits nothing.
+      maps: inner activations before pooling (b, ..., c), None where the network does not show them.
     """
 
     logits_fn: LogitsFn
@@ -51,6 +52,21 @@ class ScoreInputs(NamedTuple):
     last_layer: LastLayer | None = None
     form: Form = msp_margin
     fitted: Any = ()
+    maps: Callable[[Images], dict[str, Array]] | None = None
+
+
+class Measure(Protocol):
+    """Run what is built of `ScoreInputs` over a part of the images that a detector is fitted to.
+
+    `fitted` is what `ScoreInputs.fitted` is then. Equal arguments give the same arrays without a second run.
+    """
+
+    def __call__(
+        self,
+        part: Literal["train", "held_out"],
+        build: Callable[[ScoreInputs], Callable[[Images], Any]],
+        fitted: PyTree = (),
+    ) -> Any: ...
 
 
 class FitInputs(NamedTuple):
@@ -62,6 +78,8 @@ class FitInputs(NamedTuple):
       held_out: of validation images.
       noise: of validation images with permuted pixels, as OOD images that are in no test set.
       last_layer: of the network, for detectors that need it apart, else None.
+      held_out_label: of validation images; None where they are not known.
+      measure: for what is not among the activations, such as logits; None where there are only these.
     """
 
     features: Mapping[str, np.ndarray]
@@ -69,6 +87,8 @@ class FitInputs(NamedTuple):
     held_out: Mapping[str, np.ndarray]
     noise: Mapping[str, np.ndarray]
     last_layer: LastLayer | None = None
+    held_out_label: np.ndarray | None = None
+    measure: Measure | None = None
 
 
 class Detector(NamedTuple):
@@ -79,12 +99,16 @@ class Detector(NamedTuple):
       fit: on the host -> a pytree of arrays; None for scores of logits.
       surrogate: inputs -> what an adaptive attack maximises beside the score, where the score's gradient may mislead.
       needs_last_layer: whether `last_layer` must be there.
+      reads: "features" where it is fitted to pooled activations or needs the last layer; "logits" where it is fitted
+        to logits alone, which every network has; "maps" where it reads activations before pooling; "images" where its
+        score depends on more than an image's activations, such as a gradient.
     """
 
     build: Callable[[ScoreInputs], Score]
     fit: Callable[[FitInputs], Any] | None = None
     surrogate: Callable[[ScoreInputs], Objective] | None = None
     needs_last_layer: bool = False
+    reads: Literal["logits", "features", "maps", "images"] = "features"
 
     def __call__(self, inputs: ScoreInputs) -> Score:
         """Build the score."""
@@ -131,10 +155,25 @@ def of_logits(form: Form) -> Detector:
     return Detector(lambda inputs: scored(inputs.logits_fn, form))
 
 
-def of_features(fit: Callable[[FitInputs], Form], *, needs_last_layer: bool = False) -> Detector:
+def of_fitted_logits(
+    fit: Callable[[FitInputs], Form], *, surrogate: Callable[[ScoreInputs], Objective] | None = None
+) -> Detector:
+    """Score logits by a form that is fitted, to `logits_on` images, and is a pytree of arrays itself."""
+    return Detector(lambda inputs: scored(inputs.logits_fn, inputs.fitted), fit, surrogate, reads="logits")
+
+
+def of_features(
+    fit: Callable[[FitInputs], Form],
+    *,
+    needs_last_layer: bool = False,
+    surrogate: Callable[[ScoreInputs], Objective] | None = None,
+) -> Detector:
     """Score the last activations by a form that is fitted, and is a pytree of arrays itself."""
     return Detector(
-        lambda inputs: scored(_last_of(inputs), inputs.fitted), fit, needs_last_layer=needs_last_layer
+        lambda inputs: scored(last_features(inputs), inputs.fitted),
+        fit,
+        surrogate,
+        needs_last_layer=needs_last_layer,
     )
 
 
@@ -150,7 +189,7 @@ def reshaped(
 
     def build(inputs: ScoreInputs) -> Score:
         assert inputs.last_layer is not None
-        return scored(_last_of(inputs), shaping.head(*inputs.last_layer, energy, shape(inputs.fitted)))
+        return scored(last_features(inputs), shaping.head(*inputs.last_layer, energy, shape(inputs.fitted)))
 
     return Detector(build, fit, needs_last_layer=True)
 
@@ -190,7 +229,23 @@ def last(features: Mapping[str, Any]) -> Any:
     return features[max(features)]
 
 
-def _last_of(inputs: ScoreInputs) -> Callable[[Images], Features]:
+def last_features(inputs: ScoreInputs) -> Callable[[Images], Features]:
+    """Read the activations of the last layer but one."""
     features = inputs.features
     assert features is not None
     return lambda x: last(features(x))
+
+
+def logits_on(given: FitInputs, part: Literal["train", "held_out"]) -> np.ndarray:
+    """Run the network on the images that a detector is fitted to.
+
+    Raises:
+      ValueError: if there are only activations.
+    """
+    if given.measure is None:
+        raise ValueError("fit: the detector is fitted to logits, FitInputs.measure must be there")
+    return given.measure(part, _logits)
+
+
+def _logits(inputs: ScoreInputs) -> LogitsFn:
+    return inputs.logits_fn

@@ -84,26 +84,67 @@ def vim(
     Reference: Wang et al. 2022, arXiv:2203.10807. The score is energy minus virtual logit, which ranks like the
       probability of the virtual class. Where training features have no residual at all, its scale is 0.
     """
-    features, kernel, bias = (np.asarray(a, np.float64) for a in (features, kernel, bias))
-    if features.ndim != 2 or 0 in features.shape or kernel.shape != (features.shape[1], *bias.shape):
-        raise ValueError(
-            f"vim: features {features.shape}, kernel {kernel.shape} and bias {bias.shape} must be (n, d), (d, k), (k,)"
-        )
-    for what, values in (("features", features), ("rows of the kernel", kernel), ("biases", bias)):
-        checks.finite("vim", what, values)
-    d = features.shape[1]
-    published = 1000 if d >= 2048 else 512 if d >= 768 else d // 2
-    dimension = published if principal is None else principal
-    if not 0 <= dimension < d:
-        raise ValueError(f"vim: principal is {principal}, must be in [0, {d})")
-    origin = -np.linalg.pinv(kernel.T) @ bias
+    features, kernel, bias = _checked("vim", features, kernel, bias)
+    origin, complement = _complement("vim", features, kernel, bias, principal)
     away = features - origin
-    _, axes = np.linalg.eigh(away.T @ away / len(features))
-    complement = axes[:, : d - dimension]
     residual = np.linalg.norm(away @ complement, axis=1).mean()
     lost = residual <= np.finfo(np.float32).eps * np.linalg.norm(away, axis=1).mean()
     scale = 0.0 if lost else (features @ kernel + bias).max(axis=1).mean() / residual
     return Virtual(*(jnp.asarray(a, jnp.float32) for a in (kernel, bias, origin, complement, scale)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: arrays have no hash, and jit asks for one
+class Residual:
+    """What lies off a principal subspace: a form of features."""
+
+    origin: Float[Array, "d"]
+    complement: Float[Array, "d r"]
+
+    def __call__(self, features: Features) -> PerExample:
+        """Compute minus the norm of the residual."""
+        return -norm(jnp.matmul(features - self.origin, self.complement, precision="highest"), "l2")
+
+
+def residual(
+    features: np.ndarray, kernel: np.ndarray, bias: np.ndarray, *, principal: int | None = None
+) -> Residual:
+    """Score by minus the norm of what lies off the principal subspace: the first half of `vim`, which see.
+
+    Reference: Wang et al. 2022, arXiv:2203.10807.
+    """
+    features, kernel, bias = _checked("residual", features, kernel, bias)
+    made = _complement("residual", features, kernel, bias, principal)
+    return Residual(*(jnp.asarray(a, jnp.float32) for a in made))
+
+
+def _checked(
+    who: str, features: np.ndarray, kernel: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    features, kernel, bias = (np.asarray(a, np.float64) for a in (features, kernel, bias))
+    if features.ndim != 2 or 0 in features.shape or kernel.shape != (features.shape[1], *bias.shape):
+        raise ValueError(
+            f"{who}: features {features.shape}, kernel {kernel.shape} and bias {bias.shape} must be (n, d), (d, k), "
+            "(k,)"
+        )
+    for what, values in (("features", features), ("rows of the kernel", kernel), ("biases", bias)):
+        checks.finite(who, what, values)
+    return features, kernel, bias
+
+
+def _complement(
+    who: str, features: np.ndarray, kernel: np.ndarray, bias: np.ndarray, principal: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give the point where all logits are 0, as nearly as can be, and the axes off the principal subspace there."""
+    d = features.shape[1]
+    published = 1000 if d >= 2048 else 512 if d >= 768 else d // 2
+    dimension = published if principal is None else principal
+    if not 0 <= dimension < d:
+        raise ValueError(f"{who}: principal is {principal}, must be in [0, {d})")
+    origin = -np.linalg.pinv(kernel.T) @ bias
+    away = features - origin
+    _, axes = np.linalg.eigh(away.T @ away / len(features))
+    return origin, axes[:, : d - dimension]
 
 
 def _unit(features: Features) -> Features:

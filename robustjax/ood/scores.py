@@ -30,3 +30,12 @@ def tap(model: Model, params: Params, state: State, name: str) -> FeaturesFn:
         return model.features(params, state, x)[name].astype(jnp.float32)
 
     return features_fn
+
+
+def map_tap(model: Model, params: Params, state: State) -> Callable[[Images], dict[str, Array]] | None:
+    """Close a model over its parameters and read its inner activations before pooling, in float32; None without any."""
+    maps = model.maps
+    if maps is None:
+        return None
+    params, state = jax.lax.stop_gradient((params, state))
+    return lambda x: {name: value.astype(jnp.float32) for name, value in maps(params, state, x).items()}

@@ -38,6 +38,42 @@ def react_limit(features: np.ndarray, *, percentile: float = 90.0) -> float:
     return float(np.percentile(np.asarray(features, np.float64), percentile))
 
 
+def vra(low: float | Array, high: float | Array) -> Shape:
+    """Clip activations from both sides. Reference: Xu et al. 2023, VRA, arXiv:2302.11716.
+
+    As OpenOOD does: an activation below `low` becomes `low`. The paper sets it to 0, which is the same where the lower
+    limit is 0, as it is after a ReLU that is often silent.
+    """
+    return lambda features: jnp.clip(features, low, high)
+
+
+def vra_limits(features: np.ndarray, *, low: float = 10.0, high: float = 90.0) -> tuple[float, float]:
+    """Find both limits of `vra`: percentiles of all activations on training data (n, d).
+
+    Raises:
+      ValueError: if low is not below high, or one is not in [0, 100].
+    """
+    _check("vra_limits", low, 100.0)
+    _check("vra_limits", high, 100.0)
+    if low >= high:
+        raise ValueError(f"vra_limits: low is {low}, must be below high, {high}")
+    found = checks.rows("vra_limits", "features", features)
+    return float(np.percentile(found, low)), float(np.percentile(found, high))
+
+
+def divided(tau: float) -> Shape:
+    """Divide features by tau, as a network reads them that was trained on features of length 1 / tau.
+
+    Raises:
+      ValueError: if tau is not positive.
+
+    Reference: Regmi et al. 2024, T2FNorm, arXiv:2305.17797: normalised in training, and only divided in use, so that
+      the length of a feature tells ID from OOD.
+    """
+    checks.number("divided", "tau", tau, above=0)
+    return lambda features: features / tau
+
+
 def ash_p(*, percentile: float = 90.0) -> Shape:
     """Set all but the largest activations of each example to zero.
 

@@ -60,10 +60,13 @@ def from_flax(
         out, changed = module.apply(variables, normalise(x), **told(True), rngs=rngs, mutable=list(state))
         return inputs.float32(out), {**state, **changed}
 
-    def features(params: Params, state: State, x: Images) -> dict[str, Array]:
+    def maps(params: Params, state: State, x: Images) -> dict[str, Array]:
         variables: Any = {"params": params, **state}
         _, changed = module.apply(variables, normalise(x), **told(False), mutable=[TAPS])
         taps: dict[str, Any] = flatten_dict(dict(changed).get(TAPS, {}), sep="/")
-        return {name: inputs.pooled(values[-1]) for name, values in taps.items()}
+        return {name: values[-1] for name, values in taps.items()}
 
-    return Model(init, apply, features)
+    def features(params: Params, state: State, x: Images) -> dict[str, Array]:
+        return {name: inputs.pooled(value) for name, value in maps(params, state, x).items()}
+
+    return Model(init, apply, features, maps)

@@ -85,13 +85,16 @@ def from_nnx(
             )
         return inputs.one_array("from_nnx", out), after if train else state
 
-    def features(params: Params, state: State, x: Images) -> dict[str, Array]:
+    def maps(params: Params, state: State, x: Images) -> dict[str, Array]:
         net = merged(params, state, None, False)
         _, sown = nnx.capture(net, nnx.Intermediate)(normalise(x), **told(False))
         taps: dict[Any, Any] = flatten_dict(nnx.to_pure_dict(sown))
-        return {"/".join(map(str, path)): inputs.pooled(values[-1]) for path, values in taps.items()}
+        return {"/".join(map(str, path)): values[-1] for path, values in taps.items()}
 
-    model = Model(lambda key: own, apply, features)
+    def features(params: Params, state: State, x: Images) -> dict[str, Array]:
+        return {name: inputs.pooled(value) for name, value in maps(params, state, x).items()}
+
+    model = Model(lambda key: own, apply, features, maps)
     return Network(model, *own, {"flax.nnx": type(module).__name__}, type(module).__name__)
 
 
