@@ -158,10 +158,12 @@ def test_dice_keeps_the_weights_that_contribute():
 
 
 def test_patterns_and_prototypes():
-    features = FEATURES + 3 * np.maximum(KERNEL.T[LABEL], 0)
-    right = (features @ KERNEL + BIAS).argmax(1) == LABEL
+    kernel, features = np.eye(D)[:, :K], FEATURES + np.eye(D)[LABEL]
+    right = (features @ kernel).argmax(1) == LABEL
+    assert 0.3 < right.mean() < 0.95
     patterns = np.stack([features[right & (c == LABEL)].mean(axis=0) for c in range(K)])
-    close(at(prototype_scores.she(features, LABEL, KERNEL, BIAS)), (NEW * patterns[Z.argmax(1)]).sum(1))
+    form = prototype_scores.she(features, LABEL, kernel, np.zeros(K))
+    close(at(form), (NEW * patterns[NEW[:, :K].argmax(1)]).sum(1))
     # No image of class 1 is right: its pattern is the mean of all its images.
     wrong = prototype_scores.she(
         np.array([[1.0], [3], [5]]), np.array([0, 1, 1]), np.array([[1.0, -1]]), np.zeros(2)
