@@ -14,12 +14,14 @@ from robustjax import checks, data
 from robustjax.attacks.adaptive import averaged
 from robustjax.catalog import known_checkpoints
 from robustjax.catalog import names as catalog_names
-from robustjax.data import subsets
+from robustjax.data import picture_tree, preprocessing, subsets
+from robustjax.data.sources import decoded
 from robustjax.evaluation.suite import as_floats
 from robustjax.models import normalisation, running_statistics, weights
 from robustjax.models.architectures import architecture
 from robustjax.types import Flag, LogitsFn, Model, Network
 
+IMAGENET = "imagenet2012"
 NormalisedBy = Literal["stored", "none", "cifar10", "cifar100", "svhn"]
 SEEN = 64  # images that running statistics are compared with; of large images, with more pixels, a quarter
 SMALL = 64  # pixels a side
@@ -55,6 +57,12 @@ class Source:
         None  # pixels a side that its images are scaled and cropped to; a run folder knows its own
     )
     data_dir: str | None = None
+    # of pictures, ImageNet's validation set: folder of the classes' folders, instead of prepared data
+    folder: str | None = None
+    image_list: str | None = None  # file that names the pictures to take, class/picture.JPEG a line
+    preprocessing: str | None = (
+        None  # by RobustBench's name, Res256Crop224 and others; a known checkpoint has its own
+    )
 
     def require(self) -> None:
         """Refuse what does not say which network is meant."""
@@ -85,6 +93,18 @@ class Source:
             architecture(self.architecture)
         if self.known:
             self._require_known()
+        if self.run and (alone := [n for n in ("folder", "preprocessing") if getattr(self, n)]):
+            raise ValueError(
+                f"--source.{alone[0]} is given, must be left out with --source.run, which knows its images"
+            )
+        if self.image_list and not self.folder:
+            raise ValueError("--source.image-list is given, must come with --source.folder")
+        if self.preprocess_of() and self.size:
+            raise ValueError(
+                f"--source.size is {self.size} and the preprocessing {self.preprocess_of()}, must be one of them"
+            )
+        if name := self.preprocess_of():
+            preprocessing.preprocessing(name)
         if self.stochastic and not self.function:
             raise ValueError("--source.stochastic is given, must come with --source.function")
 
@@ -96,6 +116,30 @@ class Source:
         """Name the data set: the one given, or that of a known checkpoint."""
         entry = self.entry_of()
         return self.dataset or (entry.dataset if entry else "")
+
+    def preprocess_of(self) -> str | None:
+        """Name the preprocessing: the one given, that of a known checkpoint, or ImageNet's usual one."""
+        if self.preprocessing:
+            return self.preprocessing
+        entry = self.entry_of()
+        if entry is not None and entry.dataset == IMAGENET and not self.size:
+            return entry.preprocessing or preprocessing.USUAL
+        return preprocessing.USUAL if self.folder else None
+
+    def images(self) -> data.Split:
+        """Load the test images; those of large pictures are decoded when they are asked for.
+
+        Raises:
+          ValueError: in one line, if they are not there.
+        """
+        if self.folder:
+            name = self.preprocess_of() or preprocessing.USUAL
+            return picture_tree.load(
+                self.folder, preprocess=name, listed=self.image_list, name=self.dataset_of()
+            )
+        return data.load(
+            self.dataset_of(), "test", data_dir=self.data_dir, size=self.size, preprocess=self.preprocess_of()
+        )
 
     def _require_known(self) -> None:
         entry = known_checkpoints.known(self.known or "")
@@ -109,6 +153,10 @@ class Source:
             "entry": (self.entry, entry.entry),
             "mean": (self.mean, entry.mean),
             "std": (self.std, entry.std),
+            "preprocessing": (
+                self.preprocessing,
+                self.preprocess_of() if entry.dataset == IMAGENET else None,
+            ),
             "normalisation": (None if self.normalisation == "stored" else self.normalisation, None),
         }
         for name, (given, right) in said.items():
@@ -135,23 +183,22 @@ class Opened(NamedTuple):
     flags: tuple[Flag, ...]
 
 
-def open_network(source: Source, images: subsets.Wanted, seed: int) -> Opened:
+def open_network(source: Source, images: subsets.Wanted, seed: int, *, streamed: bool = False) -> Opened:
     """Open what a source names.
 
     Args:
       source: which network.
       images: which test images, see `data.subsets`; None for all.
       seed: of the passes of a randomised function.
+      streamed: leave large pictures on disk, to be decoded when rows are asked for; otherwise all are in memory.
     Raises:
       ValueError: in one line, if it is not there, cannot be read or does not fit the data.
     """
     if source.run:
         network, test = classifiers.open_classifier(source.run, data_dir=source.data_dir)
         return checked(network, network, subsets.subset(test, images), flag="--source.run")
-    known = source.entry_of()
-    size = source.size or (known.side if known else None)
-    test = data.load(source.dataset_of(), "test", data_dir=source.data_dir, size=size)
-    test = subsets.subset(test, images)
+    test = subsets.subset(source.images(), images)
+    test = test if streamed else decoded(test)
     if source.checkpoint:
         network, flag = open_checkpoint(source, test)
         opened = checked(network, network, test, flag="--source.checkpoint")

@@ -34,7 +34,7 @@ class Known(NamedTuple):
       clean, robust: published accuracy in percent: on images as they are; under AutoAttack within `eps`, or over
         corruptions.
       entry: which state dict of the file, where it holds several.
-      preprocessing: of large images, by RobustBench's name.
+      preprocessing: of large images, by RobustBench's name, see `data.preprocessing`.
     """
 
     dataset: str
@@ -58,13 +58,6 @@ class Known(NamedTuple):
     def eps(self) -> float | None:
         """Look up the radius of the board, for images in [0, 1]; None for corruptions."""
         return EPS.get((self.dataset, self.threat))
-
-    @property
-    def side(self) -> int | None:
-        """Say to how many pixels a side large images are cropped; None where images have one size."""
-        if self.preprocessing:
-            return int(self.preprocessing[-3:])
-        return 224 if self.dataset == "imagenet2012" else None
 
     def published(self) -> str:
         """Say the published accuracies as a sentence."""

@@ -36,6 +36,7 @@ known                classes, counts and checksums of public sets
 layouts              raw files that are arrays: idx, npy, npz
 cifar                CIFAR's pickles and binaries, and CIFAR-10-C
 corrupted_arrays     CIFAR-10-C and CIFAR-100-C beside the images they were made of
+corrupted_trees      ImageNet-C and ImageNet-3DCC beside the pictures they were made of
 pictures             folders and zip files of pictures
 paired               pairs of pictures of the same content, from a user's folder
 omniglot             Omniglot's zip files
@@ -43,6 +44,9 @@ svhn                 SVHN's MATLAB files
 tiny_imagenet        Tiny ImageNet's folders
 tiny_images          80 Million Tiny Images, whole or a sample, without what the lists name
 restricted_imagenet  nine groups of ImageNet's classes, and the others as OOD images
+preprocessing        scale and crop by name, to the pixel of torchvision: Res256Crop224 ...
+lazy_pictures        pictures decoded when rows are asked for, in the place of an array
+picture_tree         ImageNet's validation images as a folder tree, all or those of a list
 resize               scale and crop to one size
 ```
 

@@ -16,6 +16,7 @@ from PIL import Image
 from robustjax import checks
 from robustjax.checks import reading
 from robustjax.data import decode, digits, letters, restricted_imagenet
+from robustjax.data.lazy_pictures import NO_DIGEST, LazyPictures, taken
 from robustjax.data.order import held_out
 from robustjax.data.resize import to_square
 from robustjax.data.store import Contents, Part, check, write, writing
@@ -66,7 +67,14 @@ class Split:
     info: Info
 
 
-def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int | None = None) -> Split:
+def load(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | Path | None = None,
+    size: int | None = None,
+    preprocess: str | None = None,
+) -> Split:
     """Load one split of a data set, in the order of its official index.
 
     "validation" is held out of the official training set, about one image in ten by a hash of its index, and
@@ -80,6 +88,8 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
       data_dir: where data are prepared; `$TFDS_DATA_DIR` or ~/tensorflow_datasets by default. An embedded set is kept
         there if the folder is named by either, and made in memory otherwise.
       size: scale the images and crop their centres to so many pixels a side.
+      preprocess: of prepared pictures, instead of `size`: by name, see `preprocessing`. They are decoded when rows of
+        `Split.image` are asked for, and memory stays small; see `decode.lazy` for the order.
     Raises:
       ValueError: if the data set or the split is not there; the message says which command prepares it.
     """
@@ -87,8 +97,14 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
         raise ValueError(f"load: split is {split!r}, must be one of {', '.join(SPLITS)}")
     if size is not None and size < 1:
         raise ValueError(f"load: size is {size}, must be at least 1 pixel")
+    if preprocess is not None and size is not None:
+        raise ValueError(f"load: size is {size} and preprocess {preprocess}, must be one of them")
     root = place(data_dir)
     folder = find(name, root)
+    if preprocess is not None and (name in EMBEDDED or (folder is None and name in DERIVED)):
+        raise ValueError(
+            f"load: preprocess is {preprocess}, must be left out with {name}, whose size is known"
+        )
     if folder is None and name in DERIVED:
         return _derived(name, split, data_dir, size)
     if folder is None and name in EMBEDDED:
@@ -112,7 +128,7 @@ def load(name: str, split: str, *, data_dir: str | Path | None = None, size: int
     if split == "test" and not {"test", "validation"} & set(there) and "test" in builder.info.splits:
         raise ValueError(f"load: the test images of {name} have no labels, load another split")
     stored, keep = _stored(split, there, name)
-    part = decode.arrays(folder, stored, size=size)
+    part = decode.lazy(folder, stored, preprocess) if preprocess else decode.arrays(folder, stored, size=size)
     if part.label.min() < 0:
         raise ValueError(f"load: the {stored} images of {name} have no labels, load another split")
     if classes and part.label.max() >= len(classes):
@@ -164,13 +180,23 @@ def _embedded(name: str, split: str, size: int | None) -> Split:
     )
 
 
+def decoded(split: Split) -> Split:
+    """Bring the images of a split into memory where they are read while needed, and compute their checksum."""
+    if not isinstance(split.image, LazyPictures):
+        return split
+    image = np.asarray(split.image)
+    return dataclasses.replace(
+        split, image=image, info=dataclasses.replace(split.info, sha256=decode.digest(image))
+    )
+
+
 @functools.cache  # letters take seconds to draw
 def _made(name: str) -> Contents:
     return EMBEDDED[name]()
 
 
 def _rows(part: Part, chosen: np.ndarray) -> Part:
-    return Part(part.image[chosen], part.label[chosen], part.index[chosen])
+    return Part(taken(part.image, chosen), part.label[chosen], part.index[chosen])
 
 
 def of_arrays(
@@ -214,7 +240,7 @@ def _described(part: Part, *, name: str, split: str, classes: Sequence[str], sou
         classes=names,
         count=len(part.label),
         per_class=per_class(part.label, len(names)),
-        sha256=decode.digest(part.image),
+        sha256=NO_DIGEST if isinstance(part.image, LazyPictures) else decode.digest(part.image),
         source=source,
         note=note,
     )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustjax.data.decode import digest
+from robustjax.data.lazy_pictures import NO_DIGEST, LazyPictures, taken
 from robustjax.data.sources import Info, Split, Subset, per_class
 from robustjax.types import Batch
 
@@ -123,12 +124,12 @@ def of_rows(split: Split, rows: np.ndarray, chosen: Subset) -> Split:
       rows: (m,) positions.
       chosen: by which rule, of how many.
     """
-    image, label = np.asarray(split.image[rows]), split.label[rows]
+    image, label = taken(split.image, rows), split.label[rows]
     info = dataclasses.replace(
         split.info,
         count=len(rows),
         per_class=per_class(label, len(split.info.classes)),
-        sha256=digest(image),
+        sha256=NO_DIGEST if isinstance(image, LazyPictures) else digest(image),
         subset=chosen,
     )
     return dataclasses.replace(split, image=image, label=label, index=split.index[rows], info=info)
@@ -154,8 +155,9 @@ def stratified(
     The order is built image by image. With n images in all, n_k of class k, and a_k of class k among the N - 1 chosen
     so far, image N is of the class with the largest n_k / (a_k + 1) among the classes with a_k < N n_k / n; of equals
     the smallest label. Within a class images come by growing BLAKE2b of their bytes, 128 bits of it; of equal bytes the
-    smaller index first. So |a_k - N n_k / n| < 1 for every N and k: shares are within one image of those of the
-    whole.
+    smaller index first. (Pictures that are read while needed, as ImageNet's, come by the BLAKE2b of the names of their
+    files: so the subset is the same for every preprocessing.) So |a_k - N n_k / n| < 1 for every N and k: shares are
+    within one image of those of the whole.
 
     Args:
       image: (n, ...) what is hashed.
@@ -181,4 +183,7 @@ def stratified(
 
 
 def _hashed(image: Iterable[np.ndarray]) -> np.ndarray:
+    if isinstance(image, LazyPictures):  # one name of a file, one picture, however it is scaled
+        contents = (str(name).encode() for name in image.names)
+        return np.array([hashlib.blake2b(name, digest_size=16).hexdigest() for name in contents])
     return np.array([hashlib.blake2b(one.tobytes(), digest_size=16).hexdigest() for one in image])

@@ -6,6 +6,7 @@ import pytest
 
 from robustjax.catalog import known_checkpoints
 from robustjax.catalog.known_checkpoints import doubt, entries, known
+from robustjax.data import preprocessing
 from robustjax.models.architectures import architecture
 
 
@@ -17,9 +18,11 @@ def test_an_entry_as_published():
     assert (entry.mean, entry.std) == ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
     assert known("Kireev2021Effectiveness_RLAT").eps is None
     assert known("Salman2020Do_R18").eps == 4 / 255
-    assert known("Salman2020Do_R18").side == 224
-    assert known("imagenet2012/linf/Wong2020Fast").side == 288
-    assert entry.side is None
+    assert known("Salman2020Do_R18").preprocessing == "Res256Crop224"
+    assert known("imagenet2012/linf/Wong2020Fast").preprocessing == "Crop288"
+    # timm's default settings of RobustBench's own classes: bicubic, crop 0.9 of 248 pixels
+    assert known("Tian2022Deeper_DeiT-B").preprocessing == "BicubicRes248Crop224"
+    assert entry.preprocessing is None
     assert known("cifar10/linf/Debenedetti2022Light_XCiT-L12").architecture == "xcit_l12_cifar"
     assert known("Rade2021Helper_R18_extra").architecture == "preact_resnet18_gowal"
 
@@ -38,6 +41,8 @@ def test_every_entry_makes_sense():
             assert len(entry.mean) == len(entry.std) == 3
         if entry.architecture:
             assert callable(architecture(entry.architecture))
+        if entry.preprocessing:
+            assert preprocessing.side(entry.preprocessing) in (224, 288)
         if entry.eps is None:
             assert entry.threat == "corruptions"
 
