@@ -23,6 +23,7 @@ from robustjax.attacks.case import Case
 from robustjax.catalog import attacks as known_attacks
 from robustjax.catalog import losses
 from robustjax.catalog.names import named
+from robustjax.data import preprocessing
 from robustjax.evaluation.corruptions import COMMON
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.threats import Threat
@@ -346,10 +347,14 @@ class CorruptionsConfig:
     """Measure a classifier on corrupted images."""
 
     source: network_source.Source = network_source.Source()
-    # folder of corrupted test images, as CIFAR-10-C and CIFAR-100-C are distributed: labels.npy and NAME.npy. By
-    # default the test images are corrupted here, with the parameters of CIFAR-10-C
+    # folder of corrupted test images: labels.npy and NAME.npy, as CIFAR-10-C and CIFAR-100-C, or a tree
+    # NAME/severity/class/picture, as ImageNet-C and ImageNet-3DCC. By default the test images are corrupted here, with
+    # the parameters of CIFAR-10-C
     files: str | None = None
+    # of the pictures of a tree, by name; by default Res224 for images of 224 pixels a side, as in RobustBench
+    preprocessing: str | None = None
     corruptions: tuple[str, ...] = ()  # names such as fog; by default all, or all that the folder must have
+    held_out: bool = True  # by default also the four that CIFAR-10-C holds out, where they are there
     severities: Severities = (1, 2, 3, 4, 5)
     # network whose errors mCE is divided by: alexnet, alexnet_3dcc, the folder of an earlier report on the same images,
     # or none, for mean errors; by default the published one of the benchmark where there is one
@@ -365,17 +370,19 @@ class CorruptionsConfig:
         checks.corruptions("--corruptions", self.corruptions or ("all",), self.severities)
         if not self.files:
             checks.corruptions("--corruptions", self.names(), self.severities, known=tuple(CORRUPTIONS))
+        if self.preprocessing:
+            preprocessing.preprocessing(self.preprocessing)
         if not self.out and not self.source.run:
             raise ValueError("--out is missing, must be given unless the network is that of a run folder")
 
     def names(self) -> tuple[str, ...]:
         """List the corruptions that are made here."""
-        return self.corruptions or tuple(CORRUPTIONS)
+        return self.corruptions or (tuple(CORRUPTIONS) if self.held_out else COMMON)
 
 
 CORRUPTIONS_PRESETS = {
     "standard": CorruptionsConfig(),
-    "robustbench": CorruptionsConfig(corruptions=COMMON, images=None),
+    "robustbench": CorruptionsConfig(held_out=False, images=None),
     "smoke": CorruptionsConfig(
         corruptions=("gaussian_noise", "brightness"), severities=(1, 5), images=40, batch_size=32
     ),

@@ -3,6 +3,9 @@ r"""Measure a classifier on corrupted images: accuracy by corruption and severit
     python -m experiments.classification.corruptions standard --source.run runs/cifar10 --images 500
     python -m experiments.classification.corruptions robustbench --files CIFAR-10-C --source.checkpoint augmix.pt \
         --source.known Hendrycks2020AugMix_WRN --out runs/augmix
+    python -m experiments.classification.corruptions robustbench --files ImageNet-C --source.folder imagenet/val \
+        --source.image-list imagenet_test_image_ids.txt --source.checkpoint deepaugment.pt \
+        --source.known Hendrycks2020Many --out runs/deepaugment
     python -m experiments.classification.corruptions standard --source.function mypackage.net:logits \
         --source.dataset cifar10 --corruptions fog snow --severities 1,3,5 --out runs/mine
 
@@ -22,10 +25,10 @@ from experiments.classification.config import CorruptionsConfig
 from experiments.classification.corruptions_report import summary, write_report
 from experiments.shared import command_line, network_source
 from robustjax import checks, runtime
-from robustjax.analysis.corruption_error import Baseline, base_errors
+from robustjax.analysis.corruption_error import WHOLE, Baseline, base_errors
 from robustjax.catalog import known_checkpoints
 from robustjax.catalog.corruption_baselines import BASELINES
-from robustjax.data import Split, corrupted_arrays
+from robustjax.data import Split, corrupted_arrays, corrupted_trees
 from robustjax.evaluation.corruptions import COMMON, Cells, CorruptionResults, corrupted, over_cells
 from robustjax.evaluation.identity import identity
 from robustjax.evaluation.suite import as_floats
@@ -35,6 +38,7 @@ from robustjax.runtime.provenance import digest, made_with, plain
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.types import Flag, frozen
 
+IMAGENET_CLASSES = 1000
 SIDE = 32  # pixels of the images that the parameters of CIFAR-10-C are made for
 
 
@@ -43,9 +47,9 @@ def main(cfg: CorruptionsConfig) -> None:
     # --- network, images, corruptions ---
     runtime.one_device_per_core()
     known = cfg.source.entry_of()
-    it = network_source.open_network(cfg.source, cfg.images, cfg.seed)
+    it = network_source.open_network(cfg.source, cfg.images, cfg.seed, streamed=True)
     cells = cells_of(cfg, it.test)
-    baseline = baseline_of(cfg, cells)
+    baseline = baseline_of(cfg, cells, len(it.test.info.classes))
     out = pathlib.Path(cfg.out or pathlib.Path(cfg.source.run or "") / "corruptions")
     out.mkdir(parents=True, exist_ok=True)
     few = checks.evenly(len(it.test.label))
@@ -115,21 +119,35 @@ def cells_of(cfg: CorruptionsConfig, test: Split) -> Cells:
     folder = pathlib.Path(cfg.files)
     if not folder.is_dir():
         raise ValueError(f"--files is {cfg.files}, must be a folder of corrupted images")
-    there = corrupted_arrays.names(folder)
-    # Published means are over the fifteen; those that are held out may be absent.
-    names = cfg.corruptions or (*COMMON, *(name for name in there if name not in COMMON))
-    read = corrupted_arrays.cells(folder, test, names, cfg.severities)
+    trees = corrupted_trees.folders(folder)
+    there = list(trees) or corrupted_arrays.names(folder)
+    # Published means are over all corruptions of a benchmark; those that are held out may be absent.
+    benchmark = max((COMMON, corrupted_trees.IMAGENET_3DCC), key=lambda names: len(set(names) & set(there)))
+    needed = benchmark if set(benchmark) & set(there) or not there else ()
+    others = [name for name in there if name not in needed] if cfg.held_out or not needed else []
+    names = cfg.corruptions or (*needed, *others)
+    if trees:
+        preprocess = cfg.preprocessing or f"Res{test.image.shape[1]}"
+        read = corrupted_trees.cells(folder, test, names, cfg.severities, preprocess=preprocess)
+    elif cfg.preprocessing:
+        raise ValueError(f"--preprocessing is {cfg.preprocessing}, must be left out with files of arrays")
+    else:
+        read = corrupted_arrays.cells(folder, test, names, cfg.severities)
     return Cells(names, tuple(map(float, cfg.severities)), test.image, test.label, test.index, read)
 
 
-def baseline_of(cfg: CorruptionsConfig, cells: Cells) -> Baseline | None:
-    """Look up what mCE is divided by; None for mean errors.
+def baseline_of(cfg: CorruptionsConfig, cells: Cells, classes: int) -> Baseline | None:
+    """Look up what mCE is divided by, by default what is published for a benchmark on ImageNet; None for mean errors.
 
     Raises:
       ValueError: before any work, if there is none of that name, or it does not fit the cells.
     """
-    if cfg.baseline in (None, "none"):
+    if cfg.baseline == "none":
         return None
+    if cfg.baseline is None:
+        published = [one for one in BASELINES.values() if set(one.error) <= set(cells.corruptions)]
+        whole = set(cells.severities) == set(WHOLE)
+        return published[0] if published and whole and classes == IMAGENET_CLASSES and cfg.files else None
     if cfg.baseline in BASELINES:
         found = BASELINES[cfg.baseline]
     elif (pathlib.Path(cfg.baseline) / "results.npz").is_file():
