@@ -7,9 +7,9 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
-from robustjax.types import Mask, PerExample
+from robustjax.types import Keys, Mask, PerExample
 
 Norm = Literal["linf", "l2", "l1"]
 TINY = 1e-30  # far below any gradient that float32 resolves, far above its smallest normal number
@@ -67,7 +67,7 @@ def masked_mean(values: PerExample, mask: Mask) -> Float[Array, ""]:
     return divide(jnp.where(mask, values, 0.0).sum(), mask.sum().astype(values.dtype))
 
 
-def keys_for(key: PRNGKeyArray, count: int) -> PRNGKeyArray:
+def keys_for(key: Keys, count: int) -> Key[Array, "n"]:
     """Give every example its own key: `fold_in(key, i)`, or the keys themselves if there is one per example.
 
     Drawing per example makes the result for an image independent of its neighbours, of padding and of devices. With
@@ -92,7 +92,7 @@ def keys_for(key: PRNGKeyArray, count: int) -> PRNGKeyArray:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
 
 
-def fold(key: PRNGKeyArray, data: int | Array) -> PRNGKeyArray:
+def fold(key: Key[Array, "b"], data: int | Array) -> Key[Array, "b"]:
     """Fold a number into each of one key per example.
 
     Make the keys per example first (`keys_for`): folding before would give an example another key when it

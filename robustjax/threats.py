@@ -7,11 +7,11 @@ from typing import get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from robustjax import checks
 from robustjax.numerics import TINY, Norm, constant, divide, keys_for, norm, per_example, toward
-from robustjax.types import Mask, Radius
+from robustjax.types import Keys, Mask, Radius
 
 
 @partial(
@@ -94,7 +94,7 @@ class Threat:
         # Rounding in origin + delta may leave the box by one unit in the last place.
         return jnp.clip(origin + delta, self.lower, self.upper)
 
-    def sample(self, key: PRNGKeyArray, origin: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+    def sample(self, key: Keys, origin: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         """Draw a point uniformly in the ball around each origin, then clip it to the box.
 
         Args:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Scalar, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, Scalar, UInt8
 
 Images = Float[Array, "b h w c"]  # float32, NHWC, in [0, 1]
 Logits = Float[Array, "b k"]
@@ -17,6 +17,7 @@ Labels = Int[Array, "b"]
 PerExample = Float[Array, "b"]
 Mask = Bool[Array, "b"]
 Bytes = UInt8[Array, "b h w c"]
+Keys = PRNGKeyArray | Key[Array, "b"]  # one key, or one per example
 Number = float | Scalar  # a setting that may be swept: a Python number or a traced array of shape ()
 Radius = float | Scalar | PerExample  # one for all, or one per example
 Params = PyTree
@@ -124,14 +125,14 @@ class Flag(NamedTuple):
 class Ascent(Protocol):
     """Maximise an objective per example around x. `key` is one key, or one key per example."""
 
-    def __call__(self, key: PRNGKeyArray, objective: Objective, x: Array) -> Found: ...
+    def __call__(self, key: Keys, objective: Objective, x: Array) -> Found: ...
 
 
 @runtime_checkable
 class Attack(Protocol):
     """Look for points around x that a classifier gets wrong. `key` is one key, or one key per example."""
 
-    def __call__(self, key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found: ...
+    def __call__(self, key: Keys, logits_fn: LogitsFn, x: Array, y: Labels) -> Found: ...
 
 
 @runtime_checkable

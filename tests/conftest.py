@@ -25,9 +25,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/robustjax_tests_{os.getuid()}")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
+import annotations
 import jax
 import pytest
 from jax.sharding import PartitionSpec as P
+
+if os.environ.get("ANNOTATIONS"):  # set to 1 to check the annotations of all that runs
+    annotations.install()
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "allow")

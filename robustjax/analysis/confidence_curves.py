@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray, Scalar
+from jaxtyping import Array, Float, Scalar
 
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
@@ -14,7 +14,7 @@ from robustjax.attacks.starts import Start
 from robustjax.numerics import Norm
 from robustjax.ood.score_attacks import Search, highest, over_radii, raised
 from robustjax.threats import Threat
-from robustjax.types import Images, Labels, LogitsFn
+from robustjax.types import Images, Keys, Labels, LogitsFn
 
 
 class ClassProbabilities(NamedTuple):
@@ -39,7 +39,7 @@ def class_probabilities_over_radii(
     restarts: int = 1,
     queries: int = 200,
     surrogate: Surrogate = objectives.margin,
-) -> Callable[[PRNGKeyArray, Images], ClassProbabilities]:
+) -> Callable[[Keys, Images], ClassProbabilities]:
     """Attack ID images at rising radii: from the worst point so far, from random ones, and by Square.
 
     Args:
@@ -69,7 +69,7 @@ def class_probabilities_over_radii(
 
     search = over_radii(search_at, radii, direction="raise")
 
-    def curves(key: PRNGKeyArray, x: Images) -> ClassProbabilities:
+    def curves(key: Keys, x: Images) -> ClassProbabilities:
         worst = search(key, x).x
         return jax.lax.map(lambda z: _probabilities(logits_fn(z), y), worst)
 

@@ -13,7 +13,7 @@ from robustjax.analysis.intervals import Estimate, proportion
 from robustjax.attacks import objectives
 from robustjax.attacks.solver import better
 from robustjax.numerics import fold
-from robustjax.types import Attack, Batch, Found, Mask, Model, Params, State, frozen
+from robustjax.types import Attack, Batch, Found, Keys, Mask, Model, Params, State, frozen
 
 
 class Curve(NamedTuple):
@@ -53,7 +53,7 @@ def over_radii(model: Model, attack_at: Callable[[Array], Attack]) -> Callable[.
       in any order; radius 0 means the clean images. Raises ValueError for a radius that is negative or NaN.
     """
 
-    def one(keys: PRNGKeyArray, batch: Batch, params: Params, state: State, eps: Array):
+    def one(keys: Keys, batch: Batch, params: Params, state: State, eps: Array):
         logits_fn = frozen(model, params, state)
         margin = objectives.margin(logits_fn, batch.label)
 

@@ -3,16 +3,16 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from robustjax import checks
 from robustjax.numerics import divide, keys_for, norm, per_example
-from robustjax.types import Images, Radius
+from robustjax.types import Images, Keys, Radius
 
 SoftMask = Float[Array, "b h w"]  # in [0, 1]
 
 
-def gaussian(key: PRNGKeyArray, x: Images, mask: SoftMask, sigma: Radius) -> Images:
+def gaussian(key: Keys, x: Images, mask: SoftMask, sigma: Radius) -> Images:
     """Add normal noise of standard deviation sigma times the mask: clip(x + sigma m z, 0, 1).
 
     Published code calls it linf noise, although nothing bounds it.
@@ -26,7 +26,7 @@ def gaussian(key: PRNGKeyArray, x: Images, mask: SoftMask, sigma: Radius) -> Ima
     return jnp.clip(x + per_example(sigma, x) * _masked(key, x, mask), 0.0, 1.0)
 
 
-def of_length(key: PRNGKeyArray, x: Images, mask: SoftMask, length: Radius) -> Images:
+def of_length(key: Keys, x: Images, mask: SoftMask, length: Radius) -> Images:
     """Add masked normal noise scaled to an l2 norm: clip(x + length q / |q|, 0, 1) with q = m z.
 
     Object and background get the same norm, whatever area they have. Where the mask is empty, x stays.
@@ -57,7 +57,7 @@ def dilated(mask: SoftMask, *, times: int = 15) -> SoftMask:
     return lax.fori_loop(0, times, grow, mask)
 
 
-def _masked(key: PRNGKeyArray, x: Images, mask: SoftMask) -> Images:
+def _masked(key: Keys, x: Images, mask: SoftMask) -> Images:
     keys = keys_for(key, x.shape[0])
     noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
     return mask[..., None] * noise

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from robustjax import logit
 from robustjax.analysis.groups import class_balanced
 from robustjax.numerics import fold, keys_for, norm
-from robustjax.types import Images, Labels, LogitsFn, Radius
+from robustjax.types import Images, Keys, Labels, LogitsFn, Radius
 
-Noise = Callable[[PRNGKeyArray, Images, Array, Radius], Images]  # noise.gaussian or noise.of_length
+Noise = Callable[[Keys, Images, Array, Radius], Images]  # noise.gaussian or noise.of_length
 
 
 class Noisy(NamedTuple):
@@ -67,7 +67,7 @@ def under_noise(
             f"sensitivity.under_noise: {trials} trials of {strengths.size} levels, must be at least one of each"
         )
 
-    def measure(key: PRNGKeyArray, logits_fn: LogitsFn, x: Images, mask: Array, y: Labels) -> Parts:
+    def measure(key: Keys, logits_fn: LogitsFn, x: Images, mask: Array, y: Labels) -> Parts:
         keys = keys_for(key, x.shape[0])
 
         def once(index: Array) -> Noisy:

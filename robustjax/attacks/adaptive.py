@@ -8,9 +8,9 @@ from jaxtyping import Array, PRNGKeyArray, UInt32
 
 from robustjax import checks
 from robustjax.numerics import fold
-from robustjax.types import Images, Logits, LogitsFn
+from robustjax.types import Images, Keys, Logits, LogitsFn
 
-Stochastic = Callable[[PRNGKeyArray, Images], Logits]  # one key per example
+Stochastic = Callable[[Keys, Images], Logits]  # one key per example
 
 
 def averaged(

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import checks, logit
 from robustjax.attacks.apgd import apgd, apgd_shrinking
@@ -26,7 +26,7 @@ from robustjax.attacks.square import square
 from robustjax.attacks.starts import halfway
 from robustjax.numerics import keys_for
 from robustjax.threats import Threat
-from robustjax.types import Attack, Found, Labels, Logits, LogitsFn
+from robustjax.types import Attack, Found, Keys, Labels, Logits, LogitsFn
 
 TargetedLoss = Callable[[Logits, Labels, Labels], Array]  # (logits, label, target), to be ascended
 Compat = Literal["official"] | None
@@ -306,11 +306,11 @@ def fab_untargeted(
     )
 
 
-def _fab_start(threat: Threat, steps: int, restarts: int) -> Callable[[PRNGKeyArray, Rows, Array], Any]:
+def _fab_start(threat: Threat, steps: int, restarts: int) -> Callable[[Keys, Rows, Array], Any]:
     """Start the first of the restarts at the image itself, the others at half the radius."""
     again, first = boundary(threat, steps=steps, start=halfway(threat)), boundary(threat, steps=steps)
 
-    def start(keys: PRNGKeyArray, rows: Rows, x: Array) -> Any:
+    def start(keys: Keys, rows: Rows, x: Array) -> Any:
         return select(rows.run % restarts == 0, first.init(keys, x), again.init(keys, x))
 
     return start
@@ -333,7 +333,7 @@ def worst_case(cases: Sequence[Case]) -> Attack:
     """
     check_cases(cases)
 
-    def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+    def attack(key: Keys, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         x = jnp.asarray(x).astype(jnp.float32)
         keys, logits = keys_for(key, x.shape[0]), logits_fn(x)
         best = [Found(x, logit.margin(logits, y))]

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 
 from robustjax.attacks.solver import Solver, ValueAndMerit
 from robustjax.numerics import constant, fold
+from robustjax.types import Keys
 
 
 class Rows(NamedTuple):
@@ -26,7 +27,7 @@ class Rows(NamedTuple):
       parameters: those of this run.
     """
 
-    key: PRNGKeyArray
+    key: Keys
     stream: Any
     data: Any
     clean: dict[str, Array]
@@ -63,7 +64,7 @@ class Case(NamedTuple):
     runs: int = 1
     passes: int = 2
     parameters: Any = ()
-    start: Callable[[PRNGKeyArray, Rows, Array], Any] | None = None
+    start: Callable[[Keys, Rows, Array], Any] | None = None
     transfer: bool = False
     black_box: bool = False
     program: Hashable = None
@@ -90,7 +91,7 @@ class Case(NamedTuple):
 
 
 def rows_of(
-    case: Case, keys: PRNGKeyArray, data: Any, clean: dict[str, Array], run: Int[Array, ""], x: Array
+    case: Case, keys: Keys, data: Any, clean: dict[str, Array], run: Int[Array, ""], x: Array
 ) -> Rows:
     """Describe the same run of a case for all examples of a batch, inside a compiled function."""
     parameters = jax.tree.map(

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import checks
 from robustjax.attacks import objectives
 from robustjax.attacks.signed import require_signed
 from robustjax.attacks.solver import Solver, better
 from robustjax.numerics import fold, keys_for
-from robustjax.types import Ascent, Attack, Found, Labels, LogitsFn, Objective
+from robustjax.types import Ascent, Attack, Found, Keys, Labels, LogitsFn, Objective
 
 Surrogate = Callable[[LogitsFn, Labels], Objective]  # such as objectives.margin
 TargetedSurrogate = Callable[[LogitsFn, Labels, Labels], Objective]  # such as objectives.targeted_margin
@@ -26,7 +26,7 @@ def against(ascent: Ascent, surrogate: Surrogate = objectives.margin) -> Attack:
     """
     _check_surrogate(ascent, surrogate)
 
-    def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+    def attack(key: Keys, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         checks.array("against", x)
         return ascent(key, surrogate(logits_fn, checks.classes("against", y, len(x))), x)
 
@@ -47,7 +47,7 @@ def restarts(ascent: Ascent, restarts: int, *, chunk_size: int | None = None) ->
     checks.count("restarts", "restarts", restarts)
     _check_chunk_size("restarts", chunk_size)
 
-    def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
+    def ascend(key: Keys, objective: Objective, x: Array) -> Found:
         keys = keys_for(key, x.shape[0])
         found = _each(lambda r: ascent(fold(keys, r), objective, x), jnp.arange(restarts), chunk_size)
         return best_of(found)
@@ -68,7 +68,7 @@ def worst_of(*attacks: Attack, measure: Surrogate = objectives.margin) -> Attack
     if not attacks:
         raise ValueError("worst_of: no attack given, must be at least 1")
 
-    def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+    def attack(key: Keys, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         checks.array("worst_of", x)
         y = checks.classes("worst_of", y, len(x))
         keys, value = keys_for(key, x.shape[0]), measure(logits_fn, y)
@@ -107,7 +107,7 @@ def over_targets(
     _check_chunk_size("over_targets", chunk_size)
     _check_surrogate(ascent, surrogate)
 
-    def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+    def attack(key: Keys, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         checks.array("over_targets", x)
         y, logits = checks.classes("over_targets", y, len(x)), logits_fn(x)
         checks.answers("over_targets", logits, y)

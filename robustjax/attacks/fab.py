@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 
 from robustjax import checks, logit
 from robustjax.attacks.compose import best_of, wrong_classes
@@ -26,7 +26,7 @@ from robustjax.attacks.solver import (
 from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import constant, fold, keys_for, norm, per_example
 from robustjax.threats import Threat
-from robustjax.types import Attack, Found, Labels, Logits, LogitsFn, Number, PerExample
+from robustjax.types import Attack, Found, Keys, Labels, Logits, LogitsFn, Number, PerExample
 
 
 class Search(NamedTuple):
@@ -85,7 +85,7 @@ def boundary(
 
     look = facing(threat.norm)
 
-    def init(key: PRNGKeyArray, x: Array) -> Search:
+    def init(key: Keys, x: Array) -> Search:
         x = entered("boundary", threat, x)
         first = threat.project(start(key, x).astype(x.dtype), x)
         return Search(x, first, nobody(first), constant(x, 0, jnp.int32))
@@ -179,7 +179,7 @@ def fab_targeted(
         threat, steps=steps, alpha_max=alpha_max, eta=eta, beta=beta, start=start, compat=compat
     )
 
-    def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+    def attack(key: Keys, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         keys, ranked = keys_for(key, x.shape[0]), wrong_classes(logits_fn(x), y, targets)
 
         def aim(rank: Array) -> Search:

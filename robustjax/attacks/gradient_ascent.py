@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 
 from robustjax.attacks.flatten import flat_box, flattened
 from robustjax.attacks.solver import (
@@ -22,7 +22,7 @@ from robustjax.attacks.solver import (
 from robustjax.attacks.starts import Start
 from robustjax.numerics import constant
 from robustjax.threats import Threat
-from robustjax.types import Found, PerExample
+from robustjax.types import Found, Keys, PerExample
 
 
 class Peak(NamedTuple):
@@ -90,7 +90,7 @@ def gradient_ascent(
         here = dataclasses.replace(threat, eps=radius)
         return Stage(here, step - jnp.asarray(starts)[index], jnp.asarray(lengths)[index]), index
 
-    def init(key: PRNGKeyArray, x: Array) -> AscentState:
+    def init(key: Keys, x: Array) -> AscentState:
         x = entered(name, threat, x)
         first, none, zero = start(key, x).astype(x.dtype), constant(x, 0, jnp.int32), constant(x, 0.0)
         best, found = Peak(first, zero, jnp.zeros_like(x)), nothing_yet(threat.project(first, x))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 
 from robustjax import checks
 from robustjax.attacks.solver import (
@@ -23,7 +23,7 @@ from robustjax.attacks.solver import (
 from robustjax.attacks.starts import Start
 from robustjax.numerics import constant, fold, keys_for, per_example
 from robustjax.threats import Threat
-from robustjax.types import Attack, Found, Labels, LogitsFn
+from robustjax.types import Attack, Found, Keys, Labels, LogitsFn
 
 
 class Visit(NamedTuple):
@@ -65,7 +65,7 @@ def grid(threat: Threat, *, counts: Sequence[int]) -> Solver:
     shares = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1).astype(np.float32)
     total = math.prod(counts) + 1
 
-    def init(key: PRNGKeyArray, x: Array) -> Visit:
+    def init(key: Keys, x: Array) -> Visit:
         del key
         x = entered("grid", threat, x)
         if x.shape[1:] != (len(counts),):
@@ -101,7 +101,7 @@ def refined(first: Attack, then: Callable[[Start], Attack]) -> Attack:
         must give values of one kind, as margins.
     """
 
-    def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+    def attack(key: Keys, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         checks.array("refined", x)
         keys = keys_for(key, x.shape[0])
         found = first(fold(keys, 0), logits_fn, x, y)

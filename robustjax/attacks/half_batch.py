@@ -1,10 +1,10 @@
 """An ascent for half of a batch, for losses that train on clean and attacked images side by side."""
 
 import jax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax.numerics import keys_for, pack, unpack
-from robustjax.types import Ascent, Found, Objective
+from robustjax.types import Ascent, Found, Keys, Objective
 
 
 def half_batch(ascent: Ascent) -> Ascent:
@@ -23,7 +23,7 @@ def half_batch(ascent: Ascent) -> Ascent:
       there; taking every other row moves none between devices.
     """
 
-    def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
+    def ascend(key: Keys, objective: Objective, x: Array) -> Found:
         stay, move = unpack(x)
         _, keys = unpack(keys_for(key, x.shape[0]))
         found = ascent(keys, objective, move)

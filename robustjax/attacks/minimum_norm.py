@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int
 
 from robustjax import logit
 from robustjax.attacks.gradient_ascent import evaluate
@@ -23,7 +23,7 @@ from robustjax.attacks.solver import (
 from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import TINY, Norm, constant, divide, norm, per_example
 from robustjax.threats import Threat
-from robustjax.types import Found, Number, PerExample
+from robustjax.types import Found, Keys, Number, PerExample
 
 DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 Look = Callable[[ValueAndMerit, Array], tuple[PerExample, PerExample, Array]]  # -> value, merit, gradient
@@ -102,7 +102,7 @@ def hunt(
       merit within the radius elsewhere.
     """
 
-    def init(key: PRNGKeyArray, x: Array) -> Hunt:
+    def init(key: Keys, x: Array) -> Hunt:
         x = entered(name, threat, x)
         first = threat.project(start(key, x).astype(x.dtype), x)
         return Hunt(x, first, nobody(first), constant(x, 0, jnp.int32), rule.begin(first, x))

@@ -4,7 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import checks
 from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient_ascent
@@ -12,7 +12,7 @@ from robustjax.attacks.solver import Solver, better, check_finite, entered, give
 from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import constant, divide, norm, per_example
 from robustjax.threats import Threat
-from robustjax.types import Ascent, Found, Number, Objective, Radius
+from robustjax.types import Ascent, Found, Keys, Number, Objective, Radius
 
 
 def pgd(
@@ -55,7 +55,7 @@ def pgd(
         raise ValueError(f"pgd: keep is {keep!r}, must be 'best' or 'last'")
     heavy = not checks.is_zero(momentum)
 
-    def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
+    def ascend(key: Keys, objective: Objective, x: Array) -> Found:
         given, x = x, entered("pgd", threat, x)
         seen = seen_as(given, objective)
         slope = jax.value_and_grad(_summed(seen), has_aux=True)

@@ -6,13 +6,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int
 
 from robustjax import checks, logit
 from robustjax.attacks.signed import require_signed
 from robustjax.numerics import constant, keys_for, per_example, toward
 from robustjax.threats import Threat
-from robustjax.types import Ascent, Attack, Found, Labels, Logits, LogitsFn, Objective, PerExample
+from robustjax.types import Ascent, Attack, Found, Keys, Labels, Logits, LogitsFn, Objective, PerExample
 
 Count = int | Int[Array, ""]
 ValueAndMerit = Callable[[Array], tuple[Array, PerExample]]  # x -> (value to ascend, merit to keep points by)
@@ -40,7 +40,7 @@ class Solver(NamedTuple):
       loss: what it ascends on a classifier unless told otherwise.
     """
 
-    init: Callable[[PRNGKeyArray, Array], Any]
+    init: Callable[[Keys, Array], Any]
     advance: Callable[[ValueAndMerit, Any, Count], Any]
     finish: Callable[[Any], Found]
     length: int
@@ -48,7 +48,7 @@ class Solver(NamedTuple):
     needs: Literal["nothing", "signed merit", "signed value"] = "nothing"
     loss: OfLogits = logit.cross_entropy
 
-    def __call__(self, key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
+    def __call__(self, key: Keys, objective: Objective, x: Array) -> Found:
         """Run all iterations.
 
         Raises:
@@ -57,7 +57,7 @@ class Solver(NamedTuple):
         return run(self, key, objective, x, self.length)
 
 
-def run(solver: Solver, key: PRNGKeyArray, objective: Objective, x: Array, count: Count) -> Found:
+def run(solver: Solver, key: Keys, objective: Objective, x: Array, count: Count) -> Found:
     """Make `count` iterations for an objective that is its own merit.
 
     Raises:
@@ -83,7 +83,7 @@ def as_attack(solver: Solver, loss: OfLogits | None = None) -> Attack:
     ascended = loss or solver.loss
     check_loss(solver, ascended)
 
-    def attack(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+    def attack(key: Keys, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         state = solver.advance(classified(logits_fn, y, ascended), solver.init(key, x), solver.length)
         return solver.finish(state)
 
@@ -110,7 +110,7 @@ def checked_attack(name: str, attack: Attack) -> Attack:
       The attack; points of another dtype come back in it, rounded towards x.
     """
 
-    def checked(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+    def checked(key: Keys, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         checks.array(name, x)
         label = jnp.asarray(checks.classes(name, y, len(x)))
         asked = seen_as(x, logits_fn, "network")
@@ -204,7 +204,7 @@ def until_found(solver: Solver) -> Solver:
 
 
 class _Whole(NamedTuple):
-    key: PRNGKeyArray
+    key: Keys
     x: Array
     best: Found
     step: Int[Array, "b"]
@@ -213,7 +213,7 @@ class _Whole(NamedTuple):
 def of_ascent(ascent: Ascent) -> Solver:
     """Turn an ascent into a solver of one iteration, so that suites can run it."""
 
-    def init(key: PRNGKeyArray, x: Array) -> _Whole:
+    def init(key: Keys, x: Array) -> _Whole:
         return _Whole(keys_for(key, x.shape[0]), x, nothing_yet(x), constant(x, 0, jnp.int32))
 
     def advance(objective: ValueAndMerit, state: _Whole, count: Count) -> _Whole:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 
 from robustjax import checks
 from robustjax.attacks.adam import Moments, adam, rest
@@ -13,13 +13,13 @@ from robustjax.attacks.solver import Count, Solver, ValueAndMerit, better, enter
 from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import constant, fold, keys_for, per_example
 from robustjax.threats import Threat
-from robustjax.types import Found, Number, Objective
+from robustjax.types import Found, Keys, Number, Objective
 
 
 class Estimated(NamedTuple):
     """Where an ascent stands, one row per example: `x` is asked next, `found` has the highest merit so far."""
 
-    key: PRNGKeyArray
+    key: Keys
     origin: Array
     x: Array
     moments: Moments
@@ -67,7 +67,7 @@ def spsa(
     checks.setting("spsa", "delta", delta, above=0)
     checks.setting("spsa", "step_size", step_size, above=0)
 
-    def init(key: PRNGKeyArray, x: Array) -> Estimated:
+    def init(key: Keys, x: Array) -> Estimated:
         x = entered("spsa", threat, x)
         first, rest_of_keys = jax.vmap(jax.random.split, out_axes=1)(keys_for(key, x.shape[0]))
         begin = threat.project(start(first, x).astype(x.dtype), x)
@@ -90,7 +90,7 @@ def spsa(
 
 
 def estimated_gradient(
-    keys: PRNGKeyArray, objective: Objective, x: Array, *, samples: int, delta: Number, chunk_size: int | None
+    keys: Keys, objective: Objective, x: Array, *, samples: int, delta: Number, chunk_size: int | None
 ) -> Array:
     """Average v (f(x + delta v) - f(x - delta v)) / (2 delta) over random signs v: unbiased where f is linear.
 

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from robustjax import checks
 from robustjax.attacks import square_windows
@@ -23,13 +23,13 @@ from robustjax.attacks.solver import (
 )
 from robustjax.numerics import Norm, constant, divide, keys_for, norm, per_example
 from robustjax.threats import Threat
-from robustjax.types import Found, PerExample
+from robustjax.types import Found, Keys, PerExample
 
 
 class Queries(NamedTuple):
     """Where a search stands, one row per example: `x` has the highest objective so far, `found` the merit."""
 
-    key: PRNGKeyArray
+    key: Keys
     origin: Array
     x: Array
     value: PerExample
@@ -85,7 +85,7 @@ def square(
 
     check_finite("square", threat)
 
-    def init(key: PRNGKeyArray, x: Array) -> Queries:
+    def init(key: Keys, x: Array) -> Queries:
         x = entered("square", threat, x)
         first, rest = jax.vmap(jax.random.split, out_axes=1)(keys_for(key, x.shape[0]))
         start = (_stripes if threat.norm == "linf" else _tiles)(threat, first, _as_images(x))
@@ -156,7 +156,7 @@ def moved_bumps(threat: Threat, origin: Array, x: Array, draw: Draw) -> Array:
     return origin + delta
 
 
-def _draw(kind: Norm, keys: PRNGKeyArray, step: Array, x: Array, p_init: float, shared: bool) -> Draw:
+def _draw(kind: Norm, keys: Keys, step: Array, x: Array, p_init: float, shared: bool) -> Draw:
     height, width, channels = x.shape[1:]
     sides = square_windows.sides(height, width, p_init, odd=kind != "linf")
     rows, columns = jnp.asarray(sides)[square_windows.phase(step - 1)].T
@@ -177,19 +177,19 @@ def _draw(kind: Norm, keys: PRNGKeyArray, step: Array, x: Array, p_init: float, 
     )
 
 
-def _two_draws(keys: PRNGKeyArray, step: Array, x: Array, p_init: float) -> tuple[Draw, Draw]:
+def _two_draws(keys: Keys, step: Array, x: Array, p_init: float) -> tuple[Draw, Draw]:
     """Draw the proposals of this step and of the next, as rows of one batch."""
     both = _draw("linf", jnp.concatenate([keys, keys]), jnp.concatenate([step, step + 1]), x, p_init, False)
     return jax.tree.map(lambda a: a[: len(step)], both), jax.tree.map(lambda a: a[len(step) :], both)
 
 
-def _stripes(threat: Threat, keys: PRNGKeyArray, x: Array) -> Array:
+def _stripes(threat: Threat, keys: Keys, x: Array) -> Array:
     """Start with vertical stripes of x +- eps."""
     u = jax.vmap(lambda k: jax.random.uniform(k, (1, *x.shape[2:])))(keys)
     return x + per_example(threat.eps, x) * _signs(u)
 
 
-def _tiles(threat: Threat, keys: PRNGKeyArray, x: Array) -> Array:
+def _tiles(threat: Threat, keys: Keys, x: Array) -> Array:
     """Start with bumps in tiles, five to a side or a little more, signs drawn per tile and channel."""
     height, width, channels = x.shape[1:]
     rows, columns = max(height // 5, 1), max(width // 5, 1)

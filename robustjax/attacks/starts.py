@@ -3,18 +3,18 @@
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import checks
 from robustjax.attacks.solver import check_finite
 from robustjax.numerics import divide, keys_for, norm, per_example
 from robustjax.threats import Threat
-from robustjax.types import Number
+from robustjax.types import Keys, Number
 
-Start = Callable[[PRNGKeyArray, Array], Array]  # (key, x) -> the first point, before projection
+Start = Callable[[Keys, Array], Array]  # (key, x) -> the first point, before projection
 
 
-def at_origin(key: PRNGKeyArray, x: Array) -> Array:
+def at_origin(key: Keys, x: Array) -> Array:
     """Start at x itself."""
     del key
     return x
@@ -24,7 +24,7 @@ def gaussian_start(scale: Number) -> Start:
     """Start at x plus normal noise of the given standard deviation, in the units of x."""
     checks.number("gaussian_start", "scale", scale, least=0)
 
-    def start(key: PRNGKeyArray, x: Array) -> Array:
+    def start(key: Keys, x: Array) -> Array:
         keys = keys_for(key, x.shape[0])
         return x + scale * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
 
@@ -42,7 +42,7 @@ def rim(threat: Threat) -> Start:
     """
     check_finite("rim", threat)
 
-    def start(key: PRNGKeyArray, x: Array) -> Array:
+    def start(key: Keys, x: Array) -> Array:
         u = _direction(threat, key, x)
         return x + u if threat.norm == "l1" else x + per_example(threat.eps, x) * _unit(threat, u)
 
@@ -59,13 +59,13 @@ def halfway(threat: Threat) -> Start:
     """
     check_finite("halfway", threat)
 
-    def start(key: PRNGKeyArray, x: Array) -> Array:
+    def start(key: Keys, x: Array) -> Array:
         return x + 0.5 * per_example(threat.eps, x) * _unit(threat, _direction(threat, key, x))
 
     return start
 
 
-def _direction(threat: Threat, key: PRNGKeyArray, x: Array) -> Array:
+def _direction(threat: Threat, key: Keys, x: Array) -> Array:
     def draw(k):
         if threat.norm == "linf":
             return jax.random.uniform(k, x.shape[1:], x.dtype, -1.0, 1.0)

@@ -1,10 +1,10 @@
 """Attacks that take more steps as training goes on, in one compiled program."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 
 from robustjax.attacks.solver import Count, Solver, run
-from robustjax.types import Ascent, Found, Objective
+from robustjax.types import Ascent, Found, Keys, Objective
 
 
 def first_steps(solver: Solver, steps: Count) -> Ascent:
@@ -21,7 +21,7 @@ def first_steps(solver: Solver, steps: Count) -> Ascent:
       An ascent that costs steps + 1 gradients.
     """
 
-    def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
+    def ascend(key: Keys, objective: Objective, x: Array) -> Found:
         return run(solver, key, objective, x, steps + 1)
 
     return ascend

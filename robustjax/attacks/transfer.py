@@ -1,12 +1,12 @@
 """Adversarial points made on one network and evaluated on another."""
 
 import jax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import checks
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import Surrogate
-from robustjax.types import Attack, Found, Labels, LogitsFn
+from robustjax.types import Attack, Found, Keys, Labels, LogitsFn
 
 
 def transferred(attack: Attack, source: LogitsFn, *, measure: Surrogate = objectives.margin) -> Attack:
@@ -23,7 +23,7 @@ def transferred(attack: Attack, source: LogitsFn, *, measure: Surrogate = object
     Reference: Papernot et al. 2016, arXiv:1605.07277.
     """
 
-    def attack_source(key: PRNGKeyArray, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+    def attack_source(key: Keys, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
         checks.array("transferred", x)
         y = checks.classes("transferred", y, len(x))
         point = attack(key, source, x, y).x

@@ -8,7 +8,7 @@ An attack of your own is one function, given by `--attacks my_module:my_attack`:
 """
 
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -24,6 +24,7 @@ from robustjax.threats import Threat
 from robustjax.types import Images, Objective, PerExample
 
 
+@runtime_checkable
 class AttackBuilder(Protocol):
     """Build an attack on a detector; the radius of the threat may be traced."""
 
@@ -32,6 +33,7 @@ class AttackBuilder(Protocol):
     ) -> ScoreAttack: ...
 
 
+@runtime_checkable
 class CasesBuilder(Protocol):
     """List the cases of an attack; the radius of the threat may be traced.
 

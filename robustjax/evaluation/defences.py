@@ -21,7 +21,7 @@ from robustjax.data.subsets import batch_subset
 from robustjax.numerics import keys_for
 from robustjax.ood.translate import Defence
 from robustjax.threats import Threat
-from robustjax.types import Batch, Images
+from robustjax.types import Batch, Images, Keys
 
 SEGMENT = 10  # iterations between two widths of the soft gate
 
@@ -57,13 +57,13 @@ class GatedParameters(NamedTuple):
     place: Any
 
 
-def seen_by(defence: Defence, keys: PRNGKeyArray, *, slope: str, samples: int | None) -> View:
+def seen_by(defence: Defence, keys: Keys, *, slope: str, samples: int | None) -> View:
     """Look at a defence as an attacker: a fixed draw or the mean of several, true slopes or those of the identity."""
 
-    def translate(keys: PRNGKeyArray, x: Images) -> Images:
+    def translate(keys: Keys, x: Images) -> Images:
         return jnp.clip(defence.translate(keys, x), 0.0, 1.0)
 
-    def stochastic(keys: PRNGKeyArray, x: Images) -> Array:
+    def stochastic(keys: Keys, x: Images) -> Array:
         z = translate(keys, x) if slope == "exact" else substituted(partial(translate, keys))(x)
         return defence.logits_fn(z)
 
@@ -119,7 +119,7 @@ class GatedProgram:
             its = its._replace(losses=its.losses.T, warmth=its.warmth * self.anneal ** (1.0 - late))
             return self.surrogate(view, rows.data.label, self._target(rows), its)
 
-        def start(keys: PRNGKeyArray, rows: Rows, x: Array) -> Any:
+        def start(keys: Keys, rows: Rows, x: Array) -> Any:
             del keys
             return solver.init(jax.vmap(jax.random.fold_in)(rows.key, rows.parameters.place + 1), x)
 
@@ -150,7 +150,7 @@ class GatedAnswers(NamedTuple):
 
     samples: int | None  # draws of a random translator to average
 
-    def __call__(self, systems: Systems, keys: PRNGKeyArray, known: Known, x: Array) -> dict[str, Array]:
+    def __call__(self, systems: Systems, keys: Keys, known: Known, x: Array) -> dict[str, Array]:
         """Run the defence on a batch."""
         view = seen_by(systems.victim, keys, slope="exact", samples=self.samples)
         plain, through, gap = view.plain(x), view.through(x), view.gap(x)

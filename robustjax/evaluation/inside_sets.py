@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
@@ -23,11 +23,11 @@ from robustjax.perturbations.learned import Perturb, encoder, learned
 from robustjax.perturbations.pairs import Pairs
 from robustjax.perturbations.relit import under
 from robustjax.perturbations.sets import ascent_through, attack_through
-from robustjax.types import Batch, Found, Images, Labels, LogitsFn, Model, Params, State, frozen
+from robustjax.types import Batch, Found, Images, Keys, Labels, LogitsFn, Model, Params, State, frozen
 
 Arrays = dict[str, Array]
-OnImages = Callable[[PRNGKeyArray, Batch, Params, State], Arrays]
-InSet = Callable[[PRNGKeyArray, Batch, Params, State, Params, State, Array], Arrays]
+OnImages = Callable[[Keys, Batch, Params, State], Arrays]
+InSet = Callable[[Keys, Batch, Params, State, Params, State, Array], Arrays]
 
 
 def on_real_perturbations(
@@ -46,7 +46,7 @@ def on_real_perturbations(
       of the largest margin), and `held_out` (share of these corruptions) where there are any.
     """
 
-    def measure(keys: PRNGKeyArray, batch: Batch, params: Params, state: State) -> Arrays:
+    def measure(keys: Keys, batch: Batch, params: Params, state: State) -> Arrays:
         logits_fn = frozen(model, params, state)
 
         def margin(image: Images) -> Array:
@@ -104,7 +104,7 @@ def in_set(
     """
 
     def measure(
-        keys: PRNGKeyArray,
+        keys: Keys,
         batch: Batch,
         params: Params,
         state: State,
@@ -141,7 +141,7 @@ def under_lights(model: Model, *, lights: int = 25) -> OnImages:
       light) and `observed_image` (the scene under it).
     """
 
-    def measure(keys: PRNGKeyArray, batch: Batch, params: Params, state: State) -> Arrays:
+    def measure(keys: Keys, batch: Batch, params: Params, state: State) -> Arrays:
         logits_fn = frozen(model, params, state)
 
         def one(light: Array) -> tuple[Array, Images]:
@@ -175,7 +175,7 @@ def pixels_in_set(model: Model, autoencoder: CVAE, reference: Perturb, *, steps:
     """
 
     def measure(
-        keys: PRNGKeyArray,
+        keys: Keys,
         batch: Batch,
         params: Params,
         state: State,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 
 from robustjax import logit
 from robustjax.attacks.apgd import apgd
@@ -23,7 +23,7 @@ from robustjax.ood.detectors import ScoredNetwork, logits_of
 from robustjax.ood.logit_scores import entropy_log
 from robustjax.ood.score_attacks import ScoreAttack, Search
 from robustjax.threats import Threat
-from robustjax.types import Found, Mask, PerExample
+from robustjax.types import Found, Keys, Mask, PerExample
 
 LEAST_QUERIES = 200  # of Square in every default: fewer find little
 Surrogate = Callable[
@@ -214,7 +214,7 @@ def searched(name: str, build: Callable[[Threat, ScoredNetwork], ScoreAttack], t
       threat: where attacked images may lie.
     """
 
-    def init(key: PRNGKeyArray, x: Array) -> _Search:
+    def init(key: Keys, x: Array) -> _Search:
         return _Search(keys_for(key, len(x)), x, nothing_yet(x), constant(x, 0, jnp.int32))
 
     def advance(objective: Any, state: _Search, count: Count) -> _Search:
@@ -227,7 +227,7 @@ def searched(name: str, build: Callable[[Threat, ScoredNetwork], ScoreAttack], t
 
 
 class _Search(NamedTuple):
-    key: PRNGKeyArray
+    key: Keys
     origin: Array
     found: Found
     step: Int[Array, "b"]
@@ -242,7 +242,7 @@ class _Sides(NamedTuple):
         value = signed(self.detector.score(x), self.is_id)
         return value, value
 
-    def search(self, keys: PRNGKeyArray, x: Array) -> Found:
+    def search(self, keys: Keys, x: Array) -> Found:
         """Search on the side of each row; a batch of one side costs one search."""
 
         def side(search: Search | None, present: Array, sign: float) -> Found:

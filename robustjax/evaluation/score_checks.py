@@ -22,7 +22,7 @@ from robustjax.numerics import constant, fold, keys_for, norm
 from robustjax.ood import metrics
 from robustjax.ood.scores import Score
 from robustjax.threats import Threat
-from robustjax.types import Found, Mask, PerExample, Radius
+from robustjax.types import Found, Keys, Mask, PerExample, Radius
 
 FURTHER = 0.1  # of the way that gradients move a score: what random search may do by luck
 SHARE = 0.1  # of the images of a side
@@ -253,9 +253,7 @@ def _slope(score: Score, x: Array) -> PerExample:
 
 
 @jax.jit
-def _noisy(
-    score: Score, keys: PRNGKeyArray, x: Array, is_id: Mask, threat: Threat, draws: int | Array
-) -> PerExample:
+def _noisy(score: Score, keys: Keys, x: Array, is_id: Mask, threat: Threat, draws: int | Array) -> PerExample:
     """Find the worst score of uniform points in the threat, with the sign of the adversary."""
 
     def once(i: Array, worst: PerExample) -> PerExample:
@@ -266,7 +264,7 @@ def _noisy(
 
 
 @partial(jax.jit, static_argnames="steps")
-def _ascent(score: Score, keys: PRNGKeyArray, x: Array, is_id: Mask, threat: Threat, steps: int) -> Found:
+def _ascent(score: Score, keys: Keys, x: Array, is_id: Mask, threat: Threat, steps: int) -> Found:
     return apgd(threat, steps=steps)(keys, lambda z: jnp.where(is_id, -score(z), score(z)), x)
 
 

@@ -25,7 +25,7 @@ from robustjax.ood import metrics
 from robustjax.ood.detectors import ScoredNetwork
 from robustjax.threats import Threat
 from robustjax.traced import ByBatch, Steps
-from robustjax.types import Mask
+from robustjax.types import Keys, Mask
 
 PER_IMAGE = ("index", "is_id", "clean", "scores", "x", "worst", "prediction", "confidence", "distance")
 LARGEST_SET = 2**20  # images of one set that can be numbered
@@ -311,7 +311,7 @@ def _above(first: ScoreResults, second: ScoreResults) -> ScoreResults:
     )
 
 
-def _answer(detector: ScoredNetwork, keys: PRNGKeyArray, is_id: Mask, x: Array) -> dict[str, Array]:
+def _answer(detector: ScoredNetwork, keys: Keys, is_id: Mask, x: Array) -> dict[str, Array]:
     del keys
     score = detector.score(x).astype(jnp.float32)
     found = {"score": score, "merit": signed(score, is_id)}

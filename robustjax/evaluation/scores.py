@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PyTree
 
 from robustjax import checks, data
 from robustjax.attacks.apgd import apgd
@@ -32,7 +32,7 @@ from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.smoothing.median import certified, noisy_scores
 from robustjax.smoothing.noise import in_pixels
 from robustjax.threats import Threat
-from robustjax.types import Images, Model, Network, Number, Params, State, frozen
+from robustjax.types import Images, Keys, Model, Network, Number, Params, State, frozen
 
 Side = Literal["id", "ood"]
 Scores = dict[str, np.ndarray]
@@ -368,10 +368,10 @@ def _with_median(found: Scores, sigma: float) -> Scores:
 
 def _against_mean(
     score: Score, sigma: float, eps: Number, *, side: Side, steps: int
-) -> Callable[[PRNGKeyArray, Images], Images]:
+) -> Callable[[Keys, Images], Images]:
     noise_of = in_pixels(sigma)
 
-    def attack(keys: PRNGKeyArray, x: Images) -> Images:
+    def attack(keys: Keys, x: Images) -> Images:
         zero = jnp.zeros(x.shape[1:], x.dtype)
         noise = jax.vmap(lambda k: noise_of.sample(k, zero, ATTACKED_SAMPLES))(keys)
 

@@ -20,7 +20,7 @@ from robustjax.evaluation.results import Results
 from robustjax.evaluation.runner import Examples, Memory, Progress, ask, require_feasible, runner
 from robustjax.threats import Threat
 from robustjax.traced import ByBatch, closes_over_mesh
-from robustjax.types import Labels, LogitsFn
+from robustjax.types import Keys, Labels, LogitsFn
 
 Network = Callable[..., LogitsFn]  # (*arguments) -> LogitsFn, such as functools.partial(frozen, model)
 
@@ -190,7 +190,7 @@ class Answers(NamedTuple):
 
     width: int  # wrong classes to rank
 
-    def __call__(self, logits_fn: LogitsFn, keys: PRNGKeyArray, y: Labels, x: Array) -> dict[str, Array]:
+    def __call__(self, logits_fn: LogitsFn, keys: Keys, y: Labels, x: Array) -> dict[str, Array]:
         """Run the classifier on a batch."""
         del keys
         logits = logits_fn(x).astype(jnp.float32)

@@ -7,26 +7,26 @@ scores as low, being OOD is not what makes the classifier fail.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from robustjax.numerics import divide, keys_for, norm, per_example
 from robustjax.ood.metrics import aupr_in, aupr_out, auroc, fpr, fpr_id95, threshold_keeping
-from robustjax.types import Images, Number
+from robustjax.types import Images, Keys, Number
 
 
-def sign_noise(key: PRNGKeyArray, x: Images, eps: Number) -> Images:
+def sign_noise(key: Keys, x: Images, eps: Number) -> Images:
     """Move every pixel up or down by eps at random, within [0, 1]: the corners an linf attack likes."""
     return jnp.clip(x + eps * _drawn(jax.random.rademacher, key, x), 0.0, 1.0)
 
 
-def uniform_noise(key: PRNGKeyArray, x: Images, eps: Number) -> Images:
+def uniform_noise(key: Keys, x: Images, eps: Number) -> Images:
     """Move every pixel by up to eps at random, within [0, 1]."""
     noise = _drawn(lambda k, shape, dtype: jax.random.uniform(k, shape, dtype, -1.0, 1.0), key, x)
     return jnp.clip(x + eps * noise, 0.0, 1.0)
 
 
-def as_far(key: PRNGKeyArray, x: Images, other: Images) -> Images:
+def as_far(key: Keys, x: Images, other: Images) -> Images:
     """Add normal noise of the l2 norm of `other - x`, then cut to [0, 1], which shortens it a little."""
     noise = _drawn(jax.random.normal, key, x)
     length = divide(norm(other - x, "l2"), norm(noise, "l2"))
@@ -93,5 +93,5 @@ def two_by_two(wrong: ArrayLike, flagged: ArrayLike) -> dict[str, float]:
     }
 
 
-def _drawn(draw, key: PRNGKeyArray, x: Array) -> Array:
+def _drawn(draw, key: Keys, x: Array) -> Array:
     return jax.vmap(lambda k: draw(k, x.shape[1:], x.dtype))(keys_for(key, x.shape[0]))

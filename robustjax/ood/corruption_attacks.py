@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax.attacks.solver import better
 from robustjax.numerics import fold, keys_for
 from robustjax.ood.score_attacks import Direction, Search
 from robustjax.ood.scores import Score
 from robustjax.perturbations.corruptions.table import CORRUPTIONS, corrupt
-from robustjax.types import Found, Images
+from robustjax.types import Found, Images, Keys
 
 SEVERITIES = (1.0, 2.0, 3.0, 4.0, 5.0)
 
@@ -52,7 +52,7 @@ def worst_corruption(
     sign = 1.0 if direction == "raise" else -1.0
     tried = [jax.jit(_tried(score, name, sign, levels)) for name in names]
 
-    def search(key: PRNGKeyArray, x: Images) -> Found:
+    def search(key: Keys, x: Images) -> Found:
         keys, strengths = keys_for(key, x.shape[0]), jnp.asarray(severities, jnp.float32)
         best = Found(x, sign * score(x))
         for i, one in enumerate(tried):
@@ -64,7 +64,7 @@ def worst_corruption(
 
 def copies(
     name: str, *, severities: Sequence[float] = SEVERITIES, levels: int | None = 255
-) -> Callable[[PRNGKeyArray, Images], Images]:
+) -> Callable[[Keys, Images], Images]:
     """Corrupt images at every severity, (keys, x (b, ...)) -> (s, b, ...): the candidates, for many scores at once.
 
     With each example's key folded with i they are those of `worst_corruption` for corruption i of its names.
@@ -76,7 +76,7 @@ def copies(
     """
     apply = corrupt(name)
 
-    def all_severities(key: PRNGKeyArray, x: Images) -> Images:
+    def all_severities(key: Keys, x: Images) -> Images:
         keys = keys_for(key, x.shape[0])
 
         def at(given: tuple[Array, Array]) -> Images:
@@ -104,7 +104,7 @@ def composed(first: Search, second: Search, *, direction: Direction) -> Search:
     _check("composed", direction)
     sign = 1.0 if direction == "raise" else -1.0
 
-    def search(key: PRNGKeyArray, x: Images) -> Found:
+    def search(key: Keys, x: Images) -> Found:
         keys = keys_for(key, x.shape[0])
         start = first(fold(keys, 0), x)
         moved = second(fold(keys, 1), start.x)
@@ -118,7 +118,7 @@ def _tried(score: Score, name: str, sign: float, levels: int | None):
     """Build (keys, x, severities, best) -> the better of `best` and x corrupted at each severity."""
     apply = corrupt(name)
 
-    def tried(keys: PRNGKeyArray, x: Images, severities: Array, best: Found) -> Found:
+    def tried(keys: Keys, x: Images, severities: Array, best: Found) -> Found:
         def at(best: Found, given: tuple[Array, Array]) -> tuple[Found, None]:
             index, severity = given
             found = _rounded(apply(fold(keys, index), x, severity), levels)

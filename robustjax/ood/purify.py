@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
 
 from robustjax import checks
 from robustjax.models.diffusion import Denoiser, Process
 from robustjax.numerics import fold, keys_for
-from robustjax.types import Images, Number, Params
+from robustjax.types import Images, Keys, Number, Params
 
-Purify = Callable[[PRNGKeyArray, Images], Images]
+Purify = Callable[[Keys, Images], Images]
 
 
 def purify(
@@ -49,7 +48,7 @@ def purify(
     checks.count("purify", "steps", steps)
     checks.number("purify", "until", until, above=0, most=1)
 
-    def translate(key: PRNGKeyArray, x: Images) -> Images:
+    def translate(key: Keys, x: Images) -> Images:
         keys = keys_for(key, x.shape[0])
 
         def drawn(i: int | jax.Array) -> Images:

@@ -20,10 +20,10 @@ from robustjax.attacks.starts import Start
 from robustjax.numerics import fold, keys_for
 from robustjax.ood import surrogates
 from robustjax.ood.scores import Score
-from robustjax.types import Ascent, Found, Images, LogitsFn, Objective, PerExample
+from robustjax.types import Ascent, Found, Images, Keys, LogitsFn, Objective, PerExample
 
 Direction = Literal["raise", "lower"]
-Search = Callable[[PRNGKeyArray, Images], Found]  # `value` is the score at the point
+Search = Callable[[Keys, Images], Found]  # `value` is the score at the point
 
 
 class ScoreAttack(NamedTuple):
@@ -97,7 +97,7 @@ def over_classes(
     """
     _check("over_classes", restarts)
 
-    def search(key: PRNGKeyArray, x: Images) -> Found:
+    def search(key: Keys, x: Images) -> Found:
         classes = jax.eval_shape(logits_fn, x).shape[-1]
         keys = keys_for(key, x.shape[0])
 
@@ -121,7 +121,7 @@ def highest(*searches: Search) -> Search:
     if not searches:
         raise ValueError("highest: no search given, must be at least 1")
 
-    def search(key: PRNGKeyArray, x: Images) -> Found:
+    def search(key: Keys, x: Images) -> Found:
         keys = keys_for(key, x.shape[0])
         best = nothing_yet(x)
         for i, one in enumerate(searches):
@@ -165,7 +165,7 @@ def over_radii(
         raise ValueError(f"over_radii: direction is {direction!r}, must be 'raise' or 'lower'")
     sign = 1.0 if direction == "raise" else -1.0
 
-    def search(key: PRNGKeyArray, x: Images) -> Found:
+    def search(key: Keys, x: Images) -> Found:
         keys = keys_for(key, x.shape[0])
 
         def widen(best: Found, at: tuple[Array, Scalar]) -> tuple[Found, Found]:
@@ -186,7 +186,7 @@ def _search(
 ) -> Search:
     _check(name, restarts)
 
-    def search(key: PRNGKeyArray, x: Images) -> Found:
+    def search(key: Keys, x: Images) -> Found:
         keys = keys_for(key, x.shape[0])
 
         def maximised(objective: Objective, own: PRNGKeyArray) -> Found:
@@ -201,7 +201,7 @@ def _search(
     return search
 
 
-def _found(ascent: Ascent, key: PRNGKeyArray, objective: Objective, merit: Objective, x: Images) -> Found:
+def _found(ascent: Ascent, key: Keys, objective: Objective, merit: Objective, x: Images) -> Found:
     """Maximise an objective and return the point with its merit."""
     if objective is merit:
         return ascent(key, merit, x)
@@ -220,7 +220,7 @@ def _negative(score: Score) -> Objective:
 
 
 def _negated(search: Search) -> Search:
-    def negated(key: PRNGKeyArray, x: Images) -> Found:
+    def negated(key: Keys, x: Images) -> Found:
         found = search(key, x)
         return Found(found.x, -found.value)
 

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 
 from robustjax.numerics import fold, keys_for
 from robustjax.ood.gates import Decide, Gate
-from robustjax.types import Images, Labels, Logits, LogitsFn, Mask
+from robustjax.types import Images, Keys, Labels, Logits, LogitsFn, Mask
 
-Translate = Callable[[PRNGKeyArray, Images], Images]  # one key per example; a deterministic one ignores them
+Translate = Callable[[Keys, Images], Images]  # one key per example; a deterministic one ignores them
 
 
 class Defence(NamedTuple):
@@ -44,13 +44,13 @@ class Routed(NamedTuple):
     through: Logits
 
 
-def identity(key: PRNGKeyArray, x: Images) -> Images:
+def identity(key: Keys, x: Images) -> Images:
     """Translate nothing."""
     del key
     return x
 
 
-def defended(defence: Defence, *, decide: Decide | None = None) -> Callable[[PRNGKeyArray, Images], Routed]:
+def defended(defence: Defence, *, decide: Decide | None = None) -> Callable[[Keys, Images], Routed]:
     """Compute both answers for every input and choose by the gate: static shapes, for any transformation.
 
     Args:
@@ -60,7 +60,7 @@ def defended(defence: Defence, *, decide: Decide | None = None) -> Callable[[PRN
       (key, x) -> Routed; `key` is one key or one per example.
     """
 
-    def answer(key: PRNGKeyArray, x: Images) -> Routed:
+    def answer(key: Keys, x: Images) -> Routed:
         plain = defence.logits_fn(x)
         through = defence.logits_fn(translated(defence.translate, key, x))
         routed = (decide or defence.gate)(x)
@@ -69,7 +69,7 @@ def defended(defence: Defence, *, decide: Decide | None = None) -> Callable[[PRN
     return answer
 
 
-def translated(translate: Translate, key: PRNGKeyArray, x: Images) -> Images:
+def translated(translate: Translate, key: Keys, x: Images) -> Images:
     """Translate, one key per example, and cut to [0, 1]."""
     return jnp.clip(translate(keys_for(key, x.shape[0]), x), 0.0, 1.0)
 
@@ -93,10 +93,10 @@ def gathered(
         return rule(x)
 
     @jax.jit
-    def through(keys: PRNGKeyArray, x: Images) -> Logits:
+    def through(keys: Keys, x: Images) -> Logits:
         return defence.logits_fn(jnp.clip(defence.translate(keys, x), 0.0, 1.0))
 
-    def answer(key: PRNGKeyArray, x: Any) -> tuple[np.ndarray, np.ndarray]:
+    def answer(key: Keys, x: Any) -> tuple[np.ndarray, np.ndarray]:
         x = jnp.asarray(x)
         logits, routed = np.array(plain(x)), np.asarray(chosen(x))
         rows = np.flatnonzero(routed)
@@ -109,7 +109,7 @@ def gathered(
 
 
 def predictions(
-    answer: Callable[[PRNGKeyArray, Images], Routed], key: PRNGKeyArray, x: Images, *, draws: int
+    answer: Callable[[Keys, Images], Routed], key: Keys, x: Images, *, draws: int
 ) -> Int[Array, "r b"]:
     """Submit every input several times to a randomised defence: the predicted classes.
 

@@ -4,14 +4,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import checks
 from robustjax.attacks.gradient_ascent import evaluate
 from robustjax.attacks.solver import better, entered, nothing_yet, own_merit
 from robustjax.numerics import keys_for, per_example
 from robustjax.threats import Threat
-from robustjax.types import Ascent, Found, Objective
+from robustjax.types import Ascent, Found, Keys, Objective
 
 
 def uint8_pgd(
@@ -54,7 +54,7 @@ def uint8_pgd(
             f"uint8_pgd: start is {start!r} and keep {keep!r}, must be 'origin' or 'uniform', 'best' or 'last'"
         )
 
-    def ascend(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
+    def ascend(key: Keys, objective: Objective, x: Array) -> Found:
         x = entered("uint8_pgd", threat, x)
         # A thousandth of a level allows for the rounding of 8 / 255 and of pixels, and no more.
         reach = jnp.floor(per_example(threat.eps, x) * levels + 1e-3)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, Scalar
+from jaxtyping import Array, Scalar
 
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
@@ -17,7 +17,7 @@ from robustjax.ood.logit_scores import msp_margin
 from robustjax.ood.score_attacks import Search, highest, over_classes, over_radii, raised
 from robustjax.ood.scores import Score, scored
 from robustjax.threats import Threat
-from robustjax.types import LogitsFn, PerExample
+from robustjax.types import Keys, LogitsFn, PerExample
 
 
 def worst_confidence(
@@ -124,7 +124,7 @@ def toward_grey(threat: Threat) -> Start:
     Reference: the DeContraster start of Bitterwolf, Meinke and Hein 2020, arXiv:2007.08473, in any norm.
     """
 
-    def start(key: PRNGKeyArray, x: Array) -> Array:
+    def start(key: Keys, x: Array) -> Array:
         del key
         flat = jnp.broadcast_to(x.mean(axis=tuple(range(1, x.ndim)), keepdims=True), x.shape)
         if threat.norm == "linf":

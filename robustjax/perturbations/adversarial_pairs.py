@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import logit
 from robustjax.attacks import objectives
@@ -23,7 +23,7 @@ from robustjax.numerics import fold, keys_for, per_example
 from robustjax.perturbations.pairs import ImagePair, Pairs
 from robustjax.perturbations.tones import Shift
 from robustjax.threats import Threat
-from robustjax.types import Attack, Images, LogitsFn
+from robustjax.types import Attack, Images, Keys, LogitsFn
 
 ATTACKS: dict[str, Callable[[float], Attack]] = {
     "fgsm": lambda eps: against(fgsm(Threat("linf", eps)), objectives.cross_entropy),
@@ -56,7 +56,7 @@ def attacked(logits_fn: LogitsFn, attack: Attack) -> Pairs:
       attack: finds the adversarial image; `ATTACKS` has some by name.
     """
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         answer = logits_fn(x).argmax(axis=1).astype(jnp.int32)
         return ImagePair(x, jax.lax.stop_gradient(attack(key, logits_fn, x, answer).x))
 
@@ -67,7 +67,7 @@ def shifted(shift: Shift, *strengths: float) -> Pairs:
     """Pair images with a natural shift of them, each at one of the strengths, those of the shift by default."""
     choices = jnp.asarray(strengths or shift.strengths, jnp.float32)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         which = _chosen(keys_for(key, x.shape[0]), len(choices))
         return ImagePair(x, shift.apply(x, choices[which]))
 
@@ -82,7 +82,7 @@ def every(*kinds: Pairs) -> Pairs:
     """
     _check("every", kinds)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         views = [kind(fold(keys, i), x) for i, kind in enumerate(kinds)]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts), *views)
@@ -98,7 +98,7 @@ def one_of(*kinds: Pairs) -> Pairs:
     """
     _check("one_of", kinds)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         which = _chosen(fold(keys, 0), len(kinds))
         made = x
@@ -114,7 +114,7 @@ def _pgd(eps: float, **settings) -> Attack:
     return against(ascent, objectives.cross_entropy)
 
 
-def _chosen(keys: PRNGKeyArray, count: int) -> Array:
+def _chosen(keys: Keys, count: int) -> Array:
     return jax.vmap(lambda k: jax.random.randint(k, (), 0, count))(keys)
 
 

@@ -13,9 +13,9 @@ from robustjax.numerics import fold, keys_for
 from robustjax.perturbations.sets import PerturbationSet
 from robustjax.perturbations.truncated import truncated_normal
 from robustjax.threats import Threat
-from robustjax.types import Images, Params, PerExample, Radius, State
+from robustjax.types import Images, Keys, Params, PerExample, Radius, State
 
-Perturb = Callable[[PRNGKeyArray, Images], Images]
+Perturb = Callable[[Keys, Images], Images]
 
 
 class Prepared(NamedTuple):
@@ -97,7 +97,7 @@ def perturbed(space: PerturbationSet) -> Perturb:
     uniformly in the ball instead, which for many latents means near its surface.
     """
 
-    def perturb(key: PRNGKeyArray, x: Images) -> Images:
+    def perturb(key: Keys, x: Images) -> Images:
         keys = keys_for(key, x.shape[0])
         u = truncated_normal(fold(keys, 1), x.shape[0], space.dimension, space.threat.eps)
         return space.decode(fold(keys, 0), space.prepare(x), u)
@@ -108,7 +108,7 @@ def perturbed(space: PerturbationSet) -> Perturb:
 def noisy(space: PerturbationSet, sigma: float | Array) -> Perturb:
     """Build `perturb(key, x)` with latents from N(0, sigma^2 I), not cut off: to train for smoothing in latents."""
 
-    def perturb(key: PRNGKeyArray, x: Images) -> Images:
+    def perturb(key: Keys, x: Images) -> Images:
         keys = keys_for(key, x.shape[0])
         u = sigma * jax.vmap(lambda k: jax.random.normal(k, (space.dimension,)))(fold(keys, 1))
         return space.decode(fold(keys, 0), space.prepare(x), u)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import checks
 from robustjax.attacks.adaptive import fingerprint
@@ -16,7 +16,7 @@ from robustjax.perturbations.sampling import nearest
 from robustjax.perturbations.sets import spatial
 from robustjax.perturbations.spatial import warp
 from robustjax.threats import Threat
-from robustjax.types import Images
+from robustjax.types import Images, Keys
 
 # Those that CIFAR-10-C is learned from: without unstructured noise.
 STRUCTURED = (
@@ -42,7 +42,7 @@ class ImagePair(NamedTuple):
     perturbed: Images
 
 
-Pairs = Callable[[PRNGKeyArray, Images], ImagePair]
+Pairs = Callable[[Keys, Images], ImagePair]
 
 
 def linf(eps: float) -> Pairs:
@@ -53,7 +53,7 @@ def linf(eps: float) -> Pairs:
     """
     threat = Threat("linf", eps)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         checks.floats("linf", x)
         return ImagePair(x, threat.sample(key, x))
 
@@ -83,7 +83,7 @@ def rotated_shifted_scaled(
         )
     shifted = crop(shift)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
         share = _uniform(fold(keys, 0), 2)
@@ -107,7 +107,7 @@ def warped(limits: Sequence[float], *, pad: int = 0) -> Pairs:
     space = spatial(limits)
     checks.count("warped", "pad", pad, least=0)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
         return ImagePair(x, space.sample(key, x))
 
@@ -126,7 +126,7 @@ def lighting(*, dim: float = 0.4, glow: float = 0.6) -> Pairs:
     if not (0 <= dim <= 1 and 0 <= glow <= 1):
         raise ValueError(f"lighting: dim is {dim} and glow {glow}, must be in [0, 1]")
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         checks.floats("lighting", x)
         share = 0.5 * (1.0 + _uniform(keys_for(key, x.shape[0]), 3))
         scale, light, angle = (per_example(share[:, i], x) for i in range(3))
@@ -151,7 +151,7 @@ def corrupted(names: Sequence[str] = STRUCTURED, *, severity: float = 5.0) -> Pa
     """
     apply = _each("corrupted", names, severity)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         which = _integers(fold(keys, 0), 0, len(names))
         return ImagePair(x, apply(fold(keys, 1), x, which))
@@ -175,7 +175,7 @@ def corrupted_twice(
     if choices < 2:
         raise ValueError(f"corrupted_twice: names is {tuple(names)}, must leave two choices")
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         first = _integers(fold(keys, 0), 0, choices)
         second = (first + _integers(fold(keys, 1), 1, choices)) % choices
@@ -187,7 +187,7 @@ def corrupted_twice(
 def side_by_side() -> Pairs:
     """Take apart images that are pairs already, the image on the left: what `data.paired` reads from folders."""
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         del key
         left, right = jnp.split(x, 2, axis=2)
         return ImagePair(left, right)
@@ -199,7 +199,7 @@ def jointly(pairs: Pairs, *augments: Augment) -> Pairs:
     """Augment both images of each pair alike, such as `jointly(corrupted(), crop(4), flip())`."""
     augment = chain(*augments)
 
-    def augmented(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def augmented(key: Keys, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         image, perturbed = pairs(fold(keys, 0), x)
         return ImagePair(augment(fold(keys, 1), image), augment(fold(keys, 1), perturbed))
@@ -219,7 +219,7 @@ def limited(pairs: Pairs, *, count: int, seed: int = 0) -> Pairs:
     """
     checks.count("limited", "count", count)
 
-    def limited_pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def limited_pairs(key: Keys, x: Images) -> ImagePair:
         which = _integers(keys_for(key, x.shape[0]), 0, count)
         own = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), fingerprint(x))
         return pairs(jax.vmap(jax.random.fold_in)(own, which), x)
@@ -227,9 +227,7 @@ def limited(pairs: Pairs, *, count: int, seed: int = 0) -> Pairs:
     return limited_pairs
 
 
-def _each(
-    name: str, names: Sequence[str], severity: float
-) -> Callable[[PRNGKeyArray, Images, Array], Images]:
+def _each(name: str, names: Sequence[str], severity: float) -> Callable[[Keys, Images, Array], Images]:
     """Apply to each image the corruption of its number; one number more leaves it as it is."""
     if not names:
         raise ValueError(f"{name}: names is empty, must hold at least one")
@@ -240,7 +238,7 @@ def _each(
 
     branches = [branch(corrupt(each)) for each in names] + [lambda key, image: image]
 
-    def apply(keys: PRNGKeyArray, x: Images, which: Array) -> Images:
+    def apply(keys: Keys, x: Images, which: Array) -> Images:
         checks.floats(name, x)
         # One after another, so that each image pays for its own corruption only.
         return jax.lax.map(lambda row: jax.lax.switch(row[0], branches, row[1], row[2]), (which, keys, x))
@@ -248,9 +246,9 @@ def _each(
     return apply
 
 
-def _integers(keys: PRNGKeyArray, low: int, high: int) -> Array:
+def _integers(keys: Keys, low: int, high: int) -> Array:
     return jax.vmap(lambda k: jax.random.randint(k, (), low, high))(keys)
 
 
-def _uniform(keys: PRNGKeyArray, count: int) -> Array:
+def _uniform(keys: Keys, count: int) -> Array:
     return jax.vmap(lambda k: jax.random.uniform(k, (count,), jnp.float32, -1.0, 1.0))(keys)

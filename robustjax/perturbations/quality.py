@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import checks
 from robustjax.attacks import compose
@@ -19,7 +19,7 @@ from robustjax.numerics import constant, fold, keys_for
 from robustjax.perturbations.learned import encoder, learned
 from robustjax.perturbations.truncated import truncated_normal
 from robustjax.threats import Threat
-from robustjax.types import Found, Images, Objective, Params, PerExample, Radius, State
+from robustjax.types import Found, Images, Keys, Objective, Params, PerExample, Radius, State
 
 
 class Quality(NamedTuple):
@@ -46,7 +46,7 @@ class Quality(NamedTuple):
     norm: PerExample
 
 
-Measure = Callable[[PRNGKeyArray, Images, Images], Quality]  # (key, x, perturbed)
+Measure = Callable[[Keys, Images, Images], Quality]  # (key, x, perturbed)
 
 
 def quality(
@@ -79,7 +79,7 @@ def quality(
     space, encode = learned(model, params, state, radius=radius), encoder(model, params, state)
     params, state = jax.lax.stop_gradient((params, state))
 
-    def measure(key: PRNGKeyArray, x: Images, perturbed: Images) -> Quality:
+    def measure(key: Keys, x: Images, perturbed: Images) -> Quality:
         keys, ready, found = keys_for(key, x.shape[0]), space.prepare(x), encode(x, perturbed)
 
         def reconstruction_error(u: Array) -> PerExample:

@@ -11,7 +11,7 @@ from robustjax import checks
 from robustjax.data.augment import Augment, chain
 from robustjax.numerics import fold, keys_for
 from robustjax.perturbations.pairs import ImagePair, Pairs
-from robustjax.types import Images
+from robustjax.types import Images, Keys
 
 IGNORE = 255  # the label of a pixel whose class is not known
 
@@ -31,7 +31,7 @@ def relit(lights: int = 25) -> Pairs:
     """
     checks.count("relit", "lights", lights, least=2)
 
-    def pairs(key: PRNGKeyArray, x: Images) -> ImagePair:
+    def pairs(key: Keys, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
         first = _drawn(fold(keys, 0), 0, lights)
         return ImagePair(
@@ -41,7 +41,7 @@ def relit(lights: int = 25) -> Pairs:
     return pairs
 
 
-def any_light(lights: int = 25) -> Callable[[PRNGKeyArray, Images], Images]:
+def any_light(lights: int = 25) -> Callable[[Keys, Images], Images]:
     """Build (key, scenes) -> each under a light drawn at random."""
     return lambda key, x: under(x, _drawn(keys_for(key, x.shape[0]), 0, lights), lights)
 
@@ -57,7 +57,7 @@ def with_labels(*augments: Augment) -> Callable[[PRNGKeyArray, Labelled], Labell
     """Augment images and the classes of their pixels alike; what moves in from outside counts as unknown."""
     augment = chain(*augments)
 
-    def augmented(key: PRNGKeyArray, given: Labelled) -> Labelled:
+    def augmented(key: Keys, given: Labelled) -> Labelled:
         # One up and wrapped, so that unknown ones are 0 as the border is.
         marks = ((given.label.astype(jnp.int32) + 1) % (IGNORE + 1)).astype(given.image.dtype)
         out = augment(key, jnp.concatenate([given.image, marks[..., None]], axis=-1))
@@ -67,5 +67,5 @@ def with_labels(*augments: Augment) -> Callable[[PRNGKeyArray, Labelled], Labell
     return augmented
 
 
-def _drawn(keys: PRNGKeyArray, low: int, high: int) -> Array:
+def _drawn(keys: Keys, low: int, high: int) -> Array:
     return jax.vmap(lambda k: jax.random.randint(k, (), low, high))(keys)

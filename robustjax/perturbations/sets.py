@@ -18,6 +18,7 @@ from robustjax.types import (
     Batch,
     Found,
     Images,
+    Keys,
     Labels,
     Logits,
     LogitsFn,
@@ -53,7 +54,7 @@ class PerturbationSet(NamedTuple):
         """Give every image the centre of the ball, u = 0."""
         return jnp.broadcast_to(constant(x, 0.0)[:, None], (x.shape[0], self.dimension))
 
-    def sample(self, key: PRNGKeyArray, x: Images) -> Images:
+    def sample(self, key: Keys, x: Images) -> Images:
         """Perturb each image by a u drawn uniformly from the set; one key, or one per example."""
         own, inner = _keys(key, x)
         return self.decode(own, self.prepare(x), self.threat.sample(inner, self.origin(x)))
@@ -77,7 +78,7 @@ def spatial(limits: Sequence[float], *, border: Border = "zero") -> Perturbation
         )
     units = tuple(float(limit) for limit in limits)
 
-    def decode(key: PRNGKeyArray, x: Images, u: Array) -> Images:
+    def decode(key: Keys, x: Images, u: Array) -> Images:
         del key
         return warp(x, u * jnp.asarray(units, u.dtype), border=border)
 
@@ -95,7 +96,7 @@ def attack_through(space: PerturbationSet, attack: Attack) -> Attack:
       An attack (key, logits_fn, x, y) -> Found: the perturbed image, and the value of the inner attack.
     """
 
-    def outer(key: PRNGKeyArray, logits_fn: LogitsFn, x: Images, y: Labels) -> Found:
+    def outer(key: Keys, logits_fn: LogitsFn, x: Images, y: Labels) -> Found:
         own, inner = _keys(key, x)
         ready = space.prepare(x)
 
@@ -111,7 +112,7 @@ def attack_through(space: PerturbationSet, attack: Attack) -> Attack:
 def ascent_through(space: PerturbationSet, ascent: Ascent) -> Ascent:
     """Let an ascent maximise an objective of images over the parameters of a set: max over u of f(decode(x, u))."""
 
-    def outer(key: PRNGKeyArray, objective: Objective, x: Images) -> Found:
+    def outer(key: Keys, objective: Objective, x: Images) -> Found:
         own, inner = _keys(key, x)
         ready = space.prepare(x)
         found = ascent(inner, lambda u: objective(space.decode(own, ready, u)), space.origin(x))
@@ -155,7 +156,7 @@ def loss_through(space: PerturbationSet, model: Model, build: Callable[[Model], 
 class Lifted(NamedTuple):
     """Where a search through a set stands: the keys of the decoder, the prepared images, and the inner state."""
 
-    key: PRNGKeyArray
+    key: Keys
     x: Any
     inner: Any
 
@@ -163,7 +164,7 @@ class Lifted(NamedTuple):
 def solver_through(space: PerturbationSet, solver: Solver) -> Solver:
     """Turn a solver over u into one over images, which can be driven in segments like any other."""
 
-    def init(key: PRNGKeyArray, x: Images) -> Lifted:
+    def init(key: Keys, x: Images) -> Lifted:
         own, inner = _keys(key, x)
         return Lifted(own, space.prepare(x), solver.init(inner, space.origin(x)))
 
@@ -180,7 +181,7 @@ def solver_through(space: PerturbationSet, solver: Solver) -> Solver:
     return solver._replace(init=init, advance=advance, finish=finish)
 
 
-def _keys(key: PRNGKeyArray, x: Images) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+def _keys(key: Keys, x: Images) -> tuple[PRNGKeyArray, PRNGKeyArray]:
     """Split into keys for the decoder and keys for the search."""
     keys = keys_for(key, x.shape[0])
     return fold(keys, 0), fold(keys, 1)

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import checks
 from robustjax.attacks.compose import worst_of
 from robustjax.perturbations.corruptions.table import CORRUPTIONS, corrupt
 from robustjax.perturbations.sets import PerturbationSet, attack_through
 from robustjax.threats import Threat
-from robustjax.types import Attack, Images
+from robustjax.types import Attack, Images, Keys
 
 
 def strength(name: str, *, strongest: float = 5.0) -> PerturbationSet:
@@ -24,7 +24,7 @@ def strength(name: str, *, strongest: float = 5.0) -> PerturbationSet:
     one = corrupt(name)
     checks.number("strength", "strongest", strongest, above=0, most=5)
 
-    def decode(key: PRNGKeyArray, x: Images, u: Array) -> Images:
+    def decode(key: Keys, x: Images, u: Array) -> Images:
         return one(key, x, u[:, 0])
 
     return PerturbationSet(decode, Threat("linf", strongest, 0.0, strongest), 1)

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import binomial, checks
 from robustjax.numerics import fold, keys_for
 from robustjax.smoothing.votes import Count, require
+from robustjax.types import Keys
 
 ABSTAIN = -1  # the label of no decision
 MOST = 2**30  # samples, which int32 counts
@@ -51,7 +52,7 @@ def certificate(
 
 def certify(
     count: Count, *, sigma: float, selection_samples: int = 100, samples: int = 100_000, alpha: float = 0.001
-) -> Callable[[PRNGKeyArray, Array], Certificate]:
+) -> Callable[[Keys, Array], Certificate]:
     """Choose a class by some samples of the noise, bound its probability by others.
 
     Args:
@@ -70,7 +71,7 @@ def certify(
     check("certify", sigma, alpha, selection_samples, samples)
     compiled = jax.jit(count)
 
-    def run(key: PRNGKeyArray, x: Array) -> Certificate:
+    def run(key: Keys, x: Array) -> Certificate:
         require("certify", count, x)
         keys = keys_for(key, x.shape[0])
         chosen = np.asarray(compiled(fold(keys, 0), x, selection_samples)).argmax(axis=1)
@@ -100,7 +101,7 @@ def prediction(counts: np.ndarray, alpha: float = 0.001) -> np.ndarray:
 
 def predict(
     count: Count, *, samples: int = 1000, alpha: float = 0.001
-) -> Callable[[PRNGKeyArray, Array], np.ndarray]:
+) -> Callable[[Keys, Array], np.ndarray]:
     """Predict with the smoothed classifier: the class differs from its own with probability at most alpha.
 
     Args:
@@ -117,7 +118,7 @@ def predict(
     check("predict", 1.0, alpha, samples)
     compiled = jax.jit(count)
 
-    def run(key: PRNGKeyArray, x: Array) -> np.ndarray:
+    def run(key: Keys, x: Array) -> np.ndarray:
         require("predict", count, x)
         return prediction(np.asarray(compiled(key, x, samples)), alpha)
 

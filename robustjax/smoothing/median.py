@@ -6,14 +6,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from robustjax import binomial, checks
 from robustjax.numerics import keys_for
 from robustjax.smoothing.noise import Noise
-from robustjax.types import Objective
+from robustjax.types import Keys, Objective
 
-NoisyScores = Callable[[PRNGKeyArray, Array], Float[Array, "b n"]]
+NoisyScores = Callable[[Keys, Array], Float[Array, "b n"]]
 
 
 class Smoothed(NamedTuple):
@@ -39,7 +39,7 @@ def median(
     alpha: float = 0.001,
     quantile: float = 0.5,
     chunk_size: int = 1000,
-) -> Callable[[PRNGKeyArray, Array], Smoothed]:
+) -> Callable[[Keys, Array], Smoothed]:
     """Certify h(x + d) for |d|_2 <= radius, where h(x) is the median of score(x + N(0, sigma^2)).
 
     Within the radius the median lies between the quantiles Phi(-radius / sigma) and Phi(radius / sigma) at x, which
@@ -68,7 +68,7 @@ def median(
     _check(samples, radius, sigma, alpha, quantile)
     compiled = jax.jit(noisy_scores(score, noise, samples=samples, chunk_size=chunk_size))
 
-    def run(key: PRNGKeyArray, x: Array) -> Smoothed:
+    def run(key: Keys, x: Array) -> Smoothed:
         checks.examples("median", x, lower=noise.lower, upper=noise.upper)
         scores = np.asarray(compiled(key, x))
         return certified(scores, radius=radius, sigma=sigma, alpha=alpha, quantile=quantile)
@@ -89,10 +89,10 @@ def noisy_scores(score: Objective, noise: Noise, *, samples: int, chunk_size: in
     size = min(samples, chunk_size)
     turns = -(-samples // size)
 
-    def scores(key: PRNGKeyArray, x: Array) -> Float[Array, "b n"]:
+    def scores(key: Keys, x: Array) -> Float[Array, "b n"]:
         checks.examples("noisy_scores", x, lower=noise.lower, upper=noise.upper)
 
-        def one(row: tuple[PRNGKeyArray, Array]) -> Array:
+        def one(row: tuple[Keys, Array]) -> Array:
             key, image = row
 
             def some(i: Array) -> Array:

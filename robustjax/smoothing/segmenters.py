@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax.numerics import fold, keys_for
 from robustjax.smoothing.certify import Certificate, certificate, check
 from robustjax.smoothing.votes import Count, require
+from robustjax.types import Keys
 
 
 def certify_pixels(
@@ -19,7 +20,7 @@ def certify_pixels(
     samples: int = 1000,
     alpha: float = 0.001,
     joint: bool = True,
-) -> Callable[[PRNGKeyArray, Array], Certificate]:
+) -> Callable[[Keys, Array], Certificate]:
     """Certify the class of each pixel as `certify` does that of an image.
 
     Args:
@@ -40,7 +41,7 @@ def certify_pixels(
     check("certify_pixels", sigma, alpha, selection_samples, samples)
     compiled = jax.jit(count)
 
-    def run(key: PRNGKeyArray, x: Array) -> Certificate:
+    def run(key: Keys, x: Array) -> Certificate:
         require("certify_pixels", count, x)
         keys = keys_for(key, x.shape[0])
         chosen = np.asarray(compiled(fold(keys, 0), x, selection_samples)).argmax(axis=-1)

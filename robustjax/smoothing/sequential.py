@@ -6,12 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import binomial, checks
 from robustjax.numerics import fold, keys_for
 from robustjax.smoothing.certify import ABSTAIN, Certificate, check
 from robustjax.smoothing.votes import Count, require
+from robustjax.types import Keys
 
 
 class Sequential(NamedTuple):
@@ -29,7 +30,7 @@ def certify_up_to(
     selection_samples: int = 100,
     phases: Sequence[int] = (100, 1000, 10_000, 100_000),
     alpha: float = 0.001,
-) -> Callable[[PRNGKeyArray, Array], Sequential]:
+) -> Callable[[Keys, Array], Sequential]:
     """Certify as `certify` does, but stop an example once its radius is reached, or is out of reach.
 
     At the end of each phase, alpha / len(phases) is spent on the bound over all samples so far. With probability
@@ -58,7 +59,7 @@ def certify_up_to(
         raise ValueError(f"certify_up_to: phases is {tuple(phases)}, must grow from at least one number")
     compiled, spent, needed = jax.jit(count), alpha / len(phases), binomial.chance(radius, sigma)
 
-    def run(key: PRNGKeyArray, x: Array) -> Sequential:
+    def run(key: Keys, x: Array) -> Sequential:
         require("certify_up_to", count, x)
         keys = keys_for(key, x.shape[0])
         rows = np.arange(x.shape[0])

@@ -7,21 +7,19 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 
 from robustjax import checks
 from robustjax.numerics import keys_for
 from robustjax.smoothing.noise import Noise
-from robustjax.types import LogitsFn
+from robustjax.types import Keys, LogitsFn
 
 
 @runtime_checkable
 class Count(Protocol):
     """Count the classes over samples of the noise; their number may be traced, and differ between examples."""
 
-    def __call__(
-        self, key: PRNGKeyArray, x: Array, samples: int | Int[Array, "..."]
-    ) -> Int[Array, "b k"]: ...
+    def __call__(self, key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Boxed:
     count: Count
     box: tuple[float, float]
 
-    def __call__(self, key: PRNGKeyArray, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+    def __call__(self, key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
         """Check the images, then count."""
         require("votes", self, x)
         return self.count(key, x, samples)
@@ -74,13 +72,13 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 
     checks.count("votes", "classes", classes, least=2)
     checks.count("votes", "chunk_size", chunk_size)
 
-    def count(key: PRNGKeyArray, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+    def count(key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
         checks.setting("votes", "samples", samples, least=0)
         if not jnp.issubdtype(jnp.result_type(samples), jnp.integer):
             raise ValueError(f"votes: samples is {samples}, must be a whole number, or one per image")
         amount = jnp.broadcast_to(jnp.asarray(samples, jnp.int32), (x.shape[0],))
 
-        def one(row: tuple[PRNGKeyArray, Array, Array]) -> Array:
+        def one(row: tuple[Keys, Array, Array]) -> Array:
             key, image, samples = row
 
             def draw(i: Array | int) -> Array:
@@ -118,7 +116,7 @@ def over_devices(count: Count, mesh: Mesh) -> Count:
     cut = PartitionSpec(mesh.axis_names[0])
     shared = jax.shard_map(count, mesh=mesh, in_specs=cut, out_specs=cut)
 
-    def every(key: PRNGKeyArray, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+    def every(key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
         rows = x.shape[0]
         place = jnp.arange(rows + -rows % mesh.shape[mesh.axis_names[0]])
         row = jnp.minimum(place, rows - 1)  # what fills up the last device draws no samples

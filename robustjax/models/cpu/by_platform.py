@@ -7,7 +7,7 @@ rules of transposition, and each is lowered once, for its platform alone.
 """
 
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ Role = Literal["product", "gradient of x", "gradient of kernel"]
 Mapped = tuple[bool, bool]  # of the left and the right operand: whether it has the axis
 
 
+@runtime_checkable
 class Product(Protocol):
     """A bilinear map of feature maps (b, h, w, c) and a kernel (i, j, c, o), in several forms of the same value.
 

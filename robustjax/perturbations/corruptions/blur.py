@@ -5,17 +5,16 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
 
 from robustjax.perturbations.corruptions import parameters
 from robustjax.perturbations.corruptions.draws import uniform
 from robustjax.perturbations.corruptions.severity import at, each
 from robustjax.perturbations.corruptions.smoothing import along, gaussian, interpolation
 from robustjax.perturbations.sampling import folded
-from robustjax.types import Images, Radius
+from robustjax.types import Images, Keys, Radius
 
 
-def gaussian_blur(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def gaussian_blur(key: Keys, x: Images, severity: Radius) -> Images:
     """Smooth by a Gaussian. Nothing is random."""
 
     def one(key, image, severity):
@@ -26,7 +25,7 @@ def gaussian_blur(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def defocus_blur(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def defocus_blur(key: Keys, x: Images, severity: Radius) -> Images:
     """Smooth by a disk with soft edges. Nothing is random.
 
     Between two severities their kernels are mixed, since the pixels inside a disk change in jumps.
@@ -45,7 +44,7 @@ def defocus_blur(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def glass_blur(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def glass_blur(key: Keys, x: Images, severity: Radius) -> Images:
     """Smooth, replace each pixel by itself or a neighbour above or to the left, once or twice, and smooth again.
 
     Between two severities a sweep is mixed with the image before it.
@@ -70,7 +69,7 @@ def glass_blur(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def motion_blur(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def motion_blur(key: Keys, x: Images, severity: Radius) -> Images:
     """Blur along a line at a random angle within 45 degrees of the horizontal."""
 
     def one(key, image, severity):
@@ -80,7 +79,7 @@ def motion_blur(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def zoom_blur(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def zoom_blur(key: Keys, x: Images, severity: Radius) -> Images:
     """Average the image and its centre enlarged by 1, 1.01, 1.02, ... Nothing is random.
 
     Between two severities the largest zoom has a part of its weight.

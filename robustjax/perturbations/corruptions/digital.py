@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from robustjax.numerics import divide
 from robustjax.perturbations.corruptions import parameters
@@ -11,10 +11,10 @@ from robustjax.perturbations.corruptions.draws import uniform
 from robustjax.perturbations.corruptions.severity import at, each
 from robustjax.perturbations.corruptions.smoothing import gaussian, separable
 from robustjax.perturbations.sampling import bilinear
-from robustjax.types import Images, Radius
+from robustjax.types import Images, Keys, Radius
 
 
-def brightness(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def brightness(key: Keys, x: Images, severity: Radius) -> Images:
     """Raise the value of HSV, the largest channel, at fixed hue and saturation. Nothing is random."""
 
     def one(key, image, severity):
@@ -26,7 +26,7 @@ def brightness(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def contrast(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def contrast(key: Keys, x: Images, severity: Radius) -> Images:
     """Move every value towards the mean of its channel. Nothing is random."""
 
     def one(key, image, severity):
@@ -37,7 +37,7 @@ def contrast(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def saturate(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def saturate(key: Keys, x: Images, severity: Radius) -> Images:
     """Scale and shift the saturation of HSV at fixed hue and value. Nothing is random.
 
     Severities 1 and 2 fade the colours, 3 to 5 strengthen them; in between, where the factor passes 1, an
@@ -60,7 +60,7 @@ def saturate(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def pixelate(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def pixelate(key: Keys, x: Images, severity: Radius) -> Images:
     """Shrink by averaging boxes and enlarge by repeating pixels. Nothing is random.
 
     Between two severities their matrices are mixed, since the number of pixels is whole.
@@ -73,7 +73,7 @@ def pixelate(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def elastic_transform(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def elastic_transform(key: Keys, x: Images, severity: Radius) -> Images:
     """Move three points at random, the image with them, then every pixel by a smooth random displacement.
 
     Lengths scale with the shorter side.

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from robustjax.perturbations.corruptions import parameters
 from robustjax.perturbations.corruptions.severity import at, each
 from robustjax.perturbations.corruptions.smoothing import interpolation, separable
-from robustjax.types import Images, Number, Radius
+from robustjax.types import Images, Keys, Number, Radius
 
 LUMA = np.asarray(
     [
@@ -30,7 +30,7 @@ TO_YCBCR = np.asarray(
 )
 
 
-def jpeg_compression(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def jpeg_compression(key: Keys, x: Images, severity: Radius) -> Images:
     """Compress and decompress; below severity 1 mix with the image. Nothing is random."""
 
     def one(key, image, severity):

@@ -3,15 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax.perturbations.corruptions import parameters
 from robustjax.perturbations.corruptions.draws import normal, uniform
 from robustjax.perturbations.corruptions.severity import at, each
-from robustjax.types import Images, Radius
+from robustjax.types import Images, Keys, Radius
 
 
-def gaussian_noise(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def gaussian_noise(key: Keys, x: Images, severity: Radius) -> Images:
     """Add sigma z with z normal."""
 
     def one(key, image, severity):
@@ -20,7 +20,7 @@ def gaussian_noise(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def speckle_noise(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def speckle_noise(key: Keys, x: Images, severity: Radius) -> Images:
     """Add sigma x z with z normal."""
 
     def one(key, image, severity):
@@ -29,7 +29,7 @@ def speckle_noise(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def impulse_noise(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def impulse_noise(key: Keys, x: Images, severity: Radius) -> Images:
     """Replace a share of the values by 0 or 1, as often the one as the other; channels are hit on their own.
 
     A value hit at one severity stays so at all higher ones. The severity has no gradient.
@@ -44,7 +44,7 @@ def impulse_noise(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def shot_noise(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def shot_noise(key: Keys, x: Images, severity: Radius) -> Images:
     """Count photons: k / rate with k Poisson of mean rate x.
 
     The standard deviation, rate^(-1/2), is what is interpolated. Forwards the counts are whole numbers; the

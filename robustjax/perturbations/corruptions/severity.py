@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from robustjax import checks
 from robustjax.numerics import constant, keys_for
-from robustjax.types import Images, Radius
+from robustjax.types import Images, Keys, Radius
 
 Image = Float[Array, "h w c"]
 OneImage = Callable[[PRNGKeyArray, Image, Scalar], Image]
@@ -29,7 +29,7 @@ def at(table: np.ndarray, severity: Scalar) -> Array:
     return (1.0 - share) * rows[low] + share * rows[low + 1]
 
 
-def each(one: OneImage, key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def each(one: OneImage, key: Keys, x: Images, severity: Radius) -> Images:
     """Corrupt every image of a batch with its own key and severity, and clip to [0, 1].
 
     Raises:

@@ -1,7 +1,7 @@
 """Spatter: drops of water, or of mud, on the lens."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
 from robustjax.numerics import divide
 from robustjax.perturbations.corruptions import parameters
@@ -10,14 +10,14 @@ from robustjax.perturbations.corruptions.draws import normal
 from robustjax.perturbations.corruptions.severity import at, each
 from robustjax.perturbations.corruptions.smoothing import gaussian
 from robustjax.perturbations.sampling import Border, folded
-from robustjax.types import Images, Radius
+from robustjax.types import Images, Keys, Radius
 
 Plane = Float[Array, "h w"]
 WATER = (175, 238, 238)
 MUD = (63, 42, 20)
 
 
-def spatter(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def spatter(key: Keys, x: Images, severity: Radius) -> Images:
     """Cover parts of the image by drops, which are where smoothed noise is above a threshold.
 
     Water shines, more where the drop's edge rises against the light; mud hides what is behind it. Severities

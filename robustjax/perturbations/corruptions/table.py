@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxtyping import PRNGKeyArray
-
 from robustjax.perturbations.corruptions import blur, digital, jpeg, noise, spatter, weather
-from robustjax.types import Images, Radius
+from robustjax.types import Images, Keys, Radius
 
-Corrupt = Callable[[PRNGKeyArray, Images, Radius], Images]
+Corrupt = Callable[[Keys, Images, Radius], Images]
 
 
 class Corruption(NamedTuple):

@@ -12,10 +12,10 @@ from robustjax.perturbations.corruptions.draws import normal, uniform
 from robustjax.perturbations.corruptions.fractal import covering, plasma
 from robustjax.perturbations.corruptions.severity import at, each
 from robustjax.perturbations.corruptions.smoothing import along, interpolation, separable
-from robustjax.types import Images, Radius
+from robustjax.types import Images, Keys, Radius
 
 
-def snow(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def snow(key: Keys, x: Images, severity: Radius) -> Images:
     """Whiten the image and let flakes fall on it: the largest values of noise, enlarged and blurred downwards.
 
     Reference: see `parameters`; the flakes are not rounded to 8 bits. Below severity 1 they fade.
@@ -36,7 +36,7 @@ def snow(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
     return each(one, key, x, severity)
 
 
-def frost(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def frost(key: Keys, x: Images, severity: Radius) -> Images:
     """Lay ice crystals over a dimmed image.
 
     Reference: see `parameters` for the weights. The published code cuts the ice out of five photographs; ours
@@ -97,7 +97,7 @@ def ice(key: PRNGKeyArray, height: int, width: int) -> Float[Array, "h w 3"]:
     return light[..., None] * (tint + (1.0 - tint) * light[..., None])
 
 
-def fog(key: PRNGKeyArray, x: Images, severity: Radius) -> Images:
+def fog(key: Keys, x: Images, severity: Radius) -> Images:
     """Add a plasma fractal and scale back to the image's largest value."""
 
     def one(key, image, severity):
