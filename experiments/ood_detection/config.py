@@ -17,7 +17,7 @@ from experiments.shared.settings import PGD, Cluster, Optimizer
 from robustjax.attacks import compose, pgd
 from robustjax.catalog import ood_losses
 from robustjax.catalog.score_attacks import score_attack
-from robustjax.catalog.scores import detector
+from robustjax.catalog.scores import TUNABLE, detector, tunable
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Number
@@ -197,6 +197,9 @@ class EvaluateConfig:
     samples: Count = 1000  # noisy copies of every image
     images: ImagesOrAll = 500  # test images, ID and of each OOD set; None for all
     fit_images: Count = 2000  # training images that detectors are fitted to
+    search: bool = False  # choose settings of detectors on validation images, from OpenOOD's grids
+    search_ood: str = ""  # OOD set to validate them on, which no OOD set of the test may share an image with
+    search_images: Count = 1000  # validation images of each side
     id_rejected: OpenShare = 0.05  # share of ID images that thresholds may reject
     batch_size: Count = 250
     resamples: Count = 300  # of the bootstrap
@@ -215,6 +218,12 @@ class EvaluateConfig:
             raise ValueError("--ood-sets and --detectors are empty, must name at least one each")
         for name in self.detectors:
             detector(name)
+        if self.search != bool(self.search_ood):
+            raise ValueError(
+                "--search and --search-ood: must be given together, the OOD set to validate settings on"
+            )
+        if self.search and not any(tunable(name) for name in self.detectors):
+            raise ValueError(f"--search is given, must be with one of the detectors {', '.join(TUNABLE)}")
         published = [name for name in self.attacks if score_attack(name).published]
         if list(self.radii) != sorted(set(self.radii)):
             raise ValueError(f"--radii is {self.radii}, must rise from above 0")

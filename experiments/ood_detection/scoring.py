@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +16,14 @@ from robustjax import checks, data, runtime
 from robustjax.attacks.flags import Flag
 from robustjax.catalog import ood_losses, ood_sets
 from robustjax.catalog.score_attacks import NamedAttack, score_attack
-from robustjax.catalog.scores import DETECTORS, detector
+from robustjax.catalog.scores import DETECTORS, detector, tunable
 from robustjax.data import subsets
 from robustjax.data.sources import Split
 from robustjax.evaluation import score_cases, score_checks, score_suite, scores
+from robustjax.evaluation.detector_search import Validation, in_words, search
 from robustjax.evaluation.score_suite import ScoreResults
 from robustjax.evaluation.scores import Scorer, Scores, Side
+from robustjax.ood.detectors import Detector
 from robustjax.runtime import result_files, strict_json
 from robustjax.runtime.attack_progress import attack_progress
 from robustjax.runtime.provenance import digest, plain
@@ -41,6 +44,9 @@ class Images(NamedTuple):
       validation: held-out ones, which thresholds are calibrated on; None where there are test images only.
       ood: OOD sets by name.
       no_training: why no detector can be fitted; "" if one can.
+      fit_sets: load the training and validation images that detectors are fitted to.
+      search_ood: OOD validation images that settings are chosen on; None where none are.
+      shifted: further ID sets by name, under a covariate shift.
     """
 
     dataset: str
@@ -48,12 +54,20 @@ class Images(NamedTuple):
     validation: Split | None
     ood: dict[str, Split]
     no_training: str
+    fit_sets: Callable[[], tuple[Split, Split]]
+    search_ood: Split | None = None
+    shifted: Mapping[str, Split] = MappingProxyType({})
 
     @property
     def sets(self) -> dict[str, Split]:
         """All of them by name."""
         held_out = {} if self.validation is None else {"validation": self.validation}
-        return {"test": self.test, **held_out, **self.ood}
+        return {"test": self.test, **held_out, **self.shifted, **self.ood}
+
+    @property
+    def tests(self) -> dict[str, Split]:
+        """What is tested on, by name."""
+        return {"test": self.test, **self.shifted, **self.ood}
 
 
 def load(cfg: EvaluateConfig, dataset: str, test: Split) -> Images:
@@ -74,7 +88,21 @@ def load(cfg: EvaluateConfig, dataset: str, test: Split) -> Images:
     ood = {
         n: ood_sets.load(n, test, split="test", data_dir=cfg.data_dir, count=cfg.images) for n in cfg.ood_sets
     }
-    return Images(dataset, test, validation, ood, why)
+    search_ood = None
+    if cfg.search:
+        search_ood = ood_sets.load(
+            cfg.search_ood, test, split="validation", data_dir=cfg.data_dir, count=cfg.search_images
+        )
+
+    def fit_sets() -> tuple[Split, Split]:
+        held_out = cfg.search_images if cfg.search else max(2, cfg.fit_images // 4)
+        train, validation = (
+            subsets.subset(data.load(dataset, part, data_dir=cfg.data_dir, size=cfg.source.size), count)
+            for part, count in (("train", cfg.fit_images), ("validation", held_out))
+        )
+        return train, validation
+
+    return Images(dataset, test, validation, ood, why, fit_sets, search_ood)
 
 
 def require(cfg: EvaluateConfig, networks: list[Network], images: Images) -> None:
@@ -187,12 +215,13 @@ class Scoring:
         """The detector, fitted when it is first needed."""
         if self._scorer is None:
             cfg = self.cfg
+            chosen, fitted = self._chosen()
             self._scorer = Scorer(
                 self.network,
-                self.detector,
+                chosen,
                 classes=len(self.images.test.info.classes),
                 form=_form(self.network, self.images),
-                fitted=self._fitted(),
+                fitted=fitted,
                 batch_size=cfg.batch_size,
                 seed=cfg.seed,
             )
@@ -230,18 +259,32 @@ class Scoring:
         found["a few images"] = [Flag(**one) for one in json.loads(kept.read_text())]
         return found
 
-    def _fitted(self) -> Any:
-        if self.detector.fit is None:
-            return ()
-        cfg = self.cfg
-        train, held_out = (
-            subsets.subset(
-                data.load(self.images.dataset, part, data_dir=cfg.data_dir, size=cfg.source.size), count
-            )
-            for part, count in (("train", cfg.fit_images), ("validation", max(2, cfg.fit_images // 4)))
-        )
+    def _chosen(self) -> tuple[Detector, Any]:
+        """Give the detector and what it is fitted to; of a search, that with the settings that were chosen."""
+        one, wanted = self.detector, tunable(self.name) if self.cfg.search else None
+        if wanted is None and one.fit is None:
+            return one, ()
+        train, held_out = self.images.fit_sets()
         noise = ood_sets.load("noise/permuted", held_out, split="validation")
-        return scores.fit(self.network, self.detector, train, held_out, noise, batch_size=cfg.batch_size)
+        batch_size = self.cfg.batch_size
+        if wanted is not None:
+            kept = self.run.folder / f"searches/{self.place}.json"
+            if not kept.exists():
+                assert self.images.search_ood is not None
+                found = search(
+                    self.network,
+                    wanted.make,
+                    wanted.grid,
+                    Validation(train, held_out, noise, self.images.search_ood),
+                    self.images.tests,
+                    batch_size=batch_size,
+                )
+                runtime.say(in_words(self.name, found))
+                facts = {"chosen": found.best._asdict(), "tried": [t._asdict() for t in found.tried]}
+                strict_json.write(kept, facts)
+                return found.detector, found.fitted
+            one = wanted.make(**json.loads(kept.read_text())["chosen"]["settings"])
+        return one, scores.fit(self.network, one, train, held_out, noise, batch_size=batch_size)
 
     def _attacked(self, attack: str, sets: Mapping[str, Split]) -> None:
         """Attack at rising radii; what was found in a smaller ball lies in the larger one."""

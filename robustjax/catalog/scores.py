@@ -1,9 +1,14 @@
 """Detectors of OOD images by name, each scored in a form that does not saturate, so that it can be attacked."""
 
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import Any, NamedTuple
+
 from robustjax.catalog.names import named
 from robustjax.ood import detectors, gaussian_scores, logit_scores
 from robustjax.ood import post_processors as made
 from robustjax.ood.detectors import Detector, last
+from robustjax.ood.ross import ross
 from robustjax.ood.scores import scored
 from robustjax.ood.ssd import ssd
 
@@ -43,12 +48,13 @@ DETECTORS: dict[str, Detector] = {
     "ash_b": made.ash_b(),
     "ash_p": made.ash_p(),
     "scale": made.scale(),
-    "adascale_a": made.ada_scale("activations"),
-    "adascale_l": made.ada_scale("logits"),
+    "adascale_a": made.adascale_a(),
+    "adascale_l": made.adascale_l(),
     "t2fnorm": made.t2fnorm(),
     "dropout": made.dropout(),
     "rankfeat": made.rank_feat(),
     "gram": made.gram_matrices(),
+    "ross": ross(made.fdbd()),
 }
 # OpenOOD's names of the same scores; its "ash" is ash_b here, and "ensemble" a network: the members' mean prediction.
 OPENOOD_NAMES = {
@@ -62,6 +68,45 @@ OPENOOD_NAMES = {
     "cider": "knn",
     "npos": "knn",
 }
+
+
+class Tunable(NamedTuple):
+    """A detector whose settings are chosen on validation images.
+
+    Attributes:
+      make: settings by name -> detector.
+      grid: the values to try, OpenOOD's; the first setting changes fastest.
+    """
+
+    make: Callable[..., Detector]
+    grid: Mapping[str, tuple[Any, ...]]
+
+
+_PRUNED = {"percentile": (65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0)}
+_ADAPTED = {"percentiles": tuple(combinations((60.0, 65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0, 99.0), 2))}
+# What OpenOOD searches, but ViM's dimension, which depends on the network, and gammas of GEN from 1, which it forbids.
+TUNABLE: dict[str, Tunable] = {
+    "energy": Tunable(made.energy, {"temperature": (1.0, 10.0, 100.0, 1000.0)}),
+    "gen": Tunable(made.gen, {"gamma": (0.01, 0.1, 0.5), "top": (10, 50, 100, 200, 500, 1000)}),
+    "odin": Tunable(made.odin, {"temperature": (1.0, 10.0, 100.0, 1000.0), "magnitude": (0.0014, 0.0028)}),
+    "knn": Tunable(made.knn, {"neighbours": (50, 100, 200, 500, 1000)}),
+    "relation": Tunable(made.relation, {"power": (1.0, 2.0, 4.0, 6.0, 8.0)}),
+    "fdbd": Tunable(made.fdbd, {"centred": (True, False)}),
+    "nci": Tunable(made.nci, {"alpha": (1e-4, 1e-3, 1e-2, 1e-1)}),
+    "react": Tunable(made.react, {"percentile": (85.0, 90.0, 95.0, 99.0)}),
+    "vra": Tunable(made.vra, {"high": (85.0, 90.0, 95.0, 99.0), "low": (1.0, 5.0, 10.0, 15.0)}),
+    "ash": Tunable(made.ash_s, _PRUNED),
+    "ash_b": Tunable(made.ash_b, _PRUNED),
+    "ash_p": Tunable(made.ash_p, _PRUNED),
+    "scale": Tunable(made.scale, _PRUNED),
+    "adascale_a": Tunable(made.adascale_a, _ADAPTED),
+    "adascale_l": Tunable(made.adascale_l, _ADAPTED),
+}
+
+
+def tunable(name: str) -> Tunable | None:
+    """Find the grid of a detector by its name or OpenOOD's; None where nothing of it is searched."""
+    return TUNABLE.get(OPENOOD_NAMES.get(name, name))
 
 
 def detector(name: str, *, flag: str = "--detectors") -> Detector:

@@ -3,6 +3,7 @@
 ```
 mapped       a per-example function, batch by batch
 scores       scores of detectors: clean, attacked, corrupted, certified, smoothed
+detector_search  settings of a detector, chosen on validation images
 predictions  of images that are read while they are needed
 corruptions  accuracy under every corruption at every severity
 runner       cases over examples, each on what is not decided yet: the one runner of all attacks

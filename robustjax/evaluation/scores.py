@@ -213,6 +213,19 @@ def fit(
     """
     if detector.fit is None:
         return ()
+    return detector.fit(fit_inputs(network, detector, train, held_out, noise, batch_size=batch_size))
+
+
+def fit_inputs(
+    network: Network,
+    detector: Detector,
+    train: Split,
+    held_out: Split,
+    noise: Split,
+    *,
+    batch_size: int = 250,
+) -> FitInputs:
+    """Collect what a detector, and others that read the same, are fitted to; arguments as in `fit`."""
     require(network, detector, train.image.shape[1:])
     head = last_layer(network) if detector.needs_last_layer else None
     system = DetectorOn(network.model, detector, len(train.info.classes))
@@ -240,7 +253,7 @@ def fit(
     compiled = mapped(read)
 
     def features(split: Split) -> dict[str, np.ndarray]:
-        if detector.reads in ("logits", "maps"):
+        if detector.reads in ("logits", "maps") or not (detector.fit or detector.needs_last_layer):
             return {}
         batches = data.evaluation(split, batch_size=min(batch_size, len(split.label)))
         found = compiled(jax.random.key(0), batches, network.params, network.state)
@@ -249,7 +262,7 @@ def fit(
         return found
 
     made = features(train), train.label, features(held_out), features(noise), head
-    return detector.fit(FitInputs(*made, held_out.label, measure))
+    return FitInputs(*made, held_out.label, measure)
 
 
 def require(network: Network, detector: Detector, shape: Sequence[int]) -> None:

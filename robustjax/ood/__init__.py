@@ -19,6 +19,7 @@ adascale            SCALE with a percentile of its own for each image
 dropout             the mean prediction of thinned networks
 rankfeat            feature maps without their strongest rank-one part
 gram                correlations of feature maps outside the range of training
+ross                the median of a score over noisy copies, raised where they agree
 post_processors     detectors by their settings
 odin                ODIN, and its gradient step in front of any score
 blend               one score of several

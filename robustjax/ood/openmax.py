@@ -63,8 +63,8 @@ def openmax(logits: np.ndarray, label: np.ndarray, *, tail: int = 20, alpha: int
         differ.
 
     Reference: Bendale and Boult 2016, arXiv:1511.06233, with OpenOOD's settings: Euclidean distances, tail 20, alpha 3,
-      and libMR's shift of the distances. Maximum likelihood is solved by bisection. A class without a correctly
-      classified training image is described by all its images, where the published code divides by zero.
+      and libMR's shift of the distances. Maximum likelihood is solved by bisection. A class with fewer
+      than two correctly classified training images is described by all its images, where the published code fails.
     """
     z = checks.rows("openmax", "logits", logits)
     n, k = z.shape
@@ -75,7 +75,7 @@ def openmax(logits: np.ndarray, label: np.ndarray, *, tail: int = 20, alpha: int
     y = checks.labels("openmax", label, count=n, classes=k)
     means, fits = [], []
     for c in range(k):
-        own = correct(z, y, c)
+        own = correct(z, y, c, least=2)
         if not len(own):
             raise ValueError(f"openmax: class {c} has no training image, every class must have at least two")
         means.append(own.mean(axis=0))
@@ -89,12 +89,14 @@ def openmax(logits: np.ndarray, label: np.ndarray, *, tail: int = 20, alpha: int
     return OpenMax(jnp.asarray(np.stack(means), jnp.float32), shape, log_scale, least, min(alpha, k))
 
 
-def correct(logits: np.ndarray, label: np.ndarray, c: int, of: np.ndarray | None = None) -> np.ndarray:
-    """Give the rows of a class that are classified correctly, or all of the class where none is."""
+def correct(
+    logits: np.ndarray, label: np.ndarray, c: int, of: np.ndarray | None = None, *, least: int = 1
+) -> np.ndarray:
+    """Give the rows of a class that are classified correctly, or all of the class where fewer than `least` are."""
     rows = logits if of is None else of
     mine = label == c
     right = mine & (logits.argmax(axis=1) == c)
-    return rows[right if right.any() else mine]
+    return rows[right if right.sum() >= least else mine]
 
 
 def weibull(excess: np.ndarray) -> tuple[float, float]:

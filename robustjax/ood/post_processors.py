@@ -59,15 +59,17 @@ def gen(*, gamma: float = 0.1, top: int | None = None) -> Detector:
     return detectors.of_logits(lambda z: logit_scores.gen_log(z, gamma=gamma, top=top))
 
 
+class _Odin(NamedTuple):
+    temperature: float
+    magnitude: float
+
+    def __call__(self, inputs: ScoreInputs) -> Score:
+        return odin_score(inputs.logits_fn, temperature=self.temperature, magnitude=self.magnitude)
+
+
 def odin(*, temperature: float = 1000.0, magnitude: float = 0.0014) -> Detector:
     """Make `odin.odin` a detector, with the score before the step as surrogate."""
-
-    def built(inputs: ScoreInputs, length: float) -> Score:
-        return odin_score(inputs.logits_fn, temperature=temperature, magnitude=length)
-
-    return Detector(
-        lambda inputs: built(inputs, magnitude), surrogate=lambda inputs: built(inputs, 0.0), reads="images"
-    )
+    return Detector(_Odin(temperature, magnitude), surrogate=_Odin(temperature, 0.0), reads="images")
 
 
 def temperature_scaling() -> Detector:
@@ -308,6 +310,35 @@ class _Shift(NamedTuple):
         return adascale.shift_statistic(last_features(inputs), *_head(inputs), **self._asdict())
 
 
+class _AdaScale(NamedTuple):
+    """The score of AdaScale: percentiles are among what is fitted, so that one program serves all of them."""
+
+    kind: Literal["activations", "logits"]
+    shift: _Shift
+
+    def __call__(self, inputs: ScoreInputs) -> Score:
+        features, statistic, (kernel, bias) = last_features(inputs), self.shift(inputs), _head(inputs)
+
+        def score(x: Images) -> PerExample:
+            h = features(x)
+            gain = adascale.gain(h, adascale.percentile_of(statistic(x), *inputs.fitted))[:, None]
+            if self.kind == "logits":
+                return energy_of((h @ kernel + bias) * gain**2)
+            return energy_of((h * jnp.exp(gain)) @ kernel + bias)
+
+        return score
+
+
+def adascale_a(**settings: Any) -> Detector:
+    """Multiply features by exp(gain), then energy: AdaScale-A; settings as in `ada_scale`."""
+    return ada_scale("activations", **settings)
+
+
+def adascale_l(**settings: Any) -> Detector:
+    """Multiply logits by gain squared, then energy: AdaScale-L; settings as in `ada_scale`."""
+    return ada_scale("logits", **settings)
+
+
 def ada_scale(
     kind: Literal["activations", "logits"],
     *,
@@ -349,22 +380,7 @@ def ada_scale(
         known = adascale.known_values(given.measure("held_out", shift))
         return known, jnp.float32(low), jnp.float32(high)
 
-    def build(inputs: ScoreInputs) -> Score:
-        features, statistic, (kernel, bias) = last_features(inputs), shift(inputs), _head(inputs)
-
-        def score(x: Images) -> PerExample:
-            h = features(x)
-            gain = adascale.gain(h, adascale.percentile_of(statistic(x), *inputs.fitted))[:, None]
-            logits = (
-                (h * jnp.exp(gain)) @ kernel + bias
-                if kind == "activations"
-                else (h @ kernel + bias) * gain**2
-            )
-            return energy_of(logits)
-
-        return score
-
-    return Detector(build, fit, needs_last_layer=True, reads="images")
+    return Detector(_AdaScale(kind, shift), fit, needs_last_layer=True, reads="images")
 
 
 def _predicted(inputs: ScoreInputs, x: Images) -> Array:

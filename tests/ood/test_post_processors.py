@@ -18,10 +18,12 @@ from robustjax.ood import (
     rankfeat,
     shaping,
 )
+from robustjax.ood.detectors import Detector, FitInputs, ScoreInputs
 from robustjax.ood.dropout import dropout
 from robustjax.ood.kl_matching import kl_matching
 from robustjax.ood.logit_scores import msp_margin
 from robustjax.ood.openmax import SHIFT, openmax, weibull
+from robustjax.ood.ross import ross
 from robustjax.ood.temperature import temperature_scaling
 
 RNG = np.random.default_rng(0)
@@ -291,3 +293,25 @@ def test_wrong_settings_and_shapes_are_refused_in_one_line(says):
     with pytest.raises(ValueError, match=says) as caught:
         WRONG[says]()
     assert "\n" not in str(caught.value)
+
+
+def test_ross_is_its_definition():
+    """Of the score sum(x) - |x - 1/2|: copies by hand, and the cut of the validation images."""
+    score = lambda x: x.sum(axis=(1, 2, 3)) - 5 * jnp.abs(x - 0.5).sum(axis=(1, 2, 3))
+    base = Detector(lambda inputs: score)
+    x = jnp.asarray(RNG.uniform(size=(40, 2, 1, 1)), jnp.float32)
+
+    def measure(part, build, fitted=()):
+        return np.asarray(build(ScoreInputs(score, 2, fitted=fitted))(x))
+
+    one = ross(base, sigma=0.2, samples=5, weight=0.3, seed=4)
+    fitted = one.fit(FitInputs({}, np.zeros(0), {}, {}, measure=measure))
+    noise = np.random.default_rng(4).normal(size=(5, 2, 1, 1)).astype(np.float32) * 0.2
+    copies = np.stack([np.asarray(score(x + n)) for n in noise])
+    median = np.median(copies, axis=0)
+    away = np.abs(copies - median).mean(axis=0)
+    cut = np.quantile(median, 0.05)
+    want = np.minimum(median, cut) + np.maximum(median - cut, 0) * (1 + 0.3 / away)
+    built = one.build(ScoreInputs(score, 2, fitted=fitted))
+    close(at(built, x), want, rtol=1e-3)
+    assert np.isfinite(jax.grad(lambda z: built(z).sum())(x)).all()
