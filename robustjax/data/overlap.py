@@ -2,10 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from robustjax.data.sources import Split
+
+CHUNK = 512  # images read at a time
 
 
 def require_disjoint(who: str, first: Mapping[str, Split], second: Mapping[str, Split]) -> None:
@@ -29,9 +32,10 @@ def require_disjoint(who: str, first: Mapping[str, Split], second: Mapping[str, 
                 )
 
 
-def _hashes(images: np.ndarray) -> dict[bytes, int]:
-    """Number the images by their hashes, the last of equal ones."""
-    return {
-        hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest(): i
-        for i, image in enumerate(images)
-    }
+def _hashes(images: Any) -> dict[bytes, int]:
+    """Number the images by their hashes, the last of equal ones; pictures are decoded a few at a time."""
+    found = {}
+    for start in range(0, len(images), CHUNK):
+        for i, image in enumerate(np.asarray(images[start : start + CHUNK]), start):
+            found[hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest()] = i
+    return found

@@ -121,10 +121,10 @@ class _Scored:
             return self._of_images(detector, fitted)
         head = self.given.last_layer
 
-        def score(fitted: Any, head: LastLayer | None, read: dict[str, Any]):
-            inputs: Any = ScoreInputs(
-                lambda r: r["logits"], self.classes, lambda r: r["features"], head, fitted=fitted
-            )
+        def score(fitted: Any, head: LastLayer | None, read: Any):
+            # In the place of images: what the network makes of them.
+            outputs: Any = lambda name: lambda read: read[name]  # noqa: E731
+            inputs = ScoreInputs(outputs("logits"), self.classes, outputs("features"), head, fitted=fitted)
             return detector.build(inputs)(read)
 
         run = jax.jit(score)
