@@ -28,8 +28,9 @@ from robustjax import checks, runtime
 from robustjax.analysis.corruption_error import WHOLE, Baseline, base_errors
 from robustjax.catalog import known_checkpoints
 from robustjax.catalog.corruption_baselines import BASELINES
-from robustjax.data import Split, corrupted_arrays, corrupted_trees
-from robustjax.evaluation.corruptions import COMMON, Cells, CorruptionResults, corrupted, over_cells
+from robustjax.data import Split
+from robustjax.evaluation import corrupted_files
+from robustjax.evaluation.corruptions import Cells, CorruptionResults, corrupted, over_cells
 from robustjax.evaluation.identity import identity
 from robustjax.evaluation.suite import as_floats
 from robustjax.runtime import result_files
@@ -101,6 +102,8 @@ def main(cfg: CorruptionsConfig) -> None:
             runtime.say(f"{name:>12}  {line['%']:6.2f} %  ({line['95 % interval']})  {line['of']}")
     if known:
         runtime.say(known.published())
+        for name, value in told["published"].items():
+            runtime.say(f"{name:>12}  {told[name]['%']:6.2f} % measured, {value:.2f} % published")
     for flag in flags:
         if flag.raised:
             runtime.say(f"warning: {flag.name}: {flag.says}")
@@ -116,24 +119,10 @@ def cells_of(cfg: CorruptionsConfig, test: Split) -> Cells:
             test.image, test.label, test.index, corruptions=cfg.names(), severities=cfg.severities,
             key=jax.random.key(cfg.seed), chunk_size=cfg.batch_size,
         )  # fmt: skip
-    folder = pathlib.Path(cfg.files)
-    if not folder.is_dir():
-        raise ValueError(f"--files is {cfg.files}, must be a folder of corrupted images")
-    trees = corrupted_trees.folders(folder)
-    there = list(trees) or corrupted_arrays.names(folder)
-    # Published means are over all corruptions of a benchmark; those that are held out may be absent.
-    benchmark = max((COMMON, corrupted_trees.IMAGENET_3DCC), key=lambda names: len(set(names) & set(there)))
-    needed = benchmark if set(benchmark) & set(there) or not there else ()
-    others = [name for name in there if name not in needed] if cfg.held_out or not needed else []
-    names = cfg.corruptions or (*needed, *others)
-    if trees:
-        preprocess = cfg.preprocessing or f"Res{test.image.shape[1]}"
-        read = corrupted_trees.cells(folder, test, names, cfg.severities, preprocess=preprocess)
-    elif cfg.preprocessing:
-        raise ValueError(f"--preprocessing is {cfg.preprocessing}, must be left out with files of arrays")
-    else:
-        read = corrupted_arrays.cells(folder, test, names, cfg.severities)
-    return Cells(names, tuple(map(float, cfg.severities)), test.image, test.label, test.index, read)
+    return corrupted_files.cells(
+        cfg.files, test, corruptions=cfg.corruptions, severities=cfg.severities, held_out=cfg.held_out,
+        preprocess=cfg.preprocessing,
+    )  # fmt: skip
 
 
 def baseline_of(cfg: CorruptionsConfig, cells: Cells, classes: int) -> Baseline | None:
@@ -145,11 +134,16 @@ def baseline_of(cfg: CorruptionsConfig, cells: Cells, classes: int) -> Baseline 
     if cfg.baseline == "none":
         return None
     if cfg.baseline is None:
-        published = [one for one in BASELINES.values() if set(one.error) <= set(cells.corruptions)]
-        whole = set(cells.severities) == set(WHOLE)
-        return published[0] if published and whole and classes == IMAGENET_CLASSES and cfg.files else None
+        whole = [one for one in BASELINES.values() if set(one.error) <= set(cells.corruptions)]
+        whole = whole if set(cells.severities) == set(WHOLE) else []
+        return whole[0] if whole and classes == IMAGENET_CLASSES and cfg.files else None
     if cfg.baseline in BASELINES:
         found = BASELINES[cfg.baseline]
+        if classes != IMAGENET_CLASSES or not cfg.files:
+            raise ValueError(
+                f"--baseline is {cfg.baseline}, {found.name}, must be another one for "
+                + (f"images of {classes} classes" if cfg.files else "images that are corrupted here")
+            )
     elif (pathlib.Path(cfg.baseline) / "results.npz").is_file():
         earlier, _ = result_files.read_arrays(cfg.baseline, CorruptionResults)
         if not np.array_equal(earlier.index, cells.number):

@@ -97,8 +97,11 @@ class Source:
             raise ValueError(
                 f"--source.{alone[0]} is given, must be left out with --source.run, which knows its images"
             )
-        if self.image_list and not self.folder:
-            raise ValueError("--source.image-list is given, must come with --source.folder")
+        if self.image_list and not self.preprocess_of():
+            raise ValueError(
+                "--source.image-list is given, must come with --source.folder, or prepared pictures with "
+                "--source.preprocessing"
+            )
         if self.preprocess_of() and self.size:
             raise ValueError(
                 f"--source.size is {self.size} and the preprocessing {self.preprocess_of()}, must be one of them"
@@ -133,13 +136,17 @@ class Source:
           ValueError: in one line, if they are not there.
         """
         if self.folder:
-            name = self.preprocess_of() or preprocessing.USUAL
-            return picture_tree.load(
-                self.folder, preprocess=name, listed=self.image_list, name=self.dataset_of()
+            scaled = self.preprocess_of() or preprocessing.USUAL
+            test = picture_tree.load(self.folder, preprocess=scaled, name=self.dataset_of())
+        else:
+            test = data.load(
+                self.dataset_of(),
+                "test",
+                data_dir=self.data_dir,
+                size=self.size,
+                preprocess=self.preprocess_of(),
             )
-        return data.load(
-            self.dataset_of(), "test", data_dir=self.data_dir, size=self.size, preprocess=self.preprocess_of()
-        )
+        return picture_tree.listed(test, self.image_list) if self.image_list else test
 
     def _require_known(self) -> None:
         entry = known_checkpoints.known(self.known or "")

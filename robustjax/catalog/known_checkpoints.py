@@ -12,6 +12,7 @@ from typing import NamedTuple
 from robustjax import binomial
 from robustjax.types import Flag
 
+CORRUPTIONS = pathlib.Path(__file__).with_name("robustbench_corruptions.tsv")
 TABLE = pathlib.Path(__file__).with_name("robustbench.tsv")
 EPS = {
     ("cifar10", "linf"): 8 / 255,
@@ -65,6 +66,27 @@ class Known(NamedTuple):
             "over corruptions" if self.eps is None else f"under AutoAttack in {self.threat} at {self.eps:.4g}"
         )
         return f"RobustBench states {self.clean:g} % clean and {self.robust:g} % {kind} for {self.board}."
+
+
+class OnCorruptions(NamedTuple):
+    """What is published of an entry on ImageNet's corruptions, in percent.
+
+    Attributes:
+      mce: on ImageNet-C.
+      accuracy_3dcc, mce_3dcc: on ImageNet-3DCC.
+    """
+
+    mce: float
+    accuracy_3dcc: float
+    mce_3dcc: float
+
+
+@functools.cache
+def on_corruptions() -> dict[str, OnCorruptions]:
+    """Read that table, by the names of ImageNet's board of corruptions."""
+    with CORRUPTIONS.open(newline="") as stream:
+        rows = csv.DictReader((line for line in stream if not line.startswith("#")), delimiter="\t")
+        return {row.pop("name"): OnCorruptions(*map(float, row.values())) for row in rows}
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """ImageNet's validation images as a tree of files, one folder for each class, decoded when they are asked for."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -30,29 +31,24 @@ def load(
     Args:
       folder: of the tree.
       preprocess: what is made of each picture, by name, see `data.preprocessing`.
-      listed: a file with one `class/picture.JPEG` a line, as RobustBench's imagenet_test_image_ids.txt: these pictures
-        are the split, in this order. All by default.
       name: what to call the set in reports.
     Returns:
       The split; `image` decodes the rows that are asked for.
     Raises:
-      ValueError: in one line, if the folder holds no such tree, a class without pictures, which would shift the labels
-        of the others, a name that is listed twice or is not there, or for an unknown preprocessing.
+      ValueError: in one line, if the folder holds no such tree, or a class without pictures, which would shift the
+        labels of the others, or for an unknown preprocessing.
     """
     preprocessing(preprocess)
     root = Path(folder)
     root = root / "val" if (root / "val").is_dir() else root
     classes, files = _tree(root)
-    if listed is not None:
-        found = _listed(Path(listed), files, classes, root)
-    else:
-        found = [(label, file) for label, inside in enumerate(files) for file in inside]
+    found = [(label, file) for label, inside in enumerate(files) for file in inside]
     label = np.array([label for label, _ in found], np.int32)
     names = [file for _, file in found]
     number = lazy_pictures.numbers(names)
     if number is None:
         number = np.arange(len(names))
-    elif listed is None:
+    else:
         order = np.argsort(number, kind="stable")
         label, number, names = label[order], number[order], [names[i] for i in order]
 
@@ -67,7 +63,7 @@ def load(
         count=len(label),
         per_class=per_class(label, len(classes)),
         sha256=NO_DIGEST,
-        source=f"pictures in {root}" + (f", those of {listed}" if listed else ""),
+        source=f"pictures in {root}",
         note=f"preprocessed by {preprocess}",
     )
     return Split(image, label, number, info)
@@ -101,25 +97,40 @@ def pictures(folder: Path) -> list[str]:
     )
 
 
-def _listed(path: Path, files: list[list[str]], classes: list[str], root: Path) -> list[tuple[int, str]]:
-    """Read a list of pictures, checked against those that are there."""
+def listed(split: Split, path: str | Path) -> Split:
+    """Take the pictures that a file names, one `class/picture.JPEG` a line, in its order.
+
+    RobustBench's imagenet_test_image_ids.txt is such a file: the 5,000 validation pictures of its boards.
+
+    Args:
+      split: from `load`, or prepared pictures (`data.load` with `preprocess`).
+      path: of the list.
+    Raises:
+      ValueError: in one line, for a picture that is not there or named twice, or images without names of files.
+    """
+    path, pictures = Path(path), split.image
+    if not isinstance(pictures, LazyPictures):
+        raise ValueError(f"{path}: the images of {split.info.name} have no names of files, must be pictures")
     with reading(path, "cannot be read as a list of pictures"):
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{path}: holds no line, must have one class/picture.JPEG a line")
-    number, there = {name: i for i, name in enumerate(classes)}, [set(inside) for inside in files]
-    found, absent = [], []
-    for line in lines:
-        kind, _, file = line.rpartition("/")
-        if kind not in number or file not in there[number[kind]]:
-            absent.append(line)
-        else:
-            found.append((number[kind], file))
-    if absent:
+    kinds = [split.info.classes[label] for label in split.label]
+    place = {f"{kind}/{name}": i for i, (kind, name) in enumerate(zip(kinds, pictures.names, strict=True))}
+    if absent := [line for line in lines if line not in place]:
         raise ValueError(
-            f"{path}: {len(absent)} of {len(lines)} lines name no picture in {root}, the first is {absent[0]!r}; must "
-            "be like n01440764/ILSVRC2012_val_00000293.JPEG"
+            f"{path}: {len(absent)} of {len(lines)} lines name no picture of {split.info.name}, the first is "
+            f"{absent[0]!r}; must be like n01440764/ILSVRC2012_val_00000293.JPEG"
         )
-    if len(set(found)) < len(found):
-        raise ValueError(f"{path}: names {len(found) - len(set(found))} pictures twice, must name each once")
-    return found
+    if twice := len(lines) - len(set(lines)):
+        raise ValueError(f"{path}: names {twice} pictures twice, must name each once")
+    rows = np.array([place[line] for line in lines])
+    label = split.label[rows]
+    info = dataclasses.replace(
+        split.info,
+        name=f"{split.info.name} ({path.name})",
+        count=len(label),
+        per_class=per_class(label, len(split.info.classes)),
+        note=f"{len(label)} of {len(split.label)} pictures, those of {path.name}. {split.info.note}",
+    )
+    return Split(lazy_pictures.taken(pictures, rows), label, split.index[rows], info)

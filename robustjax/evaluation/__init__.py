@@ -6,6 +6,7 @@ scores       scores of detectors: clean, attacked, corrupted, certified, smoothe
 detector_search  settings of a detector, chosen on validation images
 predictions  of images that are read while they are needed
 corruptions  accuracy under every corruption at every severity
+corrupted_files  folders of corrupted images: CIFAR-10-C, ImageNet-C and others
 runner       cases over examples, each on what is not decided yet: the one runner of all attacks
 suite        that on a classifier
 suite_state  how far a suite is, and how that is kept

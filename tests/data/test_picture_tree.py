@@ -80,21 +80,21 @@ def test_robustbench_list(tree, tmp_path):
     listed = tmp_path / "imagenet_test_image_ids.txt"
     chosen = [9, 2, 11, 1]
     listed.write_text("\n".join(f"{CLASSES[CLASS[number]]}/{name(number)}" for number in chosen))
-    split = picture_tree.load(tree / "val", preprocess="Res8", listed=listed)
+    split = picture_tree.listed(picture_tree.load(tree / "val", preprocess="Res8"), listed)
     np.testing.assert_array_equal(split.index, chosen)
     np.testing.assert_array_equal(split.label, [CLASS[number] for number in chosen])
     assert len(split.info.classes) == 3
     np.testing.assert_array_equal(subsets.subset(split, "official:2").index, [9, 2])
 
     for text, says in (
-        ("n01440764/ILSVRC2012_val_00000099.JPEG\n", "1 of 1 lines name no picture in"),
+        ("n01440764/ILSVRC2012_val_00000099.JPEG\n", "1 of 1 lines name no picture of imagenet2012"),
         ("ILSVRC2012_val_00000001.JPEG\n", "must be like n01440764/ILSVRC2012_val"),
         (2 * f"{CLASSES[CLASS[1]]}/{name(1)}\n", "names 1 pictures twice"),
         ("\n", "holds no line"),
     ):
         listed.write_text(text)
         with pytest.raises(ValueError, match=says):
-            picture_tree.load(tree, listed=listed)
+            picture_tree.listed(picture_tree.load(tree), listed)
 
 
 def test_what_is_no_tree_ends_in_one_line(tree, tmp_path):
@@ -154,6 +154,8 @@ def test_tfds_gives_the_same_images_as_the_tree(tree, tmp_path):
         assert found.info.classes == CLASSES
     assert list(tmp_path.rglob("listed-validation.npz"))
     np.testing.assert_array_equal(subsets.subset(found, 5).index, subsets.subset(expected, 5).index)
+    (tmp_path / "ids.txt").write_text(f"{CLASSES[CLASS[7]]}/{name(7)}\n{CLASSES[CLASS[3]]}/{name(3)}")
+    np.testing.assert_array_equal(picture_tree.listed(found, tmp_path / "ids.txt").index, [7, 3])
     with pytest.raises(ValueError, match="must be one of them"):
         data.load("imagenet2012", "test", data_dir=tmp_path, preprocess="Res8", size=8)
     with pytest.raises(ValueError, match="must be left out with digits"):

@@ -1,5 +1,6 @@
 """Reports on corrupted images: made here or in files, killed and resumed, beside what is published."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import scripts
 
 from experiments.classification import corruptions as script
+from experiments.classification.corruptions_report import published
 from robustjax import data
-from robustjax.data import subsets
-from robustjax.evaluation.corruptions import CorruptionResults
+from robustjax.catalog import known_checkpoints
+from robustjax.data import corrupted_trees, subsets
+from robustjax.evaluation.corruptions import COMMON, CorruptionResults
 from robustjax.runtime import result_files
 from robustjax.runtime.snapshot import Snapshot
 
@@ -96,10 +99,21 @@ def test_report_resumption_and_files(measure, tmp_path, monkeypatch):
     same(found, whole)
     assert about["mCE"]["%"] == pytest.approx(100)  # by its own errors
 
+    # Published means are of all fifteen corruptions at all five severities, and mCE of ImageNet's.
+    entry = known_checkpoints.known("imagenet2012/corruptions/Standard_R50")
+    fifteen = CorruptionResults(COMMON, np.arange(1.0, 6), None, None, None, np.zeros((15, 5, 2)))
+    assert published(entry, fifteen) == {"mean": 39.48, "mCE": 76.38}
+    assert published(entry, fifteen.of(COMMON[1:])) == {}
+    depth = dataclasses.replace(fifteen, corruptions=corrupted_trees.IMAGENET_3DCC)
+    assert published(entry, depth) == {"mean": 47.12, "mCE": 73.16}
+    augmix = known_checkpoints.known("cifar10/corruptions/Hendrycks2020AugMix_WRN")
+    assert published(augmix, fifteen) == {"mean": 88.82}
+    assert published(known_checkpoints.known("Gowal2021Improving_28_10_ddpm_100m"), fifteen) == {}
+
     for flags, says in (
         (("--files", folder, "--corruptions", "fog"), "fog.npy missing"),
-        (("--files", tmp_path / "nowhere"), "must be a folder of corrupted images"),
-        (("--baseline", "alexnet"), "severities are 1, 5, must be 1, 2, 3, 4, 5"),
+        (("--files", tmp_path / "nowhere"), "is no folder, must hold corrupted images"),
+        (("--baseline", "alexnet"), "must be another one for images that are corrupted here"),
         (("--baseline", "lenet"), "must be none, alexnet, alexnet_3dcc, or the folder"),
         (("--severities", "1,7"), "--corruptions: severity is 7"),
         (("--corruptions", "hail"), "corruption is 'hail'"),
