@@ -6,7 +6,7 @@ from typing import Literal
 import chex
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key
 
 from robustjax.types import Keys, Mask, PerExample
@@ -92,7 +92,7 @@ def keys_for(key: Keys, count: int) -> Key[Array, "n"]:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
 
 
-def fold(key: Key[Array, "b"], data: int | Array) -> Key[Array, "b"]:
+def fold(key: Key[Array, "b"], data: ArrayLike) -> Key[Array, "b"]:
     """Fold a number into each of one key per example.
 
     Make the keys per example first (`keys_for`): folding before would give an example another key when it

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from robustjax import checks
 from robustjax.numerics import fold
@@ -50,7 +50,7 @@ def averaged(
         )
     width = min(chunk_size or passes, passes)
 
-    def logits_fn(x: Images) -> Logits:
+    def logits_fn(x: Float[Array, "b ..."]) -> Logits:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, fingerprint(x))
 
         def once(draw: Array) -> Array:
@@ -74,7 +74,7 @@ def fingerprint(x: Array) -> UInt32[Array, "b"]:
     bits = jax.lax.bitcast_convert_type(jnp.where(flat == 0.0, 0.0, flat), jnp.uint32)
     place = jnp.arange(flat.shape[1], dtype=jnp.uint32)
     # Few images use all bits of a float, black and white ones two values: without mixing, sums would collide.
-    return _mixed(bits ^ _mixed(place + jnp.uint32(1))).sum(axis=1, dtype=jnp.uint32)
+    return _mixed(bits ^ _mixed(place + jnp.uint32(1))[None]).sum(axis=1, dtype=jnp.uint32)
 
 
 def substituted(

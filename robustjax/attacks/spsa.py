@@ -108,7 +108,7 @@ def estimated_gradient(
     def part(total: Array, ranks: Int[Array, "s"]) -> tuple[Array, None]:
         draw = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))
         signs = jax.vmap(lambda rank: draw(fold(keys, rank)))(ranks)
-        values = jax.vmap(objective)(jnp.concatenate([x + delta * signs, x - delta * signs]))
+        values = jax.vmap(objective)(jnp.concatenate([x[None] + delta * signs, x[None] - delta * signs]))
         slope = (values[:width] - values[width:]) / (2.0 * delta)
         # The last part may be filled up with pairs that do not count.
         slope = jnp.where(jnp.isfinite(slope) & (ranks < samples)[:, None], slope, 0.0)

@@ -42,14 +42,14 @@ def sides(height: int, width: int, share: float, *, odd: bool) -> Int[np.ndarray
 
 def phase(query: Int[Array, "b"]) -> Int[Array, "b"]:
     """Say which of the ten phases a query, counted from 0, belongs to."""
-    return (query[:, None] > jnp.asarray(HALVINGS)).sum(axis=1, dtype=jnp.int32)
+    return (query[:, None] > jnp.asarray(HALVINGS)[None]).sum(axis=1, dtype=jnp.int32)
 
 
 def window(
     rows: Array, columns: Array, top: Array, left: Array, height: int, width: int
 ) -> Bool[Array, "b h w 1"]:
     """Mark each example's rectangle of the given size and corner."""
-    down, right = jnp.arange(height) - top[:, None], jnp.arange(width) - left[:, None]
+    down, right = jnp.arange(height)[None] - top[:, None], jnp.arange(width)[None] - left[:, None]
     inside = ((down >= 0) & (down < rows[:, None]))[:, :, None] & ((right >= 0) & (right < columns[:, None]))[
         :, None
     ]
@@ -72,8 +72,8 @@ def bumps(
     """
     inside = window(rows, columns, top, left, height, width)[..., 0]
     cut = [v[:, None, None] for v in (rows, columns, sideways)]
-    down = jnp.arange(height)[:, None] - top[:, None, None]
-    right = jnp.arange(width)[None] - left[:, None, None]
+    down = jnp.arange(height)[None, :, None] - top[:, None, None]
+    right = jnp.arange(width)[None, None] - left[:, None, None]
     along, across = jnp.where(cut[2], right, down), jnp.where(cut[2], down, right)
     length, breadth = jnp.where(cut[2], cut[1], cut[0]), jnp.where(cut[2], cut[0], cut[1])
 
