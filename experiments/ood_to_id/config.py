@@ -168,7 +168,7 @@ class EvaluateConfig:
 
     run: str | None = "runs/translator"  # a folder of ood_to_id.train
     function: str | None = None  # module:function that returns a Defence, instead of --run
-    copy: str | None = None  # a run folder of an independent copy, for attacks that transfer
+    source: str | None = None  # a run folder of another training, for attacks that transfer
     dataset: str | None = None  # for --function; that of the run by default
     gate: GateName = "SSD"
     rate: Share = 0.05  # of held-out training images that the gate routes
@@ -244,7 +244,7 @@ class DefenceConfig:
     out: str = "runs/translation"
 
     def check(self) -> None:
-        """Refuse a run without a copy to transfer from, or without the radius that shows whether attacks work."""
+        """Check that there is another training to transfer from, and the radius that shows whether attacks work."""
         if self.seeds < 2:
             raise ValueError(
                 f"--seeds is {self.seeds}, must be at least 2: each is attacked by copies of another"

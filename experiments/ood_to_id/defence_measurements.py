@@ -144,10 +144,10 @@ class Measurements:
     def adaptive(self, seed: int) -> Arrays:
         """Attack the defence with all there is, and check what the headline asks for."""
         cfg, sets, defence = self.cfg, self.sets(seed), self.defence(seed)
-        copy = self.defence((seed + 1) % cfg.seeds)
+        source = self.defence((seed + 1) % cfg.seeds)
         plan = (*gated_cases.static(), *self._plan(), *gated_cases.transferred(cfg.steps))
         pool = sets.valid.image, np.asarray(sets.valid.label)
-        found = self._attacked(defence, sets.test, cfg.recipe.eps, plan, seed, copy=copy, pool=pool)
+        found = self._attacked(defence, sets.test, cfg.recipe.eps, plan, seed, source=source, pool=pool)
         checks = defences.gradient_checks(defence, sets.test, cfg.recipe.eps)
         flags = masking_checks.rows(headline.masking(found, checks))
         rows = {f"flag/{key}": np.array([str(row[key]) for row in flags]) for key in FLAG}
@@ -216,7 +216,7 @@ class Measurements:
         plan: Sequence[GatedCase],
         seed: int,
         *,
-        copy: Defence | None = None,
+        source: Defence | None = None,
         pool: tuple[Any, Any] | None = None,
         every: bool = True,
     ) -> DefenceResults:
@@ -225,5 +225,5 @@ class Measurements:
         chosen = [case for case in plan if not only or case.attack.startswith(only)]
         return purifier.evaluate(
             jax.random.key(seed), defence, test.image, test.label, Threat("linf", eps), chosen,
-            batch_size=self.cfg.batch_size, copy=copy, pool=pool, every=every, progress=attack_progress(),
+            batch_size=self.cfg.batch_size, source=source, pool=pool, every=every, progress=attack_progress(),
         )  # fmt: skip

@@ -88,7 +88,7 @@ class Results:
             "TM0 static: attacks on f, replayed": self.robust("adaptive", "TM0"),
             "TM1 queries: Square, SPSA": self.robust("adaptive", "TM1"),
             "TM2 white-box f and T, gate unknown": self.robust("adaptive", "TM2"),
-            "TM4 transfer from an independent copy": self.robust("adaptive", "TM4"),
+            "TM4 transfer from another training": self.robust("adaptive", "TM4"),
             "TM3 ADAPTIVE, worst case of everything": self.robust("adaptive"),
             "IDAR: fooled with the gate passing": self.idar(),
             "baseline: PGD-trained f, clean": np.stack([~one.clean_wrong for one in self.found["baseline"]]),

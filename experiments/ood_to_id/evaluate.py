@@ -1,11 +1,11 @@
 r"""Attack a trained translation system, or any purifier behind any gate, and say what may be printed of it.
 
     python -m experiments.ood_to_id.evaluate digits --run runs/translator --out runs/translator_evaluated
-    python -m experiments.ood_to_id.evaluate standard --run runs/translator_mnist --copy runs/another --out runs/mnist
+    python -m experiments.ood_to_id.evaluate standard --run runs/translator_mnist --source runs/another --out runs/mnist
     python -m experiments.ood_to_id.evaluate standard --run None \
         --function mypackage.net:defence --dataset mnist --eps 0.3 --out runs/mine
 
---run is a folder of ood_to_id.train, whose encoder, classifier and --gate decide what is translated; --copy another
+--run is a folder of ood_to_id.train, whose encoder, classifier and --gate decide what is translated; --source another
 one, for attacks that transfer. --function names a function without arguments that returns a
 `robustjax.ood.translate.Defence` of your own: f, T and a gate with its threshold, in JAX. Static attacks (TM0), queries
 (TM1), f and T known (TM2) and everything known (TM3) are run, and every point is classified by the hard defence; then

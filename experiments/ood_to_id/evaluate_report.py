@@ -22,7 +22,7 @@ THREAT_MODELS = {
     "TM1": "TM1 queries",
     "TM2": "TM2 f and T known, gate unknown",
     "TM3": "TM3 ADAPTIVE: worst case of everything",
-    "TM4": "TM4 transfer from a copy",
+    "TM4": "TM4 transfer from another training",
 }
 GROUPED = (
     "no robust accuracy: one decision for ten images, by a threshold from test images, is for comparison only"

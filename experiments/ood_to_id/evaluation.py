@@ -35,7 +35,7 @@ class Target(NamedTuple):
 
     Attributes:
       defence: classifier, gate and translator.
-      copy: another training of it, for attacks that transfer.
+      source: another training of it, for attacks that transfer.
       sets: the images it was trained, calibrated and is tested on.
       test: the test images that are attacked; numbers: (n,) theirs numbers in the data set.
       eps: radius, linf.
@@ -43,7 +43,7 @@ class Target(NamedTuple):
     """
 
     defence: Defence
-    copy: Defence | None
+    source: Defence | None
     sets: Sets
     test: Batch
     numbers: np.ndarray
@@ -139,7 +139,7 @@ def write_results(cfg: EvaluateConfig, facts: dict[str, Any]) -> None:
 
 
 def open_target(cfg: EvaluateConfig) -> Target:
-    """Build the defence, its copy and the images.
+    """Build the defence, its source of transfer and the images.
 
     Raises:
       ValueError: if the run or the function is not there.
@@ -158,7 +158,7 @@ def open_target(cfg: EvaluateConfig) -> Target:
     kind = TRANSLATORS.get(made.kind)
     return Target(
         _defence(cfg, system, sets),
-        None if cfg.copy is None else _defence(cfg, open_system(cfg.copy), sets),
+        None if cfg.source is None else _defence(cfg, open_system(cfg.source), sets),
         sets,
         *sets.tested(cfg.images),
         made.recipe.eps if cfg.eps is None else cfg.eps,
@@ -192,7 +192,7 @@ def _attacked(
         targets=cfg.targets, queries=cfg.queries, estimates=cfg.estimates,
         matches=3 if target.defence.features else 0,
     )  # fmt: skip
-    plan += gated_cases.transferred(steps) if target.copy is not None else ()
+    plan += gated_cases.transferred(steps) if target.source is not None else ()
     plan = _chosen(cfg, plan, cfg.averaged_only if samples else ())
     done, began, pool = [], time.monotonic(), batch_subset(target.sets.valid, 1000)
 
@@ -200,7 +200,7 @@ def _attacked(
         found = purifier.evaluate(
             jax.random.key(cfg.seed), target.defence, target.test.image, target.test.label,
             Threat("linf", target.eps), [case for case in plan if case.attack == name],
-            batch_size=cfg.batch_size, samples=samples, copy=target.copy,
+            batch_size=cfg.batch_size, samples=samples, source=target.source,
             pool=(pool.image, pool.label),
         )  # fmt: skip
         left = 100 * found.robust().mean()

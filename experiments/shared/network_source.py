@@ -50,8 +50,9 @@ class Source:
     # jax.numpy, or a network made so by robustjax.from_nnx, from_equinox, from_torch ...
     function: str | None = None
     stochastic: bool = False  # the function is (keys, images) -> logits: randomised, with one key per image
-    # that a randomised function is averaged over in an attack; five times as many decide whether an image is robust
-    passes: Count = 20
+    # random passes to average for a randomised function in an attack; five times as many decide whether an image is
+    # robust
+    samples: Count = 20
     dataset: str | None = None  # whose test images are attacked; a run folder knows its own
     size: Count | None = (
         None  # pixels a side that its images are scaled and cropped to; a run folder knows its own
@@ -179,7 +180,7 @@ class Opened(NamedTuple):
     Attributes:
       network: what attacks see.
       reference: by what it is decided whether an image is robust: the same network, or for a randomised function its
-        average over more passes.
+        average over more samples.
       test: the test images.
       flags: what the network was seen to do on a few of them, and whether classes are missing among them.
     """
@@ -196,7 +197,7 @@ def open_network(source: Source, images: subsets.Wanted, seed: int, *, streamed:
     Args:
       source: which network.
       images: which test images, see `data.subsets`; None for all.
-      seed: of the passes of a randomised function.
+      seed: of the random numbers of a randomised function.
       streamed: leave large pictures on disk, to be decoded when rows are asked for; otherwise all are in memory.
     Raises:
       ValueError: in one line, if it is not there, cannot be read or does not fit the data.
@@ -222,13 +223,13 @@ def open_network(source: Source, images: subsets.Wanted, seed: int, *, streamed:
 
         checks.logits("--source.function", once, few, classes=len(test.info.classes))
 
-        def mean(passes: int, number: int) -> Model:
-            return of_function(lambda: averaged(call, jax.random.fold_in(key, number), passes=passes))
+        def mean(samples: int, number: int) -> Model:
+            return of_function(lambda: averaged(call, jax.random.fold_in(key, number), samples=samples))
 
-        about |= {"passes": source.passes, "reference passes": 5 * source.passes}
+        about |= {"samples": source.samples, "reference samples": 5 * source.samples}
         seen, reference = (
-            Network(mean(passes, number), {}, {}, about, title)
-            for number, passes in enumerate((source.passes, 5 * source.passes))
+            Network(mean(samples, number), {}, {}, about, title)
+            for number, samples in enumerate((source.samples, 5 * source.samples))
         )
         return checked(seen, reference, test, flag="--source.function")
     if isinstance(call, Network):

@@ -17,7 +17,7 @@ def averaged(
     stochastic: Stochastic,
     key: PRNGKeyArray,
     *,
-    passes: int,
+    samples: int,
     chunk_size: int | None = None,
     of: Callable[[Logits], Array] | None = None,
 ) -> LogitsFn:
@@ -31,24 +31,24 @@ def averaged(
     Args:
       stochastic: (keys, x) -> logits, one key per example.
       key: one key.
-      passes: how many draws to average.
+      samples: how many forward passes to average.
       chunk_size: how many to fold into the batch axis of one pass; all by default. With fewer, gradients cost one
         more forward pass and memory stays that of one group.
       of: what to average, such as `jax.nn.log_softmax`; the logits themselves by default.
     Raises:
-      ValueError: if passes or chunk_size is less than 1, or key is not one typed key.
+      ValueError: if samples or chunk_size is less than 1, or key is not one typed key.
 
     Reference: Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420. Values, gradients and outcomes all
       come from the mean of the same passes.
     """
-    checks.count("averaged", "passes", passes)
+    checks.count("averaged", "samples", samples)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"averaged: chunk_size is {chunk_size}, must be at least 1")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
         raise ValueError(
             f"averaged: key is of {key.dtype} and shape {key.shape}, must be one key of jax.random.key"
         )
-    width = min(chunk_size or passes, passes)
+    width = min(chunk_size or samples, samples)
 
     def logits_fn(x: Float[Array, "b ..."]) -> Logits:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, fingerprint(x))
@@ -57,9 +57,9 @@ def averaged(
             logits = stochastic(fold(keys, draw), x)
             return logits if of is None else of(logits)
 
-        if width == passes:
-            return jax.vmap(once)(jnp.arange(passes)).mean(axis=0)
-        return jax.lax.map(jax.checkpoint(once), jnp.arange(passes), batch_size=width).mean(axis=0)
+        if width == samples:
+            return jax.vmap(once)(jnp.arange(samples)).mean(axis=0)
+        return jax.lax.map(jax.checkpoint(once), jnp.arange(samples), batch_size=width).mean(axis=0)
 
     return logits_fn
 

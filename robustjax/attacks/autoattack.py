@@ -214,7 +214,7 @@ def plus(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Case, 
 def rand(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Case, ...]:
     """List the attacks for randomised classifiers: APGD on cross-entropy and on DLR.
 
-    Attack the mean logits of 20 passes, `adaptive.averaged(stochastic, key, passes=20)`, not one random pass.
+    Attack the mean logits of 20 passes, `adaptive.averaged(stochastic, key, samples=20)`, not one random pass.
 
     Args:
       threat, classes, compat: as for `standard`.

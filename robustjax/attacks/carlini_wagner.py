@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool
 
 from robustjax import checks
 from robustjax.attacks.adam import Moments, adam, rest
-from robustjax.attacks.minimum_norm import Hunt, Rule, View, hunt
+from robustjax.attacks.minimum_norm import Hunt, Linearisation, Rule, hunt
 from robustjax.attacks.solver import Solver, select
 from robustjax.numerics import constant, divide, per_example
 from robustjax.threats import Threat
@@ -85,14 +85,14 @@ def carlini_wagner(
             onto_line(first), rest(first), const, constant(first, 0.0), constant(first, LARGEST), no
         )
 
-    def follow(state: Hunt, view: View) -> tuple[Array, Weighing]:
+    def follow(state: Hunt, here: Linearisation) -> tuple[Array, Weighing]:
         old: Weighing = state.memory
         age = state.step % steps
-        weight = jnp.where(view.value < confidence, old.const, 0.0)
-        slope = 2.0 * (state.x - state.origin) - per_example(weight, view.grad) * view.grad
+        weight = jnp.where(here.value < confidence, old.const, 0.0)
+        slope = 2.0 * (state.x - state.origin) - per_example(weight, here.grad) * here.grad
         slope = slope * half / jnp.square(jnp.cosh(old.line))
         way, moments = adam(old.moments, jnp.where(jnp.isfinite(slope), slope, 0.0), age)
-        line, arrived = old.line - step_size * way, old.arrived | (view.merit > confidence)
+        line, arrived = old.line - step_size * way, old.arrived | (here.merit > confidence)
         x = jnp.clip(middle + half * jnp.tanh(line), threat.lower, threat.upper)
 
         low = jnp.where(arrived, old.low, jnp.maximum(old.low, old.const))

@@ -50,8 +50,8 @@ class Case(NamedTuple):
       passes: forward and backward passes per iteration, to tell how long the rest takes.
       parameters: arrays that lead with `runs`; each run sees its own. They are traced, so a sweep compiles nothing.
       start: (keys, rows, x) -> first state, where it is not `solver.init(keys, x)`; `keys` are those of the run.
-      transfer: whether the objective sees another system than the one under evaluation, such as a copy: then runs
-        go on to their end, and points count by what the system under evaluation makes of them.
+      transfer: whether the objective sees another system, the source, than the one under evaluation: then runs go on
+        to their end, and points count by what the system under evaluation makes of them.
       black_box: whether the solver asks for values only.
       program: hashable, from a threat to this case inside a compiled function; cases whose programs are equal share
         what is compiled, whatever their names. By default every place in a suite has its own.

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from robustjax import checks, logit
-from robustjax.attacks.minimum_norm import Hunt, Rule, View, annealed, hunt, unit
+from robustjax.attacks.minimum_norm import Hunt, Linearisation, Rule, annealed, hunt, unit
 from robustjax.attacks.solver import Solver
 from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import constant, norm, per_example
@@ -56,13 +56,13 @@ def ddn(
         del origin
         return constant(first, init_eps)
 
-    def follow(state: Hunt, view: View) -> tuple[Array, PerExample]:
+    def follow(state: Hunt, here: Linearisation) -> tuple[Array, PerExample]:
         corner = jnp.maximum(state.origin - threat.lower, threat.upper - state.origin)
-        radius = state.memory * jnp.where(view.merit > 0, 1.0 - gamma, 1.0 + gamma)
+        radius = state.memory * jnp.where(here.merit > 0, 1.0 - gamma, 1.0 + gamma)
         # The norm of an infinite box is not a number.
         radius = jnp.minimum(radius, norm(jnp.minimum(corner, 1e18), "l2"))
         length = per_example(annealed(state.step, steps, LONGEST, SHORTEST), state.x)
-        ahead = state.x - state.origin + length * unit(view.grad)
+        ahead = state.x - state.origin + length * unit(here.grad)
         x = state.origin + per_example(radius, ahead) * unit(ahead)
         return jnp.clip(x, threat.lower, threat.upper), radius
 

@@ -6,7 +6,7 @@ from jaxtyping import Array
 from robustjax import checks
 from robustjax.attacks.fab import leads
 from robustjax.attacks.hyperplane import onto_hyperplane
-from robustjax.attacks.minimum_norm import Hunt, Rule, View, facing, hunt
+from robustjax.attacks.minimum_norm import Hunt, Linearisation, Rule, facing, hunt
 from robustjax.attacks.solver import Solver, select
 from robustjax.threats import Threat
 from robustjax.types import Number
@@ -44,8 +44,8 @@ def deepfool(threat: Threat, *, steps: int = 50, overshoot: Number = 0.02) -> So
     def begin(first: Array, origin: Array) -> Array:
         return first - origin
 
-    def follow(state: Hunt, view: View) -> tuple[Array, Array]:
-        way = onto_hyperplane(threat.norm, view.grad, view.value, state.x, threat.lower, threat.upper)
+    def follow(state: Hunt, here: Linearisation) -> tuple[Array, Array]:
+        way = onto_hyperplane(threat.norm, here.grad, here.value, state.x, threat.lower, threat.upper)
         ways = state.memory + way
         x = jnp.clip(state.origin + (1.0 + overshoot) * ways, threat.lower, threat.upper)
         arrived = jnp.isfinite(state.kept.distance)

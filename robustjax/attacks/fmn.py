@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from robustjax import checks
-from robustjax.attacks.minimum_norm import DUAL, Hunt, Rule, View, annealed, hunt, unit
+from robustjax.attacks.minimum_norm import DUAL, Hunt, Linearisation, Rule, annealed, hunt, unit
 from robustjax.attacks.solver import Solver
 from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import TINY, constant, norm, per_example
@@ -59,18 +59,18 @@ def fmn(
         del origin
         return constant(first, jnp.inf)
 
-    def follow(state: Hunt, view: View) -> tuple[Array, PerExample]:
+    def follow(state: Hunt, here: Linearisation) -> tuple[Array, PerExample]:
         change = annealed(state.step, steps, gamma, LAST_GAMMA)
-        steep, nearest = norm(view.grad, DUAL[threat.norm]), state.kept.distance
-        rest = jnp.where(steep > TINY, jnp.abs(view.value) / jnp.maximum(steep, TINY), jnp.inf)
+        steep, nearest = norm(here.grad, DUAL[threat.norm]), state.kept.distance
+        rest = jnp.where(steep > TINY, jnp.abs(here.value) / jnp.maximum(steep, TINY), jnp.inf)
         guess = norm(state.x - state.origin, threat.norm) + rest
         # Without going beyond it, the guess comes ever nearer to a boundary and may never cross it.
         larger = jnp.where(jnp.isfinite(nearest), state.memory, guess) * (1.0 + change)
         smaller = jnp.minimum(state.memory * (1.0 - change), nearest)
-        radius = jnp.where(view.merit > 0, smaller, larger)
+        radius = jnp.where(here.merit > 0, smaller, larger)
         length = per_example(annealed(state.step, steps, jnp.asarray(step_size), LAST_STEP), state.x)
         # One after the other, ball and box leave points short of the radius, and the guess behind the boundary.
         ball = dataclasses.replace(threat, eps=radius, exact=True)
-        return ball.project(state.x + length * unit(view.grad), state.origin), radius
+        return ball.project(state.x + length * unit(here.grad), state.origin), radius
 
     return hunt("fmn", threat, Rule(begin, follow), steps=steps, start=start)

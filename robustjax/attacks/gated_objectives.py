@@ -22,7 +22,7 @@ UNSEEN = 1e4  # added to the merit of a point that fools f and passes the gate; 
 LOSSES = ("cross-entropy", "margin", "dlr", "targeted dlr")
 
 
-class View(NamedTuple):
+class AttackedDefence(NamedTuple):
     """The parts of a defence as an attacker sees them, with slopes of his choosing.
 
     Attributes:
@@ -63,7 +63,7 @@ class Target(NamedTuple):
     features: tuple[Float[Array, "b d"], ...] = ()
 
 
-Surrogate = Callable[[View, Labels, Target, AttackParameters], ValueAndMerit]
+Surrogate = Callable[[AttackedDefence, Labels, Target, AttackParameters], ValueAndMerit]
 
 
 def only(name: str) -> Float[Array, "4"]:
@@ -99,60 +99,72 @@ def merit(plain: Logits, through: Logits, gap: PerExample, y: Labels) -> PerExam
     return hard + jnp.where((gap <= 0) & (f > 0), UNSEEN, 0.0)
 
 
-def oblivious(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
+def oblivious(
+    defence: AttackedDefence, y: Labels, target: Target, parameters: AttackParameters
+) -> ValueAndMerit:
     """TM0: attack f alone, and keep points by f alone, as somebody who knows of no defence."""
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
-        logits = view.plain(x)
+        logits = defence.plain(x)
         return mixed_loss(logits, y, target.target, parameters.losses), logit.margin(logits, y)
 
     return both
 
 
-def either_way(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
+def either_way(
+    defence: AttackedDefence, y: Labels, target: Target, parameters: AttackParameters
+) -> ValueAndMerit:
     """TM2: know f and T but not the gate: fool both answers, and keep points by the lesser margin."""
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
-        answers = view.plain(x), view.through(x)
+        answers = defence.plain(x), defence.through(x)
         value = sum((mixed_loss(z, y, target.target, parameters.losses) for z in answers), jnp.zeros(()))
         return value, jnp.minimum(*(logit.margin(z, y) for z in answers))
 
     return both
 
 
-def through(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
+def through(
+    defence: AttackedDefence, y: Labels, target: Target, parameters: AttackParameters
+) -> ValueAndMerit:
     """A1: L(f(T(x))), whatever the gate says, whose slope is not computed.
 
-    With the slope of the identity in the view it is A5.
+    With the slope of the identity in T it is A5.
     """
 
     def value(seen: Seen) -> PerExample:
         return mixed_loss(seen.through, y, target.target, parameters.losses)
 
-    return _kept_by_merit(view, y, value)
+    return _kept_by_merit(defence, y, value)
 
 
-def forced(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
+def forced(
+    defence: AttackedDefence, y: Labels, target: Target, parameters: AttackParameters
+) -> ValueAndMerit:
     """A2: L(f(T(x))) - c relu(slack - gap): fool the translator and be sent through it."""
 
     def value(seen: Seen) -> PerExample:
         risk = mixed_loss(seen.through, y, target.target, parameters.losses)
         return risk - parameters.penalty * jax.nn.relu(parameters.slack - seen.gap)
 
-    return _kept_by_merit(view, y, value)
+    return _kept_by_merit(defence, y, value)
 
 
-def unseen(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
+def unseen(
+    defence: AttackedDefence, y: Labels, target: Target, parameters: AttackParameters
+) -> ValueAndMerit:
     """A3: L(f(x)) - c relu(gap + slack): fool f where the gate does not look."""
 
     def value(seen: Seen) -> PerExample:
         risk = mixed_loss(seen.plain, y, target.target, parameters.losses)
         return risk - parameters.penalty * jax.nn.relu(seen.gap + parameters.slack)
 
-    return _kept_by_merit(view, y, value)
+    return _kept_by_merit(defence, y, value)
 
 
-def selective(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
+def selective(
+    defence: AttackedDefence, y: Labels, target: Target, parameters: AttackParameters
+) -> ValueAndMerit:
     """A3, selective PGD: ascend L(f(x)) where f is right, and lower the gap where it errs.
 
     Its value jumps from one to the other: use solvers that follow slopes without comparing values,
@@ -165,10 +177,12 @@ def selective(view: View, y: Labels, target: Target, parameters: AttackParameter
         fooled = logit.margin(seen.plain, y) > 0
         return jnp.where(fooled, -seen.gap, mixed_loss(seen.plain, y, target.target, parameters.losses))
 
-    return _kept_by_merit(view, y, value)
+    return _kept_by_merit(defence, y, value)
 
 
-def orthogonal(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
+def orthogonal(
+    defence: AttackedDefence, y: Labels, target: Target, parameters: AttackParameters
+) -> ValueAndMerit:
     """A3, orthogonal PGD: as `selective`, each step along what leaves the other goal as it is, to first order.
 
     g_L - (g_L . g_s / |g_s|^2) g_s where f is right, and the mirror image where it errs.
@@ -177,8 +191,8 @@ def orthogonal(view: View, y: Labels, target: Target, parameters: AttackParamete
     """
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
-        plain, back = jax.vjp(view.plain, x)
-        gap, back_gap = jax.vjp(view.gap, x)
+        plain, back = jax.vjp(defence.plain, x)
+        gap, back_gap = jax.vjp(defence.gap, x)
 
         def risk(z: Logits) -> Array:
             return mixed_loss(z, y, target.target, parameters.losses).sum()
@@ -186,12 +200,14 @@ def orthogonal(view: View, y: Labels, target: Target, parameters: AttackParamete
         (up,), (down,) = back(jax.grad(risk)(plain)), back_gap(-jnp.ones_like(gap))
         fooled = per_example((logit.margin(plain, y) > 0).astype(x.dtype), x)
         way = jax.lax.stop_gradient(fooled * _beside(down, up) + (1 - fooled) * _beside(up, down))
-        return (way * x).reshape(len(x), -1).sum(axis=1), merit(plain, view.through(x), gap, y)
+        return (way * x).reshape(len(x), -1).sum(axis=1), merit(plain, defence.through(x), gap, y)
 
     return both
 
 
-def softened(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
+def softened(
+    defence: AttackedDefence, y: Labels, target: Target, parameters: AttackParameters
+) -> ValueAndMerit:
     """A4: put a sigmoid of gap / warmth in the place of the gate, in the mean of losses or of logits."""
 
     def value(seen: Seen) -> PerExample:
@@ -202,10 +218,12 @@ def softened(view: View, y: Labels, target: Target, parameters: AttackParameters
         ]
         return parameters.mix * losses[0] + (1 - parameters.mix) * (w * losses[1] + (1 - w) * losses[2])
 
-    return _kept_by_merit(view, y, value)
+    return _kept_by_merit(defence, y, value)
 
 
-def matched(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
+def matched(
+    defence: AttackedDefence, y: Labels, target: Target, parameters: AttackParameters
+) -> ValueAndMerit:
     """A6: come near the features of an image of another class, -sum |phi(x) - phi_t|^2 / |phi_t|^2.
 
     Beats detectors that read features, since a perfect match is as usual as its target.
@@ -214,20 +232,20 @@ def matched(view: View, y: Labels, target: Target, parameters: AttackParameters)
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
         value = jnp.zeros(len(x))
-        for features, goal in zip(view.features, target.features, strict=True):
+        for features, goal in zip(defence.features, target.features, strict=True):
             away = jnp.square(features(x) - goal).sum(axis=1)
             value = value - divide(away, jnp.square(goal).sum(axis=1))
-        return value, merit(view.plain(x), view.through(x), view.gap(x), y)
+        return value, merit(defence.plain(x), defence.through(x), defence.gap(x), y)
 
     return both
 
 
-def asked(view: View, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
+def asked(defence: AttackedDefence, y: Labels, target: Target, parameters: AttackParameters) -> ValueAndMerit:
     """A7: the margin of the hard defence, for searches that ask for values only."""
     del target, parameters
 
     def both(x: Array) -> tuple[PerExample, PerExample]:
-        plain, through, gap = view.plain(x), view.through(x), view.gap(x)
+        plain, through, gap = defence.plain(x), defence.through(x), defence.gap(x)
         hard = jnp.where(gap <= 0, logit.margin(plain, y), logit.margin(through, y))
         return hard, merit(plain, through, gap, y)
 
@@ -235,16 +253,16 @@ def asked(view: View, y: Labels, target: Target, parameters: AttackParameters) -
 
 
 class Seen(NamedTuple):
-    """All that a view says of a point."""
+    """All that a defence says of a point."""
 
     plain: Logits
     through: Logits
     gap: PerExample
 
 
-def _kept_by_merit(view: View, y: Labels, value: Callable[[Seen], PerExample]) -> ValueAndMerit:
+def _kept_by_merit(defence: AttackedDefence, y: Labels, value: Callable[[Seen], PerExample]) -> ValueAndMerit:
     def both(x: Array) -> tuple[Any, PerExample]:
-        seen = Seen(view.plain(x), view.through(x), view.gap(x))
+        seen = Seen(defence.plain(x), defence.through(x), defence.gap(x))
         return value(seen), merit(*seen, y)
 
     return both

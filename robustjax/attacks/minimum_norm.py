@@ -52,8 +52,8 @@ class Hunt(NamedTuple):
     memory: Any  # what the rule keeps
 
 
-class View(NamedTuple):
-    """What one look at a point shows."""
+class Linearisation(NamedTuple):
+    """What one gradient at a point shows."""
 
     value: PerExample
     merit: PerExample
@@ -63,12 +63,12 @@ class View(NamedTuple):
 class Rule(NamedTuple):
     """How to go on.
 
-    `begin(first, origin)` sets the memory, `follow(state, view)` gives the next point, inside the box, and the
-    memory there. The state it sees has kept what is in view.
+    `begin(first, origin)` sets the memory, `follow(state, here)` gives the next point, inside the box, and the
+    memory there. The state it sees has kept what is in here.
     """
 
     begin: Callable[[Array, Array], Any]
-    follow: Callable[[Hunt, View], tuple[Array, Any]]
+    follow: Callable[[Hunt, Linearisation], tuple[Array, Any]]
 
 
 def hunt(
@@ -111,9 +111,9 @@ def hunt(
         def move(state: Hunt) -> Hunt:
             outermost = select(jnp.isfinite(state.kept.distance), state.kept.nearest.x, state.x)
             x = select(state.step == steps, threat.project(outermost, state.origin), state.x)
-            view = View(*look(objective, x))
-            state = state._replace(x=x, kept=keep(threat, state.origin, state.kept, x, view.merit, above))
-            x, memory = rule.follow(state, view)
+            here = Linearisation(*look(objective, x))
+            state = state._replace(x=x, kept=keep(threat, state.origin, state.kept, x, here.merit, above))
+            x, memory = rule.follow(state, here)
             return state._replace(x=x, memory=memory)
 
         return repeat(move, state, count, steps + 1)

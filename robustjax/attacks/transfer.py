@@ -10,15 +10,15 @@ from robustjax.types import Attack, Found, Keys, Labels, LogitsFn
 
 
 def transferred(attack: Attack, source: LogitsFn, *, measure: Surrogate = objectives.margin) -> Attack:
-    """Attack a source network and measure the points on the victim, which is asked once.
+    """Attack a source network and measure the points on the target network, which is asked once.
 
-    For victims whose gradients mislead: where points from another network break more than the victim's own,
+    For targets whose gradients mislead: where points from another network break more than the target network's own,
     these are masked. `compose.worst_of` joins several sources.
 
     Args:
       attack: makes the points; best one that climbs far beyond the source's boundary, as `against(pgd(...))`.
       source: the network it sees.
-      measure: how to measure; the value returned is its, on the victim.
+      measure: how to measure; the value returned is its, on the target network.
 
     Reference: Papernot et al. 2016, arXiv:1605.07277.
     """

@@ -19,7 +19,7 @@ from robustjax.data.layouts import files
 from robustjax.data.lit import lit
 from robustjax.data.sources import Split, find, place
 from robustjax.data.store import scratch, settle
-from robustjax.data.trees import opened
+from robustjax.data.trees import read_picture
 
 LIGHTS = 25
 _MATERIALS = (
@@ -117,7 +117,7 @@ def materials(folder: Path, mip: int) -> np.ndarray:
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
         raise ValueError(f"multi_illumination: {folder} holds none of {', '.join(names)}")
-    picture = opened(found)
+    picture = read_picture(found)
     if picture.mode not in ("P", "L"):
         raise ValueError(f"{found}: its mode is {picture.mode}, must be P or L, numbers of materials")
     rows, columns = size(mip)
@@ -177,7 +177,7 @@ def _checked(folder: Path, light: int, mip: int) -> bytes:
     path = folder / f"dir_{light}_mip{mip}.jpg"
     if not path.is_file():
         raise ValueError(f"multi_illumination: {path} is missing")
-    picture = opened(path)
+    picture = read_picture(path)
     if picture.size[::-1] != size(mip):
         raise ValueError(f"{path}: has {picture.size[::-1]} rows and columns, must have {size(mip)}")
     return path.read_bytes()

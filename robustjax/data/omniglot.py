@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from robustjax.data.layouts import part
-from robustjax.data.pictures import Found, opened, pictures
+from robustjax.data.pictures import Found, pictures, read_picture
 from robustjax.data.resize import to_square
 from robustjax.data.store import Raw
 
@@ -34,7 +34,7 @@ def omniglot(folder: Path, *, size: int = 28) -> Raw | None:
     number = {name: i for i, name in enumerate(classes)}
 
     def drawn(found: Found) -> np.ndarray:
-        ink = Image.fromarray(255 - np.asarray(opened(found).convert("L")))
+        ink = Image.fromarray(255 - np.asarray(read_picture(found).convert("L")))
         return np.asarray(to_square(ink, size))
 
     return Raw(

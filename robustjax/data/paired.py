@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustjax.data.pictures import decoded, opened, pictures
+from robustjax.data.pictures import decoded, pictures, read_picture
 
 
 class Paired(NamedTuple):
@@ -49,7 +49,7 @@ def paired(folder: str | Path, *, size: int | None = None) -> Paired:
             f"paired: {folder}: {what}, must hold image/NAME and perturbed/NAME or perturbed/NAME/..."
         )
     names = tuple(sorted(images))
-    grey = all(opened(item).mode in ("1", "L") for item in [*images.values(), *views])
+    grey = all(read_picture(item).mode in ("1", "L") for item in [*images.values(), *views])
     left = decoded([images[name] for name in names], size=size, grey=grey, turned=True)
     right = decoded(views, size=size, grey=grey, turned=True)
     if left.shape[1:] != right.shape[1:]:

@@ -57,7 +57,7 @@ def by_class(folder: Path, only: str = "", *, size: int | None = None) -> Raw | 
         return None
     note = _left_out(folder, everything, homes) if not only else ""
     classes = sorted({name for items in splits.values() for _, name in items})
-    grey = all(opened(found).mode in ("1", "L") for items in splits.values() for found, _ in items)
+    grey = all(read_picture(found).mode in ("1", "L") for items in splits.values() for found, _ in items)
     return Raw(
         {
             split: part(
@@ -184,7 +184,7 @@ def decoded(found: Sequence[Found], *, size: int | None, grey: bool, turned: boo
     """
     out: list[np.ndarray] = []
     for item in found:
-        picture = opened(item)
+        picture = read_picture(item)
         picture = (upright(picture) if turned else picture).convert("L" if grey else "RGB")
         out.append(np.asarray(picture if size is None else to_square(picture, size)))
         if out[-1].shape != out[0].shape:
@@ -193,7 +193,7 @@ def decoded(found: Sequence[Found], *, size: int | None, grey: bool, turned: boo
     return np.stack(out).reshape(len(out), *out[0].shape[:2], 1 if grey else 3)
 
 
-def opened(found: Found) -> Image.Image:
+def read_picture(found: Found) -> Image.Image:
     """Open a picture and read all of it, as 8 bits a channel.
 
     Raises:

@@ -95,4 +95,4 @@ def _wnids(path: Path) -> dict[int, str]:
 
 
 def _strongest(paths: list[Path]) -> Image.Image:
-    return Image.fromarray(np.max([np.asarray(trees.opened(p).convert("L")) for p in paths], axis=0))
+    return Image.fromarray(np.max([np.asarray(trees.read_picture(p).convert("L")) for p in paths], axis=0))

@@ -67,7 +67,7 @@ def scenes(
     where = np.full(len(files), -1, np.int32) if place is None else np.asarray(place, np.int32)
 
     def image(rows: Rows) -> np.ndarray:
-        return np.stack([np.asarray(fit(opened(files[i]).convert("RGB"), size)) for i in rows])
+        return np.stack([np.asarray(fit(read_picture(files[i]).convert("RGB"), size)) for i in rows])
 
     def mask(rows: Rows) -> np.ndarray:
         assert masks is not None
@@ -86,7 +86,7 @@ def scenes(
     )
 
 
-def opened(source: Path | bytes) -> Image.Image:
+def read_picture(source: Path | bytes) -> Image.Image:
     """Open a picture and read all of it, as 8 bits a channel.
 
     Raises:

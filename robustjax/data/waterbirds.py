@@ -42,7 +42,7 @@ def waterbirds(
         files = [(folder / row["img_filename"]).with_suffix(".png") for row in rows]
         for file in files:
             trees.needed("waterbirds", file, "CUB's segmentations")
-        masks = [partial(trees.opened, file) for file in files]
+        masks = [partial(trees.read_picture, file) for file in files]
     return trees.scenes(
         f"Waterbirds {split}",
         [root / row["img_filename"] for row in rows],

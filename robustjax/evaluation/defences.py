@@ -15,7 +15,7 @@ from robustjax.attacks import gated_objectives, masking_checks
 from robustjax.attacks.adaptive import averaged, substituted
 from robustjax.attacks.case import Case, Rows
 from robustjax.attacks.flags import Flag
-from robustjax.attacks.gated_objectives import AttackParameters, Target, View
+from robustjax.attacks.gated_objectives import AttackedDefence, AttackParameters, Target
 from robustjax.attacks.solver import Solver, ValueAndMerit
 from robustjax.data.subsets import batch_subset
 from robustjax.numerics import keys_for
@@ -27,10 +27,10 @@ SEGMENT = 10  # iterations between two widths of the soft gate
 
 
 class Systems(NamedTuple):
-    """The defence under evaluation, and another that attacks of kind TM4 see instead."""
+    """The defence under evaluation, and the one from which attacks of kind TM4 transfer: they see it alone."""
 
-    victim: Defence
-    copy: Defence
+    defence: Defence
+    source: Defence
 
 
 class Known(NamedTuple):
@@ -57,7 +57,7 @@ class GatedParameters(NamedTuple):
     place: Any
 
 
-def seen_by(defence: Defence, keys: Keys, *, slope: str, samples: int | None) -> View:
+def attacked(defence: Defence, keys: Keys, *, slope: str, samples: int | None) -> AttackedDefence:
     """Look at a defence as an attacker: a fixed draw or the mean of several, true slopes or those of the identity."""
 
     def translate(keys: Keys, x: Images) -> Images:
@@ -74,8 +74,8 @@ def seen_by(defence: Defence, keys: Keys, *, slope: str, samples: int | None) ->
 
     through = partial(stochastic, keys)
     if samples is not None:
-        through = averaged(drawn, jax.random.key(0), passes=samples, of=jax.nn.log_softmax)
-    return View(defence.logits_fn, through, defence.gate.gap, defence.features)
+        through = averaged(drawn, jax.random.key(0), samples=samples, of=jax.nn.log_softmax)
+    return AttackedDefence(defence.logits_fn, through, defence.gate.gap, defence.features)
 
 
 def as_argument(defence: Defence) -> Defence:
@@ -102,7 +102,7 @@ class GatedProgram:
     slope: str
     anneal: float
     samples: int | None
-    copied: bool
+    from_source: bool
     transfer: bool
     black_box: bool
 
@@ -111,13 +111,13 @@ class GatedProgram:
         solver = self.search(threat, self.steps)
 
         def objective(systems: Systems, rows: Rows) -> ValueAndMerit:
-            defence = systems.copy if self.copied else systems.victim
-            view = seen_by(defence, rows.key, slope=self.slope, samples=self.samples)
+            defence = systems.source if self.from_source else systems.defence
+            seen = attacked(defence, rows.key, slope=self.slope, samples=self.samples)
             # From soft to hard: the last segment has the width that was asked for.
             late = jnp.minimum((rows.step // SEGMENT + 1) * SEGMENT / solver.length, 1.0)
             its = rows.parameters.settings
             its = its._replace(losses=its.losses.T, warmth=its.warmth * self.anneal ** (1.0 - late))
-            return self.surrogate(view, rows.data.label, self._target(rows), its)
+            return self.surrogate(seen, rows.data.label, self._target(rows), its)
 
         def start(keys: Keys, rows: Rows, x: Array) -> Any:
             del keys
@@ -152,8 +152,8 @@ class GatedAnswers(NamedTuple):
 
     def __call__(self, systems: Systems, keys: Keys, known: Known, x: Array) -> dict[str, Array]:
         """Run the defence on a batch."""
-        view = seen_by(systems.victim, keys, slope="exact", samples=self.samples)
-        plain, through, gap = view.plain(x), view.through(x), view.gap(x)
+        parts = attacked(systems.defence, keys, slope="exact", samples=self.samples)
+        plain, through, gap = parts.plain(x), parts.through(x), parts.gap(x)
         hard = jnp.where((gap <= 0)[:, None], plain, through)
         wrong = hard.argmax(axis=1) != known.label
         # The class itself decides: a tie that argmax decides for the label is no success.
@@ -169,7 +169,7 @@ def one_by_one(defence: Defence, images: Any, *, key: Any = None, samples: int |
 
     @jax.jit
     def one(defence: Defence, keys: Any, x: Any) -> Any:
-        return seen_by(defence, keys, slope="exact", samples=samples).through(x)
+        return attacked(defence, keys, slope="exact", samples=samples).through(x)
 
     x, given = jnp.asarray(images), as_argument(defence)
     return np.concatenate([np.asarray(one(given, keys[i : i + 1], x[i : i + 1])) for i in range(len(x))])

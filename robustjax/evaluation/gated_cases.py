@@ -1,7 +1,7 @@
 """Cases against a defence behind a gate: the attacks of a strict evaluation, by what the adversary knows.
 
-TM0 knows f alone. TM1 asks the defence for values. TM2 knows f and T. TM3 knows everything. TM4 knows a copy that was
-trained independently. TM3 includes what all others find.
+TM0 knows f alone. TM1 asks the defence for values. TM2 knows f and T. TM3 knows everything. TM4 knows an
+independent training of the defence. TM3 includes what all others find.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class GatedCase:
       slope: of the translator: its own, or that of the identity (BPDA).
       anneal: how many times wider the soft gate begins.
       goal: where a search stops: once the defence errs, once it errs unseen by the gate, or at its end.
-      copied: whether the attack sees the copy.
+      from_source: whether the attack sees the source alone.
     """
 
     attack: str
@@ -81,7 +81,7 @@ class GatedCase:
     slope: Literal["exact", "identity"] = "exact"
     anneal: float = 1.0
     goal: Literal["wrong", "unseen", "end"] = "wrong"
-    copied: bool = False
+    from_source: bool = False
 
     def program(self, samples: int | None) -> GatedProgram:
         """Collect what decides which program runs; `samples` are the draws of a random translator to average."""
@@ -92,7 +92,7 @@ class GatedCase:
             self.slope,
             self.anneal,
             samples,
-            self.copied,
+            self.from_source,
             self.goal == "end",
             self.model == "TM1",
         )
@@ -250,7 +250,7 @@ def adaptive(
 
 
 def transferred(steps: int = 100) -> tuple[GatedCase, ...]:
-    """TM4: A1, selective A3 and A4 on a copy, run to their ends, evaluated on the victim."""
+    """TM4: A1, selective A3 and A4 on another training, run to their ends, evaluated on the defence."""
     long = steps + steps // 2  # as in `adaptive`, so that its programs serve here too
     kinds = (
         (gated_objectives.through, auto, steps, 1.0),
@@ -260,7 +260,14 @@ def transferred(steps: int = 100) -> tuple[GatedCase, ...]:
     )
     return tuple(
         GatedCase(
-            "transfer from a copy", "TM4", surrogate, search, length, anneal=wide, goal="end", copied=True
+            "transfer from another training",
+            "TM4",
+            surrogate,
+            search,
+            length,
+            anneal=wide,
+            goal="end",
+            from_source=True,
         )
         for surrogate, search, length, wide in kinds
     )

@@ -30,7 +30,7 @@ def evaluate(
     *,
     batch_size: int = 128,
     samples: int | None = None,
-    copy: Defence | None = None,
+    source: Defence | None = None,
     pool: tuple[Any, Any] | None = None,
     every: bool = True,
     sharding: NamedSharding | None = None,
@@ -51,14 +51,14 @@ def evaluate(
       plan: what to try, of `gated_cases`.
       batch_size: rows on the device.
       samples: for a random T, draws to average in every value, gradient and answer (EOT); None to fix the draw.
-      copy: another defence, for searches of kind TM4, which see nothing else.
+      source: another defence, for searches of kind TM4, which see nothing else.
       pool: images and labels of benign examples, whose features are matched.
       every: run every attack on all examples, not only on those that are robust to the ones before it.
       sharding: of the rows, such as `runtime.over_data(mesh)`.
       memory: gives each attack, by name, where to keep its progress and take it up again.
       progress: called with `Progress` after every segment.
     Raises:
-      ValueError: if a search needs a copy, a pool or features that are not given, or nothing is to be attacked.
+      ValueError: if a search needs a source, a pool or features that are not given, or nothing is to be attacked.
     """
     threat = jax.tree.map(jnp.float32, threat)
     images, labels = as_floats(np.asarray(x)), np.asarray(y, np.int32)
@@ -66,9 +66,9 @@ def evaluate(
         raise ValueError(
             f"evaluate: {len(images)} images and {len(plan)} cases given, must be at least one of each"
         )
-    check(plan, defence, copy, pool)
-    victim = as_argument(defence)
-    systems = victim, victim if copy is None else as_argument(copy)
+    check(plan, defence, source, pool)
+    system = as_argument(defence)
+    systems = system, system if source is None else as_argument(source)
     size = min(batch_size, len(images))
     settings: dict[str, Any] = {"batch_size": size, "smallest": size, "sharding": sharding}
     answers = GatedAnswers(samples)
@@ -89,7 +89,7 @@ def evaluate(
         known = Known(labels, likeliest, nothing)
         if any(one.surrogate is gated_objectives.matched for one in searches):
             ranks = 1 + max(one.rank for one in searches)
-            known = _matched(known, victim, images, pool, ranks)
+            known = _matched(known, system, images, pool, ranks)
         run = runner(
             Systems, partial(cases_of, searches, samples=samples), answers, partial(_reached, goal),
             until=goal, **settings,
@@ -144,14 +144,14 @@ def _reached(goal: float, answers: dict[str, np.ndarray], known: Known) -> np.nd
     return answers["merit"] > goal
 
 
-def check(plan: Sequence[GatedCase], defence: Defence, copy: Any, pool: Any) -> None:
+def check(plan: Sequence[GatedCase], defence: Defence, source: Any, pool: Any) -> None:
     """Check that what a plan needs is there.
 
     Raises:
       ValueError: if not.
     """
-    if copy is None and any(one.copied for one in plan):
-        raise ValueError("evaluate: the plan attacks a copy, give one")
+    if source is None and any(one.from_source for one in plan):
+        raise ValueError("evaluate: the plan transfers from a source, give one")
     if any(one.surrogate is gated_objectives.matched for one in plan) and (
         pool is None or not defence.features
     ):
@@ -160,11 +160,11 @@ def check(plan: Sequence[GatedCase], defence: Defence, copy: Any, pool: Any) -> 
         )
 
 
-def _matched(known: Known, victim: Defence, images: np.ndarray, pool: Any, ranks: int) -> Known:
+def _matched(known: Known, system: Defence, images: np.ndarray, pool: Any, ranks: int) -> Known:
     """Find the benign images of other classes whose features are nearest."""
     benign, labels = jnp.asarray(pool[0], jnp.float32), np.asarray(pool[1])
     ours, theirs = (
-        tuple(np.asarray(one(z)) for one in victim.features) for z in (jnp.asarray(images), benign)
+        tuple(np.asarray(one(z)) for one in system.features) for z in (jnp.asarray(images), benign)
     )
     away = np.zeros((len(images), len(benign)))
     for a, b in zip(ours, theirs, strict=True):

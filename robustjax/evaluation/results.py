@@ -8,7 +8,7 @@ import numpy as np
 from robustjax.analysis.intervals import Estimate, proportion
 from robustjax.evaluation.suite_state import BROKEN as BROKEN
 from robustjax.evaluation.suite_state import NOT_RUN as NOT_RUN
-from robustjax.evaluation.suite_state import RESISTED as RESISTED
+from robustjax.evaluation.suite_state import ROBUST as ROBUST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Results:
       label: (n,) what it shows.
       clean: (n,) the prediction for the image itself.
       already: (n,) bool, broken in the report that this one goes on from.
-      outcome: (a, n) int8: BROKEN, RESISTED, or NOT_RUN for an image misclassified before the attack began.
+      outcome: (a, n) int8: BROKEN, ROBUST, or NOT_RUN for an image misclassified before the attack began.
       margin: (a, n) the largest max_{j != y} z_j - z_y the attack reached; NaN where it was not run.
       x: (n, ...) the first misclassified point met; where there is none, the point of largest margin; the image
         itself where the prediction for that is wrong.

@@ -21,7 +21,7 @@ from robustjax.attacks.case import Case, check_cases
 from robustjax.evaluation import pool, suite_state
 from robustjax.evaluation.ahead import cancel, compile_ahead, wait
 from robustjax.evaluation.pool import CaseAt, Cases, Fresh, Segment
-from robustjax.evaluation.suite_state import BROKEN, NONE, NOT_RUN, RESISTED, SuiteState
+from robustjax.evaluation.suite_state import BROKEN, NONE, NOT_RUN, ROBUST, SuiteState
 from robustjax.threats import Threat
 from robustjax.traced import SMALL, ByBatch, Steps, operations
 
@@ -75,7 +75,7 @@ class Attacked(NamedTuple):
     Attributes:
       attacks: (a,) names of the cases.
       clean, final: by name, (n, ...) what the system answers for the examples and for the points found.
-      outcome: (a, n) int8: BROKEN, RESISTED, or NOT_RUN.
+      outcome: (a, n) int8: BROKEN, ROBUST, or NOT_RUN.
       merit: (a, n) the largest merit that each case reached; NaN where it was not run.
       x: (n, ...) the first point met that decides the example; where there is none, that of largest merit.
       distance: (n,) from the example, in the norm of the threat, in float64.
@@ -268,7 +268,7 @@ def runner(
                     said = asked(tried, suite.candidate[tried])
                     merit = np.where(np.isnan(said["merit"]), -np.inf, said["merit"])
                     suite.merit[here, tried] = merit
-                    suite.outcome[here, tried] = np.where(_decided(tried, said), BROKEN, RESISTED)
+                    suite.outcome[here, tried] = np.where(_decided(tried, said), BROKEN, ROBUST)
                     better = merit > suite.value[tried]
                     suite.x[tried[better]] = suite.candidate[tried[better]]
                     suite.value[tried[better]] = merit[better]
@@ -277,7 +277,7 @@ def runner(
             if len(claimed):
                 said = asked(claimed, suite.x[claimed])
                 suite.value[claimed] = said["merit"]
-                suite.outcome[here, claimed[~_decided(claimed, said)]] = RESISTED
+                suite.outcome[here, claimed[~_decided(claimed, said)]] = ROBUST
 
         def _decided(rows: np.ndarray, said: dict[str, np.ndarray]) -> np.ndarray:
             return decided(said, jax.tree.map(lambda values: values[rows], examples.data))

@@ -13,7 +13,7 @@ from robustjax.attacks.case import Case
 from robustjax.evaluation import pool
 from robustjax.evaluation.pool import Pool
 
-NOT_RUN, RESISTED, BROKEN = -1, 0, 1
+NOT_RUN, ROBUST, BROKEN = -1, 0, 1
 NONE = np.iinfo(np.int64).max
 PER_EXAMPLE = ("x", "value", "candidate", "candidate_merit", "source", "decided_by")
 PER_CASE = ("outcome", "merit", "steps", "seconds", "runs")
@@ -30,7 +30,7 @@ class SuiteState:
         if it is from an earlier case or the example itself.
       candidate, candidate_merit: strongest point of a case that transfers, and its merit there.
       decided_by: (n,) the lowest run of this case that decided the example, NONE if none did.
-      outcome: (a, n) int8: BROKEN, RESISTED, or NOT_RUN.
+      outcome: (a, n) int8: BROKEN, ROBUST, or NOT_RUN.
       merit: (a, n) the largest merit that each case reached; NaN where it was not run.
       steps, seconds, runs: (a,) iterations, time spent, and runs begun.
     """
@@ -87,7 +87,7 @@ class SuiteState:
                 self.merit[here, i] = merit
             if hit and first:
                 self.decided_by[i] = run
-            self.outcome[here, i] = BROKEN if self.decided_by[i] != NONE else RESISTED
+            self.outcome[here, i] = BROKEN if self.decided_by[i] != NONE else ROBUST
             stronger = merit > merits[i] or (merit == merits[i] and run < self.source[i] != NONE)
             if counted[i] and ((hit and first) or (self.decided_by[i] == NONE and stronger)):
                 best[i], merits[i], self.source[i] = x[row], merit, run

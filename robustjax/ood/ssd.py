@@ -54,12 +54,12 @@ class Clusters:
 class FewShot:
     """The distance to ID relative to that to a few known OOD images: SSD_k."""
 
-    data: Clusters
-    outliers: Clusters
+    id: Clusters
+    ood: Clusters
 
     def __call__(self, features: Features) -> PerExample:
-        """Compute s_outliers - s_data."""
-        return self.data(features) - self.outliers(features)
+        """Compute s_ood - s_id."""
+        return self.id(features) - self.ood(features)
 
 
 @jax.tree_util.register_dataclass
@@ -108,7 +108,7 @@ def ssd(
 
 def few_shot(
     features: np.ndarray,
-    outliers: np.ndarray,
+    ood: np.ndarray,
     label: np.ndarray | None = None,
     *,
     covariance: Covariance = "ledoit-wolf",
@@ -117,13 +117,13 @@ def few_shot(
 
     Args:
       features, label, covariance: as in `ssd`.
-      outliers: features of known OOD images (m, d), standardised as ID features are.
+      ood: features of known OOD images (m, d), standardised as ID features are.
 
     Reference: Sehwag, Chiang and Mittal 2021, arXiv:2103.12051.
     """
-    data, outliers = ssd(features, label, covariance=covariance), _matrix("few_shot", outliers)
-    if outliers.shape[1] != data.shift.shape[0]:
-        raise ValueError(f"few_shot: outliers are {outliers.shape}, must have {data.shift.shape[0]} features")
+    id, ood = ssd(features, label, covariance=covariance), _matrix("few_shot", ood)
+    if ood.shape[1] != id.shift.shape[0]:
+        raise ValueError(f"few_shot: ood is {ood.shape}, must have {id.shift.shape[0]} features")
     unit = _unit(_matrix("few_shot", features))
     shift, spread = _standard("few_shot", unit)
     standard, which = (
@@ -132,8 +132,8 @@ def few_shot(
     )
     groups = [standard[which == k][:, np.isfinite(spread)] for k in np.unique(which)]
     usual = _variance([group - group.mean(axis=0) for group in groups])
-    alone, odd = np.zeros(len(outliers), int), (_unit(outliers) - shift) / spread
-    return FewShot(data, _fitted("few_shot", odd, alone, covariance, shift, spread, variance=usual))
+    alone, odd = np.zeros(len(ood), int), (_unit(ood) - shift) / spread
+    return FewShot(id, _fitted("few_shot", odd, alone, covariance, shift, spread, variance=usual))
 
 
 def clustered(features: np.ndarray, clusters: int, *, rounds: int = 100, seed: int = 0) -> np.ndarray:

@@ -39,20 +39,20 @@ def jittered(keys, x):
 def test_the_mean_converges_like_one_over_the_root_of_the_passes():
     x = jnp.asarray(RNG.uniform(size=(200, D)), jnp.float32)
     for passes in (1, 16, 256):
-        error = averaged(noisy, KEY, passes=passes, chunk_size=16)(x) - net(x)
+        error = averaged(noisy, KEY, samples=passes, chunk_size=16)(x) - net(x)
         assert 0.9 < np.sqrt(passes) * np.std(error) < 1.1
         assert np.abs(np.mean(error)) * np.sqrt(passes) < 4 / np.sqrt(200 * K)
 
 
 def test_the_same_image_gets_the_same_noise_and_any_other_image_another():
-    logits_fn = jax.jit(averaged(noisy, KEY, passes=2))
+    logits_fn = jax.jit(averaged(noisy, KEY, samples=2))
     noise = lambda x: np.asarray(logits_fn(x) - net(x))
     order = jnp.array([4, 2, 0, 0, 5])
     np.testing.assert_allclose(noise(X[order]), noise(X)[order], atol=1e-5)  # any place, any batch
     next_float = jnp.asarray(np.nextafter(np.asarray(X), np.float32(2)))
     one_bit = X.at[:, 7].set(next_float[:, 7])
     assert (np.abs(noise(one_bit) - noise(X)) > 1e-3).any(axis=1).all()
-    other = averaged(noisy, jax.random.key(1), passes=2)(X) - net(X)
+    other = averaged(noisy, jax.random.key(1), samples=2)(X) - net(X)
     assert (np.abs(other - noise(X)) > 1e-3).any(axis=1).all()
 
 
@@ -78,7 +78,7 @@ def test_fingerprints_differ_where_images_differ():
 @pytest.mark.parametrize("chunk_size", [None, 1, 3])
 def test_gradients_are_those_of_the_mean_however_the_passes_are_grouped(chunk_size):
     cubic = lambda keys, x: jittered(keys, x) ** 3
-    logits_fn = averaged(cubic, KEY, passes=5, chunk_size=chunk_size)
+    logits_fn = averaged(cubic, KEY, samples=5, chunk_size=chunk_size)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, fingerprint(X))
 
     def by_hand(x):
@@ -91,17 +91,17 @@ def test_gradients_are_those_of_the_mean_however_the_passes_are_grouped(chunk_si
 
 
 def test_other_means_than_that_of_the_logits():
-    logits_fn = averaged(noisy, KEY, passes=50, of=jax.nn.log_softmax)
+    logits_fn = averaged(noisy, KEY, samples=50, of=jax.nn.log_softmax)
     assert (jax.nn.logsumexp(logits_fn(X), axis=1) < 0).all()  # a mean of log-probabilities has a smaller sum
-    single = averaged(noisy, KEY, passes=1)
+    single = averaged(noisy, KEY, samples=1)
     np.testing.assert_allclose(
-        averaged(noisy, KEY, passes=1, of=jax.nn.log_softmax)(X), jax.nn.log_softmax(single(X)), atol=1e-5
+        averaged(noisy, KEY, samples=1, of=jax.nn.log_softmax)(X), jax.nn.log_softmax(single(X)), atol=1e-5
     )
 
 
 def test_what_an_attack_reports_is_what_the_mean_says_of_its_point():
     """Points are hashed to the last bit, so a rounding between search and verdict would show."""
-    logits_fn, threat = averaged(noisy, KEY, passes=3), Threat("linf", 0.1)
+    logits_fn, threat = averaged(noisy, KEY, samples=3), Threat("linf", 0.1)
     found = jax.jit(lambda key: as_attack(apgd(threat, steps=20))(key, logits_fn, X, Y))(KEY)
     np.testing.assert_allclose(found.value, logit.margin(logits_fn(found.x), Y), atol=1e-4)
 
@@ -123,14 +123,14 @@ def test_the_mean_leads_where_one_draw_misleads():
     attack = against(pgd(threat, steps=20, step_size=0.02, start=at_origin))
     keys = jax.random.split(jax.random.key(7), N)
     one_draw = jax.jit(lambda key: attack(key, lambda x: random_half(keys, x), X, y).x)(KEY)
-    mean = jax.jit(lambda key: attack(key, averaged(random_half, KEY, passes=20), X, y).x)(KEY)
-    reference = averaged(random_half, jax.random.key(99), passes=400, chunk_size=100)
+    mean = jax.jit(lambda key: attack(key, averaged(random_half, KEY, samples=20), X, y).x)(KEY)
+    reference = averaged(random_half, jax.random.key(99), samples=400, chunk_size=100)
     fooled = [np.asarray(reference(x)[:, 1] > 0) for x in (one_draw, mean)]
     assert not fooled[0].any() and fooled[1].all()
 
 
 def test_the_mean_is_the_same_under_every_transformation(variant):
-    logits_fn = averaged(jittered, KEY, passes=3, chunk_size=2)
+    logits_fn = averaged(jittered, KEY, samples=3, chunk_size=2)
     slope = lambda x, y: jax.grad(lambda x: logit.cross_entropy(logits_fn(x), y).sum())(x)
     both = lambda x, y: (logits_fn(x), slope(x, y))
     for ours, expected in zip(variant(both)(X, Y), jax.jit(both)(X, Y)):
@@ -182,10 +182,10 @@ def test_forward_functions_may_leave_jax_and_close_over_traced_values():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"passes": 0}, "passes is 0"),
-        ({"passes": 1, "chunk_size": 0}, "chunk_size is 0"),
-        ({"passes": 1, "key": jax.random.split(KEY, 3)}, "key is of key<fry> and shape"),
-        ({"passes": 1, "key": jax.random.PRNGKey(0)}, "key is of uint32"),
+        ({"samples": 0}, "samples is 0"),
+        ({"samples": 1, "chunk_size": 0}, "chunk_size is 0"),
+        ({"samples": 1, "key": jax.random.split(KEY, 3)}, "key is of key<fry> and shape"),
+        ({"samples": 1, "key": jax.random.PRNGKey(0)}, "key is of uint32"),
     ],
 )
 def test_bad_settings_are_refused_when_built(settings, message):

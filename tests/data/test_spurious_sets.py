@@ -263,7 +263,7 @@ def test_of_16_bit_grey_the_upper_8_are_kept(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
     Image.fromarray(wide).save(path)
     for source in (path, path.read_bytes()):
-        np.testing.assert_array_equal(np.asarray(trees.opened(source)), wide >> 8)
+        np.testing.assert_array_equal(np.asarray(trees.read_picture(source)), wide >> 8)
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "f.tif")
     with pytest.raises(ValueError, match="floating-point numbers, must have 8 or 16 bits"):
-        trees.opened(tmp_path / "f.tif")
+        trees.read_picture(tmp_path / "f.tif")

@@ -9,7 +9,7 @@ import pytest
 
 from robustjax.attacks import flags, gated_objectives, masking_measurements
 from robustjax.attacks.adaptive import substituted
-from robustjax.attacks.gated_objectives import AttackParameters, Target, View
+from robustjax.attacks.gated_objectives import AttackedDefence, AttackParameters, Target
 from robustjax.evaluation import gated_cases, headline, pool, purifier
 from robustjax.evaluation.defence_results import DefenceResults
 from robustjax.evaluation.gated_cases import GatedCase
@@ -70,12 +70,12 @@ def parameters(loss="margin", **more):
     return AttackParameters(gated_objectives.only(loss), **{name: jnp.float32(v) for name, v in more.items()})
 
 
-VIEW = View(f, lambda x: f(0.5 * x + 0.2), lambda x: -0.2 - lean(x))
+DEFENCE = AttackedDefence(f, lambda x: f(0.5 * x + 0.2), lambda x: -0.2 - lean(x))
 AIM = Target((Y + 1) % 4)
 
 
 def value(surrogate, **more):
-    both = surrogate(VIEW, Y, AIM, parameters(**more))
+    both = surrogate(DEFENCE, Y, AIM, parameters(**more))
     return jax.jit(lambda x: both(x)[0])(X)
 
 
@@ -88,7 +88,7 @@ def test_the_merit_is_the_hard_margin_with_unseen_errors_first():
 
 
 def test_penalties_and_slack():
-    margin, gap = value(gated_objectives.unseen), VIEW.gap(X)
+    margin, gap = value(gated_objectives.unseen), DEFENCE.gap(X)
     assert (gap > -0.05).any() and (gap < -0.05).any()
     found = value(gated_objectives.unseen, penalty=3.0, slack=0.05)
     np.testing.assert_allclose(found, margin - 3 * np.maximum(np.asarray(gap) + 0.05, 0), rtol=1e-5)
@@ -102,11 +102,11 @@ def test_orthogonal_steps_leave_the_other_goal_and_selective_ones_take_turns():
     up = jax.jit(
         jax.grad(lambda x: gated_objectives.mixed_loss(f(x), y, y, gated_objectives.only("margin")).sum())
     )(X).reshape(16, -1)
-    down = jax.jit(jax.grad(lambda x: -VIEW.gap(x).sum()))(X).reshape(16, -1)
+    down = jax.jit(jax.grad(lambda x: -DEFENCE.gap(x).sum()))(X).reshape(16, -1)
     turns, beside = (
-        jax.jit(jax.grad(lambda x, surrogate=surrogate: surrogate(VIEW, y, AIM, parameters())(x)[0].sum()))(
-            X
-        ).reshape(16, -1)
+        jax.jit(
+            jax.grad(lambda x, surrogate=surrogate: surrogate(DEFENCE, y, AIM, parameters())(x)[0].sum())
+        )(X).reshape(16, -1)
         for surrogate in (gated_objectives.selective, gated_objectives.orthogonal)
     )
     np.testing.assert_allclose(turns, jnp.concatenate([up[:8], down[8:]]), rtol=1e-5)
@@ -117,7 +117,7 @@ def test_orthogonal_steps_leave_the_other_goal_and_selective_ones_take_turns():
 
 def test_a_hard_soft_gate_is_the_gate():
     hard = value(gated_objectives.softened, warmth=1e-6, mix=1.0)
-    want = np.where(VIEW.gap(X) > 0, value(gated_objectives.forced), value(gated_objectives.unseen))
+    want = np.where(DEFENCE.gap(X) > 0, value(gated_objectives.forced), value(gated_objectives.unseen))
     np.testing.assert_allclose(hard, want, rtol=1e-5)
 
 
@@ -255,7 +255,7 @@ def test_no_number_without_the_evidence(why, change):
 
 def test_plans_that_ask_for_what_is_not_there():
     defence = Defence(f, rounding, ALWAYS)
-    with pytest.raises(ValueError, match="attacks a copy"):
+    with pytest.raises(ValueError, match="transfers from a source"):
         run(defence, gated_cases.transferred(3))
     with pytest.raises(ValueError, match="matches features"):
         run(defence, [GatedCase("A6", "TM3", gated_objectives.matched)])

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from robustjax.evaluation.results import BROKEN, NOT_RUN, RESISTED, Results, merge
+from robustjax.evaluation.results import BROKEN, NOT_RUN, ROBUST, Results, merge
 
 
 def report(attacks, index, outcome, *, seed=0):
@@ -77,7 +77,7 @@ def test_an_earlier_report_that_was_gone_on_from_stays_in_force():
         ([], "no report"),
         ([FIRST, FIRST], "both reports ran a, b"),
         ([FIRST, report(["a", "b"], range(5, 9), [[0] * 4] * 2)], "3 images are in both"),
-        ([FIRST, report(["c"], range(8, 12), [[RESISTED] * 4])], "the attacks are"),
+        ([FIRST, report(["c"], range(8, 12), [[ROBUST] * 4])], "the attacks are"),
         ([FIRST, dataclasses.replace(SECOND, clean=np.zeros(8))], "differ in clean"),
     ],
     ids=["none", "twice", "overlap", "attacks", "model"],

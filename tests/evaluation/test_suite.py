@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from robustjax.attacks import autoattack
 from robustjax.attacks.square import square
 from robustjax.evaluation import pool, runner, suite
-from robustjax.evaluation.results import BROKEN, NOT_RUN, RESISTED, merge
+from robustjax.evaluation.results import BROKEN, NOT_RUN, ROBUST, merge
 from robustjax.threats import Threat
 
 RNG = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def test_results_are_sound_and_the_attack_is_of_use(whole):
     broken = (whole.outcome == BROKEN).any(axis=0)
     assert ((whole.margin > 0).any(axis=0) == broken).all()
     later = np.cumsum(whole.outcome == BROKEN, axis=0) - (whole.outcome == BROKEN) > 0
-    assert (whole.outcome[later] == NOT_RUN).all() and (whole.outcome[:, whole.robust] == RESISTED).all()
+    assert (whole.outcome[later] == NOT_RUN).all() and (whole.outcome[:, whole.robust] == ROBUST).all()
     values = [estimate.value for _, estimate in whole.accuracy()]
     assert values == sorted(values, reverse=True) and values[-1] == whole.robust.mean()
 

@@ -94,7 +94,7 @@ FITS = {
     "relative": lambda f: relative_mahalanobis(f, LABEL),
     "ssd": lambda f: ssd(f, covariance="truncated"),
     "few_shot": lambda f: few_shot(f, TRAIN[:5]),
-    "outliers of few_shot": lambda f: few_shot(TRAIN, f),
+    "OOD features of few_shot": lambda f: few_shot(TRAIN, f),
     "clustered": lambda f: clustered(f, 3),
     "knn": lambda f: knn(f, neighbours=3),
     "vim": lambda f: vim(f, np.ones((D, 2)), np.zeros(2)),

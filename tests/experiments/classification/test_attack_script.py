@@ -119,10 +119,10 @@ def test_any_function(attack, tmp_path, monkeypatch):
     page = (tmp_path / "a" / "report.html").read_text()
     assert "Gradient-masking checks" in page
     random = attack(
-        tmp_path / "b", "--radii", 1, source=source("noisy", "--source.stochastic", "--source.passes", 2)
+        tmp_path / "b", "--radii", 1, source=source("noisy", "--source.stochastic", "--source.samples", 2)
     )
     assert random.returncode == 0, random.stderr
-    assert result_files.read(tmp_path / "b")[1]["network"]["reference passes"] == 10
+    assert result_files.read(tmp_path / "b")[1]["network"]["reference samples"] == 10
     done = attack(tmp_path / "c", source=source("wrong_shape"))
     assert done.returncode == 2 and "must give one for each of 10 classes" in done.stderr
 

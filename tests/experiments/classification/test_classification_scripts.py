@@ -111,7 +111,7 @@ def test_functions_are_networks(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="has no inner activations"):
         network.model.features({}, {}, x)
 
-    named |= {"function": "mine_as_source:noisy", "stochastic": True, "passes": 2}
+    named |= {"function": "mine_as_source:noisy", "stochastic": True, "samples": 2}
     seen, reference, _, _ = network_source.open_network(network_source.Source(**named), 3, 0)
     first, second = seen.logits_fn(x), reference.logits_fn(x)
     np.testing.assert_array_equal(first, seen.logits_fn(x))

@@ -25,12 +25,12 @@ def defence():
 """
 
 
-def test_a_random_translator_is_attacked_by_draw_by_mean_and_through_a_copy(
+def test_a_random_translator_is_attacked_by_draw_by_mean_and_by_transfer(
     random_system, tmp_path, capsys, monkeypatch
 ):
     one = gated_cases.transferred(2)[:1]  # of the same program as A1
     monkeypatch.setattr(gated_cases, "transferred", lambda steps: one)
-    words = ["smoke", "--run", random_system, "--copy", random_system, "--gate", "always"]
+    words = ["smoke", "--run", random_system, "--source", random_system, "--gate", "always"]
     words += ["--only", "PGD", "transfer", "A1", "--averaged-only", "A1"]
     done = scripts.call(capsys, monkeypatch, "ood_to_id.evaluate", *words, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
