@@ -22,6 +22,8 @@ from robustjax.ood import surrogates
 from robustjax.ood.scores import Score
 from robustjax.types import Ascent, Found, Images, Keys, LogitsFn, Objective, PerExample
 
+# `attacks.compose` joins attacks on classifiers: they have labels, and keep the point of highest value. Searches here
+# have none, and keep points by the score whatever they maximise; what both do alike, `best_of` and `better`, is shared.
 Direction = Literal["raise", "lower"]
 Search = Callable[[Keys, Images], Found]  # `value` is the score at the point
 
