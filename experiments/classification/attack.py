@@ -57,7 +57,7 @@ def main(cfg: AttackConfig) -> None:
     out = pathlib.Path(cfg.out or pathlib.Path(cfg.source.run or "") / "attack" / name)
     out.mkdir(parents=True, exist_ok=True)
     cases = partial(cfg.cases, classes=len(test.info.classes))
-    who = identity(it.network, suite.as_floats(it.test.image), it.test.index, random=cfg.source.stochastic)
+    who = identity(it.network, it.test.image, it.test.index, random=cfg.source.stochastic)
     about_all = {"network": it.network.about, "data": plain(test.info), "norm": norm, "identity": who}
 
     # --- attack ---

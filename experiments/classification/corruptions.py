@@ -32,7 +32,6 @@ from robustjax.data import Split
 from robustjax.evaluation import corrupted_files
 from robustjax.evaluation.corruptions import Cells, CorruptionResults, corrupted, over_cells
 from robustjax.evaluation.identity import identity
-from robustjax.evaluation.suite import as_floats
 from robustjax.runtime import result_files
 from robustjax.runtime.image_progress import image_progress
 from robustjax.runtime.provenance import digest, made_with, plain
@@ -53,10 +52,7 @@ def main(cfg: CorruptionsConfig) -> None:
     baseline = baseline_of(cfg, cells, len(it.test.info.classes))
     out = pathlib.Path(cfg.out or pathlib.Path(cfg.source.run or "") / "corruptions")
     out.mkdir(parents=True, exist_ok=True)
-    few = checks.evenly(len(it.test.label))
-    who = identity(
-        it.network, as_floats(it.test.image[few]), it.test.index[few], random=cfg.source.stochastic
-    )
+    who = identity(it.network, it.test.image, it.test.index, random=cfg.source.stochastic)
     about_all = {"network": it.network.about, "data": plain(it.test.info), "identity": who}
 
     # --- predictions ---

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from robustjax.evaluation.suite import as_floats
 from robustjax.evaluation.suite_state import fingerprint
 from robustjax.types import Network
 
@@ -24,7 +25,7 @@ def identity(
 
     Args:
       network: to be described.
-      images: (n, h, w, c) floats that it may be asked about; some of them, evenly spread, are.
+      images: (n, h, w, c) floats, or bytes, that it may be asked about; some of them, evenly spread, are.
       index: (n,) their numbers in the data set.
       random: its answers are random, so that they say nothing.
     Returns:
@@ -40,7 +41,7 @@ def identity(
     if random:
         return found
     rows = np.unique(np.linspace(0, len(index) - 1, min(PROBED, len(index))).round().astype(int))
-    logits = np.asarray(network.logits_fn(jnp.asarray(images[rows])), np.float64)
+    logits = np.asarray(network.logits_fn(jnp.asarray(as_floats(images[rows]))), np.float64)
     mixed = (logits * np.cos(1 + np.arange(logits.shape[1]))).sum(axis=1)
     answers = [float(f"{a:.6g}") if np.isfinite(a) else None for a in mixed]
     return found | {"probed": [int(i) for i in index[rows]], "answers": answers}
