@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments.classification.config import CORRUPTIONS_PRESETS as PRESETS
 from experiments.classification.config import CorruptionsConfig
-from experiments.classification.corruptions_report import summary, write_report
+from experiments.classification.corruptions_report import published_cells, summary, write_report
 from experiments.shared import command_line, network_source
 from robustjax import checks, runtime
 from robustjax.analysis.corruption_error import WHOLE, Baseline, base_errors
@@ -83,6 +83,14 @@ def main(cfg: CorruptionsConfig) -> None:
     if known:
         correct = int((results.clean == results.label).sum())
         flags = (*flags, known_checkpoints.doubt(known, correct, len(results.label)))
+        if cfg.files and (stated := published_cells(known)):
+            counts = results.right.sum(axis=-1)
+            found = {
+                (name, int(severity)): int(counts[i, j])
+                for i, name in enumerate(results.corruptions)
+                for j, severity in enumerate(results.severities)
+            }
+            flags = (*flags, known_checkpoints.doubt_cells(stated, found, len(results.label)))
     told = summary(results, baseline, known, files=cfg.files)
     about = {
         **about_all,

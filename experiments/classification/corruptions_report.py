@@ -1,6 +1,7 @@
 """The report of classification.corruptions: a heat map, means, mCE, and measured beside published accuracy."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,13 @@ def published(known: Known, results: CorruptionResults) -> dict[str, float]:
     return {}
 
 
+def published_cells(known: Known | None) -> dict[tuple[str, int], float]:
+    """Look up what RobustBench states for each corruption and severity, in percent; only of CIFAR-10-C."""
+    if known is None or (known.dataset, known.threat) != ("cifar10", "corruptions"):
+        return {}
+    return known_checkpoints.cells().get(known.name, {})
+
+
 def write_report(
     cfg: CorruptionsConfig,
     network: Network,
@@ -120,9 +128,11 @@ def write_report(
         name="corruptions",
     )
     intervals = {(cell["corruption"], cell["severity"]): cell for cell in told["cells"]}
+    stated = published_cells(known) if cfg.files else {}
     page.table(
         [
             {"corruption": line["corruption"], "mean": f"{line['%']:.1f} ({line['95 % interval']})"}
+            | of_corruption(stated, line["corruption"], results.severities)
             | {
                 column: "{%:.1f} ({95 % interval})".format(**intervals[line["corruption"], float(s)])
                 for column, s in zip(columns, results.severities, strict=True)
@@ -142,6 +152,14 @@ def write_report(
     page.section("Checks")
     page.table(masking_checks.rows(flags))
     return page.write(out / "report.html")
+
+
+def of_corruption(
+    stated: Mapping[tuple[str, int], float], name: str, severities: np.ndarray
+) -> dict[str, float]:
+    """Average what is published for one corruption over the severities; nothing where some are not."""
+    known = [stated[name, int(s)] for s in severities if (name, int(s)) in stated]
+    return {"published mean": float(np.mean(known))} if len(known) == len(severities) else {}
 
 
 def _line(estimate: Estimate, of: str = "") -> dict[str, Any]:

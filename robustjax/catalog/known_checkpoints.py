@@ -7,11 +7,13 @@ import csv
 import difflib
 import functools
 import pathlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from robustjax import binomial
 from robustjax.types import Flag
 
+CELLS = pathlib.Path(__file__).with_name("robustbench_cifar10c.tsv")
 CORRUPTIONS = pathlib.Path(__file__).with_name("robustbench_corruptions.tsv")
 TABLE = pathlib.Path(__file__).with_name("robustbench.tsv")
 EPS = {
@@ -84,17 +86,31 @@ class OnCorruptions(NamedTuple):
 @functools.cache
 def on_corruptions() -> dict[str, OnCorruptions]:
     """Read that table, by the names of ImageNet's board of corruptions."""
-    with CORRUPTIONS.open(newline="") as stream:
-        rows = csv.DictReader((line for line in stream if not line.startswith("#")), delimiter="\t")
-        return {row.pop("name"): OnCorruptions(*map(float, row.values())) for row in rows}
+    return {row.pop("name"): OnCorruptions(*map(float, row.values())) for row in _rows(CORRUPTIONS)}
+
+
+def _rows(table: pathlib.Path) -> list[dict[str, str]]:
+    with table.open(newline="") as stream:
+        return list(csv.DictReader((line for line in stream if not line.startswith("#")), delimiter="\t"))
+
+
+@functools.cache
+def cells() -> dict[str, dict[tuple[str, int], float]]:
+    """Read the accuracies on CIFAR-10-C, in percent, by entry, then by corruption and severity."""
+    return {
+        row.pop("name"): {
+            (corruption, severity): int(value) / 100
+            for corruption, values in row.items()
+            for severity, value in enumerate(values.split(","), start=1)
+        }
+        for row in _rows(CELLS)
+    }
 
 
 @functools.cache
 def entries() -> tuple[Known, ...]:
     """Read the table."""
-    with TABLE.open(newline="") as stream:
-        rows = csv.DictReader((line for line in stream if not line.startswith("#")), delimiter="\t")
-        return tuple(_read(row) for row in rows)
+    return tuple(_read(row) for row in _rows(TABLE))
 
 
 def known(name: str) -> Known:
@@ -141,6 +157,34 @@ def doubt(entry: Known, correct: int, count: int) -> Flag:
         + ("is it another file, or are the images preprocessed otherwise?" if off else "they agree"),
         {"clean": correct / count, "published": entry.clean / 100},
     )
+
+
+def doubt_cells(
+    published: Mapping[tuple[str, int], float], correct: Mapping[tuple[str, int], int], count: int
+) -> Flag:
+    """Compare measured with published accuracies on corrupted images, cell by cell.
+
+    Args:
+      published: in percent, by corruption and severity.
+      correct: images classified correctly, by the same.
+      count: of how many in each cell.
+    Returns:
+      A flag, raised if some published accuracy lies outside an exact interval; all of them hold together in 99.9 %.
+    """
+    common = sorted(published.keys() & correct.keys())
+    tail = DOUBT / 2 / max(len(common), 1)
+    off = [
+        cell
+        for cell in common
+        if not float(binomial.lower(correct[cell], count, tail)) - 5e-5
+        <= published[cell] / 100
+        <= float(binomial.upper(correct[cell], count, tail)) + 5e-5
+    ]
+    says = f"{len(off)} of {len(common)} cells differ from what RobustBench states by more than chance"
+    if off:
+        name, severity = off[0]
+        says += f", the first is {name} at severity {severity}: are files and preprocessing those of the benchmark?"
+    return Flag("published cells", bool(off), says, {"cells": float(len(common)), "differ": float(len(off))})
 
 
 def _read(row: dict[str, str]) -> Known:

@@ -9,7 +9,7 @@ import pytest
 import scripts
 
 from experiments.classification import corruptions as script
-from experiments.classification.corruptions_report import published
+from experiments.classification.corruptions_report import of_corruption, published, published_cells
 from robustjax import data
 from robustjax.catalog import known_checkpoints
 from robustjax.data import corrupted_trees, subsets
@@ -111,6 +111,12 @@ def test_report_resumption_and_files(measure, tmp_path, monkeypatch):
     assert published(entry, depth) == {"mean": 47.12, "mCE": 73.16}
     augmix = known_checkpoints.known("cifar10/corruptions/Hendrycks2020AugMix_WRN")
     assert published(augmix, fifteen) == {"mean": 88.82}
+    assert published_cells(augmix)["fog", 5] == 82.51 and published_cells(entry) == {}
+    # 95.10, 94.70, 93.67, 91.73 and 82.51 % under fog
+    assert of_corruption(published_cells(augmix), "fog", np.arange(1, 6)) == {
+        "published mean": pytest.approx(91.542)
+    }
+    assert of_corruption(published_cells(augmix), "spatter", np.arange(1, 6)) == {}
     assert published(known_checkpoints.known("Gowal2021Improving_28_10_ddpm_100m"), fifteen) == {}
 
     for flags, says in (
