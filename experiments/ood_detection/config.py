@@ -1,4 +1,4 @@
-"""Settings of ood_detection.train, .evaluate and .compare, and their presets."""
+"""Settings of ood_detection.train, .evaluate, .openood and .compare, and their presets."""
 
 import dataclasses
 from typing import Any, Literal, NamedTuple
@@ -16,6 +16,7 @@ from experiments.shared.fields import (
 from experiments.shared.settings import PGD, Cluster, Optimizer
 from robustjax.attacks import compose, pgd
 from robustjax.catalog import ood_losses
+from robustjax.catalog.openood import BENCHMARKS
 from robustjax.catalog.score_attacks import score_attack
 from robustjax.catalog.scores import TUNABLE, detector, tunable
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
@@ -224,6 +225,12 @@ class EvaluateConfig:
             )
         if self.search and not any(tunable(name) for name in self.detectors):
             raise ValueError(f"--search is given, must be with one of the detectors {', '.join(TUNABLE)}")
+        self.check_attacks()
+        if self.composition and not (self.corruption and self.attacks):
+            raise ValueError("--composition needs --corruption and an attack")
+
+    def check_attacks(self) -> None:
+        """Validate attacks, norm and radii."""
         published = [name for name in self.attacks if score_attack(name).published]
         if list(self.radii) != sorted(set(self.radii)):
             raise ValueError(f"--radii is {self.radii}, must rise from above 0")
@@ -231,8 +238,6 @@ class EvaluateConfig:
             raise ValueError(f"--radii is {self.radii}, must be at most 1 for images in [0, 1]; write 8/255")
         if self.norm != "linf" and published:
             raise ValueError(f"--attacks {' and '.join(published)} are linf, --norm is {self.norm}")
-        if self.composition and not (self.corruption and self.attacks):
-            raise ValueError("--composition needs --corruption and an attack")
 
     def with_radii_of(self, dataset: str) -> "EvaluateConfig":
         """Fill in the radii of the ID data where none are given."""
@@ -277,6 +282,115 @@ EVALUATE_PRESETS = {
         samples=40,
         corruption_names=("brightness", "contrast"),
         masking_checks=False,
+    ),
+}
+
+# --- openood ------------------------------------------------------------------------------------------
+
+OPENOOD_DETECTORS = (
+    "msp", "max_logit", "energy", "temperature_scaling", "kl_matching", "gen", "odin", "mahalanobis",
+    "relative_mahalanobis", "knn", "nnguide", "relation", "she", "vim", "fdbd", "nci", "gradnorm", "dice", "react",
+    "vra", "ash_b", "scale", "adascale_a",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenoodConfig:
+    """Evaluate detectors by OpenOOD's protocol, and attack them."""
+
+    benchmark: Literal["cifar10", "cifar100", "imagenet200", "imagenet"] = "cifar10"
+    root: str | None = (
+        None  # OpenOOD's data folder, with benchmark_imglist, images_classic, images_largescale
+    )
+    # a folder of OpenOOD's score files instead of a network: BENCHMARK.npz and one .npz for each OOD set
+    scores: str | None = None
+    source: network_source.Source = network_source.Source()  # the network; its data set is the benchmark's
+    sets: tuple[str, ...] = ()  # OOD sets of the benchmark, by default all
+    full_spectrum: bool = False  # and numbers with covariate-shifted images as ID
+    detectors: tuple[str, ...] = OPENOOD_DETECTORS  # by name or OpenOOD's, or module:name
+    search: bool = True  # choose settings on the benchmark's validation images, as OpenOOD does
+    attacks: tuple[str, ...] = ("adaptive",)  # beside the clean numbers; none with --attacks alone
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    radii: tuple[PositiveRadius, ...] = (1 / 255, 8 / 255)
+    steps: Count = 50  # of adaptive and strong
+    restarts: Count = 1
+    attack_images: Count = 100  # images of each set that are attacked
+    masking_checks: bool = True
+    images: ImagesOrAll = None  # of each set; None for all, as published numbers have
+    fit_images: Count = 2000  # training images that detectors are fitted to; OpenOOD takes all
+    batch_size: Count = 250
+    resamples: Count = 300  # of the bootstrap
+    seed: Seed = 0
+    out: str = "runs/openood"
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        known = list(BENCHMARKS[self.benchmark].ood)
+        if unknown := [name for name in self.sets if name not in known]:
+            raise ValueError(
+                f"--sets {unknown[0]}: no OOD set of {self.benchmark}, must be of {', '.join(known)}"
+            )
+        if self.scores is not None:
+            return
+        if self.root is None:
+            raise ValueError(
+                "--root and --scores are missing, one must be given: OpenOOD's data, or scores of it"
+            )
+        self.as_source().require()
+        if not self.detectors:
+            raise ValueError("--detectors is empty, must name at least one")
+        for name in self.detectors:
+            detector(name)
+        self.evaluation(attacked=True).check_attacks()
+
+    def ood_sets(self) -> tuple[str, ...]:
+        """List the OOD sets, near ones first."""
+        known = BENCHMARKS[self.benchmark].ood
+        return tuple(name for name in known if not self.sets or name in self.sets)
+
+    def as_source(self) -> network_source.Source:
+        """Name the benchmark as the data set of the network."""
+        return dataclasses.replace(self.source, dataset=self.source.dataset or self.benchmark)
+
+    def evaluation(self, *, attacked: bool) -> "EvaluateConfig":
+        """Say the same as settings of ood_detection.evaluate: clean scores, or attacks on them."""
+        attacks = {"attacks": self.attacks, "radii": self.radii} if attacked else {"attacks": (), "radii": ()}
+        return EvaluateConfig(
+            source=self.as_source(),
+            ood_sets=self.ood_sets(),
+            detectors=self.detectors,
+            **attacks,
+            norm=self.norm,
+            steps=self.steps,
+            restarts=self.restarts,
+            masking_checks=self.masking_checks,
+            images=self.images,
+            fit_images=self.fit_images,
+            search=self.search,
+            search_ood=self.benchmark if self.search else "",
+            batch_size=self.batch_size,
+            resamples=self.resamples,
+            seed=self.seed,
+            out=self.out,
+        )
+
+
+OPENOOD_PRESETS = {
+    "cifar10": OpenoodConfig(),
+    "cifar100": OpenoodConfig(benchmark="cifar100"),
+    "imagenet200": OpenoodConfig(benchmark="imagenet200", batch_size=64, radii=(1 / 255, 4 / 255)),
+    "imagenet": OpenoodConfig(benchmark="imagenet", batch_size=64, radii=(1 / 255, 4 / 255)),
+    "smoke": OpenoodConfig(
+        sets=("cifar100", "texture"),
+        detectors=("msp", "vra"),
+        radii=(8 / 255,),
+        steps=2,
+        attack_images=4,
+        masking_checks=False,
+        images=12,
+        fit_images=20,
+        batch_size=12,
+        resamples=10,
     ),
 }
 

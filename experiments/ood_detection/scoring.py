@@ -181,7 +181,11 @@ class Scoring:
         network: Network,
         name: str,
         corrupted: Corrupted,
+        *,
+        like: "Scoring | None" = None,
     ) -> None:
+        """Take the settings and the fit of `like`, if given: those of the same detector on other images."""
+        self.like = like
         self.cfg, self.run, self.images, self.network, self.corrupted = cfg, run, images, network, corrupted
         self.name, self.place = name, f"{network.title}/{file_name(name)}"
         self.detector, self.certifies = detector(name), cfg.certify and name == "msp"
@@ -213,6 +217,8 @@ class Scoring:
     @property
     def scorer(self) -> Scorer:
         """The detector, fitted when it is first needed."""
+        if self._scorer is None and self.like is not None:
+            self._scorer = self.like.scorer
         if self._scorer is None:
             cfg = self.cfg
             chosen, fitted = self._chosen()

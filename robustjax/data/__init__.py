@@ -47,6 +47,7 @@ restricted_imagenet  nine groups of ImageNet's classes, and the others as OOD im
 preprocessing        scale and crop by name, to the pixel of torchvision: Res256Crop224 ...
 lazy_pictures        pictures decoded when rows are asked for, in the place of an array
 picture_tree         ImageNet's validation images as a folder tree, all or those of a list
+imglist              OpenOOD's lists of images: one path and label a line
 overlap              images that two sets share
 resize               scale and crop to one size
 ```
