@@ -354,12 +354,12 @@ class OpenoodConfig:
 
     def evaluation(self, *, attacked: bool) -> "EvaluateConfig":
         """Say the same as settings of ood_detection.evaluate: clean scores, or attacks on them."""
-        attacks = {"attacks": self.attacks, "radii": self.radii} if attacked else {"attacks": (), "radii": ()}
         return EvaluateConfig(
             source=self.as_source(),
             ood_sets=self.ood_sets(),
             detectors=self.detectors,
-            **attacks,
+            attacks=self.attacks if attacked else (),
+            radii=self.radii if attacked else (),
             norm=self.norm,
             steps=self.steps,
             restarts=self.restarts,

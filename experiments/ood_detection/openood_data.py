@@ -32,9 +32,9 @@ def load(cfg: OpenoodConfig) -> Images:
         except ValueError as error:
             hint = "; leave the set out with --sets" if part == "test" and not is_id else ""
             raise ValueError(f"--root {cfg.root}: {error}{hint}") from None
-        if one.count is not None and len(whole.label) != one.count:
+        if one.length is not None and len(whole.label) != one.length:
             runtime.say(
-                f"warning: {one.path} lists {len(whole.label)} images, the published list {one.count}"
+                f"warning: {one.path} lists {len(whole.label)} images, the published list {one.length}"
             )
         return in_memory(subsets.subset(whole, wanted))
 

@@ -74,7 +74,7 @@ def clean(
     for kind, inside in kinds.items():
         accuracy = float((inside.pred == inside.label).mean())
         for name, outside in theirs.items():
-            row = {**compat.openood(inside.conf, outside.conf), "acc": accuracy}
+            row: dict[str, Any] = {**compat.openood(inside.conf, outside.conf), "acc": accuracy}
             row["auroc interval"] = interval(inside.conf, outside.conf, cfg.resamples)
             found["sets"].setdefault(name, {"images": len(outside.conf)})[kind] = row
         found[kind] = averages(cfg, {name: found["sets"][name][kind] for name in theirs})

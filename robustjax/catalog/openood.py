@@ -16,13 +16,13 @@ class Listed(NamedTuple):
     Attributes:
       path: of its list, below `benchmark_imglist`.
       folder: that its pictures lie in.
-      count: how many images the published list has, where known.
+      length: how many images the published list has, where known.
       preprocess: what is made of its pictures, if not the benchmark's.
     """
 
     path: str
     folder: str
-    count: int | None = None
+    length: int | None = None
     preprocess: str | None = None
 
 
@@ -77,8 +77,8 @@ def _cifar(
     return Benchmark(
         classes,
         "Res32Crop32",
-        listed("train", ours)._replace(count=50_000),
-        listed("val", ours)._replace(count=1_000),
+        listed("train", ours)._replace(length=50_000),
+        listed("val", ours)._replace(length=1_000),
         listed("test", ours),
         listed("val", "tin"),
         MappingProxyType({name: listed("test", name) for name in (other, "tin")}),

@@ -79,7 +79,7 @@ def test_benchmarks_are_those_of_the_paper():
     for name, classes in {"cifar10": 10, "cifar100": 100, "imagenet200": 200, "imagenet": 1000}.items():
         one = openood.BENCHMARKS[name]
         assert one.classes == classes
-        assert (one.test.count or 0) + (one.validation.count or 0) == (
+        assert (one.test.length or 0) + (one.validation.length or 0) == (
             50_000 if name == "imagenet" else 10_000
         )
     assert openood.BENCHMARKS["imagenet"].shifted["imagenet_c"].preprocess == "Crop224"
