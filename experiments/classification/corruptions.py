@@ -30,16 +30,15 @@ from robustjax.catalog import known_checkpoints
 from robustjax.catalog.corruption_baselines import BASELINES
 from robustjax.data import Split
 from robustjax.evaluation import corrupted_files
-from robustjax.evaluation.corruptions import Cells, CorruptionResults, corrupted, over_cells
+from robustjax.evaluation.corruptions import Cells, CorruptionResults, corrupted, of_another_size, over_cells
 from robustjax.evaluation.identity import identity
 from robustjax.runtime import result_files
 from robustjax.runtime.image_progress import image_progress
 from robustjax.runtime.provenance import digest, made_with, plain
 from robustjax.runtime.snapshot import Snapshot
-from robustjax.types import Flag, frozen
+from robustjax.types import frozen
 
 IMAGENET_CLASSES = 1000
-SIDE = 32  # pixels of the images that the parameters of CIFAR-10-C are made for
 
 
 def main(cfg: CorruptionsConfig) -> None:
@@ -76,10 +75,9 @@ def main(cfg: CorruptionsConfig) -> None:
     )
 
     # --- report ---
-    answers = np.concatenate([results.clean, results.prediction.reshape(-1)])
-    flags = checks.joined(it.flags, (checks.answered(answers),))
+    flags = checks.joined(it.flags, (checks.answered(results.answers),))
     if not cfg.files:
-        flags = (*flags, of_another_size(it.test))
+        flags = (*flags, of_another_size(it.test.image.shape[1:3]))
     if known:
         correct = int((results.clean == results.label).sum())
         flags = (*flags, known_checkpoints.doubt(known, correct, len(results.label)))
@@ -168,19 +166,6 @@ def baseline_of(cfg: CorruptionsConfig, cells: Cells, classes: int) -> Baseline 
     names = [name for name in cells.corruptions if name in found.error]
     base_errors(names or cells.corruptions, cells.severities, found)
     return found
-
-
-def of_another_size(test: Split) -> Flag:
-    """Say whether corruptions made here have the strength that is published."""
-    height, width = test.image.shape[1:3]
-    off = (height, width) != (SIDE, SIDE)
-    return Flag(
-        "size of corrupted images",
-        off,
-        f"lengths of CIFAR-10-C's parameters are in pixels of {SIDE} x {SIDE} images, these are {height} x {width}"
-        + (": not comparable with published numbers" if off else ""),
-        {"height": float(height), "width": float(width)},
-    )
 
 
 if __name__ == "__main__":

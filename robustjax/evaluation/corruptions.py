@@ -18,8 +18,9 @@ from robustjax.data.batches import to_float
 from robustjax.evaluation.predictions import predictions
 from robustjax.evaluation.runner import Memory
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
-from robustjax.types import Bytes, LogitsFn, Network, PerExample, frozen
+from robustjax.types import Bytes, Flag, LogitsFn, Network, PerExample, frozen
 
+SIDE = 32  # pixels of the images that the parameters of CIFAR-10-C are made for
 SEVERITIES = (1.0, 2.0, 3.0, 4.0, 5.0)
 COMMON = tuple(name for name, one in CORRUPTIONS.items() if not one.extra)  # what published means are over
 ReadCell = Callable[[int, int, int], np.ndarray]  # (number of a cell, start, stop) -> bytes
@@ -54,6 +55,7 @@ class CorruptionResults:
       index, label: (n,) number of each image in its data set, and its class.
       clean: (n,) prediction for the image as it is.
       prediction: (c, s, n) for the corrupted ones. -1 where the logits say no label.
+      flags: checks of network, labels and images, of `evaluate`; not kept in files.
     """
 
     corruptions: tuple[str, ...]
@@ -62,6 +64,7 @@ class CorruptionResults:
     label: np.ndarray
     clean: np.ndarray
     prediction: np.ndarray
+    flags: tuple[Flag, ...] = dataclasses.field(default=(), metadata={"stored": False})
 
     @property
     def right(self) -> np.ndarray:
@@ -72,6 +75,11 @@ class CorruptionResults:
     def accuracy(self) -> np.ndarray:
         """Compute the accuracy in every cell: (c, s)."""
         return self.right.mean(axis=-1)
+
+    @property
+    def answers(self) -> np.ndarray:
+        """List all predictions, those for clean images first."""
+        return np.concatenate([self.clean, self.prediction.reshape(-1)])
 
     def of(self, corruptions: Sequence[str]) -> "CorruptionResults":
         """Take the results for some of the corruptions."""
@@ -102,6 +110,7 @@ class CorruptionResults:
         clean, mean = (self.clean == self.label).mean(), self.mean()
         lines.append(f"  clean {100 * clean:.1f}")
         lines.append(f"  mean  {100 * mean.value:.1f}  ({100 * mean.low:.1f} to {100 * mean.high:.1f})")
+        lines += [f"  warning: {flag.name}: {flag.says}" for flag in self.flags if flag.raised]
         return "\n".join(lines)
 
 
@@ -129,7 +138,7 @@ def evaluate(
       batch_size: images on the device at a time.
       seed: of all random numbers.
     Returns:
-      The prediction for every image in every cell; printed, a table.
+      The prediction for every image in every cell, and flags; printed, a table with the flags that are raised.
     Raises:
       ValueError: in one line, for images, labels, names, severities or a network that cannot be meant.
     """
@@ -139,16 +148,40 @@ def evaluate(
     labels = checks.labels("evaluate", y, count=len(images), classes=classes)
     checks.count("evaluate", "batch_size", batch_size)
     checks.seed("evaluate", seed)
-    checks.network("evaluate", logits_fn, images)
+    flags = (
+        *checks.network("evaluate", logits_fn, images),
+        checks.class_counts(labels, classes),
+        of_another_size(images.shape[1:3]),
+    )
     images = np.rint(255 * images).astype(np.uint8)
     cells = corrupted(
         images, labels, np.arange(len(labels)), corruptions=corruptions, severities=severities,
         key=jax.random.key(seed), chunk_size=batch_size,
     )  # fmt: skip
     if isinstance(network, Network):
-        model, arguments = partial(frozen, network.model), (network.params, network.state)
-        return over_cells(model, arguments, cells, batch_size=batch_size)
-    return over_cells(lambda: network, (), cells, batch_size=batch_size)
+        of_arguments, arguments = partial(frozen, network.model), (network.params, network.state)
+    else:
+        of_arguments, arguments = (lambda: network), ()
+    results = over_cells(of_arguments, arguments, cells, batch_size=batch_size)
+    flags = checks.joined(flags, (checks.answered(results.answers),))
+    return dataclasses.replace(results, flags=flags)
+
+
+def of_another_size(sides: tuple[int, ...]) -> Flag:
+    """Say whether corruptions made here are as strong as published ones.
+
+    Args:
+      sides: height and width of the images.
+    """
+    off = tuple(sides) != (SIDE, SIDE)
+    height, width = sides
+    return Flag(
+        "size of corrupted images",
+        off,
+        f"lengths of CIFAR-10-C's parameters are in pixels of {SIDE} x {SIDE} images, these are {height} x {width}"
+        + (": not comparable with published numbers" if off else ""),
+        {"height": float(height), "width": float(width)},
+    )
 
 
 def over_cells(

@@ -45,7 +45,8 @@ def write_arrays(
 ) -> Path:
     """Write a dataclass of arrays and tuples of names as results.npz, and `summary` as results.json if given."""
     folder = Path(folder)
-    fields = {f.name: np.asarray(getattr(results, f.name)) for f in dataclasses.fields(results)}
+    kept = (f.name for f in dataclasses.fields(results) if f.metadata.get("stored", True))
+    fields = {name: np.asarray(getattr(results, name)) for name in kept}
     arrays = {**fields, "about": np.array(strict_json.text(about))}
     write_whole(folder / "results.npz", in_bytes(arrays, compressed=True))
     if summary is not None:

@@ -39,6 +39,10 @@ def test_cells_are_those_of_separate_evaluations():
             assert found.accuracy[i, j] == (guess == LABELS).mean()
     np.testing.assert_array_equal(found.clean, network(IMAGES.astype(np.float32) / 255).argmax(axis=1))
     assert "pixelate" in repr(found) and "5 images" in repr(found)
+    # Parameters are for 32 pixels a side, these images have 8; nothing else is wrong.
+    assert [flag.name for flag in found.flags if flag.raised] == ["size of corrupted images"]
+    assert "warning: size of corrupted images: lengths of CIFAR-10-C's parameters" in repr(found)
+    assert not corruptions.of_another_size((32, 32)).raised
 
 
 def test_an_image_is_corrupted_alike_in_any_company():
