@@ -1,5 +1,5 @@
 # On a fresh machine with Python 3.11 or newer: `make demo` sets up and runs the main job on embedded data,
-# `make test` sets up and passes the tests. Nothing outside .venv/ and runs/ is touched.
+# `make test` sets up and passes the tests, `make test-all` those of whole scripts as well. Nothing outside .venv/ and runs/ is touched.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -10,12 +10,16 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.venv/compiled
 UPGRADE ?=
 FREE := requests charset-normalizer chardet idna urllib3
 
-.PHONY: demo test test-fast oracles lint docs lock extras clean
+.PHONY: demo test test-all test-fast oracles lint docs lock extras clean
 
 demo: .venv/demo
 	$(BIN)/python -m experiments.classification.quickstart
 
 test: .venv/test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
+
+# What must pass before anything lands.
+test-all: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # What a contributor runs between edits: a minute on 2 cores.

@@ -1,5 +1,6 @@
 """Shared fixtures: eight simulated devices, strict dtypes, and every pure function under every transformation."""
 
+import gc
 import os
 import resource
 import tempfile
@@ -23,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Nothing is left in the home directory. Workers, scripts in processes of their own and one run after another share what
 # they compiled; the flags above are part of a program's key.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/robustjax_tests_{os.getuid()}")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import annotations
 import jax
@@ -32,6 +33,9 @@ from jax.sharding import PartitionSpec as P
 
 if os.environ.get("ANNOTATIONS"):  # set to 1 to check the annotations of all that runs
     annotations.install()
+
+# Tracing makes many objects and few cycles: looking for these less often saves one second in thirty.
+gc.set_threshold(100_000, 20, 50)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "allow")

@@ -78,6 +78,7 @@ def test_a_smooth_score_raises_no_flag():
     assert f"none of {len(found.flags)} raised" in repr(found)
 
 
+@pytest.mark.slow
 def test_a_network_is_scored_by_its_probability_and_attacked_at_every_class():
     model = small.mlp(classes=2, shape=(4, 4, 1), widths=(3,))
     params, state = model.init(jax.random.key(0))

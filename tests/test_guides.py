@@ -64,6 +64,7 @@ def run_script(command):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.oracle if needed else ()) for name, needed in PAGES.items()]
 )

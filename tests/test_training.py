@@ -42,6 +42,7 @@ def attacked(model):
     return adversarial(model, compose.against(ascent, objectives.cross_entropy))
 
 
+@pytest.mark.slow
 def test_one_device_is_eight_devices():
     finals = []
     for count in (1, 8):

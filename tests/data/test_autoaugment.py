@@ -195,6 +195,7 @@ def test_cutout_windows_have_the_size_and_colour_they_should():
     np.testing.assert_allclose(np.unique(padded[(padded != 1).all(-1)], axis=0), [fill], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_tells_the_streams_apart_unless_their_settings_differ():
     """The same images through both pipelines: trees over pixels and counts guess; a smaller window is found out."""
     image = jnp.asarray(RNG.integers(0, 256, (2000, 16, 16, 1)) // 32 * 32, jnp.float32) / 255

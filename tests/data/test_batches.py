@@ -193,6 +193,7 @@ for resident in (True, False):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_batches_of_one(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

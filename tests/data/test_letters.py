@@ -51,6 +51,7 @@ def test_variations_differ(small):
     assert np.mean(same) < 0.01
 
 
+@pytest.mark.slow
 def test_mnist_look():
     part = letters.contents(28).parts["test"]
     assert part.image.shape[1:] == (28, 28, 1)

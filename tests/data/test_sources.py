@@ -309,6 +309,7 @@ def test_damaged_arrays_are_noticed(shelf, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_processes_that_prepare_at_the_same_time_agree(tmp_path):
     code = (
         "from robustjax.data import load; "

@@ -61,6 +61,7 @@ def evaluate(seed, eps):
     return robustjax.evaluate(network(*weights(seed)), X, Y, eps=eps)
 
 
+@pytest.mark.slow
 def test_standard_compiles_a_program_per_kind_of_attack(monkeypatch):
     monkeypatch.setitem(api.SUITES, "standard", short)
     jax.clear_caches()
@@ -79,6 +80,7 @@ def test_standard_compiles_a_program_per_kind_of_attack(monkeypatch):
     np.testing.assert_array_equal(other.results.outcome, fresh.outcome)
 
 
+@pytest.mark.slow
 def test_ten_radii_compile_nothing_after_the_first():
     attack = suite.over(network, short, batch_size=32, smallest=8)
     call = lambda eps, given: attack(jax.random.key(0), X, Y, Threat("linf", eps), *weights(0), given=given)

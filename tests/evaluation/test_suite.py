@@ -155,6 +155,7 @@ def test_a_batch_cut_to_its_rows_holds_them_and_little_more(size, share, multipl
     assert found <= count + size / 8 + multiple
 
 
+@pytest.mark.slow
 def test_order_and_neighbours_change_nothing(whole):
     order = np.random.default_rng(1).permutation(len(Y))
     shuffled = run(rows=order)
@@ -164,6 +165,7 @@ def test_order_and_neighbours_change_nothing(whole):
     same(merge([run(rows=slice(0, 13)), run(rows=slice(13, None))]), whole)
 
 
+@pytest.mark.slow
 def test_devices_change_nothing(whole):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     same(run(sharding=NamedSharding(mesh, PartitionSpec("data"))), whole)
@@ -328,6 +330,7 @@ def test_standard_is_exact_on_a_linear_network(kind, dual):
     assert 0.3 < robust.mean() < 0.7
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(
     kind=st.sampled_from(["linf", "l2", "l1"]),

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from robustjax.models import resnet, resnet_imagenet
 from robustjax.models.wideresnet import wideresnet
@@ -32,6 +33,7 @@ def test_same_numbers():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * max(1.0, float(np.abs(one).max())))
 
 
+@pytest.mark.slow
 def test_less_is_kept():
     x = jax.ShapeDtypeStruct((16, 32, 32, 3), np.float32)
     for factory in (

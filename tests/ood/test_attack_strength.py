@@ -49,6 +49,7 @@ def right(net, attack, images):
     return float(logit.correct(net(found.x), y).mean())
 
 
+@pytest.mark.slow
 def test_more_work_breaks_more_and_enough_radius_breaks_all(net, images):
     ball, wide = Threat("l2", EPS), Threat("l2", 8.0)
     ood_surrogate = [
@@ -61,6 +62,7 @@ def test_more_work_breaks_more_and_enough_radius_breaks_all(net, images):
     assert right(net, compose.against(apgd(wide, steps=30), objectives.cross_entropy), images) == 0
 
 
+@pytest.mark.slow
 def test_random_search_finds_nothing_that_gradients_miss(net, images):
     ball = Threat("l2", EPS)
     gradients = right(net, compose.against(apgd(ball, steps=100), objectives.margin), images)
@@ -69,6 +71,7 @@ def test_random_search_finds_nothing_that_gradients_miss(net, images):
     assert values < clean - 0.05 and gradients <= values + 0.02
 
 
+@pytest.mark.slow
 def test_worst_confidence_grows_with_the_radius_and_with_restarts(net, images):
     outliers = jax.random.uniform(jax.random.key(3), (64, 8, 8, 1))
     radii = (0.0, 0.25, 0.5, 1.0)

@@ -274,6 +274,7 @@ def test_surrogates_are_what_they_say():
     np.testing.assert_allclose(odds, np.log(p[:, 2] / (1 - p[:, 2])), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_strong_preset_is_the_strongest():
     """Per example, on both sides, no published attack at the same radius ends beyond it."""
     threat = Threat("linf", 8 / 255)

@@ -56,6 +56,7 @@ def test_where_all_classes_are_equal_only_a_random_start_moves():
     np.testing.assert_allclose(moved.value, np.log(np.cosh(0.4)), rtol=1e-3)  # |m| + 2 eps = .8, halved
 
 
+@pytest.mark.slow
 def test_the_image_competes_and_every_search_adds():
     threat = Threat("l2", 0.5)
     alone = jax.jit(lambda: worst_confidence(threat, NET, steps=5, restarts=1)(KEY, X))()
@@ -78,6 +79,7 @@ def plateau(x):
     return jnp.stack([rise, jnp.zeros(len(x))], axis=1)
 
 
+@pytest.mark.slow
 def test_a_plateau_without_gradients_is_crossed():
     """From mean .5 the largest margin in linf .1 is 40 * .05 = 2; gradients alone stay at 0."""
     threat, grey = Threat("linf", 0.1), jnp.full((3, 4, 4, 1), 0.5)

@@ -48,6 +48,7 @@ def test_programs_are_kept_for_this_processor(tmp_path, how):
     assert run(tmp_path, how, "") == first
 
 
+@pytest.mark.slow
 def test_the_users_choice_holds(tmp_path):
     folder = tmp_path / "given"
     first = run(tmp_path, "on", str(folder))

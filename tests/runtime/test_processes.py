@@ -11,6 +11,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from robustjax.runtime import Checkpoints, read_metrics
 from robustjax.runtime.mesh import LOST
@@ -83,6 +84,7 @@ def start(out, hurt=1):
     return said, errors, [process.returncode for process in both]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(tmp_path):
     said, errors, codes = start(tmp_path / "run")
     # The signal reached one process at step 5; both looked at step 8 and left after it, nine updates done.

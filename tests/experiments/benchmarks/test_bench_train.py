@@ -14,6 +14,7 @@ from robustjax.models.wideresnet import wideresnet
 from robustjax.types import Batch, Pair
 
 
+@pytest.mark.slow
 def test_smoke(tmp_path, capsys, monkeypatch):
     words = ("smoke", "--no-torch", "--methods", "aloe", "--out", tmp_path / "lines.jsonl")
     done = scripts.call(capsys, monkeypatch, "benchmarks.train", *words)

@@ -37,6 +37,7 @@ def same(first, second):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_the_report_is_the_same(attack, tmp_path, monkeypatch):
     assert attack(tmp_path / "whole").returncode == 0
     whole, about = result_files.read(tmp_path / "whole")
@@ -69,6 +70,7 @@ def test_killed_and_resumed_the_report_is_the_same(attack, tmp_path, monkeypatch
     assert not list((tmp_path / "killed").glob("progress_*.npz"))
 
 
+@pytest.mark.slow
 def test_parts_and_more_attacks_are_joined(attack, tmp_path, capsys, monkeypatch):
     one_radius = ("--radii", 1)
     assert attack(tmp_path / "all", *one_radius).returncode == 0
@@ -109,6 +111,7 @@ def wrong_shape(x):
     return jnp.zeros((x.shape[0], 3))
 
 
+@pytest.mark.slow
 def test_any_function(attack, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
 
@@ -158,6 +161,7 @@ def case_of_ones_own(threat, classes):
     return autoattack.apgd_targeted(threat, classes=classes, targets=2, steps=2)._replace(name="mine")
 
 
+@pytest.mark.slow
 def test_attacks_of_ones_own(attack, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))
     mine = [f"test_attack_script:{name}" for name in ("ascent_of_ones_own", "case_of_ones_own")]
@@ -170,6 +174,7 @@ def test_attacks_of_ones_own(attack, tmp_path, monkeypatch):
     assert done.returncode == 2 and "did you mean apgd-t?" in done.stderr
 
 
+@pytest.mark.slow
 def test_every_attack_by_name_runs(attack, tmp_path):
     words = ("--radii", 1, "--images", 8, "--norm", "l2", "--eps", 0.5, "--steps", 2)
     assert attack(tmp_path, *words, "--attacks", *ATTACKS).returncode == 0

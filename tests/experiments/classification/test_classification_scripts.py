@@ -46,6 +46,7 @@ def test_other_scripts(script, trained, tmp_path, capsys, monkeypatch):
     assert all((tmp_path / name).stat().st_size > 100 for name in files)
 
 
+@pytest.mark.slow
 def test_options_together(tmp_path, capsys, monkeypatch):
     words = [
         "--updates",
@@ -91,6 +92,7 @@ def noisy(keys, x):
 """
 
 
+@pytest.mark.slow
 def test_a_loss_of_the_users(tmp_path, capsys, monkeypatch):
     (tmp_path / "mine_in_training.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)

@@ -6,6 +6,7 @@ import subprocess
 
 import jax
 import numpy as np
+import pytest
 import scripts
 from test_interruption import final_arrays
 
@@ -40,6 +41,7 @@ def two_processes(out):
         assert process.returncode == 0, said
 
 
+@pytest.mark.slow
 def test_same_losses_and_parameters(tmp_path, capsys, monkeypatch):
     done = scripts.run("classification.train", *WORDS, "--out", tmp_path / "1")
     assert done.returncode == 0, done.stderr

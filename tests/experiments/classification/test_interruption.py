@@ -6,6 +6,7 @@ import subprocess
 import time
 
 import numpy as np
+import pytest
 import scripts
 
 WORDS = [
@@ -54,6 +55,7 @@ def wait_for(process, folder, count):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_killed_three_times_at_random_and_stopped_once_it_ends_bit_identical(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert scripts.run("classification.train", *WORDS, "--out", whole, optimised=True).returncode == 0

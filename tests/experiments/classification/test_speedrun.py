@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scripts
 
 from experiments.classification import speedrun
@@ -15,6 +16,7 @@ from robustjax.losses.standard import standard
 from robustjax.models import small
 
 
+@pytest.mark.slow
 def test_smoke_resumes_and_is_a_run_folder(tmp_path, capsys, monkeypatch):
     words = ("smoke", "--out", tmp_path / "run")
     done = scripts.call(capsys, monkeypatch, "classification.speedrun", *words)

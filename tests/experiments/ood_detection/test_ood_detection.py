@@ -342,6 +342,7 @@ def test_results_of_the_comparison_say_what_holds():
     assert results.value("far", "aloe", 0.1, 0.1) == pytest.approx(both)
 
 
+@pytest.mark.slow
 def test_the_comparison_trains_and_attacks_what_is_missing(tmp_path, capsys, monkeypatch):
     missing = config.Setting("far", "acet", 0.05)
     (tmp_path / "cells").mkdir()

@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 import scripts
 
 from experiments.ood_to_id import config, networks
@@ -28,6 +29,7 @@ def untrained(seed):
     return arrays
 
 
+@pytest.mark.slow
 def test_the_digits_leave_a_report_with_every_check(tmp_path, capsys, monkeypatch):
     (tmp_path / "parts").mkdir()
     for seed in (0, 1):

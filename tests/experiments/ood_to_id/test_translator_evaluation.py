@@ -61,6 +61,7 @@ def test_the_grouped_gate_compares_and_prints_no_number(system, tmp_path, capsys
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_defence_of_ones_own_is_attacked_and_no_number_is_printed(tmp_path, capsys, monkeypatch):
     (tmp_path / "own_defence.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)

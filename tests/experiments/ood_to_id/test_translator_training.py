@@ -74,6 +74,7 @@ def zeros(tree):
     return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree)
 
 
+@pytest.mark.slow
 def test_every_kind_is_a_list_of_stages():
     recipe = train.PRESETS["smoke"].recipe
     x = jnp.zeros((32, 16, 16, 1))

@@ -1,6 +1,7 @@
 """The command that compares trainings on learned sets: what it leaves, that it resumes, and its summary."""
 
 import numpy as np
+import pytest
 import scripts
 
 from experiments.perturbation_sets import compare_report
@@ -9,6 +10,7 @@ from experiments.perturbation_sets.config import TARGETS
 from robustjax.perturbations.quality import Quality
 
 
+@pytest.mark.slow
 def test_it_learns_measures_and_reports_once(tmp_path, capsys, monkeypatch):
     words = ["perturbation_sets.compare", "smoke", "--out", tmp_path]
     done = scripts.call(capsys, monkeypatch, *words)

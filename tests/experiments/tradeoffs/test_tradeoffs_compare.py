@@ -58,6 +58,7 @@ def test_only_what_is_missing_is_trained(finished, tmp_path, capsys, monkeypatch
     assert other.returncode == 2 and "epochs" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
     evaluate = Trainer.evaluate
 
@@ -83,6 +84,7 @@ def test_run_folders_of_trained_classifiers(trained, tmp_path, capsys, monkeypat
     )
 
 
+@pytest.mark.slow
 def test_checkpoints_of_trained_classifiers(tmp_path, capsys, monkeypatch):
     asked = []
 

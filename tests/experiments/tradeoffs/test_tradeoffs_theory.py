@@ -30,6 +30,7 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_it_leaves_a_report_with_every_figure(folder, results):
     assert {p.stem for p in (folder / "figures").iterdir()} == FIGURES
     assert "axes are ours" in (folder / "report.html").read_text()
