@@ -80,10 +80,6 @@ def resident():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _eager(f):
-    return f
-
-
 def _vmap(f):
     """Map over the examples one at a time, each as a batch of one, in one program."""
     return jax.jit(jax.vmap(lambda *a: jax.tree.map(lambda v: v[0], f(*jax.tree.map(lambda v: v[None], a)))))
@@ -104,7 +100,8 @@ def _shard_map(f):
     return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=P("data"), out_specs=P("data")))
 
 
-VARIANTS = {"eager": _eager, "jit": jax.jit, "vmap": _vmap, "pmap": _pmap, "shard_map": _shard_map}
+# Not eagerly: most other tests call functions so, and every operation of every shape is a program to be compiled.
+VARIANTS = {"jit": jax.jit, "vmap": _vmap, "pmap": _pmap, "shard_map": _shard_map}
 
 
 @pytest.fixture(params=list(VARIANTS))

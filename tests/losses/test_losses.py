@@ -94,9 +94,9 @@ def test_no_gradient_flows_through_the_attack(name):
     """The gradient equals that of the risk at the attacked images taken as constants."""
     loss = LOSSES[name]
     inner, outer = jax.random.split(KEY)
-    attacked = loss.attack(PARAMS, STATE, BATCH, inner)
-    constant = jax.grad(lambda p: loss.risk(p, STATE, BATCH, attacked, outer)[0])(PARAMS)
-    through = jax.grad(lambda p: loss(p, STATE, BATCH, KEY)[0])(PARAMS)
+    attacked = jax.jit(loss.attack)(PARAMS, STATE, BATCH, inner)
+    constant = jax.jit(jax.grad(lambda p: loss.risk(p, STATE, BATCH, attacked, outer)[0]))(PARAMS)
+    through = jax.jit(jax.grad(lambda p: loss(p, STATE, BATCH, KEY)[0]))(PARAMS)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), through, constant)
 
 
