@@ -128,3 +128,9 @@ def test_no_topic_imports_another(path):
         first, *rest = name.split(".")
         if first == "experiments" and rest:
             assert rest[0] in (topic(path), "shared"), f"{path} imports {name}"
+
+
+def test_no_two_test_files_share_a_name():
+    """They are imported by name alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
