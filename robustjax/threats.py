@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import get_args
+from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,32 @@ from jaxtyping import Array, Float
 from robustjax import checks
 from robustjax.numerics import TINY, Norm, constant, divide, keys_for, norm, per_example, toward
 from robustjax.types import Keys, Mask, Radius
+
+
+@runtime_checkable
+class Region(Protocol):
+    """What a search by gradients asks of a threat: a radius, a box, and a way back into both."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def eps(self) -> Radius:
+        """The radius."""
+        ...
+
+    @property
+    def lower(self) -> float | Array:
+        """The lower edge of the box."""
+        ...
+
+    @property
+    def upper(self) -> float | Array:
+        """The upper edge of the box."""
+        ...
+
+    def project(self, x: Float[Array, "b ..."], origin: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """Move each x into the set."""
+        ...
 
 
 @partial(

@@ -5,6 +5,7 @@ import os
 import resource
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 
 # Compiling is most of the time of these tests, and most of that is optimising code that runs once: in one piece and
 # without its fusion emitters (JAX 0.11 cannot do without), a program compiles in a quarter of the time. Scripts in
@@ -31,8 +32,7 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-if os.environ.get("ANNOTATIONS"):  # set to 1 to check the annotations of all that runs
-    annotations.install()
+annotations.install()
 
 # Tracing makes many objects and few cycles: looking for these less often saves one second in thirty.
 gc.set_threshold(100_000, 20, 50)
@@ -54,6 +54,21 @@ def pytest_ignore_collect(collection_path, config):
     if config.option.markexpr == "fast" and collection_path.name.startswith("test_"):
         return collection_path.name not in FAST or None
     return None
+
+
+# Where annotations must be true and arrays of different rank are not joined. What runs elsewhere is not yet clean.
+STRICT = (
+    "test_annotations.py", "test_threats.py", "test_numerics.py", "test_logit.py", "test_checks.py", "attacks",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _strict(request):
+    """Say what is untrue, and raise where ranks differ."""
+    strict = request.path.relative_to(Path(__file__).parent).parts[0] in STRICT
+    annotations.wanted = strict
+    with jax.numpy_rank_promotion("raise" if strict else "allow"):
+        yield
 
 
 def pytest_collection_modifyitems(items):

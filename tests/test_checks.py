@@ -204,7 +204,7 @@ def test_statistics_of_the_batch_are_seen():
 
     def network(x):
         z = flat(x)
-        return (z - z.mean(axis=0)) / (z.std(axis=0) + 1e-5)
+        return (z - z.mean(axis=0, keepdims=True)) / (z.std(axis=0, keepdims=True) + 1e-5)
 
     for images in (IMAGES, IMAGES[:1], IMAGES[:3]):
         with pytest.raises(
@@ -227,7 +227,7 @@ def test_a_score_that_depends_on_its_batch_is_refused():
 
 def test_what_python_draws_is_seen():
     rng = np.random.default_rng(0)
-    flags = checks.network("f", lambda x: flat(x) + rng.normal(size=5).astype(np.float32), IMAGES)
+    flags = checks.network("f", lambda x: flat(x) + rng.normal(size=(1, 5)).astype(np.float32), IMAGES)
     assert raised(flags) == {"random outputs"}
 
 
@@ -242,7 +242,7 @@ def test_nan_on_some_images_is_counted_and_on_all_is_refused():
 
 def test_probabilities_and_constants_are_flagged():
     assert raised(checks.network("f", lambda x: jax.nn.softmax(flat(x)), IMAGES)) == {"probabilities"}
-    assert raised(checks.network("f", lambda x: flat(x) * 0 + jnp.arange(5.0), IMAGES)) == {
+    assert raised(checks.network("f", lambda x: flat(x) * 0 + jnp.arange(5.0)[None], IMAGES)) == {
         "constant outputs"
     }
     # Logarithms of probabilities are logits.

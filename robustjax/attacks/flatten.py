@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from robustjax.threats import Threat
+from robustjax.threats import Region
 
 S = TypeVar("S")
+R = TypeVar("R", bound=Region)
 
 
 def flattened(state: S, shape: tuple[int, ...]) -> tuple[S, Callable[[S], S]]:
@@ -30,7 +31,7 @@ def flattened(state: S, shape: tuple[int, ...]) -> tuple[S, Callable[[S], S]]:
     return structure.unflatten(flat), back
 
 
-def flat_box(threat: Threat, like: Array) -> Threat:
+def flat_box(threat: R, like: Array) -> R:
     """Lay out the box of a threat for the flat rows of `like` (b, ...)."""
 
     def flat(edge: float | Array) -> float | Array:

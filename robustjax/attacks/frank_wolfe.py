@@ -14,7 +14,6 @@ from robustjax.attacks.gradient_ascent import AscentState, Rule, Stage, gradient
 from robustjax.attacks.solver import Solver
 from robustjax.attacks.starts import Start, at_origin
 from robustjax.numerics import TINY, constant, divide, per_example
-from robustjax.threats import Threat
 from robustjax.types import PerExample, Radius
 
 
@@ -57,13 +56,10 @@ def frank_wolfe(
         return adaptive.begin(stage, state)._replace(step_size=constant(state.x, pace))
 
     def propose(stage: Stage, state: AscentState) -> Array:
-        ball = cast(Ball, stage.threat)
-        vertex = state.origin + ball.vertex(state.grad, state.origin)
+        vertex = state.origin + cast(Ball, stage.threat).vertex(state.grad, state.origin)
         return state.x + per_example(state.step_size, state.x) * (vertex - state.x)
 
-    # A climb asks no more of a threat than a radius and a way back into the set.
-    ball = cast(Threat, Ball(p, eps, lower, upper))
-    rule = Rule(begin, propose, adaptive.review)
+    rule, ball = Rule(begin, propose, adaptive.review), Ball(p, eps, lower, upper)
     return gradient_ascent("frank_wolfe", ball, rule, [(1.0, steps)], start or at_origin)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from robustjax.attacks.solver import (
 )
 from robustjax.attacks.starts import Start
 from robustjax.numerics import constant
-from robustjax.threats import Threat
+from robustjax.threats import Region, Threat
 from robustjax.types import Found, Keys, PerExample
 
 
@@ -55,7 +55,7 @@ class AscentState(NamedTuple):
 class Stage(NamedTuple):
     """Where each example is in the series: its threat, the steps made there and the steps to make there."""
 
-    threat: Threat
+    threat: Threat  # or what stands for one, if the rule asks no more of it than `Region`
     age: Int[Array, "b"]
     steps: Int[Array, "b"]
 
@@ -73,7 +73,7 @@ class Rule(NamedTuple):
 
 
 def gradient_ascent(
-    name: str, threat: Threat, rule: Rule, series: Sequence[tuple[float, int]], start: Start
+    name: str, threat: Region, rule: Rule, series: Sequence[tuple[float, int]], start: Start
 ) -> Solver:
     """Follow a rule through a series of (multiple of the radius, steps), from best point to best point.
 
@@ -84,11 +84,13 @@ def gradient_ascent(
     starts = [sum(lengths[:i]) + i for i in range(len(series))]
     total = sum(lengths) + len(series)
 
-    def stage_of(step: Int[Array, "b"], threat: Threat = threat) -> tuple[Stage, Array]:
+    def stage_of(step: Int[Array, "b"], threat: Region = threat) -> tuple[Stage, Array]:
         index = sum(((step >= first).astype(jnp.int32) for first in starts[1:]), jnp.zeros_like(step))
         radius = threat.eps * jnp.asarray([scale for scale, _ in series], jnp.float32)[index]
         here = dataclasses.replace(threat, eps=radius)
-        return Stage(here, step - jnp.asarray(starts)[index], jnp.asarray(lengths)[index]), index
+        return Stage(
+            cast(Threat, here), step - jnp.asarray(starts)[index], jnp.asarray(lengths)[index]
+        ), index
 
     def init(key: Keys, x: Array) -> AscentState:
         x = entered(name, threat, x)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int8, PRNGKeyArray
 
@@ -24,8 +25,8 @@ SEARCHES = ("more steps", "noise", "one step")
 def checks(
     key: PRNGKeyArray,
     logits_fn: LogitsFn,
-    x: Array,
-    y: Labels,
+    x: Array | np.ndarray,
+    y: Array | np.ndarray,
     threat: Threat,
     *,
     steps: int = 20,
@@ -60,7 +61,7 @@ def checks(
     if draws < 1:
         raise ValueError(f"checks: draws is {draws}, must be at least 1")
     check_finite("checks", threat)
-    x, y = jax.device_put((np.asarray(x, np.float32), np.asarray(y, np.int32)))
+    x, y = jnp.asarray(np.asarray(x, np.float32)), jnp.asarray(np.asarray(y, np.int32))
     shape: Any = getattr(jax.eval_shape(logits_fn, x), "shape", ())
     box = np.asarray(threat.lower), np.asarray(threat.upper)
     fit = flags.inputs(shape, np.asarray(x), np.asarray(y), *box)

@@ -18,7 +18,7 @@ from robustjax.attacks.square import square
 from robustjax.numerics import constant, fold, keys_for, norm
 from robustjax.threats import Threat
 from robustjax.traced import Steps, compiled, hoist
-from robustjax.types import Labels, Logits, LogitsFn, Mask, Number, PerExample
+from robustjax.types import Keys, Labels, Logits, LogitsFn, Mask, Number, PerExample
 
 T = TypeVar("T")
 LONGEST = 1_000_000  # more steps than anyone makes; how many are made is traced
@@ -108,7 +108,7 @@ def slope(network: LogitsFn, x: Array, y: Labels, dlr: Bool[Array, ""]) -> tuple
 @_measurement()
 def walk(
     network: LogitsFn,
-    key: PRNGKeyArray,
+    key: Keys,
     x: Array,
     y: Labels,
     threat: Threat,

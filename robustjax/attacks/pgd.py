@@ -4,6 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from robustjax import checks
@@ -50,6 +51,7 @@ def pgd(
     checks.threat("pgd", threat)
     checks.count("pgd", "steps", steps, least=0)
     checks.setting("pgd", "step_size", step_size, least=0)
+    checks.per_point("pgd", "step_size", step_size, np.size(step_size))
     checks.setting("pgd", "momentum", momentum, least=0)
     if keep not in ("best", "last"):
         raise ValueError(f"pgd: keep is {keep!r}, must be 'best' or 'last'")

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int
 from robustjax import checks, logit
 from robustjax.attacks.signed import require_signed
 from robustjax.numerics import constant, keys_for, per_example, toward
-from robustjax.threats import Threat
+from robustjax.threats import Region, Threat
 from robustjax.types import Ascent, Attack, Found, Keys, Labels, Logits, LogitsFn, Objective, PerExample
 
 Count = int | Int[Array, ""]
@@ -126,7 +126,7 @@ def checked_attack(name: str, attack: Attack) -> Attack:
     return checked
 
 
-def entered(name: str, threat: Threat, x: Array) -> Array:
+def entered(name: str, threat: Region, x: Array) -> Array:
     """Check the points that a search begins at, and give them in float32.
 
     Raises:

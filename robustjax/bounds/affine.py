@@ -71,8 +71,8 @@ def _dual_norms(prefix: Callable[[Array], list[Array]], zero: Array, norm: Norm)
     @jax.checkpoint
     def add(total, first):
         column = jnp.arange(_CHUNK) + first * _CHUNK
-        unit = (column[:, None] == jnp.arange(count)).astype(zero.dtype)
-        answers = jax.vmap(linear)(unit.reshape(_CHUNK, *zero.shape) + zero)
+        unit = (column[:, None] == jnp.arange(count)[None]).astype(zero.dtype)
+        answers = jax.vmap(linear)(unit.reshape(_CHUNK, *zero.shape) + zero[None])
         if norm == "l1":
             return [jnp.maximum(t, jnp.abs(a).max(axis=0)) for t, a in zip(total, answers, strict=True)], None
         return [t + jnp.square(a).sum(axis=0) for t, a in zip(total, answers, strict=True)], None
@@ -110,10 +110,10 @@ def differences(
     zeros = [jnp.full(values[w].low.shape, program.zero, values[w].low.dtype) for w in ending.cut]
     offset, back = jax.vjp(logits, zeros)
     (weights,) = jax.vmap(back)(jnp.diag(jnp.ones_like(offset)))
-    total = offset[:, None] - offset
+    total = offset[:, None] - offset[None]
     for wire, weight in zip(ending.cut, weights, strict=True):
         rows = weight.reshape(weight.shape[0], -1)
-        between = rows[:, None] - rows
+        between = rows[:, None] - rows[None]
         low, high = (end.reshape(-1) for end in values[wire])
         part = _apart(rows @ (0.5 * (low + high))) + jnp.abs(between) @ (0.5 * (high - low))
         if wire == program.x and ball.norm != "linf":

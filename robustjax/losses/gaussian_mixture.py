@@ -103,7 +103,8 @@ def log_density(axes: Axes, mixture: Mixture, x: Images) -> PerExample:
     """Compute log p(x), in nats, as a density over images."""
     size = mixture.mean.shape[1]
     square = squared_distance(axes(x), mixture.mean)
-    each = -0.5 * (square * jnp.exp(-mixture.log_variance) + size * mixture.log_variance)
+    log_variance = mixture.log_variance[None]
+    each = -0.5 * (square * jnp.exp(-log_variance) + size * log_variance)
     rest = math.log(mixture.mean.shape[0]) + 0.5 * size * math.log(2 * math.pi)
     return jax.nn.logsumexp(each, axis=1) - rest + axes.log_volume
 
@@ -117,8 +118,8 @@ def widened(mixture: Mixture, *, above: Mixture, factor: Number = 4.0) -> Mixtur
 def squared_distance(points: Float[Array, "b d"], mean: Float[Array, "m d"]) -> Float[Array, "b m"]:
     """Compute |points_i - mean_j|^2."""
     # The expanded square needs no (b, m, d) array; about the centre of the means it loses least to cancellation.
-    centre = jax.lax.stop_gradient(mean.mean(axis=0))
+    centre = jax.lax.stop_gradient(mean.mean(axis=0, keepdims=True))
     points, mean = points - centre, mean - centre
     cross = jnp.dot(points, mean.T, precision=jax.lax.Precision.HIGHEST)
-    square = jnp.square(points).sum(axis=1)[:, None] + jnp.square(mean).sum(axis=1) - 2.0 * cross
+    square = jnp.square(points).sum(axis=1)[:, None] + jnp.square(mean).sum(axis=1)[None] - 2.0 * cross
     return jnp.maximum(square, 0.0)

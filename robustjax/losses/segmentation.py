@@ -37,7 +37,7 @@ def overlaps(logits: PixelLogits, label: PixelLabels) -> tuple[Int[Array, "k"], 
     Sums over batches, divided, are the intersection over union of each class.
     """
     classes, known = jnp.arange(logits.shape[-1]), (label != IGNORE)[..., None]
-    predicted, actual = (a[..., None] == classes for a in (logits.argmax(axis=-1), label))
+    predicted, actual = (a[..., None] == classes[None, None, None] for a in (logits.argmax(axis=-1), label))
     counts = (((predicted & actual) & known), ((predicted | actual) & known))
     return counts[0].sum(axis=(0, 1, 2)), counts[1].sum(axis=(0, 1, 2))
 

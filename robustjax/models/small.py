@@ -74,7 +74,7 @@ class Conv(nn.Module):
         else:
             pad = (side - 1) // 2
             x = convolve(x, kernel, (self.stride, self.stride), ((pad, pad), (pad, pad)))
-        return nn.relu((x if self.pool == 1 else max_pool(x, self.pool)) + bias)
+        return nn.relu((x if self.pool == 1 else max_pool(x, self.pool)) + bias[None, None, None])
 
 
 class ConvNet(nn.Module):

@@ -30,8 +30,8 @@ class Gaussians:
     def __call__(self, features: Features) -> PerExample:
         """Compute minus half the squared Mahalanobis distance to the nearest mean."""
         # TF32 matrix products would cost more than the differences between near examples.
-        white = jnp.matmul(features - self.center, self.whitening, precision="highest")
-        return (-0.5 * jnp.square(white[:, None, :] - self.means).sum(axis=-1)).max(axis=1)
+        white = jnp.matmul(features - self.center[None], self.whitening, precision="highest")
+        return (-0.5 * jnp.square(white[:, None, :] - self.means[None]).sum(axis=-1)).max(axis=1)
 
 
 @jax.tree_util.register_dataclass

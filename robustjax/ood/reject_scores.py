@@ -102,9 +102,9 @@ def mixture_log_density(
       means: centres; log_variance: one per centre.
     """
     flat = x.reshape(x.shape[0], -1)
-    square = jnp.square(flat[:, None, :] - means).sum(axis=-1)
+    square = jnp.square(flat[:, None, :] - means[None]).sum(axis=-1)
     log_part = -0.5 * (
-        square * jnp.exp(-log_variance) + flat.shape[1] * (log_variance + math.log(2 * math.pi))
+        square * jnp.exp(-log_variance)[None] + flat.shape[1] * (log_variance + math.log(2 * math.pi))[None]
     )
     return jax.nn.logsumexp(log_part, axis=-1) - math.log(means.shape[0])
 

@@ -90,7 +90,7 @@ def in_parameters(
     def sample(key: Keys, x: Array, samples: int) -> Images:
         own, inner = jax.random.split(key)
         origin = space.origin(x[None])[0] if centre is None else centre(x)
-        u = origin + sigma * jax.random.normal(inner, (samples, space.dimension), origin.dtype)
+        u = origin[None] + sigma * jax.random.normal(inner, (samples, space.dimension), origin.dtype)
         # Prepared once: for learned sets that is a pass through the encoder of x.
         ready = jax.tree.map(lambda a: jnp.broadcast_to(a, (samples, *a.shape[1:])), space.prepare(x[None]))
         return space.decode(keys_for(own, samples), ready, u)

@@ -24,10 +24,10 @@ def noisy(key: Keys, x: Array, samples: int, sigma: Array | float) -> Array:
     The same for every device; keys of other generators than threefry use `jax.random.normal`.
     """
     if x.dtype != jnp.float32 or jax.random.key_impl(key) != "threefry2x32":
-        return x + sigma * jax.random.normal(key, (samples, *x.shape), x.dtype)
+        return x[None] + sigma * jax.random.normal(key, (samples, *x.shape), x.dtype)
     half = -(-samples // 2)
     # Each half is finished before they are joined: XLA:CPU vectorises a join only where nothing follows it.
-    parts = [x + sigma * normal(word).reshape(half, *x.shape) for word in words(key, half * x.size)]
+    parts = [x[None] + sigma * normal(word).reshape(half, *x.shape) for word in words(key, half * x.size)]
     return jnp.concatenate(parts)[:samples]
 
 

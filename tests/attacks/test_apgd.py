@@ -111,7 +111,7 @@ def test_reaches_the_optimum_of_a_concave_quadratic_that_the_ball_cuts_off(kind)
     matrix, centre = jnp.asarray(a, jnp.float32), jnp.asarray(c, jnp.float32)
 
     def objective(x):
-        away = x - centre
+        away = x - centre[None]
         return -0.5 * ((away @ matrix) * away).sum(axis=1)
 
     x = jnp.zeros((3, D))

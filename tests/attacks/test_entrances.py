@@ -98,7 +98,7 @@ def test_objectives_that_give_no_number_per_point_are_refused(solver):
 @pytest.mark.parametrize("name", ["pgd", "apgd", "square", "spsa", "fab_targeted", "fmn", "worst_case"])
 def test_a_radius_of_another_shape_is_refused(name, shape):
     threat = Threat("l2", jnp.full(shape, 0.3))
-    with pytest.raises(ValueError, match=r"eps has shape .* must be a number or \(4,\)"):
+    with pytest.raises(ValueError, match=r"(eps|step_size) has shape .* must be a number or \(4,\)"):
         LINES[name].build(threat)(KEY, net, X, Y)
 
 

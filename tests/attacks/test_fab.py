@@ -114,7 +114,7 @@ def test_targets_may_be_folded_or_mapped_and_there_are_at_most_all_of_them(chunk
     assert (many <= one + 1e-5).all() and (many < one - 1e-3).any()
     gap = np.float32(WEIGHT).T[:, None] - WEIGHT.T[Y]  # k b d
     size = np.linalg.norm(gap, axis=2)
-    ways = np.where(size > 0, -(gap * X).sum(axis=2) / np.where(size > 0, size, 1), np.inf)
+    ways = np.where(size > 0, -(gap * X[None]).sum(axis=2) / np.where(size > 0, size, 1), np.inf)
     assert (many >= ways.min(axis=0) * 0.9999).all()
 
 

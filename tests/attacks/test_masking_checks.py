@@ -360,7 +360,10 @@ def test_parameters_are_no_constants_of_the_program():
     network = masking_measurements.hoisted(lambda x: x.reshape(len(x), -1) @ weights, FEW)
     assert [leaf.shape for leaf in jax.tree.leaves(network)] == [(64, 999)]
     np.testing.assert_allclose(network(FEW)[:, 0], FEW.sum((1, 2, 3)), rtol=1e-5)
-    assert masking_measurements.hoisted(lambda x: x.astype(jnp.bfloat16), FEW)(FEW).dtype == jnp.float32
+    assert (
+        masking_measurements.hoisted(lambda x: x.reshape(len(x), -1).astype(jnp.bfloat16), FEW)(FEW).dtype
+        == jnp.float32
+    )
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_every_step_and_every_row_draws_anew():
         )
         for n in (0, 1)
     ]
-    assert len(np.unique(np.sign(np.concatenate(moved) - same[0]), axis=0)) == 2 * N
+    assert len(np.unique(np.sign(np.concatenate(moved) - same[:1]), axis=0)) == 2 * N
 
 
 def test_pairs_without_finite_values_leave_a_feasible_point():

@@ -118,7 +118,7 @@ def test_never_worse_one_forward_pass_per_query_and_no_gradient(kind):
     # The sum of absolute values itself is only that exact in float32.
     assert jax.vmap(lambda x: Threat(kind, EPS[kind]).contains(x, X, rtol=5e-6))(points).all()
     if kind != "l1":  # every l2 and linf proposal spends the whole radius somewhere, the box aside
-        assert (np.abs(points - X).max(axis=(2, 3, 4)) > 0.05).all()
+        assert (np.abs(points - X[None]).max(axis=(2, 3, 4)) > 0.05).all()
 
 
 def test_queries_that_change_nothing_are_passed_over_and_nothing_else_changes():

@@ -31,7 +31,7 @@ Y = jnp.asarray(VECTORS["trajectories"]["y"], jnp.int32)
 
 
 def net(x):
-    return jnp.tanh(x @ A.T + BIAS) @ B.T
+    return jnp.tanh(x @ A.T + BIAS[None]) @ B.T
 
 
 def close(actual, expected, atol):

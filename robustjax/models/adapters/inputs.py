@@ -47,7 +47,8 @@ def normalisation(
                 raise ValueError(
                     f"{who}: {name} has {len(values)} numbers, must have one for each of {x.shape[-1]} channels"
                 )
-        return (x - centre) / scale
+        row = (1,) * (x.ndim - 1) + (-1,)
+        return (x - centre.reshape(row)) / scale.reshape(row)
 
     return normalise
 
