@@ -15,13 +15,13 @@ Norm = Literal["linf", "l2", "l1"]
 TINY = 1e-30  # far below any gradient that float32 resolves, far above its smallest normal number
 
 
-def per_example(value: Array | float, like: Array) -> Array:
+def per_example(value: ArrayLike, like: Array) -> Array:
     """Shape a scalar or one value per example (b,) so that it broadcasts against `like` (b, ...)."""
     value = jnp.asarray(value)
     return value.reshape(value.shape + (1,) * (like.ndim - 1)) if value.ndim == 1 else value
 
 
-def constant(like: Array, value: Array | float, dtype: DTypeLike = jnp.float32) -> Array:
+def constant(like: Array, value: ArrayLike, dtype: DTypeLike = jnp.float32) -> Array:
     """Give every example of `like` (b, ...) the same value, or its own from (b,): shape (b,).
 
     It is built from `like` so that under shard_map it varies over the same mesh axes, as loop carries must.

@@ -9,17 +9,21 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, Scalar, UInt8
 
 Images = Float[Array, "b h w c"]  # float32, NHWC, in [0, 1]
+OODImages = Float[Array, "m h w c"]  # beside ID images, of which there may be another number
 Logits = Float[Array, "b k"]
 Labels = Int[Array, "b"]
 PerExample = Float[Array, "b"]
 Mask = Bool[Array, "b"]
 Bytes = UInt8[Array, "b h w c"]
 Keys = PRNGKeyArray | Key[Array, "b"]  # one key, or one per example
-Number = float | Scalar  # a setting that may be swept: a Python number or a traced array of shape ()
-Radius = float | Scalar | PerExample  # one for all, or one per example
+Number = (
+    float | np.floating | Scalar
+)  # a setting that may be swept: one number, or a traced array of shape ()
+Radius = Number | PerExample  # one for all, or one per example
 Params = PyTree
 State = PyTree  # what a forward pass in train mode updates: running BatchNorm statistics
 Metrics = dict[str, Array]
@@ -46,7 +50,7 @@ class Pair(NamedTuple):
     """A batch of in-distribution (ID) images beside out-of-distribution (OOD) images."""
 
     id: Batch
-    ood: Images
+    ood: OODImages
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from robustjax.threats import Threat
 from robustjax.types import Images, Logits, Loss, Model, Number, Pair, Params, State
 
 
-def good(model: Model, threat: Threat, *, weight: Number = 1.0, quantile: float = 1.0) -> Loss:
+def good(model: Model, threat: Threat, *, weight: Number = 1.0, quantile: Number = 1.0) -> Loss:
     """Minimise CE(f(x), y) + weight mean log(1 + u(z)^2 / 2) for ID images x and OOD images z.
 
     u(z) is the certified upper bound on the largest difference of two logits in the ball around z; it bounds the
@@ -52,7 +52,7 @@ def good(model: Model, threat: Threat, *, weight: Number = 1.0, quantile: float 
         risk = logit.cross_entropy(logits, batch.id.label).mean()
         between = differences(logits_fn, threat, batch.ood)
         bound = widest(between)
-        count = round(quantile * len(bound))
+        count = round(float(quantile) * len(bound))
         if count < len(bound):
             at = logits_fn(batch.ood)
             place = jnp.argsort(jnp.argsort(bound))

@@ -8,7 +8,7 @@ from robustjax.losses import batchnorm_modes, confidences
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.batchnorm_modes import BatchNormMode
 from robustjax.losses.confidences import Confidence
-from robustjax.types import Ascent, Attack, Images, Logits, Model, Number, Pair, Params, State
+from robustjax.types import Ascent, Attack, Images, Logits, Model, Number, OODImages, Pair, Params, State
 
 
 def two_sided(
@@ -54,7 +54,7 @@ def two_sided(
             model, params, state, batch, key, id_attack, ood_ascent, ood_surrogate or penalty, batchnorm
         )
 
-    def risk(params, state, batch: Pair, images: tuple[Images, Images], key):
+    def risk(params, state, batch: Pair, images: tuple[Images, OODImages], key):
         inside, outside, state = logits_of(model, params, state, images, key)
         value = logit.cross_entropy(inside, batch.id.label).mean()
         excess = penalty(outside).mean()
@@ -80,7 +80,7 @@ def attack_both(
     ood_ascent: Ascent | None,
     ood_surrogate: Confidence,
     batchnorm: BatchNormMode = batchnorm_modes.running,
-) -> tuple[Images, Images]:
+) -> tuple[Images, OODImages]:
     """Attack ID images and raise the confidence around OOD images; without attack or ascent images stay clean."""
     id_key, ood_key, id_view, ood_view = jax.random.split(key, 4)
     image, ood = batch.id.image, batch.ood
@@ -94,7 +94,7 @@ def attack_both(
 
 
 def logits_of(
-    model: Model, params: Params, state: State, images: tuple[Images, Images], key: PRNGKeyArray
+    model: Model, params: Params, state: State, images: tuple[Images, OODImages], key: PRNGKeyArray
 ) -> tuple[Logits, Logits, State]:
     """Run ID and OOD images through the network in one pass: (ID logits, OOD logits, new state)."""
     logits, state = model.apply(params, state, numerics.pack(*images), train=True, key=key)

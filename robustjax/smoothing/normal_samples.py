@@ -12,13 +12,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PRNGKeyArray
 
-from robustjax.types import Keys
+from robustjax.types import Keys, Number
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
 
 
-def noisy(key: Keys, x: Array, samples: int, sigma: Array | float) -> Array:
+def noisy(key: Keys, x: Array, samples: int, sigma: Number) -> Array:
     """Draw `samples` of x + N(0, sigma^2), independent in every entry: (samples, *x.shape).
 
     The same for every device; keys of other generators than threefry use `jax.random.normal`.
