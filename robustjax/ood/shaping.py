@@ -48,7 +48,7 @@ def vra(low: float | Array, high: float | Array) -> Shape:
 
 
 def vra_limits(features: np.ndarray, *, low: float = 10.0, high: float = 90.0) -> tuple[float, float]:
-    """Find both limits of `vra`: percentiles of all activations on training data (n, d).
+    """Find both limits of `vra`: percentiles of all activations on training data (n, d); OpenOOD takes validation data.
 
     Raises:
       ValueError: if low is not below high, or one is not in [0, 100].
