@@ -23,8 +23,9 @@ HOMES = {
     "sklearn": {"data"},
     "PIL": {"data"},
     "matplotlib": {"data", "runtime"},  # data renders letters from its fonts
-    "optax": {"training", "optimizers", "losses"},  # losses: the optimiser that is part of a method
-    "scipy": {"binomial", "analysis", "data"},
+    # Of losses and bounds, the optimiser that is part of a method.
+    "optax": {"training", "optimizers", "losses", "bounds"},
+    "scipy": {"binomial", "analysis", "data", "bounds"},
     "orbax": {"runtime"},
     "tqdm": {"runtime"},
     "tensorboardX": {"runtime"},

@@ -1,17 +1,22 @@
 """What can be proved about a network over a threat: bounds on its outputs, its confidence, its detection.
 
 ```
-program     a function as a flat list of primitive operations
-arithmetic  what an operation does to intervals, and which operations are affine
-enclosure   enclose: intervals of any function's outputs over a threat; differences of its logits
-affine      exact bounds where the function is affine: its first layers and its last ones
-confidence  from differences: how sure a prediction can be at most and at least; certified scores and AUROC
+program      a function as a flat list of primitive operations
+arithmetic   what an operation does to intervals, and which operations are affine
+curves       straight lines below and above a function of one number
+activations  which functions of one number are known, as primitives and as networks write them
+relaxation   affine functions below and above every operation
+backward     CROWN: these put in from the output backwards
+optimised    alpha-CROWN: with slopes that are optimised
+enclosure    enclose: bounds of any function's outputs over a threat, by any of these; differences of its logits
+affine       exact bounds where the function is affine: its first layers and its last ones
+confidence   from differences: how sure a prediction can be at most and at least; certified scores and AUROC
 ```
 
 Every bound holds for all points of the threat up to rounding, that of float32 or of whatever the network computes
 in, so certify in float32. Bounds may be differentiated, swept over radii and trained on. Functions must treat
-examples on their own (BatchNorm in evaluation mode) and be made of the operations listed in `arithmetic`; another
-one raises an error that names it.
+examples on their own (BatchNorm in evaluation mode) and be made of the operations listed in `arithmetic`,
+`activations` and `relaxation`; another one raises an error that names it.
 """
 
 from robustjax.bounds.confidence import guaranteed_auroc as guaranteed_auroc

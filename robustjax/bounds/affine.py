@@ -78,10 +78,11 @@ def _dual_norms(prefix: Callable[[Array], list[Array]], zero: Array, norm: Norm)
         return [t + jnp.square(a).sum(axis=0) for t, a in zip(total, answers, strict=True)], None
 
     total, _ = jax.lax.scan(add, linear(zero), jnp.arange(chunks))
-    return total if norm == "l1" else [_root(t) for t in total]
+    return total if norm == "l1" else [root(t) for t in total]
 
 
-def _root(square: Array) -> Array:
+def root(square: Array) -> Array:
+    """Take square roots, with slope 0 at 0."""
     positive = square > TINY
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
@@ -118,9 +119,7 @@ def differences(
         part = _apart(rows @ (0.5 * (low + high))) + jnp.abs(between) @ (0.5 * (high - low))
         if wire == program.x and ball.norm != "linf":
             dual = (
-                jnp.abs(between).max(axis=-1)
-                if ball.norm == "l1"
-                else _root(jnp.square(between).sum(axis=-1))
+                jnp.abs(between).max(axis=-1) if ball.norm == "l1" else root(jnp.square(between).sum(axis=-1))
             )
             part = jnp.minimum(part, _apart(rows @ ball.x.reshape(-1)) + ball.eps * dual)
         total = total + part

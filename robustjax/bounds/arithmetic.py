@@ -38,6 +38,8 @@ class Interval(NamedTuple):
 
 def is_affine(line: Line) -> bool:
     """Say whether the results are an affine function of the operands that depend on the input."""
+    if line.curve is not None:
+        return False
     if line.name in SHAPES | SUMS:
         return True
     divides = line.name == "div" and isinstance(line.inputs[1], Wire)
@@ -52,7 +54,7 @@ def apply(line: Line, inputs: Sequence[Value]) -> list[Interval]:
     """
     name, equation = line.name, line.equation
     if name == "convert_element_type" and not jnp.issubdtype(equation.params["new_dtype"], jnp.floating):
-        raise _unsupported(f"{name} to {equation.params['new_dtype']}")
+        raise unsupported(f"{name} to {equation.params['new_dtype']}")
     if name in MONOTONE:
         return _intervals(bind(equation, _ends(inputs, 0)), bind(equation, _ends(inputs, 1)))
     if name == "neg":
@@ -69,14 +71,15 @@ def apply(line: Line, inputs: Sequence[Value]) -> list[Interval]:
         return [_hull(corners)]
     if name in ("abs", "square", "integer_pow") and isinstance(inputs[0], Interval):
         return [_power(line, inputs[0])]
-    raise _unsupported(name)
+    raise unsupported(name)
 
 
-def _unsupported(name: str) -> ValueError:
+def unsupported(name: str) -> ValueError:
+    """Word the error for an operation that has no bounds."""
     return ValueError(
         f"bounds: {name} of values that depend on the input, must be affine (dot_general, conv_general_dilated, add), "
-        "monotone (max, tanh, exp), abs, square, integer_pow, or a product (of two such values: mul only); see "
-        "bounds.arithmetic for all operations"
+        "monotone (max, tanh, exp), a known activation, or a product or quotient; see bounds.arithmetic, "
+        "bounds.activations and bounds.relaxation for all operations"
     )
 
 
@@ -104,7 +107,7 @@ def _power(line: Line, x: Interval) -> Interval:
     ends = [bind(line.equation, [v])[0] for v in x]
     power = line.equation.params.get("y", 2)
     if power < 0:
-        raise _unsupported(f"{line.name} {power}")
+        raise unsupported(f"{line.name} {power}")
     hull = _hull(ends)
     if power % 2:
         return hull

@@ -5,8 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jaxtyping import Array
+
+from robustjax import checks
 
 # Calls and where they keep what they call; derivatives of their own are left behind.
 _CALLS = {
@@ -31,11 +34,16 @@ Value = Any  # of a wire: an array, or an interval
 
 
 class Line(NamedTuple):
-    """One operation: its equation, and where its operands come from and its results go."""
+    """One operation: its equation, and where its operands come from and its results go.
+
+    Where several operations were found to make a known function of one operand, `curve` is that function and the
+    equation only tells the shape and type of the result.
+    """
 
     equation: core.JaxprEqn
     inputs: Sequence[Wire | Array]
     outputs: list[Wire]
+    curve: Any = None
 
     @property
     def name(self) -> str:
@@ -76,13 +84,18 @@ def traced(fn: Callable[[Array], Array], like: Array) -> Program:
         def read(atom):
             if isinstance(atom, core.Literal):
                 aval: Any = atom.aval
-                return jnp.asarray(atom.val, aval.dtype)
+                with jax.ensure_compile_time_eval():
+                    return jnp.asarray(atom.val, aval.dtype)
             return known[atom]
 
         for equation in jaxpr.eqns:
             inputs = [read(atom) for atom in equation.invars]
             if not any(isinstance(v, Wire) for v in inputs):
-                outputs = bind(equation, inputs)
+                outputs = _constant(equation, inputs)
+            elif (
+                equation.primitive.name == "stop_gradient"
+            ):  # has no slope to be transposed, but passes values on
+                outputs = inputs
             elif (field := _CALLS.get(equation.primitive.name)) is not None:
                 called = equation.params[field]
                 if isinstance(called, core.ClosedJaxpr):
@@ -98,6 +111,15 @@ def traced(fn: Callable[[Array], Array], like: Array) -> Program:
 
     (output,) = walk(closed.jaxpr, closed.consts, (x,))
     return Program(lines, x, output, jnp.zeros_like(like.reshape(-1)[0]))
+
+
+def _constant(equation: core.JaxprEqn, inputs: Sequence[Array]) -> list[Array]:
+    """Compute what does not depend on the input; numbers at once, even under jit, so that it is seen what they are."""
+    known = all(np.size(v) == 1 and checks.concrete(v) for v in inputs)
+    if known and equation.primitive.name not in ("pvary", "pcast"):
+        with jax.ensure_compile_time_eval():
+            return bind(equation, inputs)
+    return bind(equation, inputs)
 
 
 def bind(equation: core.JaxprEqn, inputs: Sequence[Array]) -> list[Array]:

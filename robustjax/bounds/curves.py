@@ -1,0 +1,168 @@
+"""Straight lines below and above a function of one number, from where it bends upwards, downwards or not at all.
+
+Of a line only the slope is chosen; its offset is computed, so that every slope gives a bound. That makes slopes free
+parameters, to be optimised.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from robustjax.bounds.arithmetic import Interval
+
+CONVEX, CONCAVE, STRAIGHT = 1, -1, 0
+_HALVINGS = 26  # of a piece, in search of the point where it has a given slope
+
+
+class Curve(NamedTuple):
+    """A continuous function of one number.
+
+    Attributes:
+      fn: elementwise, and differentiable inside each piece.
+      breaks: where pieces meet, rising; numbers, or arrays that broadcast against the argument.
+      shapes: of each piece, one more than there are breaks: CONVEX, CONCAVE or STRAIGHT.
+    """
+
+    fn: Callable[[Array], Array]
+    breaks: tuple[Array | float, ...]
+    shapes: tuple[int, ...]
+
+
+class Lines(NamedTuple):
+    """Two straight lines of one number, one below and one above a function over an interval."""
+
+    low_slope: Array
+    low_offset: Array
+    high_slope: Array
+    high_offset: Array
+
+
+def _below_zero(curve: Curve) -> Curve:
+    return Curve(lambda z: -curve.fn(z), curve.breaks, tuple(-shape for shape in curve.shapes))
+
+
+def _slope(curve: Curve, z: Array) -> Array:
+    return jax.jvp(curve.fn, (z,), (jnp.ones_like(z),))[1]
+
+
+def _pieces(curve: Curve, x: Interval) -> list[tuple[Array, Array, int]]:
+    """Cut an interval at the breaks; pieces that it does not reach have no width."""
+    ends = [x.low, *(jnp.clip(jnp.asarray(b, x.low.dtype), x.low, x.high) for b in curve.breaks), x.high]
+    return list(zip(ends[:-1], ends[1:], curve.shapes, strict=True))
+
+
+def _halved(go_right: Callable[[Array], Array], a: Array, b: Array) -> Array:
+    """Find where a condition that holds on the left of some point stops to hold."""
+
+    def once(_, ends):
+        a, b = ends
+        middle = 0.5 * (a + b)
+        right = go_right(middle)
+        return jnp.where(right, middle, a), jnp.where(right, b, middle)
+
+    a, b = jax.lax.fori_loop(0, _HALVINGS, once, (a, b))
+    return 0.5 * (a + b)
+
+
+def lowest(curve: Curve, slope: Array, x: Interval) -> Array:
+    """Bound f(z) - slope z from below over an interval: the offset of the line of that slope.
+
+    A convex piece lies above its tangents, so a point where its slope is nearly the one given serves: what is missing
+    is at most the difference of both times the width of the piece.
+    """
+    least = jnp.minimum(curve.fn(x.low) - slope * x.low, curve.fn(x.high) - slope * x.high)
+    for a, b, shape in _pieces(curve, x):
+        ends = jnp.minimum(curve.fn(a) - slope * a, curve.fn(b) - slope * b)
+        if shape == CONVEX:
+            # The search needs no gradient: at the point that it finds, the value does not depend on the point.
+            still = jax.lax.stop_gradient
+            at = still(_halved(lambda z: _slope(curve, z) < slope, still(a), still(b)))
+            missing = jnp.abs(_slope(curve, at) - slope) * (b - a)
+            inside = (_slope(curve, a) < slope) & (_slope(curve, b) > slope) & (a < b)
+            ends = jnp.where(inside, jnp.minimum(ends, curve.fn(at) - slope * at - still(missing)), ends)
+        least = jnp.minimum(least, ends)
+    return least
+
+
+def highest(curve: Curve, slope: Array, x: Interval) -> Array:
+    """Bound f(z) - slope z from above over an interval."""
+    return -lowest(_below_zero(curve), -slope, x)
+
+
+def hull(curve: Curve, x: Interval) -> Interval:
+    """Bound the function over an interval."""
+    flat = jnp.zeros_like(x.low)
+    return Interval(lowest(curve, flat, x), highest(curve, flat, x))
+
+
+def slopes(curve: Curve, x: Interval) -> Interval:
+    """Bound the slope of the function over an interval, from the ends of its pieces."""
+    low, high = jnp.full_like(x.low, jnp.inf), jnp.full_like(x.low, -jnp.inf)
+    for a, b, shape in _pieces(curve, x):
+        # A straight piece may end in a kink, where its slope is not its own.
+        at = [0.5 * (a + b)] if shape == STRAIGHT else [a, b]
+        found = [_slope(curve, z) for z in at]
+        there = (a < b) | (x.low == x.high)
+        low = jnp.where(there, jnp.minimum(low, jnp.minimum(found[0], found[-1])), low)
+        high = jnp.where(there, jnp.maximum(high, jnp.maximum(found[0], found[-1])), high)
+    return Interval(low, high)
+
+
+def lower_slope(curve: Curve, x: Interval) -> Array:
+    """Choose the slope of the line below that comes nearest to the function on average over the interval.
+
+    Its mean is its value at the midpoint, so of the lines tried the one that is highest there is taken: the chord, the
+    tangents at the midpoint and at the ends, and those from an end to a piece that bends upwards. For ReLU that is
+    slope 1 where more than half of the interval is positive, else 0; for convex functions the tangent at the midpoint.
+    """
+    middle = 0.5 * (x.low + x.high)
+    width = x.high - x.low
+    f_low, f_high = curve.fn(x.low), curve.fn(x.high)
+    tried = [jnp.where(width > 0, (f_high - f_low) / jnp.where(width > 0, width, 1.0), 0.0)]
+    points = [middle]
+    if CONVEX in curve.shapes and len(curve.shapes) > 1:
+        pieces = [(a, b) for a, b, shape in _pieces(curve, x) if shape == CONVEX]
+        a, b = (jnp.stack([*ends, *ends]) for ends in zip(*pieces, strict=True))
+        # The tangent at z passes an end (e, f(e)) where f(z) + f'(z) (e - z) = f(e).
+        ends = jnp.stack([x.low] * len(pieces) + [x.high] * len(pieces))
+        at_ends = jnp.stack([f_low] * len(pieces) + [f_high] * len(pieces))
+        side = jnp.asarray([1.0] * len(pieces) + [-1.0] * len(pieces), a.dtype)
+        side = side.reshape(-1, *(1,) * x.low.ndim)
+        points += list(
+            _halved(lambda z: side * (curve.fn(z) + _slope(curve, z) * (ends - z) - at_ends) > 0, a, b)
+        )
+    slopes = jnp.concatenate([jnp.stack(tried), _slope(curve, jnp.stack(points))])
+    found = lowest(curve, slopes, Interval(*(jnp.broadcast_to(v, slopes.shape) for v in x)))
+    best = jnp.argmax(found + slopes * middle, axis=0)
+    return jnp.take_along_axis(slopes, best[None], axis=0)[0]
+
+
+def upper_slope(curve: Curve, x: Interval) -> Array:
+    """Choose the slope of the line above that comes nearest to the function on average over the interval."""
+    return -lower_slope(_below_zero(curve), x)
+
+
+def lines(curve: Curve, x: Interval) -> Lines:
+    """Bound a function by the two lines that come nearest to it on average."""
+    low, high = lower_slope(curve, x), upper_slope(curve, x)
+    return Lines(low, lowest(curve, low, x), high, highest(curve, high, x))
+
+
+def turned(curve: Curve, x: Interval, moved: Interval) -> Lines:
+    """Bound a function by lines of slopes that differ from the nearest ones' by some part of the range of its slopes.
+
+    A line that meets the function at both ends stays: it is nearer than every other everywhere.
+    """
+    nearest, steep = lines(curve, x), slopes(curve, x)
+
+    def turn(slope: Array, offset: Array, by: Array) -> Array:
+        meets = [jnp.abs(slope * end + offset - curve.fn(end)) <= 1e-6 * (1 + jnp.abs(end)) for end in x]
+        other = jnp.clip(slope + by * (steep.high - steep.low), steep.low, steep.high)
+        return jnp.where(meets[0] & meets[1], slope, other)
+
+    low = turn(nearest.low_slope, nearest.low_offset, moved.low)
+    high = turn(nearest.high_slope, nearest.high_offset, moved.high)
+    return Lines(low, lowest(curve, low, x), high, highest(curve, high, x))
