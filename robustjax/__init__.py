@@ -7,7 +7,7 @@ box), and solvers that know nothing else. The architecture, floor by floor; impo
 
 ```
 7  experiments/   scripts: a folder per topic
-6  api  api_ood  api_certify   the front door: evaluate, evaluate_ood, certify, certify_intervals
+6  api  api_ood  api_certify   the front door: evaluate, evaluate_ood, certify, certify_bounds
    catalog/       from names to factories: models, losses, attacks, scores, OOD sets
 5  runtime/       the impure edge: devices, checkpoints, records, figures, reports
 4  training       TrainState, start, step            optimizers   the field's optimisers and schedules
@@ -18,7 +18,7 @@ box), and solvers that know nothing else. The architecture, floor by floor; impo
    perturbations/ rotations, shifts, corruptions: sets searched through a decoder
    ood/           detectors of OOD inputs, their metrics, and attacks on their scores
    smoothing/     certificates by noise, in pixels or in the parameters of a set
-   bounds/        certificates by intervals: how sure a network can be made over a threat
+   bounds/        certificates by intervals and linear relaxation: how sure a network can be made over a threat
 2  attacks/       solvers: they know a threat and a function, never a network
 1  threats        norm balls with a box
    models/        networks behind `types.Model`
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from robustjax.api import evaluate as evaluate
     from robustjax.api_certify import Certification as Certification
     from robustjax.api_certify import certify as certify
-    from robustjax.api_certify import certify_intervals as certify_intervals
+    from robustjax.api_certify import certify_bounds as certify_bounds
     from robustjax.api_ood import OodEvaluation as OodEvaluation
     from robustjax.api_ood import evaluate_ood as evaluate_ood
     from robustjax.models.adapters import from_equinox as from_equinox
@@ -54,7 +54,7 @@ _HOMES = {
     "OodEvaluation": "api_ood",
     "Certification": "api_certify",
     "certify": "api_certify",
-    "certify_intervals": "api_certify",
+    "certify_bounds": "api_certify",
     **dict.fromkeys(("from_equinox", "from_flax", "from_haiku", "from_nnx", "from_torch"), "models.adapters"),
     "Threat": "threats",
     "Network": "types",

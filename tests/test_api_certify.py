@@ -1,7 +1,9 @@
 """Certificates at the front door: a linear classifier's closed form, coverage, resumption, wrong input in one line."""
 
+import itertools
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -116,7 +118,7 @@ def test_intervals_of_a_linear_network_are_exact(tmp_path):
     inside, eps = 0.25 + 0.5 * X, 0.05
     margin = (inside.reshape(100, 6) - 0.5) @ (W[:, 1] - W[:, 0])
     truly = np.abs(margin) > eps * np.abs(W[:, 1] - W[:, 0]).sum()
-    done = robustjax.certify_intervals(linear, inside, (margin > 0).astype(int), eps=eps, out=tmp_path)
+    done = robustjax.certify_bounds(linear, inside, (margin > 0).astype(int), eps=eps, out=tmp_path)
     np.testing.assert_array_equal(done.certificate.label >= 0, truly)
     assert done.accuracy(eps).value == truly.mean() and 0.1 < truly.mean() < 0.9
     assert "smoothed" not in repr(done)
@@ -178,7 +180,7 @@ def test_both_certificates_tell_what_evaluate_tells_of_network_and_labels():
     one_class = np.flatnonzero(Y == 1)[:12]
     for certified in (
         lambda f, rows: robustjax.certify(f, X[rows], Y[rows], sigma=SIGMA, n0=4, n=20),
-        lambda f, rows: robustjax.certify_intervals(f, X[rows], Y[rows], eps=0.01),
+        lambda f, rows: robustjax.certify_bounds(f, X[rows], Y[rows], eps=0.01),
     ):
         raised = [
             {flag.name for flag in certified(f, rows).flags if flag.raised}
@@ -188,7 +190,30 @@ def test_both_certificates_tell_what_evaluate_tells_of_network_and_labels():
             raised, ("probabilities", "constant outputs", "class counts", "random outputs"), strict=True
         ):
             assert name in found
-    sound = robustjax.certify_intervals(linear, X, Y, eps=0.01)
+    sound = robustjax.certify_bounds(linear, X, Y, eps=0.01)
     assert f"none of {len(sound.flags)} raised" in repr(sound) and len(sound.flags) == 5
-    told = repr(robustjax.certify_intervals(passing, X[few], Y[few], eps=0.01))
+    told = repr(robustjax.certify_bounds(passing, X[few], Y[few], eps=0.01))
     assert "a certificate is about one fixed function" in told
+
+
+def test_tighter_bounds_certify_more_of_a_network_and_never_what_an_attack_breaks():
+    rng = np.random.default_rng(3)
+    w = [jnp.asarray(rng.normal(size=s) / np.sqrt(s[0]), jnp.float32) for s in ((6, 12), (12, 12), (12, 2))]
+    network = lambda x: jax.nn.relu(jax.nn.relu((x.reshape(len(x), -1) - 0.5) @ w[0]) @ w[1]) @ w[2]
+    label = np.asarray(network(X).argmax(axis=1))
+    corners = jnp.asarray(
+        np.array(list(itertools.product((-0.1, 0.1), repeat=6))).reshape(64, *X.shape[1:]), jnp.float32
+    )
+    broken = (
+        np.asarray(network((X[:, None] + corners).reshape(-1, *X.shape[1:]).clip(0, 1)))
+        .argmax(1)
+        .reshape(100, 64)
+        != label[:, None]
+    ).any(axis=1)
+    shares = []
+    for method in ("ibp", "crown-ibp", "crown"):
+        done = robustjax.certify_bounds(network, X, label, eps=0.1, method=method)
+        certified = done.certificate.label >= 0
+        assert not (certified & broken).any() and method.upper() in repr(done)
+        shares.append(certified.mean())
+    assert shares[0] < shares[1] <= shares[2] <= 1 - broken.mean()

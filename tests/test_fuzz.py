@@ -82,7 +82,7 @@ def certified(network, x, y, eps, norm, seed):
 
 
 def bounded(network, x, y, eps, norm, seed):
-    found = robustjax.certify_intervals(network, x, y, eps=eps, norm=norm)
+    found = robustjax.certify_bounds(network, x, y, eps=eps, norm=norm)
     return {"clean": found.clean.value, "at least": found.accuracy(float(eps)).value}
 
 
@@ -110,7 +110,7 @@ def detected(network, x, y, eps, norm, seed):
 
 ENTRANCES = {
     "evaluate": evaluated, "evaluate_ood": detected, "suite.over": run_suite, "certify": certified,
-    "certify_intervals": bounded, "votes": counted, "against": attacked,
+    "certify_bounds": bounded, "votes": counted, "against": attacked,
 }  # fmt: skip
 
 
@@ -182,7 +182,7 @@ TAKES = {
     "evaluate_ood": {"network", "x", "eps", "norm", "seed"},
     "suite.over": {"network", "x", "y", "eps", "norm"},
     "certify": {"network", "x", "y", "eps", "seed"},
-    "certify_intervals": {"network", "x", "y", "eps", "norm"},
+    "certify_bounds": {"network", "x", "y", "eps", "norm"},
     "votes": {"network", "x", "eps"},
     "against": {"network", "x", "y", "eps", "norm"},
 }
@@ -194,7 +194,7 @@ def single(entrance):
     for name in sorted(TAKES[entrance]):
         for i, fault in enumerate(FAULTS[name]):
             legal = name == "network" and list(NETWORKS)[i] in LEGAL
-            if not legal or entrance in ("certify_intervals", "votes") or fault is NETWORKS["NaN somewhere"]:
+            if not legal or entrance in ("certify_bounds", "votes") or fault is NETWORKS["NaN somewhere"]:
                 yield name, i
 
 
@@ -300,7 +300,7 @@ def always_training(params, state, x, *, train=False, key=None):
 STATE = {"mean": jnp.full(X.shape[1:], 0.5)}
 
 
-@pytest.mark.parametrize("entrance", ["evaluate", "evaluate_ood", "certify", "certify_intervals"])
+@pytest.mark.parametrize("entrance", ["evaluate", "evaluate_ood", "certify", "certify_bounds"])
 def test_statistics_of_the_batch_are_refused_and_stored_ones_are_the_closed_form(entrance):
     """The stored mean is that of the linear network above."""
     stored = Network(MODEL._replace(apply=normalised), jnp.asarray(W), STATE, {})

@@ -20,7 +20,7 @@ from robustjax.bounds.program import Program, Wire, traced
 from robustjax.bounds.relaxation import interval
 from robustjax.numerics import constant, per_example
 from robustjax.threats import Threat
-from robustjax.types import LogitsFn
+from robustjax.types import Labels, LogitsFn, PerExample
 
 Method = Literal["ibp", "crown-ibp", "crown", "alpha-crown"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -123,6 +123,47 @@ def differences(
     return _mapped(one, logits_fn, threat, x)
 
 
+def margins(
+    logits_fn: LogitsFn,
+    threat: Threat,
+    x: Float[Array, "b ..."],
+    label: Labels,
+    *,
+    method: Method = "ibp",
+    chunk: int = 256,
+) -> PerExample:
+    """Bound max_{j != y} z_j - z_y from above: where it is negative no point of the threat is misclassified.
+
+    Args:
+      logits_fn, threat, x, method, chunk: as in `differences`; label: the classes y.
+    """
+
+    def one(program: Program, ball: Ball, label: Array) -> Array:
+        if not isinstance(program.output, Wire):
+            found = program.output - program.output[label]
+        else:
+            output, values = program.output, _values(program, ball)
+            found = last_differences(program, last_layers(program, output), values, ball)[:, label]
+            if method != "ibp" and output != program.x:
+                relaxations, inside = _lines(program, ball, values, method, chunk)
+                unit = jnp.eye(len(found), dtype=found.dtype)
+                rows = {output: unit[label] - unit}
+                if method == "alpha-crown":
+                    least = least_optimised(program, ball, inside, rows)
+                else:
+                    least = backward.least(program, ball, relaxations, rows)
+                found = jnp.minimum(found, -least)
+        return jnp.where(jnp.arange(len(found)) == label, -jnp.inf, found).max()
+
+    checks.array("bounds", x)
+    checks.answers(
+        "bounds", jax.eval_shape(lambda z: checks.called("bounds", "network", logits_fn, z), x), label
+    )
+    _method("bounds", method)
+    checks.count("bounds", "chunk", chunk)
+    return _mapped(one, logits_fn, threat, x, label)
+
+
 def _method(who: str, method: str) -> None:
     if method not in METHODS:
         raise ValueError(f"{who}: method is {method!r}, must be one of {', '.join(METHODS)}")
@@ -136,7 +177,7 @@ def _lines(
     return backward.relaxations_of(program, values), values
 
 
-def _mapped(one: Callable, fn: Callable[[Array], Array], threat: Threat, x: Array):
+def _mapped(one: Callable, fn: Callable[[Array], Array], threat: Threat, x: Array, *others: Array):
     checks.threat("bounds", threat)
     checks.points("bounds", x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
     eps = per_example(threat.eps, x)
@@ -146,10 +187,10 @@ def _mapped(one: Callable, fn: Callable[[Array], Array], threat: Threat, x: Arra
         traced(lambda z: jnp.squeeze(checks.called("bounds", "network", fn, z[None]), 0), x[0])
     )
 
-    def mapped(x, eps, low, high):
-        return one(program, Ball(x, eps, threat.norm, Interval(low, high)))
+    def mapped(x, eps, low, high, *others):
+        return one(program, Ball(x, eps, threat.norm, Interval(low, high)), *others)
 
-    return jax.vmap(mapped)(x, constant(x, threat.eps, x.dtype), low, high)
+    return jax.vmap(mapped)(x, constant(x, threat.eps, x.dtype), low, high, *others)
 
 
 def _values(program: Program, ball: Ball) -> Values:
