@@ -27,7 +27,7 @@ def lower(wins: Counts, samples: Counts, alpha: float) -> Chances:
 
 def upper(wins: Counts, samples: Counts, alpha: float) -> Chances:
     """Bound a probability from above: it is more with probability at most alpha. 1 without losses."""
-    return 1.0 - lower(np.asarray(samples) - np.asarray(wins), samples, alpha)
+    return np.asarray(1.0 - lower(np.asarray(np.subtract(samples, wins)), samples, alpha))
 
 
 def radius(chance: Chances, sigma: float) -> Chances:

@@ -69,6 +69,7 @@ def _strict(request):
     annotations.wanted = strict
     with jax.numpy_rank_promotion("raise" if strict else "allow"):
         yield
+    annotations.wanted = False  # fixtures of the next module run before this one
 
 
 def pytest_collection_modifyitems(items):

@@ -92,6 +92,7 @@ def test_a_network_in_train_mode_is_refused_before_any_attack():
         robustjax.evaluate(network, X, Y, eps=0.1)
 
 
+@pytest.mark.slow
 def test_images_without_an_answer_are_counted_over_the_whole_set():
     """All images are looked at, not the probes alone: here one of 200 that no probe is."""
     x = np.random.default_rng(1).uniform(size=(200, 4, 4, 1)).astype(np.float32)
@@ -108,6 +109,7 @@ def test_images_without_an_answer_are_counted_over_the_whole_set():
     assert found.clean.value == pytest.approx(199 / 200)
 
 
+@pytest.mark.slow
 def test_infinite_logits_are_no_answer():
     """A logit of plus infinity leaves cross-entropy without a gradient, so it must not count as robust."""
     pixel = X[:, 0, 0, 0]

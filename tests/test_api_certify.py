@@ -168,6 +168,7 @@ def test_wrong_input_is_one_line_before_any_work(change, says):
     assert "\n" not in str(caught.value) and str(caught.value).startswith("certify: ")
 
 
+@pytest.mark.slow
 def test_both_certificates_tell_what_evaluate_tells_of_network_and_labels():
     """The same checks with the same names: probabilities, one class, random or constant outputs."""
     softmax = lambda x: 0.5 + 0.5 * jnp.tanh(linear(x) @ jnp.asarray([[1.0, -1.0], [-1.0, 1.0]]))

@@ -23,6 +23,7 @@ def linear(x):
     return x.reshape(len(x), -1) @ jnp.asarray(W)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_linear_score_falls_and_rises_by_the_dual_norm_times_the_radius(norm):
     eps = 0.05
@@ -57,6 +58,7 @@ def flat(mean, count=20):
     ).astype("f4")
 
 
+@pytest.mark.slow
 def test_masked_gradients_are_overcome_and_said():
     """ID score 10 * .05; OOD images of mean .48 can reach .58, a score of 10 * .03, and of mean .52 beyond ID: .07."""
     near = robustjax.evaluate_ood(masked, flat(0.60), flat(0.52), eps=0.1, **SHORT)
@@ -72,6 +74,7 @@ def test_masked_gradients_are_overcome_and_said():
     assert far.ood_attacked.value == 1.0  # reaches .3 + .1 at most, below .5 - .1
 
 
+@pytest.mark.slow
 def test_a_smooth_score_raises_no_flag():
     found = robustjax.evaluate_ood(linear, ID, OOD, eps=0.05, steps=20, queries=200, batch_size=32)
     assert found.flags and not [flag.name for flag in found.flags if flag.raised]
@@ -96,6 +99,7 @@ def test_a_network_is_scored_by_its_probability_and_attacked_at_every_class():
     )  # compiles nothing
 
 
+@pytest.mark.slow
 def test_a_random_score_is_said_and_one_that_looks_at_its_batch_refused():
     draws = np.random.default_rng(0)
     found = robustjax.evaluate_ood(lambda x: linear(x) + draws.normal(), ID, OOD, eps=0.05, **SHORT)
@@ -106,6 +110,7 @@ def test_a_random_score_is_said_and_one_that_looks_at_its_batch_refused():
         robustjax.evaluate_ood(lambda x: linear(x) * jnp.nan, ID, OOD, eps=0.05, **SHORT)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_and_another_score_does_not_take_it_up(tmp_path, monkeypatch):
     monkeypatch.setattr(
         api_ood.score_suite, "score_suite", lambda *a, **k: lambda *args, memory, **more: _kill(memory)

@@ -75,6 +75,7 @@ def no_model(classes):
 """
 
 
+@pytest.mark.slow
 def test_a_loss_and_a_model_of_the_users(tmp_path, monkeypatch):
     (tmp_path / "mine_of_the_user.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)

@@ -259,6 +259,7 @@ def test_valid_input_gives_the_closed_form(entrance):
         assert tried(entrance, VALID | {"eps": eps}) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_one_fault_is_one_line_or_a_right_result(entrance):
     for name, i in single(entrance):

@@ -40,6 +40,7 @@ def test_masked_mean_ignores_what_is_masked():
     assert numerics.masked_mean(values, jnp.zeros(3, bool)) == 0.0
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 3))
 def test_unpack_undoes_pack(groups, m, n):

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from robustjax import optimizers, runtime, training
 from robustjax.attacks import compose, objectives
@@ -59,6 +60,7 @@ def exchanged(text):
     return found
 
 
+@pytest.mark.slow
 def test_exchanges_do_not_grow_with_devices():
     bytes_at = {}
     for count in (2, 8):

@@ -157,6 +157,7 @@ def test_same_under_every_transformation(variant, kind, exact):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_radius_per_example_is_that_radius_for_each():
     x, origin = points(5, (3, 8), 5.0)
     eps = jnp.array([0.1, 0.4, 2.0])

@@ -56,6 +56,7 @@ def test_one_device_is_eight_devices():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *finals)
 
 
+@pytest.mark.slow
 def test_compiled_step_talks_between_devices_once_and_never_all_to_all():
     """All gradients travel in one group: the all-reduces of one step carry the parameters once, and nothing else."""
     where = mesh(8)
@@ -67,6 +68,7 @@ def test_compiled_step_talks_between_devices_once_and_never_all_to_all():
     assert len(groups) == 1, groups
 
 
+@pytest.mark.slow
 def test_a_run_cut_in_two_is_the_run():
     update = training.step(attacked(MODEL), TX)
     whole = training.start(jax.random.key(3), MODEL, TX, ema=True)
@@ -81,12 +83,14 @@ def test_a_run_cut_in_two_is_the_run():
     jax.tree.map(np.testing.assert_array_equal, whole._replace(key=0), part._replace(key=0))
 
 
+@pytest.mark.slow
 def test_a_draw_compiled_once_is_the_optimised_one():
     for seed in range(5):
         key = jax.random.key(seed)
         chex.assert_trees_all_close(training.once(MODEL.init)(key), jax.jit(MODEL.init)(key), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_start_may_be_part_of_a_program():
     def start(seed):
         return training.start(jax.random.key(seed), MODEL, TX).params
@@ -115,6 +119,7 @@ def test_ema_starts_as_a_copy_and_then_follows_the_warmed_up_decay():
     assert training.for_evaluation(state) is state.ema
 
 
+@pytest.mark.slow
 def test_a_schedule_is_traced_with_the_step():
     seen = []
 
@@ -207,6 +212,7 @@ def test_bad_settings_are_refused(build, message):
         build()
 
 
+@pytest.mark.slow
 def test_training_learns():
     """A separable problem is solved, whatever the seed."""
     state = training.start(jax.random.key(1), MODEL, TX)

@@ -40,6 +40,7 @@ def net():
     return frozen(model, state.params, state.state), x, jnp.asarray(test.label[:64])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "l1.5", "linf"])
 def test_the_target_grows_likelier_with_the_radius_inside_the_ball(net, norm):
     logits_fn, x, y = net
@@ -79,6 +80,7 @@ def test_quality_by_hand():
     assert np.isnan(quality(start, found, logits, jnp.zeros(3, jnp.int32)).agreement)
 
 
+@pytest.mark.slow
 def test_class_probabilities_around_id_images(net):
     """The margin never falls; a large radius leaves nothing of the true class; radius 0 is the prediction."""
     logits_fn, x, y = net
@@ -95,6 +97,7 @@ def test_class_probabilities_around_id_images(net):
     assert curves.true[2].mean() < 0.05 < 0.9 < own.mean()
 
 
+@pytest.mark.slow
 def test_stronger_attacks_find_more(net):
     """APGD-100 breaks at least what PGD-20 breaks, and that at least what one step does; then everything breaks."""
     logits_fn, x, y = net
@@ -111,6 +114,7 @@ def test_stronger_attacks_find_more(net):
     assert broken(square(threat, queries=300)) <= hundred + 0.02
 
 
+@pytest.mark.slow
 def test_outliers_at_worst(net):
     """Every class beats the likeliest one; more restarts and larger radii lower the AUROC; clean is the best case."""
     logits_fn, x, _ = net

@@ -49,6 +49,7 @@ def test_a_random_start_underrates_the_adversary():
     assert float(lost) < 0.99 * float(closed_form.adversarial_risk(MODEL, THETA, 0.5, "linf"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, count, steps", [("linf", 2000, 10), ("l2", 2000, 10), ("l1", 500, 3)])
 def test_adversarial_training_finds_the_minimiser(kind, count, steps):
     @jax.jit

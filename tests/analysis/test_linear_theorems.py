@@ -21,6 +21,7 @@ def uses_spurious(model, eps, kind):
     return bool((np.abs(minimise(model, eps, kind).theta[model.core :]) > 1e-9).any())
 
 
+@pytest.mark.slow
 def test_reliance_is_decided_right_and_shift_and_benefit_hold_on_random_models():
     rng = np.random.default_rng(0)
     seen = set()

@@ -36,6 +36,7 @@ def jittered(keys, x):
     return net(x + 0.1 * jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys))
 
 
+@pytest.mark.slow
 def test_the_mean_converges_like_one_over_the_root_of_the_passes():
     x = jnp.asarray(RNG.uniform(size=(200, D)), jnp.float32)
     for passes in (1, 16, 256):

@@ -162,6 +162,7 @@ def test_the_first_step_is_compared_with_the_start(compat, step_size):
     assert states.step_size[4] == step_size
 
 
+@pytest.mark.slow
 def test_larger_balls_first_and_only_the_last_counts():
     threat = Threat("l1", 0.5)
     solver = apgd_shrinking(threat, steps=20)
@@ -253,6 +254,7 @@ def test_a_sweep_over_radii_and_segments_compiles_once():
     assert (np.diff(reached, axis=0) > 0).all()
 
 
+@pytest.mark.slow
 def test_training_differentiates_around_the_attack():
     """The gradient at the point found, and nothing through the search."""
 

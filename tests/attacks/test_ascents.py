@@ -124,6 +124,7 @@ def test_worst_of_is_at_least_as_strong_as_each_and_as_the_clean_image():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [None, 1, 2])
 def test_over_all_targets_finds_the_exact_margin_of_a_linear_net(chunk_size):
     """The worst margin of a linear net is max_j <w_j - w_y, x> + eps |w_j - w_y|_1: no single gradient knows it."""
@@ -154,6 +155,7 @@ def test_n_fgsm_steps_from_noise_and_leaves_the_ball_but_not_the_box():
     assert (found.x >= 0).all() and (found.x <= 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape, classes", [((5,), 2), ((2, 3), 3), ((3, 2, 1), 5), ((2, 2, 2, 2), 6)])
 def test_feasible_for_any_shape_and_number_of_classes(shape, classes):
     @jax.jit

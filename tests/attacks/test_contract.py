@@ -72,6 +72,7 @@ def same(name, found, expected):
     np.testing.assert_allclose(found.value, expected.value, atol=10 * atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pgd", "apgd", "square", "fmn", "fab_targeted"])
 def test_same_eagerly_compiled_and_on_two_devices(name):
     attack, keys = LINES[name].build(Threat("linf", 0.1)), jax.random.split(KEY, B)

@@ -105,6 +105,7 @@ def test_comes_within_a_percent_of_the_minimum_norm_of_a_linear_network(kind, at
     assert (found.value > 0).all() and ((found.x >= box[0]) & (found.x <= box[1])).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [3])
 def test_targets_may_be_folded_or_mapped_and_there_are_at_most_all_of_them(chunk_size):
     attack = lambda **settings: fab_targeted(Threat("l2", jnp.inf), steps=15, **settings)

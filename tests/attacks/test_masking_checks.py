@@ -83,6 +83,7 @@ def checked(name, eps=EPS):
     return masking_checks.checks(KEY, defended(name), FEW, FEW_Y, Threat("linf", eps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, eps", [("linf", EPS), ("l1", 2.0)])
 def test_a_sound_network_shows_no_sign(kind, eps):
     found = masking_checks.checks(
@@ -180,6 +181,7 @@ def test_without_radius_or_correct_images_searches_are_not_checked():
         assert len(found) == len(wrong) and not raised(found)
 
 
+@pytest.mark.slow
 def test_what_gradients_break_on_a_linear_network_is_known_in_closed_form():
     """Two classes differ by <w, x> + b: broken if and only if |<w, x> + b| <= eps |w|."""
     rng = np.random.default_rng(0)

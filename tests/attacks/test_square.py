@@ -121,6 +121,7 @@ def test_never_worse_one_forward_pass_per_query_and_no_gradient(kind):
         assert (np.abs(points - X[None]).max(axis=(2, 3, 4)) > 0.05).all()
 
 
+@pytest.mark.slow
 def test_queries_that_change_nothing_are_passed_over_and_nothing_else_changes():
     queries, threat = 60, Threat("linf", 0.3)
     x = jnp.where(X > 0.5, X, 0.0)[..., :1]  # at the box, where every other window stays as it is

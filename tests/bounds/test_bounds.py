@@ -133,6 +133,7 @@ def attacked(name, norm):
     return lambda seed, eps: jax.tree.map(np.asarray, CERTIFIED[name, norm](seed, eps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, norm",
     [
@@ -164,6 +165,7 @@ def z_confidence(z):
     return z.max(-1) - scipy.special.logsumexp(z, axis=-1)
 
 
+@pytest.mark.slow
 def test_bounds_widen_with_the_radius_and_between_norms():
     params, state = drawn("convnet_small", 0)
     x = images(3, 8, 8, 1)
@@ -258,6 +260,7 @@ def test_confidence_from_differences_of_known_logits():
     assert (confidence.log_confidence(free).low <= highest.min(-1) + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_attacked_true_and_guaranteed_auroc_are_in_order():
     params, state = drawn("mlp", 3)
     logits_fn = frozen(NETWORKS["mlp"], params, state)
@@ -288,6 +291,7 @@ def test_bounds_under_every_transformation(variant):
     np.testing.assert_allclose(variant(f)(x), jax.jit(f)(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_of_bounds_are_those_of_differences():
     """Weights move by little in a random direction; l2, whose first layer is a sum over columns."""
     model = NETWORKS["convnet_small"]
@@ -374,6 +378,7 @@ def test_certified_margins_say_who_stands():
     assert 0 < (bound < 0).sum() < 16
 
 
+@pytest.mark.slow
 def test_what_has_no_bounds_is_refused_in_one_line():
     """Points outside the box would be bounded over an empty set: differences below their true values."""
     x, ball = images(2, 4), Threat("linf", 0.1)

@@ -20,6 +20,7 @@ PRIMITIVES = {
 POSITIVE = {"log": jnp.log, "sqrt": jnp.sqrt, "rsqrt": jax.lax.rsqrt}
 
 
+@pytest.mark.slow
 def test_lines_touch_every_curve_and_never_cross_it():
     """Between the ends of 300 intervals each, against 201 points of them."""
     low = RNG.uniform(-6, 4, size=300)
@@ -129,6 +130,7 @@ def test_crown_is_crown(method):
     np.testing.assert_allclose(found.low, np.maximum(expected, looser), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_each_method_is_tighter_than_the_one_before_and_none_is_crossed(norm):
     threat = Threat(norm, 0.3 if norm == "linf" else 0.6, 0.0, 1.0)
@@ -151,6 +153,7 @@ def test_what_is_affine_is_exact(method):
     np.testing.assert_allclose(found.high, X @ w - 0.2 + reach, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_products_quotients_choices_and_pools_against_points():
     """Attention without its network: softmax, LayerNorm's root, both poolings, max of two values."""
     w = jnp.asarray(RNG.normal(size=(2, 8, 8)) / 3, jnp.float32)

@@ -120,6 +120,7 @@ def my_attack(threat, detector, *, steps, restarts):
 """
 
 
+@pytest.mark.slow
 def test_a_loss_an_attack_and_scores_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "mine_for_ood.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)

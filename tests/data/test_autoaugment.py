@@ -155,6 +155,7 @@ def test_the_tables_are_complete():
     assert aa.SVHN[-1] == (("shear_x", 0.7, 2), ("invert", 0.1, 5))
 
 
+@pytest.mark.slow
 def test_rows_signs_and_probabilities_are_drawn_as_the_policy_says():
     """On a one-pixel-wide test of invert: how often an operation happens is its probability."""
     images = jnp.zeros((4000, 1, 1, 1))
@@ -167,6 +168,7 @@ def test_rows_signs_and_probabilities_are_drawn_as_the_policy_says():
     assert 0.4 < moved[:, 0].mean() < 0.6
 
 
+@pytest.mark.slow
 def test_an_image_is_treated_alike_in_any_batch():
     images = jnp.asarray(np.stack(pictures()), jnp.float32) / 255
     keys = jax.random.split(jax.random.key(2), len(images))

@@ -220,6 +220,7 @@ def test_two_processes_make_the_batches_of_one(tmp_path):
         np.testing.assert_array_equal(both, np.stack([b.image for b in alone]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outside, tells", [(8, False), (4, True)])
 def test_the_same_images_as_id_and_as_ood_cannot_be_told_apart(outside, tells):
     """A discriminator on statistics of the pixels: the same chain on both sides leaves it at chance."""

@@ -11,6 +11,7 @@ def small():
     return letters.contents(8)
 
 
+@pytest.mark.slow
 def test_counts_and_classes(small):
     for split, fonts in (("train", letters.TRAIN_FONTS), ("test", letters.TEST_FONTS)):
         part = small.parts[split]

@@ -122,6 +122,7 @@ def test_contrast_keeps_grey_and_order():
         assert np.ptp(row[use]) < 0.05 and 5 <= row[use].mean() <= 30
 
 
+@pytest.mark.slow
 def test_acet_noise_is_of_both_kinds():
     # Blurring keeps the mean: permuted pixels of a dark image stay dark before stretching, noise does not.
     dark = jnp.zeros((64, 12, 10, 1)).at[:, 0, 0].set(1.0)

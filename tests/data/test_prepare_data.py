@@ -30,6 +30,7 @@ def prepare(*words):
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
 
 
+@pytest.mark.slow
 def test_prepare_then_list_then_again(tmp_path, capsys, monkeypatch):
     image = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3), np.uint8)
     (tmp_path / "raw").mkdir()

@@ -88,6 +88,7 @@ def test_tfds_reads_what_we_prepared(shelf):
     assert len(tfds.data_source("digits", split="test", data_dir=shelf, download=False)) == split.info.count
 
 
+@pytest.mark.slow
 def test_tensorflow_is_never_imported(tmp_path):
     code = (
         f"import sys; from robustjax.data import load; load('digits', 'test', data_dir={str(tmp_path)!r}); "

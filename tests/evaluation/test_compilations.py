@@ -91,6 +91,7 @@ def test_ten_radii_compile_nothing_after_the_first():
     assert later == [] and report.robust.mean() < 0.9
 
 
+@pytest.mark.slow
 def test_the_two_losses_in_one_program_are_those_alone():
     """Each case of a suite finds what it finds in a suite of its own, bit for bit."""
     attack = lambda cases: suite.over(network, cases)(
@@ -204,6 +205,7 @@ def test_what_nobody_needs_is_not_compiled():
     assert calls == []
 
 
+@pytest.mark.slow
 def test_scores_that_do_the_same_share_programs():
     """A second evaluation of a detector, at another radius or with other weights, compiles nothing."""
 

@@ -39,6 +39,7 @@ def by_hand(net, one):
     return metrics.auroc(scorer.clean(ID)["conf"], scorer.clean(OOD)["conf"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vra", "odin"])
 def test_the_best_of_the_grid_is_kept(name):
     net, one = network(), TUNABLE[name]

@@ -97,6 +97,7 @@ def test_penalties_and_slack():
     np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_orthogonal_steps_leave_the_other_goal_and_selective_ones_take_turns():
     y = jnp.where(jnp.arange(16) < 8, Y, (Y + 1) % 4).astype(jnp.int32)  # the second half is fooled already
     up = jax.jit(
@@ -132,6 +133,7 @@ def test_bpda_is_the_gradient_at_the_translation():
 SHORT = {"steps": 12, "restarts": 1, "queries": 60, "estimates": 0, "penalties": (15.0,), "targets": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_rounding", [True, False], ids=["rounding", "stop_gradient"])
 def test_a_masked_translator_is_flagged_and_broken_all_the_same(by_rounding):
     translate = jax.tree_util.Partial(masked, jnp.asarray(by_rounding))
@@ -155,6 +157,7 @@ def test_a_masked_translator_is_flagged_and_broken_all_the_same(by_rounding):
     assert "black box alone" in {flag.name for flag in headline.masking(seen) if flag.raised}
 
 
+@pytest.mark.slow
 def test_the_gate_is_bypassed_where_f_and_score_look_at_different_things():
     """Everything routed is lost or saved by T; A3 finds points that the gate passes and f gets wrong."""
     defence = Defence(f, to_grey, Gate(lean, jnp.float32(-0.5), jnp.float32(0.5)), (lean_features,))
@@ -181,6 +184,7 @@ def lean_features(x):
     return x.reshape(x.shape[0], -1)
 
 
+@pytest.mark.slow
 def test_sweeps_of_radius_penalty_and_parameters_compile_nothing():
     def scaled(scale, x):
         return scale * f(x)

@@ -82,6 +82,7 @@ def test_the_worst_case_of_a_linear_score_is_known(norm, dual):
     np.testing.assert_allclose(found.clean, X.reshape(14, -1) @ W, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_finds_what_the_compiled_searches_find():
     """With the keys of `ood.score_attacks`: folded with the surrogate, then with the restart."""
     ball = Threat("linf", 0.1)
@@ -101,6 +102,7 @@ def test_it_finds_what_the_compiled_searches_find():
     np.testing.assert_allclose(found.worst, np.where(IS_ID, down.value, up.value), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_case_can_only_make_it_worse(whole):
     table = np.stack([scores for _, scores in whole.by_attack()])
     steps = np.diff(table, axis=0)
@@ -113,6 +115,7 @@ def test_every_case_can_only_make_it_worse(whole):
     assert found["both attacked"]["auroc"] <= found["OOD attacked"]["auroc"] <= found["clean"]["auroc"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"batch_size": 4, "smallest": 4, "segment": 3}], ids=str)
 def test_batch_size_and_segments_change_nothing(whole, settings):
     same(run(**settings), whole)
@@ -164,6 +167,7 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit():
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_default_suite_has_every_class_and_a_search_without_gradients():
     found = score_cases.standard(BALL, classes=3, steps=2, queries=200)
     assert [case.name for case in found] == [

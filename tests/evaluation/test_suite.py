@@ -72,6 +72,7 @@ def whole():
     return run()
 
 
+@pytest.mark.slow
 def test_results_are_sound_and_the_attack_is_of_use(whole):
     logits = network(FIRST, SECOND)(jnp.asarray(whole.x))
     wrong = np.asarray(logits.argmax(axis=1)) != Y
@@ -88,6 +89,7 @@ def test_results_are_sound_and_the_attack_is_of_use(whole):
     assert values == sorted(values, reverse=True) and values[-1] == whole.robust.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -100,6 +102,7 @@ def test_cutting_it_otherwise_changes_nothing(whole, settings):
     same(run(**settings), whole)
 
 
+@pytest.mark.slow
 def test_a_long_search_begins_with_a_batch_cut_to_its_images(monkeypatch):
     """28 images are classified correctly: seven eighths of a batch of 32, and the results are the same."""
     seen = []
@@ -124,6 +127,7 @@ def test_a_long_search_begins_with_a_batch_cut_to_its_images(monkeypatch):
     assert 28 in seen
 
 
+@pytest.mark.slow
 def test_smaller_batches_where_they_pay_change_nothing(whole, monkeypatch):
     """Compiling counts as nothing, as next to a large network."""
     sizes = []
@@ -171,6 +175,7 @@ def test_devices_change_nothing(whole):
     same(run(sharding=NamedSharding(mesh, PartitionSpec("data"))), whole)
 
 
+@pytest.mark.slow
 def test_arrays_on_a_mesh_may_be_closed_over_or_are_refused_in_one_line():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     weight = jnp.asarray(np.ones((4, 2)) * [[0.0], [1.0], [0.0], [0.0]] * [1.0, -1.0], jnp.float32)
@@ -217,6 +222,7 @@ def test_devices_exchange_nothing(place):
         assert f" {exchange}" not in program
 
 
+@pytest.mark.slow
 def test_it_finds_what_the_pure_attack_finds(whole):
     attack = jax.jit(
         lambda x, y, threat: autoattack.worst_case(cases(threat))(KEY, network(FIRST, SECOND), x, y)
@@ -308,6 +314,7 @@ def test_every_attack_on_every_image():
     np.testing.assert_array_equal(full.robust, run().robust)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dual"), [("linf", 1), ("l2", 2), ("l1", np.inf)])
 def test_standard_is_exact_on_a_linear_network(kind, dual):
     """Far from the box, an image stands where min_j (z_y - z_j) / |w_y - w_j|_dual exceeds the radius."""
@@ -422,6 +429,7 @@ def test_arrays_that_do_not_fit_are_refused(change, words):
         )
 
 
+@pytest.mark.slow
 def test_a_network_that_is_trained_further_is_evaluated_with_its_new_weights():
     """The sign of the logits turns, by an array and by a number that the function closes over."""
     weights = {"w": jnp.asarray(RNG.normal(size=(36, 3)), jnp.float32), "scale": np.float32(1)}

@@ -78,6 +78,7 @@ def test_posterior_is_its_formula_and_a_distribution():
     np.testing.assert_allclose(jnp.exp(log_p).sum(1), 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_far_from_everything_the_prediction_is_uniform_and_near_likely_data_the_networks():
     ray = jnp.asarray(RNG.normal(size=(16, *SHAPE)), jnp.float32)
     ray = 1e3 * ray / jnp.linalg.norm(ray.reshape(16, -1), axis=1)[:, None, None, None]
@@ -93,6 +94,7 @@ def test_far_from_everything_the_prediction_is_uniform_and_near_likely_data_the_
     np.testing.assert_allclose(MODEL.apply(sure, STATE, DATA)[0], network, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_loss_is_its_formula():
     value, (_, metrics) = jax.jit(ccu(MODEL, AXES, ood_prior=0.3))(PARAMS, STATE, BATCH, KEY)
     p, q = posterior(BATCH.id.image), posterior(BATCH.ood)
@@ -106,6 +108,7 @@ def test_loss_is_its_formula():
     np.testing.assert_allclose(metrics["ood_evidence"], strange, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_training_keeps_the_ood_mixture_wide_and_raises_the_likelihood():
     tx = optimizer(optax.sgd(0.1), learning_rate=1e-3)
     step = training.step(ccu(MODEL, AXES), tx)

@@ -58,6 +58,7 @@ def test_l2_balls_are_certified_too():
     assert value == pytest.approx(by_hand(0.1, 1.0, 1.0, norm=2), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_certificate_falls_in_training_as_the_radius_grows():
     """Data lie in two corners of the square, OOD images on the diagonal between; plain OE leaves their balls open."""
     model = small.mlp(classes=2, shape=(1, 2, 1), widths=(16,))

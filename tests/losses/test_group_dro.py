@@ -53,6 +53,7 @@ def test_published_update(adjustment):
     np.testing.assert_allclose(metrics["worst"], worst, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_takes_the_weights_as_given():
     grads = jax.grad(lambda p: group_dro(MODEL, step_size=0.5)(p, STATE, BATCH, KEY)[0])(PARAMS)
     _, weights, _ = by_hand(BATCH.image, 0.5, np.zeros(G))

@@ -109,6 +109,7 @@ def test_adversarial_is_the_cross_entropy_at_the_attacked_images():
     assert expected > standard(MODEL)(PARAMS, STATE, BATCH, KEY)[0]
 
 
+@pytest.mark.slow
 def test_half_adversarial_attacks_every_other_image():
     loss = LOSSES["half_adversarial"]
     point = np.asarray(BATCH.image).copy()

@@ -198,6 +198,7 @@ def test_trades_gradients_flow_through_both_arguments_of_both_divergences():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
 
 
+@pytest.mark.slow
 def test_the_losses_contain_each_other():
     """With radius 0, or weight 0, one paper becomes another."""
     still = pgd(dataclasses.replace(THREAT, eps=0.0), steps=1, step_size=0.1, start=at_origin)

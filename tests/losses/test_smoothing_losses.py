@@ -48,6 +48,7 @@ def test_samples_lie_next_to_one_another_and_depend_on_their_image_only():
     )
 
 
+@pytest.mark.slow
 def test_macer_is_its_formula():
     sigma, samples, weight, gamma, beta = 0.5, 4, 3.0, 2.0, 16.0
     loss = macer(MODEL, sigma=sigma, samples=samples, weight=weight, gamma=gamma)
@@ -67,6 +68,7 @@ def test_macer_is_its_formula():
     assert metrics["radius"] > 0 and jnp.isfinite(slope).all()
 
 
+@pytest.mark.slow
 def test_gaps_that_are_infinite_do_no_harm():
     sure = jnp.asarray([[1.0, 0.0, 0.0], [0.6, 0.3, 0.1]])
     xi, known, right = gap(sure, jnp.asarray([0, 1]))
@@ -75,6 +77,7 @@ def test_gaps_that_are_infinite_do_no_harm():
     assert jnp.isfinite(jax.grad(lambda p: gap(p, jnp.asarray([0, 1]))[0].sum())(sure)).all()
 
 
+@pytest.mark.slow
 def test_smoothadv_climbs_the_mean_probability_of_copies_that_stay():
     eps, sigma, samples = 0.2, 0.3, 3
     ascent = pgd(Threat("l2", eps), steps=10, step_size=0.05, start=at_origin)

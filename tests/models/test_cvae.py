@@ -59,6 +59,7 @@ def test_scenes_of_every_size_share_their_parameters(size):
     assert out.shape == x.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_networks_run_in_both_modes(name):
     model = SMALL[name]()
@@ -93,6 +94,7 @@ def test_networks_run_in_both_modes(name):
     jax.tree.map(np.testing.assert_array_equal, moved["posterior"], state["posterior"])
 
 
+@pytest.mark.slow
 def test_the_spatial_transformers_start_as_identities():
     x = jax.random.uniform(KEY, (2, 42, 42, 1))
     warps = cvae_stn.Warps(count=2)

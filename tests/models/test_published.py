@@ -19,6 +19,7 @@ def size(model):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_parameter_counts():
     assert size(resnet50_imagenet()) == 25_557_032  # as torchvision states them
     assert size(resnet18_imagenet()) == 11_689_512

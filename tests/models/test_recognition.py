@@ -217,6 +217,7 @@ def small(form):
     return from_flax(net, shape=(8, 8, 3), **GIVEN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look_alikes", [(small(Form()), small(Form(early=True))), ("plain", "standardised")])
 def test_a_look_alike_disagrees_with_the_statistics(images, look_alikes):
     if look_alikes[0] == "plain":
@@ -233,6 +234,7 @@ def test_a_look_alike_disagrees_with_the_statistics(images, look_alikes):
         assert far.worst > 2 * near.worst
 
 
+@pytest.mark.slow
 def test_wrong_constants_disagree_with_the_statistics(images):
     """The first layer sees (x - m) / s; read with other constants its mean and variance are off by hand arithmetic."""
     build = lambda mean, std: architecture("wideresnet10_1")(shape=images.shape[1:], mean=mean, std=std)

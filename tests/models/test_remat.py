@@ -16,6 +16,7 @@ def kept(model, x):
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(back) if a.shape not in given)
 
 
+@pytest.mark.slow
 def test_same_numbers():
     x = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3))
     models = [wideresnet(depth=10, width=1, shape=x.shape[1:], remat=remat) for remat in (False, True)]

@@ -200,6 +200,7 @@ def test_a_diffusion_keeps_the_variance_that_its_rates_leave():
     assert abs(noisy.mean() - 0.5 * np.sqrt(0.8963)) < 0.01 and abs(noisy.std() - 0.322) < 0.01
 
 
+@pytest.mark.slow
 def test_the_denoiser_takes_any_size_and_begins_silent():
     denoiser = diffusion.small_denoiser(shape=(7, 5, 1), widths=(8, 8))
     params = jax.jit(denoiser.init)(jax.random.key(0))

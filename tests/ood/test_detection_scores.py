@@ -302,6 +302,7 @@ def test_vim_is_its_definition():
         feature_scores.vim(FEATURES, kernel, bias, principal=6)
 
 
+@pytest.mark.slow
 def test_activations_are_reshaped_as_written():
     h = jnp.asarray([[4.0, 0.0, 3.0, 1.0, 2.0], [0.0] * 5])
     close(shaping.react(2.5)(h)[0], [2.5, 0, 2.5, 1, 2])

@@ -295,6 +295,7 @@ def test_wrong_settings_and_shapes_are_refused_in_one_line(says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_ross_is_its_definition():
     """Of the score sum(x) - |x - 1/2|: copies by hand, and the cut of the validation images."""
     score = lambda x: x.sum(axis=(1, 2, 3)) - 5 * jnp.abs(x - 0.5).sum(axis=(1, 2, 3))

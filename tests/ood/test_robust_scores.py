@@ -293,6 +293,7 @@ def test_the_strong_preset_is_the_strongest():
             assert (low <= jax.jit(attack.on_id)(KEY, IMAGES).value + 1e-3).all()
 
 
+@pytest.mark.slow
 def test_the_strong_preset_moves_scores_without_slopes():
     """Gradients of a staircase are zero; random search climbs it all the same."""
 
@@ -307,6 +308,7 @@ def test_the_strong_preset_moves_scores_without_slopes():
         assert (gain > jnp.abs(jax.jit(without)(KEY, IMAGES).value - stairs(IMAGES))).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_odin_is_attacked_through_its_step_and_around_it():
     """All slopes are judged by the score with its step; none alone is the best for every example."""
     score = odin(LOGITS_FN, magnitude=0.02)

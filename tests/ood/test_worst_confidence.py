@@ -37,6 +37,7 @@ def two_classes(margin):
 GREY = jnp.full((2, 2, 2, 1), 0.5)
 
 
+@pytest.mark.slow
 def test_two_linear_classes_have_the_published_closed_form():
     """Margin .7, radius 1, gradient 2; a wide box stays out of reach."""
     threat = Threat("l2", 1.0, lower=-9.0, upper=9.0)
@@ -98,6 +99,7 @@ def test_a_plateau_without_gradients_is_crossed():
             build()
 
 
+@pytest.mark.slow
 def test_confidence_never_falls_with_the_radius():
     radii = (0.0, 0.2, 0.5, 1.0)
     found = jax.jit(lambda: confidence_over_radii(NET, radii, steps=4)(KEY, X))()

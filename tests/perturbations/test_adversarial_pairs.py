@@ -127,6 +127,7 @@ def test_hues_turn_as_the_standard_library_turns_them():
     np.testing.assert_allclose(views.turned(jnp.asarray(image), jnp.float32(turn)), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_views_of_colour_images_stay_in_the_box_and_differ():
     x = jnp.asarray(np.stack([pixels(3)] * 4), jnp.float32) / 255
     seen = jax.jit(views.simclr())(jax.random.key(0), x)

@@ -60,6 +60,7 @@ def measured(toy):
     return radius, jax.jit(measure)(KEY, toy.image[:16], toy.perturbed[:16])
 
 
+@pytest.mark.slow
 def test_errors_of_a_linear_set_are_the_exact_ones(toy, measured):
     radius, got = measured
     exact = np.array([[toy.extreme(r, radius, sign) / D for sign in (1, -1)] for r in toy.r[:16]])
@@ -208,6 +209,7 @@ def net(x):
     return 8.0 * (x.reshape(x.shape[0], -1) - 0.5) @ WEIGHT
 
 
+@pytest.mark.slow
 def test_nothing_depends_on_the_rest_of_the_batch():
     measure = jax.jit(quality(MODEL, PARAMS, STATE, radius=2.0, steps=5, restarts=2, samples=2))
     keys, order = keys_for(KEY, 6), jnp.asarray([4, 0, 3, 5, 5, 5])
@@ -226,6 +228,7 @@ def test_nothing_depends_on_the_rest_of_the_batch():
     assert (jnp.linalg.norm(rows[0], axis=1) <= 3.0 * (1 + 1e-6)).all()
 
 
+@pytest.mark.slow
 def test_pixel_solvers_climb_in_latents_and_gradients_beat_random_search():
     own = {
         "pgd": compose.against(compose.restarts(pgd(SPACE.threat, steps=20, step_size=0.6), 3)),
@@ -255,6 +258,7 @@ def test_a_search_runs_the_prior_once():
     assert len(passes) == 3
 
 
+@pytest.mark.slow
 def test_augmentation_is_per_image_and_inside_the_ball():
     for perturb in (perturbed(SPACE), noisy(SPACE, 0.5)):
         perturb = jax.jit(perturb)

@@ -46,6 +46,7 @@ def test_noise_fills_its_ball():
     assert np.abs(moved).max() <= 0.3 + 1e-6 and abs(moved.std() - 0.3 / 3**0.5) < 0.01
 
 
+@pytest.mark.slow
 def test_warped_digits_keep_their_bytes_stay_near_and_keep_their_mass():
     digit = jnp.zeros((200, 28, 28, 1)).at[:, 8:20, 8:20].set(200 / 255)
     image, moved = pairs.rotated_shifted_scaled()(KEY, digit)
@@ -128,6 +129,7 @@ def decoder():
     return learned(model, *model.init(KEY), radius=1.0)
 
 
+@pytest.mark.slow
 def test_an_exported_decoder_is_the_decoder_for_every_batch():
     space = decoder()
     program = exported(space, (8, 8, 1), platforms=("cpu", "cuda"))

@@ -47,6 +47,7 @@ def attacks(space):
     }
 
 
+@pytest.mark.slow
 def test_grid_through_a_warp_is_brute_force():
     found = jax.jit(lambda k: sets.attack_through(SPACE, attacks(SPACE)["grid"])(k, net, X, Y))(KEY)
     best, image = np.asarray(CLEAN), np.asarray(X)
@@ -108,6 +109,7 @@ def test_reaches_the_closed_form_of_a_linear_decoder():
     np.testing.assert_allclose(found.value, best, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_lifted_solver_runs_in_segments_over_chosen_rows():
     solver = sets.solver_through(SPACE, square(SPACE.threat, queries=6))
     whole = solver(KEY, objectives.margin(net, Y), X)

@@ -34,6 +34,7 @@ def whole_severities(threat):
     return as_attack(grid(threat, counts=(6,)))
 
 
+@pytest.mark.slow
 def test_tries_all_corruptions_at_all_whole_severities():
     found = jax.jit(lambda k: worst_corruption(whole_severities, names=NAMES)(k, net, X, Y))(KEY)
     keys, best = keys_for(KEY, B), np.asarray(CLEAN)

@@ -41,6 +41,7 @@ def written(folder):
     return sorted(file.name for file in Path(folder).rglob("*-cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["block", "on"])
 def test_programs_are_kept_for_this_processor(tmp_path, how):
     first = run(tmp_path, how, "")

@@ -76,6 +76,7 @@ def rgb(colour: str) -> tuple[int, ...]:
     return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
+@pytest.mark.slow
 def test_curves_have_a_colour_each_and_bands():
     x = np.linspace(0, 8, 9)
     band = (50 - x, 40 - x, 60 - x)

@@ -53,6 +53,7 @@ def test_distributed_wants_all_addresses_or_none():
         distributed(True, coordinator="localhost:1", process_id=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags, expected", [("", None), ("--xla_force_host_platform_device_count=3", 3)])
 def test_every_core_is_a_device_unless_told_otherwise_or_too_late(flags, expected):
     program = """

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from robustjax import logit, training
 from robustjax.models import small
@@ -49,6 +50,7 @@ def train(out, updates: int, killed_at: int | None = None):
     return state
 
 
+@pytest.mark.slow
 def test_resuming_changes_no_bit(tmp_path):
     whole = train(tmp_path / "whole", 14)
     train(tmp_path / "broken", 14, killed_at=9)

@@ -154,6 +154,7 @@ def test_samples_with_nan_count_for_no_class():
     assert 400 < count.sum() < 600
 
 
+@pytest.mark.slow
 def test_votes_over_devices_are_those_of_one():
     mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
     count = votes(linear, noise.in_pixels(1.0, **ANYWHERE), classes=2, chunk_size=50)
@@ -164,6 +165,7 @@ def test_votes_over_devices_are_those_of_one():
     assert "all-reduce" not in hlo and "all-to-all" not in hlo
 
 
+@pytest.mark.slow
 def test_wrong_certificates_are_as_rare_as_promised():
     # One half-space at a known distance: every draw of the noise is a trial, any radius beyond it is wrong.
     distance, sigma, alpha, trials = 0.4, 1.0, 0.05, 2000

@@ -6,6 +6,7 @@ import pytest
 import scripts
 
 
+@pytest.mark.slow
 def test_smoke(tmp_path, capsys, monkeypatch):
     words = ("smoke", "--peer-images", 0, "--out", tmp_path / "lines.jsonl")
     done = scripts.call(capsys, monkeypatch, "benchmarks.certify", *words)

@@ -72,6 +72,7 @@ def source(file, **settings):
     return Source(checkpoint=file, dataset="made_up", **settings)
 
 
+@pytest.mark.slow
 def test_of_two_look_alikes_the_one_that_was_trained_is_read(file, test_images):
     given = dict(mean=GIVEN["mean"], std=GIVEN["std"])
     network, flag = network_source.open_checkpoint(source(file, **given), test_images)

@@ -165,7 +165,7 @@ def test_functions_that_are_no_classifiers_are_refused(name, says, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     stochastic = name.endswith("keys")
     source = network_source.Source(
-        function=f"wrong_source:{name}", dataset="digits", stochastic=stochastic, passes=1
+        function=f"wrong_source:{name}", dataset="digits", stochastic=stochastic, samples=1
     )
     with pytest.raises(ValueError, match=re.escape(says)) as caught:
         network_source.open_network(source, 20, 0)

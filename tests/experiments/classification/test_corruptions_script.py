@@ -47,6 +47,7 @@ def same(first, second):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
 
 
+@pytest.mark.slow
 def test_report_resumption_and_files(measure, tmp_path, monkeypatch):
     done = measure(tmp_path / "whole")
     assert done.returncode == 0 and "mean" in done.stderr

@@ -58,6 +58,7 @@ def call(capsys, monkeypatch, tree):
     return run
 
 
+@pytest.mark.slow
 def test_attack_on_a_folder_tree(call, tree, tmp_path, monkeypatch):
     monkeypatch.setattr(attack_script, "write_report", lambda *given: "no report")  # drawing takes seconds
     words = ("--radii", 1, "--attacks", "pgd-margin", "--images")

@@ -53,6 +53,7 @@ def test_an_epoch_sees_every_image_once_in_a_new_order():
     assert (seen[0] != seen[1]).any()
 
 
+@pytest.mark.slow
 def test_every_attack_can_be_named():
     model, tx = small.linear(shape=(8, 8, 1)), optimizers.sgd(0.1)
     batch = speedrun.Batch(jnp.full((4, 8, 8, 1), 0.5), jnp.arange(4, dtype=jnp.int32))

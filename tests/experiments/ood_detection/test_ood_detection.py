@@ -110,6 +110,7 @@ def my_attack(threat, detector, *, steps, restarts):
 """
 
 
+@pytest.mark.slow
 def test_what_gradients_miss_is_found_and_said(tmp_path, capsys, monkeypatch):
     """A plateau with a cliff behind it: no gradient, and the default attack crosses it."""
     (tmp_path / "plateau_for_ood_script.py").write_text(PLATEAU)
@@ -234,6 +235,7 @@ def test_radii_are_those_of_the_data_set():
     assert config.EvaluateConfig(attacks=()).with_radii_of("mnist").radii == ()
 
 
+@pytest.mark.slow
 def test_a_network_a_score_and_an_attack_of_ones_own(tmp_path, capsys, monkeypatch):
     (tmp_path / "mine_for_ood_script.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)

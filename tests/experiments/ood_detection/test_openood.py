@@ -119,6 +119,7 @@ def put(root, name, listed, count, labels):
     (root / f"benchmark_imglist/cifar10/{listed}.txt").write_text("\n".join(lines))
 
 
+@pytest.mark.slow
 def test_a_network_is_evaluated_searched_and_attacked(tmp_path, monkeypatch, capsys):
     root, out = tmp_path / "data", tmp_path / "out"
     (root / "benchmark_imglist/cifar10").mkdir(parents=True)

@@ -87,6 +87,7 @@ def test_what_is_finished_is_read_and_tabulated(tmp_path, capsys, monkeypatch):
     assert rows[0]["majority of draws, worst case %"] == "-" != rows[2]["majority of draws, worst case %"]
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_not_trained_on(tmp_path, capsys, monkeypatch):
     seen = []
     model = small.linear(classes=10, shape=SHAPE)

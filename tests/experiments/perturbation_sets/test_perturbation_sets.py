@@ -115,6 +115,7 @@ def test_settings_are_checked(cfg, words):
         command_line.validate(cfg)
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_kind_is_refused(runs, tmp_path):
     with pytest.raises(ValueError, match=r"holds no run of perturbation_sets\.train "):
         networks.open_set(str(tmp_path))

@@ -37,6 +37,7 @@ def test_it_leaves_a_report_with_every_figure(folder, results):
     assert results["config"]["radii"] == 5 and "jax" in results["made_with"]["versions"]
 
 
+@pytest.mark.slow
 def test_the_table_is_the_golden_one(results):
     golden = {
         (KIND[c["inputs"]["p"]], c["inputs"]["b"]): c["expected"]
