@@ -5,6 +5,7 @@ compiled.
 """
 
 import functools
+import gc
 
 import jax
 import jax.extend
@@ -42,6 +43,7 @@ def images(name, count=2, *, channels=3):
 @pytest.mark.parametrize("name", MODELS)
 def test_shapes_and_dtypes(name):
     """Logits, features and what is kept are float32, in the mode of training too, whatever the network computes in."""
+    gc.collect()  # of what earlier tests left
     before, (model, params, state) = len(jax.live_arrays()), traced(name)
     kept = jax.tree.leaves((params, state))
     assert kept and {leaf.dtype for leaf in kept} == {jnp.dtype(jnp.float32)}
@@ -57,7 +59,7 @@ def test_shapes_and_dtypes(name):
     assert out == (logits, state)
     computed = {e.invars[0].aval.dtype for e in equations(program.jaxpr) if e.primitive.name in PRODUCTS}
     assert computed == {jnp.dtype(jnp.bfloat16)}
-    assert len(jax.live_arrays()) == before
+    assert len(jax.live_arrays()) <= before
 
 
 def equations(jaxpr):
