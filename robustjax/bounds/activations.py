@@ -81,7 +81,9 @@ _ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
         ("copy", "copy_p", "convert_element_type", "broadcast_in_dim", "reduce_precision"), np.copy
     ),
 }
-_GRID = np.concatenate([np.linspace(-20, 20, 401), np.linspace(-2.5, 2.5, 333)])
+# Far out as well: a ReLU that is clipped at 20 is one up to there.
+_FAR = np.geomspace(20, 1e6, 3000)
+_GRID = np.concatenate([-_FAR[::-1], np.linspace(-20, 20, 401), np.linspace(-2.5, 2.5, 333), _FAR])
 
 
 def curve_of(line: Line) -> Curve | None:

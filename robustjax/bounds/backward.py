@@ -36,8 +36,7 @@ def least(
     weights = dict(weights)
     rows = next(iter(weights.values())).shape[0]
     offset = jnp.zeros(rows, ball.x.dtype)
-    for line in reversed(program.lines):
-        (out,) = line.outputs
+    for out in (out for line in reversed(program.lines) for out in line.outputs):
         if out not in weights:
             continue
         weight, relaxation = weights.pop(out), relaxations[out]
@@ -74,7 +73,11 @@ def _over(ball: Ball, weight: Array) -> Array:
 
 def relaxations_of(program: Program, values: Mapping[Wire, Interval], moved: Moved = NOTHING) -> Relaxations:
     """Bound every operation by affine functions over intervals of its operands."""
-    return {line.outputs[0]: relaxed(line, values, moved.get(line.outputs[0])) for line in program.lines}
+    return {
+        out: relaxed(line, values, number, moved.get(out))
+        for line in program.lines
+        for number, out in enumerate(line.outputs)
+    }
 
 
 def by_relaxation(program: Program, ball: Ball, values: Values, *, chunk: int) -> Values:
@@ -89,14 +92,14 @@ def by_relaxation(program: Program, ball: Ball, values: Values, *, chunk: int) -
     relaxations: dict[Wire, Relaxation] = {}
     read = read_by_curves(program)
     for line in program.lines:
-        (out,) = line.outputs
-        (found,) = interval(line, tight)
-        found = Interval(jnp.maximum(found.low, values[out].low), jnp.minimum(found.high, values[out].high))
-        relaxations[out] = relaxed(line, tight)
-        if out in read:
-            low, high = bounds(program, ball, relaxations, out, found.low, chunk)
-            found = Interval(jnp.maximum(found.low, low), jnp.minimum(found.high, high))
-        tight[out] = found
+        for number, (out, found) in enumerate(zip(line.outputs, interval(line, tight), strict=True)):
+            low = jnp.maximum(found.low, values[out].low)
+            high = jnp.minimum(found.high, values[out].high)
+            relaxations[out] = relaxed(line, tight, number)
+            if out in read:
+                back = bounds(program, ball, relaxations, out, low, chunk)
+                low, high = jnp.maximum(low, back.low), jnp.minimum(high, back.high)
+            tight[out] = Interval(low, high)
     return tight
 
 

@@ -33,31 +33,32 @@ class Relaxation(NamedTuple):
     high_offset: Array
 
 
-def affine(line: Line, like: Mapping[Wire, Interval]) -> Relaxation:
-    """Write an operation that is affine as what it is."""
+def affine(line: Line, like: Mapping[Wire, Interval], number: int) -> Relaxation:
+    """Write a result of an operation that is affine as what it is; one that splits has several."""
     wires = list(dict.fromkeys(line.wires()))
     zeros = [jnp.zeros_like(like[w].low) for w in wires]
 
-    def fn(*values: Array) -> list[Array]:
+    def fn(*values: Array) -> Array:
         env = dict(zip(wires, values, strict=True))
-        return bind(line.equation, [env[v] if isinstance(v, Wire) else v for v in line.inputs])
+        return bind(line.equation, [env[v] if isinstance(v, Wire) else v for v in line.inputs])[number]
 
-    offsets, back = jax.vjp(fn, *zeros)
-    if len(offsets) != 1:
-        raise unsupported(line.name)
+    offset, back = jax.vjp(fn, *zeros)
 
     def pull(weight: Array) -> list[Array]:
-        return list(back([weight]))
+        return list(back(weight))
 
-    return Relaxation(wires, pull, offsets[0], pull, offsets[0])
+    return Relaxation(wires, pull, offset, pull, offset)
 
 
-def relaxed(line: Line, values: Mapping[Wire, Interval], moved: Interval | None = None) -> Relaxation:
-    """Bound an operation over intervals of its operands by affine functions.
+def relaxed(
+    line: Line, values: Mapping[Wire, Interval], number: int = 0, moved: Interval | None = None
+) -> Relaxation:
+    """Bound a result of an operation over intervals of its operands by affine functions.
 
     Args:
       line: the operation.
       values: intervals of its operands.
+      number: of the result, where there are several.
       moved: for functions of one number, by which part of the range of its slopes the lines below and above are turned
         away from those nearest on average.
 
@@ -65,7 +66,7 @@ def relaxed(line: Line, values: Mapping[Wire, Interval], moved: Interval | None 
       ValueError: for an operation that is not supported.
     """
     if is_affine(line):
-        return affine(line, values)
+        return affine(line, values, number)
     if (curve := curve_of(line)) is not None:
         return _curved(curve, line, values, moved)
     wires = list(dict.fromkeys(line.wires()))

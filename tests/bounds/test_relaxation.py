@@ -1,5 +1,6 @@
 """Linear relaxation: lines on the right side of every known curve, CROWN as written down by hand, never crossed."""
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +77,34 @@ def test_what_networks_write_in_several_operations_is_one_curve(fn, breaks):
 def test_a_function_that_only_looks_like_one_is_no_curve():
     program = recognised(traced(lambda z: z * jax.nn.sigmoid(1.5 * z), jnp.zeros(4)))
     assert [line.name for line in program.lines] == ["mul", "logistic", "mul"]
+
+
+@pytest.mark.parametrize("cut", [20.0, 100.0, 5e4])
+@pytest.mark.parametrize("method", ["ibp", "crown"])
+def test_a_clipped_relu_is_bounded_beyond_its_end(cut, method):
+    fn = lambda z: jnp.minimum(jax.nn.relu(2.0 * z), cut)
+    found = enclose(fn, Threat("linf", 1.0, 0.0, 1e6), jnp.full((1, 1), cut), method=method)
+    np.testing.assert_allclose([found.low, found.high], cut, rtol=1e-5)
+
+
+def test_operations_of_several_results_and_pooling_windows_against_points():
+    def fn(x):
+        first, second = jnp.split(x @ WEIGHTS[0][:, :6], 2, axis=1)
+        image = (
+            jnp.outer(jnp.ones(4), jax.nn.relu(first * second).reshape(-1)).reshape(4, -1, 3).swapaxes(0, 1)
+        )
+        image = image[..., None]
+        apart, shared = (flax.linen.max_pool(s * image, (2, 3), (n, 3)) for s, n in ((1.0, 2), (-1.0, 1)))
+        return jnp.concatenate([v.reshape(len(x), -1) for v in (apart, shared)], axis=1)
+
+    threat = Threat("linf", 0.2, 0.0, 1.0)
+    points = jax.vmap(lambda key: threat.sample(key, X))(jax.random.split(jax.random.key(0), 2000))
+    values = jax.jit(jax.vmap(fn))(points)
+    for method in ("crown-ibp", "crown"):
+        found = jax.jit(lambda x, method=method: enclose(fn, threat, x, method=method))(X)
+        assert (found.low <= values.min(axis=0) + 1e-5).all() and (
+            found.high >= values.max(axis=0) - 1e-5
+        ).all()
 
 
 WEIGHTS = [jnp.asarray(RNG.normal(size=s) / np.sqrt(s[0]), jnp.float32) for s in ((4, 7), (7, 6), (6, 3))]
