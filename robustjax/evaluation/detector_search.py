@@ -163,7 +163,7 @@ class _Scored:
         run, weights = self._programs[detector.build], (self.network.params, self.network.state)
         return [self._over(run, split, *weights, fitted) for split in self.splits]
 
-    def _over(self, run: Any, split: Split, *arguments: Any) -> Any:
+    def _over(self, run: Callable[..., Any], split: Split, *arguments: Any) -> Any:
         count = min(self.batch_size, len(split.label))
         return run(jax.random.key(0), data.evaluation(split, batch_size=count), *arguments)
 
