@@ -12,7 +12,7 @@ from experiments.ood_detection.evaluate_results import Files, Flags, Sets, main_
 from experiments.shared import report_pieces
 from robustjax import runtime
 from robustjax.catalog.score_attacks import score_attack
-from robustjax.evaluation.scores import ALPHA, ATTACKED_SAMPLES
+from robustjax.evaluation.scores import ALPHA, ATTACKED_SAMPLES, QUERIES
 from robustjax.ood import metrics
 from robustjax.runtime import figures, image_grids, strict_json
 from robustjax.runtime.provenance import plain
@@ -111,8 +111,8 @@ def build(
             smoothed_rows(cfg, table),
             caption=f"The median of the scores of {cfg.samples} copies with noise of {cfg.sigma:g}. Within an l2 "
             "radius no attack can bring its AUROC below the certified number (each image's bounds hold with "
-            f"probability {1 - ALPHA:g}); the attack, APGD on the mean of {ATTACKED_SAMPLES} copies, "
-            "brings it down to the attacked one: the truth lies between the two.",
+            f"probability {1 - ALPHA:g}); the attack, APGD and {QUERIES} queries of Square on the mean of "
+            f"{ATTACKED_SAMPLES} copies, brings it down to the attacked one: the truth lies between the two.",
         )
     if cases:
         report.section("Attacked OOD images")
