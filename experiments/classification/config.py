@@ -53,8 +53,8 @@ class TrainConfig:
     model: str = "convnet_small"  # of catalog.models (a wrong name lists all), or module:name of a function
     dtype: str = "float32"  # what the network computes in, or bfloat16; logits and losses stay float32
     remat: bool = False  # recompute what lies inside residual blocks: less memory, a third more time
-    # standard, adversarial, half_adversarial, trades, mart, fgsm_rs, n_fgsm, free, or module:name of a function;
-    # see catalog.losses
+    # standard, adversarial, half_adversarial, trades, trades_official, mart, fgsm_rs, n_fgsm, free, or module:name of a
+    # function; see catalog.losses
     loss: str = "adversarial"
     attack: PGD = PGD()  # the adversary of training
     warmup: Share = 0.0  # share of the run over which the training radius grows from 0 to --attack.eps

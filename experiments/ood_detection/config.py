@@ -13,7 +13,7 @@ from experiments.shared.fields import (
     Seed,
     Share,
 )
-from experiments.shared.settings import PGD, Cluster, Optimizer
+from experiments.shared.settings import PGD, Cluster, Optimizer, after_epochs
 from robustjax.attacks import compose, pgd
 from robustjax.catalog import ood_losses
 from robustjax.catalog.openood import BENCHMARKS
@@ -40,7 +40,9 @@ class TrainConfig:
         "published", "kl_from_uniform", "ce_to_uniform", "log_confidence", "negative_entropy", "logit_spread"
     ] = "published"  # what must be small on OOD images, where the method has a choice
     beta: float = 6.0  # of trades, trades_acet and trades_ceda
-    ood_start: Share = 0.0  # share of the run before OOD images count; SOFL was published with half
+    # share of the run before OOD images count; SOFL was published with half, and with a rate that starts again there,
+    # while schedules here go on
+    ood_start: Share = 0.0
     id_attack: PGD = PGD()  # around ID images, in training
     ood_attack: PGD = PGD()  # around OOD images, in training
     keep_iterate: Literal["last", "best"] = "last"  # which point of a training attack is trained on
@@ -126,6 +128,7 @@ _GREY: dict[str, Any] = {
     "record_every": 50,
 }
 _SMOKE: dict[str, Any] = _attacks(0.1, 1, 1.0) | {"evaluation": PGD(steps=1, step=1.0)}
+ATOM_OPTIMIZER = Optimizer(schedule="piecewise", drops=after_epochs(50, 75, 90, of=100), weight_decay=1e-4)
 # Of the papers: ALOE has 100 epochs of 782 batches of 64 on 50,000 images; here a tenth of them is held out.
 _EPOCHS = 100 * 706
 TRAIN_PRESETS = {
@@ -149,7 +152,7 @@ TRAIN_PRESETS = {
         keep_iterate="best",
         mine_every=706,
         updates=_EPOCHS,
-        optimizer=Optimizer(schedule="piecewise", weight_decay=1e-4),
+        optimizer=ATOM_OPTIMIZER,
     ),
     "smoke": TrainConfig(
         **_SMOKE,

@@ -208,6 +208,10 @@ class TrainClassifierConfig:
     weight: Positive | None = None
     attack_radius: Positive = 1.0  # of the attack in smoothadv, as a share of the radius
     attack_steps: Count = 7  # of the training attack, each a fifth of the radius long
+    # where the attack of adversarial training starts: uniform in the ball, for many latents near its surface, or
+    # as published a uniform share of the radius away in a random direction
+    attack_start: Literal["ball", "radius"] = "ball"
+    truncate: bool = True  # latents of augmented at the radius; published ones are N(0, I), however long
     first_light: bool = False  # plain training of scenes sees them under their first light only
     pad: Count | None = None  # crop out of a border of this width, and flip
     epochs: Count = 80
@@ -228,11 +232,11 @@ class TrainClassifierConfig:
 
 _WIDE = TrainClassifierConfig(
     set="runs/cvae_cifar10", model="wideresnet28_10", epochs=100, pad=4, images=None, radius=28.0,
-    optimizer=Optimizer(rate=0.2),
+    optimizer=Optimizer(rate=0.2), attack_start="radius", truncate=False,
 )  # fmt: skip
 _UNET = TrainClassifierConfig(
     set="runs/cvae_mip5", model="unet", epochs=400, pad=10, images=None, radius=17.0,
-    optimizer=Optimizer(name="adam", rate=0.01, weight_decay=0.0), queries=0,
+    optimizer=Optimizer(name="adam", rate=0.01, weight_decay=0.0), queries=0, attack_start="radius", truncate=False,
 )  # fmt: skip
 CLASSIFIER_PRESETS = {
     "digits": TrainClassifierConfig(),

@@ -10,7 +10,7 @@ from experiments.perturbation_sets.networks import LearnedSet, as_images, pairs_
 from robustjax import data
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
-from robustjax.attacks.starts import at_origin
+from robustjax.attacks.starts import at_origin, random_radius
 from robustjax.data.augment import chain, crop, flip
 from robustjax.losses.macer import macer
 from robustjax.losses.max_clean_adversarial import max_clean_adversarial
@@ -87,13 +87,15 @@ def loss_on_set(
 ) -> Loss:
     """Build the loss of a method over a `Batch`."""
     space = learned(autoencoder, *trained, radius=radius)
-    ascent = pgd(space.threat, steps=cfg.attack_steps, step_size=radius / 5)
+    start = random_radius(space.threat) if cfg.attack_start == "radius" else None
+    ascent = pgd(space.threat, steps=cfg.attack_steps, step_size=radius / 5, start=start)
     noise = noisy(space, sigma_of(cfg, radius))
+    drawn = perturbed(space) if cfg.truncate else noisy(space, 1.0)
     if pixelwise:
         return {
             "plain": lambda: segmentation(model),
             "real": lambda: segmentation(model),
-            "augmented": lambda: segmentation(model, perturb=perturbed(space)),
+            "augmented": lambda: segmentation(model, perturb=drawn),
             "adversarial": lambda: max_clean_adversarial_segmentation(
                 model, sets.ascent_through(space, ascent)
             ),
@@ -103,7 +105,7 @@ def loss_on_set(
     return {
         "plain": lambda: standard(model),
         "real": lambda: standard(model),
-        "augmented": lambda: augmented(model, perturbed(space)),
+        "augmented": lambda: augmented(model, drawn),
         "adversarial": lambda: max_clean_adversarial(model, attack),
         "stability": lambda: stability(model, perturbed(space), weight=cfg.weight or 1.0),
         "smoothed": lambda: augmented(model, noise),

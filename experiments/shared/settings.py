@@ -5,7 +5,16 @@ from typing import Literal
 
 import optax
 
-from experiments.shared.fields import Count, CountOrNone, NonNegative, Positive, PositiveRadius, Radius, Share
+from experiments.shared.fields import (
+    Count,
+    CountOrNone,
+    NonNegative,
+    OpenShare,
+    Positive,
+    PositiveRadius,
+    Radius,
+    Share,
+)
 from robustjax import optimizers, runtime
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
@@ -75,17 +84,30 @@ class Optimizer:
     name: Literal["sgd", "adam"] = "sgd"
     rate: Positive = 0.1  # at its peak, per update
     schedule: Literal["constant", "piecewise", "cosine", "one_cycle"] = "one_cycle"
+    drops: tuple[OpenShare, ...] = (
+        0.5,
+        0.75,
+    )  # shares of the run after which piecewise divides the rate by 10
     momentum: Share = 0.9
     weight_decay: NonNegative = 5e-4
 
-    def over(self, updates: int) -> optax.GradientTransformation:
-        """Build the optimiser, its schedule stretched over the updates of a run."""
-        rate = {
-            "constant": lambda: self.rate,
-            "piecewise": lambda: optimizers.piecewise(self.rate, updates),
+    def rates(self, updates: int) -> optax.Schedule:
+        """Build the schedule of the rate: the number of updates done -> rate of the next."""
+        return {
+            "constant": lambda: optax.constant_schedule(self.rate),
+            "piecewise": lambda: optimizers.piecewise(self.rate, updates, at=self.drops),
             "cosine": lambda: optimizers.cosine(self.rate, updates),
             "one_cycle": lambda: optimizers.one_cycle(self.rate, updates),
         }[self.schedule]()
+
+    def over(self, updates: int) -> optax.GradientTransformation:
+        """Build the optimiser, its schedule stretched over the updates of a run."""
+        rate = self.rates(updates)
         if self.name == "adam":
             return optimizers.adam(rate, weight_decay=self.weight_decay)
         return optimizers.sgd(rate, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+def after_epochs(*epochs: int, of: int) -> tuple[float, ...]:
+    """Turn the epochs after which a published rate drops into shares of its run, as `Optimizer.drops` has them."""
+    return tuple(epoch / of for epoch in epochs)

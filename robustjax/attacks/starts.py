@@ -1,4 +1,4 @@
-"""First points of a search: x itself, normal noise, and random directions as the published APGD and FAB draw them."""
+"""First points of a search: x itself, normal noise, and random directions as published attacks draw them."""
 
 from collections.abc import Callable
 
@@ -61,6 +61,26 @@ def halfway(threat: Threat) -> Start:
 
     def start(key: Keys, x: Array) -> Array:
         return x + 0.5 * per_example(threat.eps, x) * _unit(threat, _direction(threat, key, x))
+
+    return start
+
+
+def random_radius(threat: Threat) -> Start:
+    """Start at a uniform share of the radius in a random direction, uniform (linf) or normal (l2, l1).
+
+    In many dimensions that is much nearer to x than `Threat.sample`, uniform in the ball, which lies at its surface.
+
+    Raises:
+      ValueError: if eps is infinite.
+
+    Reference: the attacks in latents of Wong and Kolter 2020, arXiv:2007.08450.
+    """
+    check_finite("random_radius", threat)
+
+    def start(key: Keys, x: Array) -> Array:
+        directions, shares = jax.vmap(jax.random.split, out_axes=1)(keys_for(key, x.shape[0]))
+        share = jax.vmap(lambda k: jax.random.uniform(k, (), x.dtype))(shares)
+        return x + per_example(threat.eps * share, x) * _unit(threat, _direction(threat, directions, x))
 
     return start
 

@@ -18,6 +18,7 @@ def augmentation(names: tuple[str, ...], dataset: str = "") -> augment.Augment |
     known = {
         "crop": lambda: augment.crop(4, fill=fill),
         "flip": augment.flip,
+        "resized_crop": augment.resized_crop,
         "cutout": lambda: augment.cutout(8, fill=fill),
         "cutout16": lambda: augment.cutout(16, fill=fill),
         "autoaugment_cifar10": lambda: autoaugment.autoaugment(autoaugment.CIFAR10, fill=fill),

@@ -45,11 +45,16 @@ def _n_fgsm(model: Model, threat: Threat, smoothing: Number) -> Loss:
     return adversarial(model, compose.against(n_fgsm(threat), objectives.cross_entropy), smoothing=smoothing)
 
 
+def _trades_official(model: Model, ascent: Ascent, beta: Number) -> Loss:
+    return trades(model, ascent, beta=beta, compat="official")
+
+
 LOSSES: dict[str, Callable[..., Loss]] = {
     "standard": standard,
     "adversarial": adversarial,
     "half_adversarial": half_adversarial,
     "trades": trades,
+    "trades_official": _trades_official,  # with the three forward passes of the authors
     "mart": mart,
     "fgsm_rs": _fgsm_rs,
     "n_fgsm": _n_fgsm,

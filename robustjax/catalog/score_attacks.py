@@ -79,12 +79,12 @@ def whole(name: str, build: AttackBuilder) -> CasesBuilder:
 
 def _aloe(threat: Threat, detector: ScoredNetwork, *, steps: int, restarts: int) -> ScoreAttack:
     del steps, restarts
-    return presets.aloe(threat, detector.score, logits_of(detector))
+    return presets.aloe(threat, detector.score, None if detector.of_activations else logits_of(detector))
 
 
 def _atom(threat: Threat, detector: ScoredNetwork, *, steps: int, restarts: int) -> ScoreAttack:
     del steps, restarts
-    return presets.atom(threat, detector.score, _accepted(detector))
+    return presets.atom(threat, detector.score, None if detector.of_activations else _accepted(detector))
 
 
 def _atd(threat: Threat, detector: ScoredNetwork, *, steps: int, restarts: int) -> ScoreAttack:

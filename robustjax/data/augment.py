@@ -52,6 +52,53 @@ def flip() -> Augment:
     return flipped
 
 
+def resized_crop(
+    *, area: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> Augment:
+    """Cut a window of random size, shape and place, and scale it to the size of the image.
+
+    Its share of the area is uniform, the logarithm of width to height too. Of ten draws the first that fits is taken,
+    and the whole image if none does.
+
+    Args:
+      area: least and largest share of the image.
+      ratio: least and largest width to height.
+    Raises:
+      ValueError: if area is not in (0, 1], a ratio is not positive, or a pair falls.
+
+    Reference: torchvision's RandomResizedCrop, on images that are square already; windows have fractions of pixels, and
+      smaller ones are interpolated linearly, as larger ones are averaged.
+    """
+    if not (0 < area[0] <= area[1] <= 1 and 0 < ratio[0] <= ratio[1] and math.isfinite(ratio[1])):
+        raise ValueError(
+            f"resized_crop: area is {area} and ratio {ratio}, must rise, the area in (0, 1], the ratio above 0"
+        )
+
+    def cropped(key: PRNGKeyArray, images: Images) -> Images:
+        checks.floats("resized_crop", images, lower=-math.inf, upper=math.inf)
+        height, width = images.shape[1:3]
+
+        def one(key: PRNGKeyArray, image: Array) -> Array:
+            shares, shapes, places = jax.random.split(key, 3)
+            share = jax.random.uniform(shares, (10,), minval=area[0], maxval=area[1]) * height * width
+            shape = jnp.exp(
+                jax.random.uniform(shapes, (10,), minval=math.log(ratio[0]), maxval=math.log(ratio[1]))
+            )
+            sides = jnp.stack([jnp.sqrt(share / shape), jnp.sqrt(share * shape)], axis=1)
+            whole = jnp.asarray([height, width], jnp.float32)
+            fits = (sides <= whole).all(axis=1)
+            side = jnp.where(fits.any(), sides[fits.argmax()], whole)
+            corner = jax.random.uniform(places, (2,)) * (whole - side)
+            scale = whole / side
+            return jax.image.scale_and_translate(
+                image, image.shape, (0, 1), scale, -corner * scale, method="linear"
+            )
+
+        return jax.vmap(one)(keys_for(key, len(images)), images)
+
+    return cropped
+
+
 def cutout(size: int, *, fill: Colour = 0.0) -> Augment:
     """Cover one square window of each image.
 

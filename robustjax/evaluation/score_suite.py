@@ -198,6 +198,7 @@ class _Traced(NamedTuple):
 
     results: tuple[str, ...]
     classes: int | None
+    of_activations: bool
     steps: Steps
 
     def __call__(self, arrays: list[Any]) -> ScoredNetwork:
@@ -207,7 +208,7 @@ class _Traced(NamedTuple):
             return lambda x: self.steps.results(arrays, x)[place]
 
         functions: dict[str, Any] = {name: result(place) for place, name in enumerate(self.results)}
-        return ScoredNetwork(**functions, classes=self.classes)
+        return ScoredNetwork(**functions, classes=self.classes, of_activations=self.of_activations)
 
 
 def _by_batch(
@@ -221,7 +222,9 @@ def _by_batch(
         one = detector(*inputs[:-1])
         return tuple(getattr(one, name)(inputs[-1]) for name in names)
 
-    return ByBatch(results, images.shape[1:], arguments, partial(_Traced, names, whole.classes))
+    return ByBatch(
+        results, images.shape[1:], arguments, partial(_Traced, names, whole.classes, whole.of_activations)
+    )
 
 
 def numbered(sets: Mapping[str, int]) -> dict[str, np.ndarray]:

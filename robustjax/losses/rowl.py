@@ -14,7 +14,7 @@ from robustjax.types import Ascent, Images, Labels, Model, Number, Pair, frozen
 def rowl(model: Model, ascent: Ascent, *, weight: Number = 1.0) -> AdversarialLoss:
     """Minimise CE(f(u), v) + weight CE(f(u'), v) over ID and OOD images together, OOD images labelled K.
 
-    u' maximises the log-probability of a wrong label among all K + 1, drawn anew for each image and step.
+    u' maximises the log-probability of a wrong label among all K + 1, drawn anew for each image and update.
 
     Args:
       model: the classifier of K + 1 outputs; one forward pass serves clean and attacked images.
@@ -29,7 +29,9 @@ def rowl(model: Model, ascent: Ascent, *, weight: Number = 1.0) -> AdversarialLo
     Raises:
       ValueError: if a known weight is negative.
 
-    Reference: Sehwag et al. 2019, arXiv:1905.01726, with the settings of Chen et al. 2021, arXiv:2006.15207.
+    Reference: Sehwag et al. 2019, arXiv:1905.01726, with the settings of Chen et al. 2021, arXiv:2006.15207. Their code
+      draws the wrong label anew in every step of the attack, which then follows no objective; here it stays for all
+      steps of an attack, which makes it stronger.
     """
     check_weight("rowl", weight)
 

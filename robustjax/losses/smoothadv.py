@@ -25,8 +25,9 @@ def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, samples: int = 2) 
     Raises:
       ValueError: if samples is less than 1.
 
-    Reference: Salman et al. 2019, arXiv:1906.04584. Deviation: where the gradient is zero the published code steps at
-      random, here the point stays.
+    Reference: Salman et al. 2019, arXiv:1906.04584. Deviations: where the gradient is zero the published code steps at
+      random, here the point stays; it clips to the box before it projects to the ball, `Threat` after it, so that
+      points differ where both bind, and all lie in both.
     """
     checks.number("smoothadv", "sigma", sigma, least=0)
     checks.count("smoothadv", "samples", samples)

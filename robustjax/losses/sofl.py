@@ -13,7 +13,8 @@ def sofl(model: Model, *, classes: int, weight: Number = 5.0) -> Loss:
     """Minimise CE(f(x), y) + weight CE(f(z), t) for a network of K classes and some more for OOD images.
 
     t is the class predicted for z if it is one of those for OOD images, otherwise one of them at random. This is
-    the second of two stages; the first trains the same network on ID images alone, by `standard`.
+    the second of two stages; the first trains the same network on ID images alone, by `standard`. As published each
+    stage has 100 epochs and a new optimiser, whose rate starts at 0.1 again.
 
     Args:
       model: the classifier of K + R outputs; one forward pass serves ID and OOD images.

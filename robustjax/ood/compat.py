@@ -28,14 +28,11 @@ def aloe(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
     a, b = pair("aloe", id_scores, ood_scores)
     kept, passed = _sweep(a, b)
     recall, alarm = kept / a.size, passed / b.size
-    some, gone = kept + passed > 0, kept + passed < a.size + b.size
-    left, cut = (kept + passed)[some], (a.size + b.size - kept - passed)[gone]
     return {
         "auroc": _area(1 - recall, 1 - alarm),
         "fpr": float(alarm[np.abs(recall - 0.95).argmin()]),
         "detection_error": float(((1 - recall + alarm) / 2).min()),
-        "aupr_in": _area(_ends(0.0, 1 - recall[some], 1.0), _ends(0.5, kept[some] / left, 0.0)),
-        "aupr_out": _area(_ends(0.0, 1 - alarm[gone], 1.0), _ends(0.0, (b.size - passed[gone]) / cut, 0.5)),
+        **_interpolated_precision(kept, passed),
     }
 
 
@@ -43,23 +40,26 @@ def atom(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
     """Compute what the code of ATOM reports.
 
     The threshold is the score of rank round(n / 20), and only OOD images strictly above it count as accepted:
-    constant scores have FPR 0. The detection error weighs both sides by their numbers of examples.
+    constant scores have FPR 0. The detection error weighs both sides by their numbers of examples. The precision curves
+    pass equal scores at once, and otherwise are those of `aloe`, interpolated and with the same ends.
 
     Args:
       id_scores: scores of ID images (n,).
       ood_scores: scores of OOD images (m,).
     Returns:
-      auroc, fpr and detection_error.
+      auroc, fpr, detection_error, aupr_in and aupr_out.
 
     Reference: Chen et al. 2021, arXiv:2006.15207.
     """
     a, b = pair("atom", id_scores, ood_scores)
-    kept, passed = _sweep(a, b)
+    hits, alarms = _counts(a, b)
+    kept, passed = (np.concatenate([counts[::-1], [0]]) for counts in (hits, alarms))
     threshold = np.sort(a)[round(0.05 * a.size)]
     return {
         "auroc": auroc(a, b),
         "fpr": float((b > threshold).mean()),
         "detection_error": float((a.size - kept + passed).min() / (a.size + b.size)),
+        **_interpolated_precision(kept, passed),
     }
 
 
@@ -104,6 +104,18 @@ def _counts(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.
     thresholds = np.unique(np.concatenate([positive, negative]))[::-1]
     hits, alarms = (v.size - np.searchsorted(np.sort(v), thresholds) for v in (positive, negative))
     return hits, alarms
+
+
+def _interpolated_precision(kept: np.ndarray, passed: np.ndarray) -> dict[str, float]:
+    """Compute the areas under both precision curves from the numbers of ID and OOD images left at each threshold."""
+    n, m = int(kept[0]), int(passed[0])
+    recall, alarm = kept / n, passed / m
+    some, gone = kept + passed > 0, kept + passed < n + m
+    left, cut = (kept + passed)[some], (n + m - kept - passed)[gone]
+    return {
+        "aupr_in": _area(_ends(0.0, 1 - recall[some], 1.0), _ends(0.5, kept[some] / left, 0.0)),
+        "aupr_out": _area(_ends(0.0, 1 - alarm[gone], 1.0), _ends(0.0, (m - passed[gone]) / cut, 0.5)),
+    }
 
 
 def _precision_area(positive: np.ndarray, negative: np.ndarray) -> float:

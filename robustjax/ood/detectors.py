@@ -123,18 +123,21 @@ class ScoredNetwork(NamedTuple):
       logits_fn: of the network behind it, for surrogates; None where there is none.
       surrogate: what an adaptive attack maximises beside the score, or None.
       classes: of the ID data; outputs beyond them are reject classes. None for all outputs.
+      of_activations: whether the score was fitted to inner activations, which surrogates of logits need not move.
     """
 
     score: Score
     logits_fn: LogitsFn | None = None
     surrogate: Objective | None = None
     classes: int | None = None
+    of_activations: bool = False
 
 
 def built(detector: Detector, inputs: ScoreInputs) -> ScoredNetwork:
     """Build a detector's score and its surrogate."""
     surrogate = detector.surrogate and detector.surrogate(inputs)
-    return ScoredNetwork(detector.build(inputs), inputs.logits_fn, surrogate, inputs.classes)
+    of_activations = detector.fit is not None and detector.reads != "logits"
+    return ScoredNetwork(detector.build(inputs), inputs.logits_fn, surrogate, inputs.classes, of_activations)
 
 
 def logits_of(detector: ScoredNetwork) -> LogitsFn:

@@ -64,7 +64,10 @@ def threshold_keeping(id_scores: ArrayLike, share: float = 0.95) -> float:
 def fpr_id95(id_scores: ArrayLike, ood_scores: ArrayLike, *, share: float = 0.95) -> float:
     """Compute the share of OOD images accepted when 95 % of ID images are: ID is positive.
 
-    This is the FPR of ODIN, ALOE, ATOM and RATIO; `fpr_ood95` is another number under the same usual name.
+    This is the FPR of ODIN, ALOE, ATOM and RATIO; `fpr_ood95` is another number under the same usual name. Their code
+    reads it at thresholds of its own: ALOE's where the recall is nearest to 0.95 and ATOM's strictly above the score of
+    rank round(n / 20), see `compat`; RATIO's at a quantile interpolated between two scores, which accepts as many OOD
+    images unless some lie between these.
 
     Args:
       id_scores: scores of ID images (n,).

@@ -12,7 +12,7 @@ from robustjax.threats import Threat
 from robustjax.types import LogitsFn, Objective
 
 
-def aloe(threat: Threat, score: Score, logits_fn: LogitsFn, *, steps: int = 10) -> ScoreAttack:
+def aloe(threat: Threat, score: Score, logits_fn: LogitsFn | None, *, steps: int = 10) -> ScoreAttack:
     """Attack both sides as ALOE evaluates: ID images towards the uniform prediction, OOD images away from entropy.
 
     Ten steps of one level. The last point counts, even where it is better for the detector than the image. The
@@ -21,28 +21,33 @@ def aloe(threat: Threat, score: Score, logits_fn: LogitsFn, *, steps: int = 10) 
     Args:
       threat: in linf; published with eps 1/255.
       score: what the detector reads.
-      logits_fn: the network.
+      logits_fn: the network; None for scores of inner activations, which are then maximised themselves, as the
+        authors maximise the logistic regression of Mahalanobis distances.
       steps: of 1/255.
     Raises:
       ValueError: if the threat is not linf.
 
-    Reference: Chen et al. 2020, arXiv:2003.09711, without batch statistics and truncation.
+    Reference: Chen et al. 2020, arXiv:2003.09711, without batch statistics and truncation. Of the logistic regression
+      the authors maximise the cross-entropy of its two probabilities taken as logits, whose slope vanishes where they
+      are sure; here its log odds.
     """
     ascent = uint8_pgd(threat, steps=steps, keep="last")
+    uniform = () if logits_fn is None else (surrogates.toward_uniform(logits_fn),)
+    certain = () if logits_fn is None else (surrogates.certain(logits_fn),)
     return ScoreAttack(
-        lowered(ascent, score, surrogates=[surrogates.toward_uniform(logits_fn)], clean=False),
-        raised(ascent, score, surrogates=[surrogates.certain(logits_fn)], clean=False),
+        lowered(ascent, score, surrogates=uniform, clean=False),
+        raised(ascent, score, surrogates=certain, clean=False),
     )
 
 
-def atom(threat: Threat, score: Score, surrogate: Objective, *, steps: int = 40) -> ScoreAttack:
+def atom(threat: Threat, score: Score, surrogate: Objective | None, *, steps: int = 40) -> ScoreAttack:
     """Attack OOD images only, as ATOM evaluates: forty steps of one level from a random start, best point.
 
     Args:
       threat: in linf; published with eps 8/255.
       score: what the detector reads.
       surrogate: `attacks.objectives.ce_to_uniform` for MSP and ODIN, `surrogates.away_from_rejection` for networks
-        with reject classes.
+        with reject classes; None for scores of inner activations, which are maximised themselves as in `aloe`.
       steps: of 1/255.
     Raises:
       ValueError: if the threat is not linf.
@@ -50,7 +55,7 @@ def atom(threat: Threat, score: Score, surrogate: Objective, *, steps: int = 40)
     Reference: Chen et al. 2021, arXiv:2006.15207. The image itself competes by its score, there by the surrogate.
     """
     ascent = uint8_pgd(threat, steps=steps, start="uniform")
-    return ScoreAttack(None, raised(ascent, score, surrogates=[surrogate]))
+    return ScoreAttack(None, raised(ascent, score, surrogates=() if surrogate is None else (surrogate,)))
 
 
 def atd(threat: Threat, score: Score, *, steps: int = 100) -> ScoreAttack:

@@ -139,6 +139,9 @@ def few_shot(
 def clustered(features: np.ndarray, clusters: int, *, rounds: int = 100, seed: int = 0) -> np.ndarray:
     """Group features of length 1 by k-means: the cluster of each (n,).
 
+    The authors' code of SSD groups them after they are standardised, where directions of small variance count as much
+    as others; `ssd` standardises in either case.
+
     Args:
       features: (n, d).
       clusters: k, at most n.

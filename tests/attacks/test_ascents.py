@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from robustjax import numerics
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import fgsm, pgd
-from robustjax.attacks.starts import at_origin, gaussian_start
+from robustjax.attacks.starts import at_origin, gaussian_start, random_radius
 from robustjax.losses import fast
 from robustjax.threats import Threat
 
@@ -58,6 +59,17 @@ def test_reaches_the_closed_form_on_a_linear_function(kind, name):
     )
     gain = EPS[kind] * np.linalg.norm(SLOPE, DUAL[kind], axis=1)
     np.testing.assert_allclose(found.value - (SLOPE * X).sum(axis=1), gain, rtol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["linf", "l2"])
+def test_a_start_of_random_radius_is_uniform_along_the_radius(kind):
+    """Its distance is eps U(0, 1) and its direction has no mean; uniform in the ball it would be eps U^(1/D)."""
+    threat, many = Threat(kind, 0.3, -jnp.inf, jnp.inf), jnp.zeros((1000, D))
+    found = np.asarray(random_radius(threat)(jax.random.key(3), many))
+    share = np.linalg.norm(found, {"linf": np.inf, "l2": 2}[kind], axis=1) / 0.3
+    assert stats.kstest(share, "uniform").pvalue > 1e-3
+    mean = found.mean(axis=0) / found.std(axis=0) * np.sqrt(1000)
+    assert (np.abs(mean) < 4.5).all()
 
 
 def test_fgsm_is_exact_on_a_linear_function():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from robustjax.data import augment
 from robustjax.numerics import keys_for
@@ -61,6 +62,40 @@ def test_flip_mirrors_half_of_the_images():
     )
 
 
+def test_resized_crop_of_a_ramp_is_a_part_of_it_as_long_and_anywhere():
+    """On a linear image linear interpolation is exact: the slope is the side of the window, the middle its place."""
+    size = 32
+    ramp = (np.arange(size, dtype=np.float32) + 0.5) / size
+    image = np.stack(
+        [np.broadcast_to(ramp[:, None], (size, size)), np.broadcast_to(ramp, (size, size))], axis=-1
+    )
+    many = jnp.broadcast_to(jnp.asarray(image), (2000, *image.shape))
+    out = np.asarray(jax.jit(augment.resized_crop(area=(0.25, 1.0)))(jax.random.key(0), many))
+    inner = slice(8, 24)  # away from the border, where pixels outside would count
+    high = (out[:, 23, 16, 0] - out[:, 8, 16, 0]) * size / 15
+    wide = (out[:, 16, 23, 1] - out[:, 16, 8, 1]) * size / 15
+    np.testing.assert_allclose(
+        np.diff(out[:, inner, 16, 0], axis=1), high[:, None] / size * np.ones(15), atol=1e-5
+    )
+    assert (high < 1 + 1e-4).all() and (wide < 1 + 1e-4).all()
+    ratio = wide / high
+    assert ratio.min() > 0.75 - 1e-3 and ratio.max() < 4 / 3 + 1e-3 and abs(np.log(ratio).mean()) < 0.02
+    # Of windows whose shape fits whatever it is, the area is uniform, and so is the place in what is left.
+    area = high * wide
+    assert 0.25 - 1e-3 < area.min() < 0.27 and area.max() < 1 + 1e-3
+    small = area < 0.74
+    assert stats.kstest(area[small], stats.uniform(0.25, area[small].max() - 0.25).cdf).pvalue > 1e-3
+    for side, axis in ((high, 0), (wide, 1)):
+        corner = (out[:, 15:17, 15:17, axis].mean(axis=(1, 2)) - side / 2) / (1 - side)
+        assert stats.kstest(corner[side < 0.9], "uniform").pvalue > 1e-3
+
+
+def test_resized_crop_of_all_of_the_image_is_the_image():
+    whole = augment.resized_crop(area=(1.0, 1.0), ratio=(1.0, 1.0))
+    square = jnp.asarray(IMAGES[:, :5, :5])
+    np.testing.assert_allclose(whole(jax.random.key(0), square), square, atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [3, 4])
 def test_cutout_covers_a_window_around_any_pixel(size):
     assert_even(drawn(augment.cutout(size, fill=COLOUR), covered(IMAGES[0], size, COLOUR)))
@@ -115,6 +150,8 @@ def test_result_does_not_depend_on_the_rest_of_the_batch():
         (lambda: augment.crop(-1), "pad is -1"),
         (lambda: augment.crop(1, fill=128), "fill is 128"),
         (lambda: augment.cutout(-2), "size is -2"),
+        (lambda: augment.resized_crop(area=(0.0, 1.0)), "area is"),
+        (lambda: augment.resized_crop(ratio=(2.0, 1.0)), "must rise"),
         (lambda: augment.cutout(2, fill=(0.1, -0.1, 0.3)), "fill is -0.1, must be at least 0"),
     ],
 )

@@ -143,6 +143,22 @@ def test_trades_and_mart_are_their_formulas():
         np.testing.assert_allclose(loss(PARAMS, STATE, BATCH, KEY)[0], expected.mean(), rtol=1e-4)
 
 
+def test_trades_runs_the_clean_images_once_more_as_the_authors_do():
+    """A state that counts passes and remembers their order: clean and attacked, then clean again."""
+
+    def apply(params, state, x, *, train=False, key=None):
+        logits = MODEL.apply(params, STATE, x)[0]
+        return logits, 10 * state + jnp.where((x == BATCH.image).all(), 1, 2) if train else state
+
+    counting = Model(MODEL.init, apply, MODEL.features)
+    (ours, (after, _)), (theirs, (thrice, _)) = (
+        trades(counting, ASCENT, compat=compat)(PARAMS, jnp.int32(0), BATCH, KEY)
+        for compat in (None, "official")
+    )
+    assert (int(after), int(thrice)) == (12, 121)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-6)
+
+
 def test_trades_attack_climbs_the_divergence_from_the_clean_prediction():
     loss = trades(MODEL, pgd(THREAT, steps=10, step_size=0.02))
     clean = MODEL.apply(PARAMS, STATE, BATCH.image)[0]
@@ -233,6 +249,7 @@ def test_free_replays_are_sign_ascent_in_delta_and_descent_in_the_network():
         (lambda: standard(MODEL, smoothing=1.5), "standard: smoothing is 1.5"),
         (lambda: adversarial(MODEL, ATTACK, smoothing=-0.1), "adversarial: smoothing is -0.1"),
         (lambda: trades(MODEL, ASCENT, beta=-1.0), "trades: beta is -1.0"),
+        (lambda: trades(MODEL, ASCENT, compat="authors"), "trades: compat is 'authors'"),  # pyright: ignore
         (lambda: mart(MODEL, ATTACK, beta=-1.0), "mart: beta is -1.0"),
         (lambda: awp(adversarial(MODEL, ATTACK), gamma=-1.0), "awp: gamma is -1.0"),
     ],

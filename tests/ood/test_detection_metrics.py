@@ -48,6 +48,28 @@ def test_the_verified_table(case):
     close([aloe["aupr_out"], metrics.aupr_out(a, b)], aupr_out)
 
 
+@pytest.mark.parametrize(
+    ("case", "aupr_in", "aupr_out"),
+    [
+        # One step from (1, 1/2) through (1, n / (n + m)) to (0, 0): n / (n + m) / 2, and m / (n + m) / 2.
+        ("constant", 0.25, 0.25),
+        ("constant, unbalanced", 0.1, 0.4),
+        ("perfect", 0.995, 0.995),  # without ties as ALOE's
+        # ID 1 2 3 4 and OOD 0 1 2 5, cut at each score: recall 1, 1, 3/4, 1/2, 1/4, 0, precision 1/2, 4/7, 3/5, 2/3,
+        # 1/2, 0; and 0, 1/4, 1/2, 3/4, 1 with 1, 1, 2/3, 3/5 and 3/7, 1/2, from 0 at (0, 0).
+        (
+            "by hand",
+            ((4 / 7 + 3 / 5) + (3 / 5 + 2 / 3) + (2 / 3 + 1 / 2) + 1 / 2) / 8,
+            ((0 + 1) + (1 + 2 / 3) + (2 / 3 + 3 / 5) + (3 / 7 + 1 / 2)) / 8,
+        ),
+    ],
+)
+def test_atom_passes_equal_scores_at_once(case, aupr_in, aupr_out):
+    a, b, *_ = TABLE[case]
+    found = compat.atom(a, b)
+    np.testing.assert_allclose([found["aupr_in"], found["aupr_out"]], [aupr_in, aupr_out], rtol=1e-12)
+
+
 @settings(max_examples=60, deadline=None)
 @given(*BOTH)
 def test_equal_to_scikit_learn(a, b):

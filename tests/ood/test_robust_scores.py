@@ -8,11 +8,14 @@ from scipy import stats
 
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
+from robustjax.attacks.case import rows_of
 from robustjax.attacks.pgd import fgsm, pgd, pgd_solver
 from robustjax.attacks.starts import at_origin
+from robustjax.catalog.score_attacks import score_attack
 from robustjax.models import small
 from robustjax.numerics import keys_for
 from robustjax.ood import gaussian_scores, logit_scores, presets, protocols, score_attacks, surrogates
+from robustjax.ood.detectors import ScoredNetwork
 from robustjax.ood.odin import odin
 from robustjax.ood.scores import scored
 from robustjax.ood.uint8_grid import uint8_pgd
@@ -65,6 +68,25 @@ def test_linear_scores_move_by_the_room_there_is(ascent):
         )
         np.testing.assert_allclose(found.value, linear(found.x), atol=1e-5)
         assert threat.contains(found.x, x).all()
+
+
+@pytest.mark.parametrize("name", ["aloe", "atom"])
+def test_published_attacks_climb_a_score_of_activations_itself(name):
+    """A linear score moves by all the room there is; the logits, which know nothing of it, are not asked."""
+
+    def blind(x):
+        raise AssertionError("the logits are asked")
+
+    eps, grid = 3 / 255, jnp.round(X * 255) / 255
+    detector = ScoredNetwork(linear, blind, classes=4, of_activations=True)
+    (case,) = score_attack(name).cases(Threat("linf", eps), classes=4, surrogate=False, steps=1, restarts=1)
+    clean = linear(grid)
+    for is_id in (True, False):
+        rows = rows_of(case, keys_for(KEY, 6), jnp.full(6, is_id), {}, jnp.int32(0), grid)
+        moved = case.run_whole(detector, rows, grid).value * (-1 if is_id else 1) - clean
+        pushed = np.where((W > 0) ^ is_id, 1 - grid, grid)
+        expected = (np.abs(W) * np.minimum(eps, pushed)).sum(axis=1) * (-1 if is_id else 1)
+        np.testing.assert_allclose(moved, 0 if name == "atom" and is_id else expected, atol=1e-5)
 
 
 def test_distances_fall_by_the_radius():

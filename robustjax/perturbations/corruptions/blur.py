@@ -50,7 +50,8 @@ def glass_blur(key: Keys, x: Images, severity: Radius) -> Images:
     Between two severities a sweep is mixed with the image before it.
 
     Reference: see `parameters`. The published code means to swap pixels, but copies them, always from above
-      or the left and never into the first two rows and columns; so do we, without its rounding to 8 bits.
+      or the left and never into the first two rows and columns; so do we, without its rounding to 8 bits
+      between the first blur and the sweeps, which moves values by half a level at most.
     """
 
     def one(key, image, severity):

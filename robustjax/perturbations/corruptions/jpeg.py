@@ -52,7 +52,8 @@ def compressed(image: Float[Array, "h w c"], quality: Number) -> Float[Array, "h
       quality: 1 to 100, in the sense of libjpeg; it may be traced.
 
     Reference: ITU T.81, the tables of its annex K, and libjpeg's scaling, chroma filters and rounding; only the
-      result itself is not rounded to 8 bits.
+      result itself is not rounded to 8 bits. A coefficient next to the middle of two steps may be rounded the other
+      way, which changes its block: some values in a hundred then differ from Pillow's, by up to 20 levels.
     """
     height, width, channels = image.shape
     levels = 255.0 * image
