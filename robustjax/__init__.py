@@ -20,10 +20,10 @@ box), and solvers that know nothing else. The architecture, floor by floor; impo
    smoothing/     certificates by noise, in pixels or in the parameters of a set
    bounds/        certificates by intervals and linear relaxation: how sure a network can be made over a threat
 2  attacks/       solvers: they know a threat and a function, never a network
-1  threats        norm balls with a box
+1  threats        norm balls with a box, and l0: a few pixels
    models/        networks behind `types.Model`
    data/          data sets, streams, augmentation, OOD images
-0  types  numerics  logit  logistic_regression  checks  binomial  traced
+0  types  numerics  logit  logistic_regression  checks  binomial  traced  l0
 ```
 """
 

@@ -8,14 +8,14 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from robustjax.numerics import Norm
+from robustjax.numerics import AnyNorm, Norm
 from robustjax.types import Flag
 
 PROBED = 64  # images that a network is tried on before any work
@@ -158,26 +158,43 @@ def labels(who: str, y: Any, *, count: int, classes: int | None = None) -> np.nd
 
 
 def radius(
-    who: str, eps: Any, *, norm: str, shape: Sequence[int], lower: float = 0.0, upper: float = 1.0
+    who: str,
+    eps: Any,
+    *,
+    norm: str,
+    shape: Sequence[int],
+    lower: float = 0.0,
+    upper: float = 1.0,
+    l0: bool = False,
 ) -> float:
     """Check a radius against its norm and box.
 
     Args:
       who: the function that was called, for the error.
       eps: in units of the images.
-      norm: linf, l2 or l1.
+      norm: linf, l2 or l1; or l0, whose radius counts pixels.
       shape: of one image.
       lower, upper: the box.
+      l0: whether the norm may be l0.
     Raises:
-      ValueError: in one line, if it is no number, negative, not finite, or larger than the box is wide.
+      ValueError: in one line, if it is no number, negative, not finite, or larger than the box is wide; in l0, if it is
+        not whole, or more than there are pixels.
     """
-    if not isinstance(norm, str) or norm not in Norm.__args__:
-        raise ValueError(f"{who}: norm is {_shown(norm)}, must be one of {', '.join(Norm.__args__)}")
+    known = get_args(AnyNorm if l0 else Norm)
+    if not isinstance(norm, str) or norm not in known:
+        raise ValueError(f"{who}: norm is {_shown(norm)}, must be one of {', '.join(known)}")
     if not _number(eps):
         raise ValueError(f"{who}: eps is {_shown(eps)}, must be a number such as 8 / 255")
     eps = float(eps)
     if not (math.isfinite(eps) and eps > 0):
         raise ValueError(f"{who}: eps is {eps:g}, must be above 0 and finite")
+    if norm == "l0":
+        pixels = math.prod(shape[:-1])
+        if eps != math.floor(eps) or eps > pixels:
+            raise ValueError(
+                f"{who}: eps is {eps:g}, must be a whole number from 1 to {pixels}: in l0 it counts pixels"
+            )
+        return eps
     side, features = upper - lower, math.prod(shape)
     widest = {"linf": side, "l2": side * math.sqrt(features), "l1": side * features}[norm]
     if eps > widest:
@@ -482,9 +499,25 @@ def floating(who: str, what: str, found: Any) -> None:
         raise ValueError(f"{who}: the {what} gives {found.dtype}, must give floats, which have a slope")
 
 
-def threat(who: str, given: Any, *, normed: bool = True) -> None:
+def norm(who: str, given: Any) -> Norm:
+    """Check a norm where lengths are needed: linf, l2 or l1, not l0.
+
+    Raises:
+      ValueError: in one line, if it is another.
+    """
+    if not isinstance(given, str) or given not in get_args(Norm):
+        raise ValueError(f"{who}: norm is {_shown(given)}, must be one of {', '.join(get_args(Norm))}")
+    return cast(Norm, given)
+
+
+def threat(who: str, given: Any, *, normed: bool = True, l0: bool = False) -> None:
     """Check that a threat is one, with a norm unless any ball will do.
 
+    Args:
+      who: the function that was called, for the error.
+      given: the threat.
+      normed: whether it must have a norm.
+      l0: whether that may be l0, which not everything can search.
     Raises:
       ValueError: in one line, if it is not.
     """
@@ -492,6 +525,8 @@ def threat(who: str, given: Any, *, normed: bool = True) -> None:
         raise ValueError(
             f'{who}: threat is {_shown(given)}, must be a robustjax.Threat, such as Threat("linf", 8 / 255)'
         )
+    if normed and not l0:
+        norm(who, given.norm)
 
 
 def corruptions(who: str, names: Any, severities: Any, *, known: Sequence[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Arithmetic that respects the batch: per-example norms, safe division, masked means, keys and packing."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import chex
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 from robustjax.types import Keys, Mask, PerExample
 
 Norm = Literal["linf", "l2", "l1"]
+AnyNorm = Literal["linf", "l2", "l1", "l0"]  # of a threat; l0 counts, it measures no length
 TINY = 1e-30  # far below any gradient that float32 resolves, far above its smallest normal number
 
 
@@ -50,6 +51,8 @@ def norm(x: Float[Array, "b ..."], kind: Norm) -> PerExample:
         return flat.max(axis=1)
     if kind == "l1":
         return flat.sum(axis=1)
+    if kind != "l2":
+        raise ValueError(f"norm: norm is {kind!r}, must be one of {', '.join(get_args(Norm))}")
     # Scaling by the largest entry keeps squares of tiny gradients (1e-25 and below) from underflowing to zero.
     largest = jax.lax.stop_gradient(jnp.maximum(flat.max(axis=1), TINY))
     square = jnp.square(flat / largest[:, None]).sum(axis=1)

@@ -2,16 +2,16 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, Protocol, cast, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from robustjax import checks
-from robustjax.numerics import TINY, Norm, constant, divide, keys_for, norm, per_example, toward
-from robustjax.types import Keys, Mask, Radius
+from robustjax import checks, l0
+from robustjax.numerics import TINY, AnyNorm, constant, divide, keys_for, norm, per_example, toward
+from robustjax.types import Keys, Mask, PerExample, Radius
 
 
 @runtime_checkable
@@ -43,7 +43,7 @@ class Region(Protocol):
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["eps", "lower", "upper"],
-    meta_fields=["norm", "exact", "density"],
+    meta_fields=["norm", "exact", "density", "channels"],
 )
 @dataclasses.dataclass(frozen=True)
 class Threat:
@@ -53,32 +53,36 @@ class Threat:
     a pytree, so one compiled program serves every radius and `vmap` over `eps` gives a robustness curve.
 
     Args:
-      norm: "linf", "l2" or "l1", over all features of an example.
-      eps: radius, in the units of x; a number, or one per example (b,).
+      norm: "linf", "l2" or "l1", over all features of an example; or "l0", which counts what differs at all.
+      eps: radius, in the units of x; in l0 how many pixels or features may change. A number, or one per example (b,).
       lower, upper: the box, broadcast against x; -inf and inf for none.
       exact: project l2 onto the intersection of ball and box, its nearest point, instead of the ball and then
         the box, which is what published attacks do. Linf and l1 are always exact.
       density: share of the features that one l1 step moves.
+      channels: in l0 how many neighbouring features count as one. By default pixels are counted: images (b, h, w, c)
+        have all channels of a pixel change together, and anything else has single features. 1 counts features.
 
     Raises:
-      ValueError: for an unknown norm, a negative or NaN radius, a box that is empty or a single point, or a density
-        outside (0, 1]; in use, for a radius of another shape than () or (b,).
+      ValueError: for an unknown norm, a negative or NaN radius, one that is not whole in l0, a box that is empty or a
+        single point, a density outside (0, 1], or channels without l0; in use, for a radius of another shape than ()
+        or (b,), and for draws in l0 from a box that is infinite.
 
     Reference: exact l1 with box: Croce and Hein 2021, arXiv:2103.01208. Sparse l1 steps: Tramer and Boneh 2019,
       arXiv:1904.13000, with the share of features, not a quantile of them, as the setting.
     """
 
-    norm: Norm
+    norm: AnyNorm
     eps: Radius
     lower: float | Array = 0.0
     upper: float | Array = 1.0
     exact: bool = False
     density: float = 0.01
+    channels: int | None = None
 
     def __post_init__(self):
         """Check the settings that are known now; traced ones cannot be."""
-        if self.norm not in get_args(Norm):
-            raise ValueError(f"Threat: norm is {self.norm!r}, must be one of {', '.join(get_args(Norm))}")
+        if self.norm not in get_args(AnyNorm):
+            raise ValueError(f"Threat: norm is {self.norm!r}, must be one of {', '.join(get_args(AnyNorm))}")
         for name in ("eps", "lower", "upper"):
             value = getattr(self, name)
             if isinstance(value, str | list | tuple | dict):
@@ -88,6 +92,8 @@ class Threat:
         eps, lower, upper = (checks.known(value) for value in (self.eps, self.lower, self.upper))
         if eps is not None and not (eps >= 0).all():
             raise ValueError(f"Threat: eps is {self.eps}, must be at least 0")
+        if self.norm == "l0" and eps is not None and (np.floor(eps) != eps).any():
+            raise ValueError(f"Threat: eps is {self.eps}, must be whole in l0: it counts pixels or features")
         for name, edge in (("lower", lower), ("upper", upper)):
             if edge is not None and np.isnan(edge).any():
                 raise ValueError(f"Threat: {name} is {edge}, must be a number")
@@ -95,6 +101,12 @@ class Threat:
             raise ValueError(f"Threat: the box is [{self.lower}, {self.upper}], lower must be below upper")
         if not 0 < self.density <= 1:
             raise ValueError(f"Threat: density is {self.density}, must be in (0, 1]")
+        if self.channels is not None:
+            checks.count("Threat", "channels", self.channels)
+            if self.norm != "l0":
+                raise ValueError(
+                    f"Threat: channels is {self.channels} in {self.norm}, must be None: l0 alone counts"
+                )
 
     def project(self, x: Float[Array, "b ..."], origin: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         """Move each x to a feasible point, the nearest one in l2 distance (see `exact` for l2 with a box).
@@ -105,6 +117,8 @@ class Threat:
         if jnp.finfo(origin.dtype).bits < 32:
             wide = self.project(x.astype(jnp.float32), origin.astype(jnp.float32))
             return toward(origin, wide)
+        if self.norm == "l0":
+            return l0.nearest(x, origin, self.lower, self.upper, self.eps, self.channels)
         eps = per_example(self.eps, x)
         if self.norm == "linf":
             return jnp.clip(x, jnp.maximum(origin - eps, self.lower), jnp.minimum(origin + eps, self.upper))
@@ -123,6 +137,8 @@ class Threat:
     def sample(self, key: Keys, origin: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         """Draw a point uniformly in the ball around each origin, then clip it to the box.
 
+        In l0 as many places as allowed are drawn uniformly, and what they become uniformly in the box.
+
         Args:
           key: one key, or one per example.
           origin: centres, (b, ...).
@@ -132,6 +148,8 @@ class Threat:
             return toward(origin, self.sample(key, origin.astype(jnp.float32)))
         keys = keys_for(key, origin.shape[0])
         shape = origin.shape[1:]
+        if self.norm == "l0":
+            return self._sparse(keys, origin)
         if self.norm == "linf":
             unit = jax.vmap(lambda k: jax.random.uniform(k, shape, origin.dtype, -1.0, 1.0))(keys)
         else:
@@ -144,26 +162,56 @@ class Threat:
         # A box edge of the origin belongs to the set, so the clip keeps the point in the ball.
         return jnp.clip(origin + per_example(self.eps, origin) * unit, self.lower, self.upper)
 
+    def _sparse(self, keys: Keys, origin: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        """Draw a point of the l0 ball: uniform among the supports, and uniform in the box there."""
+        low, high = (jnp.asarray(edge, origin.dtype) for edge in (self.lower, self.upper))
+        if (known := checks.known(high - low)) is not None and np.isinf(known).any():
+            raise ValueError(
+                f"Threat: the box is [{self.lower}, {self.upper}], must be finite to draw points in l0"
+            )
+        where, what = jax.vmap(jax.random.split, out_axes=1)(keys)
+        places = l0.units(origin, self.channels).shape[1]
+        rank = jax.vmap(lambda k: jax.random.uniform(k, (places,)))(where)
+        share = jax.vmap(lambda k: jax.random.uniform(k, origin.shape[1:], origin.dtype))(what)
+        # A box edge per feature may have fewer axes than the points.
+        low, high = jnp.broadcast_to(low, origin.shape), jnp.broadcast_to(high, origin.shape)
+        drawn = jnp.clip(low + share * (high - low), low, high)
+        return jnp.where(l0.spread(l0.largest(rank, self.eps), origin), drawn, origin)
+
     def steepest(self, grad: Float[Array, "b ..."], x: Array | None = None) -> Float[Array, "b ..."]:
         """Return the direction of length 1 in the norm along which the objective rises fastest.
 
         Linf: the sign. L2: the normalised gradient. L1: the signs of the largest entries, `density` of them,
         leaving out those that already lie on the box and push outwards if `x` is given: without that, steps
-        would be spent on features that cannot move.
+        would be spent on features that cannot move. L0 knows no length: the gradient, scaled to change features by 1
+        on average; the projection keeps what matters most.
         """
         if self.norm == "linf":
             return jnp.sign(grad)
         if self.norm == "l2":
             return divide(grad, per_example(norm(grad, "l2"), grad))
+        if self.norm == "l0":
+            return grad[0].size * divide(grad, per_example(norm(grad, "l1"), grad))
         if x is not None:
             stuck = ((x >= self.upper) & (grad > 0)) | ((x <= self.lower) & (grad < 0))
             grad = jnp.where(stuck, 0.0, grad)
         count = max(1, round(self.density * grad[0].size))
         size = jnp.abs(grad)
-        chosen = (size >= per_example(_kth_largest(size, count), grad)) & (size > 0)
+        chosen = (size >= per_example(l0.kth_largest(size, count), grad)) & (size > 0)
         return divide(
             jnp.where(chosen, jnp.sign(grad), 0.0), per_example(_total(chosen.astype(grad.dtype)), grad)
         )
+
+    @property
+    def step_unit(self) -> Radius:
+        """Say what step sizes are shares of: the radius; in l0, whose radius is no length, the width of the box."""
+        return cast(Radius, jnp.max(jnp.asarray(self.upper) - self.lower)) if self.norm == "l0" else self.eps
+
+    def distance(self, x: Float[Array, "b ..."], origin: Float[Array, "b ..."]) -> PerExample:
+        """Measure how far each x is from its origin; in l0 the pixels or features where it is another number."""
+        if self.norm == "l0":
+            return l0.changed(x, origin, self.channels).sum(axis=1).astype(jnp.float32)
+        return norm(x - origin, self.norm)
 
     def contains(
         self,
@@ -176,13 +224,17 @@ class Threat:
         """Say which points are feasible, up to the rounding of float32: |x - origin| <= eps (1 + rtol) + |atol|.
 
         Rounding moves every feature by up to `atol`; |atol| is the norm of all of that: atol, sqrt(d) atol or d atol.
+        In l0 it is 0: what is not moved is the origin to the bit.
         """
         checks.per_point("Threat", "eps", self.eps, len(x))
         if jnp.finfo(x.dtype).bits < 32:
             x, origin = x.astype(jnp.float32), origin.astype(jnp.float32)
-        features = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[self.norm]
-        slack = atol * (x.size / max(x.shape[0], 1)) ** features
-        inside = norm(x - origin, self.norm) <= jnp.asarray(self.eps) * (1 + rtol) + slack
+        if self.norm == "l0":
+            inside = self.distance(x, origin) <= jnp.asarray(self.eps)
+        else:
+            features = {"linf": 0.0, "l2": 0.5, "l1": 1.0}[self.norm]
+            slack = atol * (x.size / max(x.shape[0], 1)) ** features
+            inside = norm(x - origin, self.norm) <= jnp.asarray(self.eps) * (1 + rtol) + slack
         boxed = ((x >= self.lower) & (x <= self.upper)).reshape(x.shape[0], -1).all(axis=1)
         return inside & boxed & jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1)
 
@@ -255,20 +307,3 @@ def _onto_l2_and_box(delta: Array, eps: Radius, low: Array, high: Array) -> Arra
     scale = jnp.where((exact >= less) & (exact <= more), exact, less)
     result = point(jnp.where(outside, scale, 1.0))
     return _shrink(result, norm(result, "l2"), radius)
-
-
-def _kth_largest(size: Array, count: int) -> Array:
-    """Find a threshold that at least `count` entries reach, and no more than that but for ties.
-
-    Bisection on the bits of the non-negative floats is exact and needs no sort.
-    """
-    flat = size.reshape(size.shape[0], -1).astype(jnp.float32)
-    bits = jax.lax.bitcast_convert_type(flat, jnp.int32)
-
-    def halve(i, found):
-        raised = found | (jnp.int32(1) << (30 - i))
-        enough = (bits >= raised[:, None]).sum(axis=1) >= count
-        return jnp.where(enough, raised, found)
-
-    found = jax.lax.fori_loop(0, 31, halve, constant(bits, 0, jnp.int32))
-    return jax.lax.bitcast_convert_type(found, jnp.float32)

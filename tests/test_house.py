@@ -8,7 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = {
     "types": 0, "numerics": 0, "logit": 0, "logistic_regression": 0, "checks": 0,
-    "binomial": 0, "traced": 0,
+    "binomial": 0, "traced": 0, "l0": 0,
     "threats": 1, "models": 1, "data": 1,
     "attacks": 2,
     "losses": 3, "smoothing": 3, "bounds": 3, "ood": 3, "perturbations": 3,

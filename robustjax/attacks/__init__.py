@@ -10,7 +10,8 @@ apgd                  Auto-PGD in linf, l2 and l1, and over shrinking balls
 frank_wolfe           ascent in balls of other norms, such as l1.5
 fab                   the nearest point beyond a decision boundary, targeted and not
 ddn                   minimum norms in l2, on spheres whose radius follows the outcome
-fmn                   minimum norms in linf, l2 and l1, in balls whose radius follows the outcome
+fmn                   minimum norms in linf, l2, l1 and l0, in balls whose radius follows the outcome
+sigma_zero            the fewest pixels in l0, by a smooth count of them
 deepfool              a quick estimate of minimum norms, from linearised boundaries
 carlini_wagner        minimum norms in l2, as a trade with the margin
 square                random search that asks for values only

@@ -32,12 +32,13 @@ def deepfool(threat: Threat, *, steps: int = 50, overshoot: Number = 0.02) -> So
       A solver whose result is the point it arrived at, where that is within the radius, and the point of
       highest merit within the radius elsewhere.
     Raises:
-      ValueError: if steps is less than 1 or overshoot is negative.
+      ValueError: if steps is less than 1, overshoot is negative or the norm is l0.
 
     Reference: Moosavi-Dezfooli et al. 2016, arXiv:1511.04599. Ways are the shortest inside the box, where the
       paper knows no box; in l1 that moves as few features as possible.
     """
     checks.threat("deepfool", threat)
+    kind = checks.norm("deepfool", threat.norm)
     checks.count("deepfool", "steps", steps)
     checks.setting("deepfool", "overshoot", overshoot, least=0)
 
@@ -45,11 +46,11 @@ def deepfool(threat: Threat, *, steps: int = 50, overshoot: Number = 0.02) -> So
         return first - origin
 
     def follow(state: Hunt, here: Linearisation) -> tuple[Array, Array]:
-        way = onto_hyperplane(threat.norm, here.grad, here.value, state.x, threat.lower, threat.upper)
+        way = onto_hyperplane(kind, here.grad, here.value, state.x, threat.lower, threat.upper)
         ways = state.memory + way
         x = jnp.clip(state.origin + (1.0 + overshoot) * ways, threat.lower, threat.upper)
         arrived = jnp.isfinite(state.kept.distance)
         return select(arrived, (state.x, state.memory), (x, ways))
 
-    rule, look = Rule(begin, follow), facing(threat.norm)
+    rule, look = Rule(begin, follow), facing(kind)
     return hunt("deepfool", threat, rule, steps=steps, look=look, loss=leads)

@@ -76,6 +76,7 @@ def boundary(
       nearer by the factor beta than what it came from, so a little stronger than the authors' code (see compat).
     """
     checks.threat("boundary", threat)
+    kind = checks.norm("boundary", threat.norm)
     checks.count("boundary", "steps", steps)
     checks.setting("boundary", "alpha_max", alpha_max, least=0, most=1)
     checks.setting("boundary", "eta", eta, least=0)
@@ -83,7 +84,7 @@ def boundary(
     if compat not in (None, "official"):
         raise ValueError(f"boundary: compat is {compat!r}, must be 'official' or None")
 
-    look = facing(threat.norm)
+    look = facing(kind)
 
     def init(key: Keys, x: Array) -> Search:
         x = entered("boundary", threat, x)
@@ -109,9 +110,9 @@ def boundary(
             gaps = jnp.concatenate([value, value + (slope * way).reshape(len(way), -1).sum(axis=1)])
             slopes, points = jnp.concatenate([slope, slope]), jnp.concatenate([state.x, state.origin])
             lower, upper = (_twice(edge, way) for edge in (box.lower, box.upper))
-            moves = onto_hyperplane(box.norm, slopes, gaps, points, lower, upper)
+            moves = onto_hyperplane(kind, slopes, gaps, points, lower, upper)
             ours, origins = moves[: len(way)], moves[len(way) :]
-            near, far = (jnp.maximum(norm(d, box.norm), 1e-8) for d in (ours, origins))
+            near, far = (jnp.maximum(norm(d, kind), 1e-8) for d in (ours, origins))
             alpha = per_example(jnp.minimum(near / (near + far), alpha_max), way)
             x = (1.0 - alpha) * (state.x + eta * ours) + alpha * (state.origin + eta * origins)
             x = jnp.clip(x, box.lower, box.upper)

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from robustjax.threats import Region
+from robustjax import l0
+from robustjax.threats import Region, Threat
 
 S = TypeVar("S")
 R = TypeVar("R", bound=Region)
@@ -40,4 +41,7 @@ def flat_box(threat: R, like: Array) -> R:
         whole = jnp.broadcast_to(edge, like.shape if jnp.ndim(edge) == like.ndim else like.shape[1:])
         return whole.reshape(len(like), -1) if jnp.ndim(edge) == like.ndim else whole.reshape(-1)
 
-    return dataclasses.replace(threat, lower=flat(threat.lower), upper=flat(threat.upper))
+    edges: dict[str, Any] = {"lower": flat(threat.lower), "upper": flat(threat.upper)}
+    if isinstance(threat, Threat) and threat.norm == "l0":
+        edges["channels"] = l0.width(like.shape, threat.channels)  # flat rows do not show pixels
+    return dataclasses.replace(threat, **edges)

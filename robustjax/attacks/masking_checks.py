@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int8, PRNGKeyArray
 
+from robustjax import l0
 from robustjax.attacks import attack_comparison, flags, masking_measurements
 from robustjax.attacks.flags import Flag as Flag
 from robustjax.attacks.flags import rows as rows
@@ -60,7 +61,7 @@ def checks(
         raise ValueError(f"checks: steps is {steps}, must be at least 2")
     if draws < 1:
         raise ValueError(f"checks: draws is {draws}, must be at least 1")
-    check_finite("checks", threat)
+    check_finite("checks", threat, l0=True)
     x, y = jnp.asarray(np.asarray(x, np.float32)), jnp.asarray(np.asarray(y, np.int32))
     shape: Any = getattr(jax.eval_shape(logits_fn, x), "shape", ())
     box = np.asarray(threat.lower), np.asarray(threat.upper)
@@ -202,6 +203,8 @@ def _searches(
 
 def _diameter(threat: Threat, x: Array) -> float:
     span = np.asarray(threat.upper, np.float32) - np.asarray(threat.lower, np.float32)
+    if threat.norm == "l0":
+        return x[0].size / l0.width(x.shape, threat.channels) if np.isfinite(span).all() else np.inf
     order = {"linf": np.inf, "l2": 2, "l1": 1}[threat.norm]
     return float(np.linalg.norm(np.broadcast_to(span, x.shape[1:]).ravel(), ord=order))
 

@@ -117,7 +117,7 @@ def walk(
     share: Number,
     margin: bool | Bool[Array, ""],
 ) -> Walk:
-    """Follow PGD on the margin or on cross-entropy, with steps of a share of eps.
+    """Follow PGD on the margin or on cross-entropy, with steps of a share of eps, in l0 of the width of the box.
 
     All settings are traced, so that one program serves every walk with as many marks.
 
@@ -130,7 +130,7 @@ def walk(
         return jnp.where(margin, logit.margin(logits, y), logit.cross_entropy(logits, y))
 
     first = jnp.where(start < 0, x, threat.sample(fold(keys_for(key, len(x)), start), x))
-    solver = pgd_solver(threat, steps=LONGEST, step_size=share * threat.eps, start=lambda key, x: first)
+    solver = pgd_solver(threat, steps=LONGEST, step_size=share * threat.step_unit, start=lambda key, x: first)
     objective = classified(network, y, loss)
 
     def onward(state, count):

@@ -130,7 +130,7 @@ def nobody(first: Array) -> Kept:
 
 def keep(threat: Threat, origin: Array, kept: Kept, x: Array, merit: PerExample, above: Number = 0.0) -> Kept:
     """Keep a point that was looked at: if it is the nearest whose merit exceeds `above`, or the strongest allowed."""
-    here, distance = Found(x, merit), norm(x - origin, threat.norm)
+    here, distance = Found(x, merit), threat.distance(x, origin)
     closer, allowed = (merit > above) & (distance < kept.distance), threat.contains(x, origin)
     return Kept(
         select(closer, here, kept.nearest),

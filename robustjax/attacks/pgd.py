@@ -32,7 +32,8 @@ def pgd(
     Args:
       threat: where the result must lie.
       steps: gradient evaluations.
-      step_size: length of a step in the threat's norm, in the units of x; one number or one per example.
+      step_size: length of a step in the threat's norm, in the units of x; one number or one per example. In l0 the
+        mean change of a feature, before the projection.
       momentum: m in [0, 1].
       start: the first point; by default uniform in the threat. `starts` has others.
       keep: return the best point met, or the last one as training often does; "last" costs one forward pass
@@ -45,10 +46,11 @@ def pgd(
     Raises:
       ValueError: if steps or a known step_size is negative, or keep is unknown.
 
-    Reference: Madry et al. 2018, arXiv:1706.06083; momentum as in Dong et al. 2018, arXiv:1710.06081. Gradients
+    Reference: Madry et al. 2018, arXiv:1706.06083; momentum as in Dong et al. 2018, arXiv:1710.06081. In l0 it is
+      PGD-l0 of Croce and Hein 2019, arXiv:1909.05040, whose step on CIFAR-10 is 0.15 on average. Gradients
       that are not finite count as zero, so that the result is always feasible.
     """
-    checks.threat("pgd", threat)
+    checks.threat("pgd", threat, l0=True)
     checks.count("pgd", "steps", steps, least=0)
     checks.setting("pgd", "step_size", step_size, least=0)
     checks.per_point("pgd", "step_size", step_size, np.size(step_size))
@@ -210,7 +212,7 @@ def _check(name: str, threat: Threat, steps: int, step_size: Radius, momentum: N
     checks.count(name, "steps", steps, least=0)
     checks.setting(name, "step_size", step_size, least=0)
     checks.setting(name, "momentum", momentum, least=0)
-    check_finite(name, threat)
+    check_finite(name, threat, l0=True)
 
 
 def _summed(objective: Objective):

@@ -248,13 +248,13 @@ def select(mask: Bool[Array, "b"], yes: Any, no: Any) -> Any:
     return jax.tree.map(rows, yes, no)
 
 
-def check_finite(name: str, threat: Threat) -> None:
+def check_finite(name: str, threat: Threat, *, l0: bool = False) -> None:
     """Refuse an infinite radius, which is fine for a projection but not as the unit of a step.
 
     Raises:
-      ValueError: if the radius is known to be infinite.
+      ValueError: if the radius is known to be infinite, or the norm is l0 and may not be.
     """
-    checks.threat(name, threat)
+    checks.threat(name, threat, l0=l0)
     eps = checks.known(threat.eps)
     if eps is not None and np.isinf(eps).any():
         raise ValueError(f"{name}: eps is {threat.eps}, must be finite")

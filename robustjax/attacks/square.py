@@ -1,6 +1,7 @@
 """Square: random search that changes one window at a time and asks for values only, never for gradients."""
 
 import math
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -72,7 +73,8 @@ def square(
       An ascent that can also be driven in segments, one forward pass per iteration. In linf an iteration passes
       over a query that would ask about the point it already has; it counts as made.
     Raises:
-      ValueError: if queries is negative, p_init is outside (0, 1], eps is infinite or compat is unknown.
+      ValueError: if queries is negative, p_init is outside (0, 1], eps is infinite, the norm is l0 or compat is
+        unknown.
 
     Reference: Andriushchenko et al. 2020, arXiv:1912.00049 (linf, l2), and Croce and Hein 2021,
       arXiv:2103.01208 (l1). Windows are drawn per example. Those too large for a narrow image become
@@ -84,11 +86,13 @@ def square(
         raise ValueError(f"square: compat is {compat!r}, must be 'official' or None")
 
     check_finite("square", threat)
+    kind = checks.norm("square", threat.norm)
 
     def init(key: Keys, x: Array) -> Queries:
         x = entered("square", threat, x)
         first, rest = jax.vmap(jax.random.split, out_axes=1)(keys_for(key, x.shape[0]))
-        start = (_stripes if threat.norm == "linf" else _tiles)(threat, first, _as_images(x))
+        tiles = partial(_tiles, kind)
+        start = (_stripes if kind == "linf" else tiles)(threat, first, _as_images(x))
         first = threat.project(start.reshape(x.shape), x)
         return Queries(rest, x, first, constant(x, -jnp.inf), nothing_yet(first), constant(x, 0, jnp.int32))
 
@@ -99,10 +103,10 @@ def square(
             grid, origin = _as_images(state.x.reshape(shape)), _as_images(state.origin.reshape(shape))
 
             def proposed(draw: Draw) -> Array:
-                proposal = (edge if threat.norm == "linf" else moved_bumps)(threat, origin, grid, draw)
+                proposal = (edge if kind == "linf" else moved_bumps)(threat, origin, grid, draw)
                 return box.project(proposal.reshape(state.x.shape), state.origin)
 
-            if threat.norm == "linf" and compat is None:
+            if kind == "linf" and compat is None:
                 # A window often is where it would move to; what was evaluated before need not be again.
                 draw, following = _two_draws(state.key, state.step, grid, p_init)
                 same = (proposed(draw) == state.x).reshape(len(state.x), -1).all(axis=1)
@@ -110,7 +114,7 @@ def square(
                 draw, step = select(same, following, draw), state.step + same.astype(jnp.int32)
             else:
                 shared, step = compat == "official", state.step
-                draw = _draw(threat.norm, state.key, step, grid, p_init, shared)
+                draw = _draw(kind, state.key, step, grid, p_init, shared)
             x = select(step == 0, state.x, proposed(draw))
             value, merit = objective(x.reshape(shape))
             # The start has -inf to beat, which everything but NaN does.
@@ -132,7 +136,7 @@ def edge(threat: Threat, origin: Array, x: Array, draw: Draw) -> Array:
 
 def moved_bumps(threat: Threat, origin: Array, x: Array, draw: Draw) -> Array:
     """Put bumps into the first window, clear the second one, and give the first the budget of both."""
-    kind, delta = threat.norm, x - origin
+    kind, delta = checks.norm("square", threat.norm), x - origin
     eps, total = per_example(threat.eps, x), per_example(norm(delta, kind), x)
     first, second = _window(draw, draw.corner, x), _window(draw, draw.second, x)
     both = _per_channel(kind, jnp.where(first | second, delta, 0.0))
@@ -189,7 +193,7 @@ def _stripes(threat: Threat, keys: Keys, x: Array) -> Array:
     return x + per_example(threat.eps, x) * _signs(u)
 
 
-def _tiles(threat: Threat, keys: Keys, x: Array) -> Array:
+def _tiles(kind: Norm, threat: Threat, keys: Keys, x: Array) -> Array:
     """Start with bumps in tiles, five to a side or a little more, signs drawn per tile and channel."""
     height, width, channels = x.shape[1:]
     rows, columns = max(height // 5, 1), max(width // 5, 1)
@@ -205,10 +209,10 @@ def _tiles(threat: Threat, keys: Keys, x: Array) -> Array:
 
     # Both layouts of one tile: one above the other, and side by side.
     r, c, zero = (jnp.full(2, n, jnp.int32) for n in (rows, columns, 0))
-    bumps = square_windows.bumps(threat.norm, r, c, zero, zero, jnp.array([False, True]), rows, columns)
+    bumps = square_windows.bumps(kind, r, c, zero, zero, jnp.array([False, True]), rows, columns)
     upright, sideways = cropped(jnp.tile(bumps, (1, down, right, 1)))
     delta = jnp.where(spread(u[..., :1]) < 0.5, sideways, upright) * spread(_signs(u[..., 1:]))
-    if threat.norm == "l2":
+    if kind == "l2":
         delta = per_example(threat.eps, x) * divide(delta, per_example(norm(delta, "l2"), delta))
     return x + delta
 

@@ -179,6 +179,7 @@ def _lines(
 
 def _mapped(one: Callable, fn: Callable[[Array], Array], threat: Threat, x: Array, *others: Array):
     checks.threat("bounds", threat)
+    kind = checks.norm("bounds", threat.norm)
     checks.points("bounds", x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
     eps = per_example(threat.eps, x)
     low = jnp.broadcast_to(jnp.maximum(x - eps, threat.lower), x.shape)
@@ -188,7 +189,7 @@ def _mapped(one: Callable, fn: Callable[[Array], Array], threat: Threat, x: Arra
     )
 
     def mapped(x, eps, low, high, *others):
-        return one(program, Ball(x, eps, threat.norm, Interval(low, high)), *others)
+        return one(program, Ball(x, eps, kind, Interval(low, high)), *others)
 
     return jax.vmap(mapped)(x, constant(x, threat.eps, x.dtype), low, high, *others)
 

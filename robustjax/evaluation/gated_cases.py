@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from robustjax import checks
 from robustjax.attacks import gated_objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.case import Case
@@ -27,11 +28,13 @@ Search = Callable[[Threat, int], Solver]
 
 def even(threat: Threat, steps: int) -> Solver:
     """Follow PGD with steps of eps / 20, or longer where 20 of them are more than there are."""
+    checks.threat("gated_cases", threat)
     return pgd_solver(threat, steps=steps, step_size=threat.eps * max(1 / 20, 2.5 / steps))
 
 
 def single(threat: Threat, steps: int) -> Solver:
     """Follow FGSM: one step to the edge, from the image itself."""
+    checks.threat("gated_cases", threat)
     return pgd_solver(threat, steps=steps, step_size=threat.eps, start=at_origin)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PRNGKeyArray
 
+from robustjax import l0
 from robustjax.attacks.case import Case, check_cases
 from robustjax.evaluation import pool, suite_state
 from robustjax.evaluation.ahead import cancel, compile_ahead, wait
@@ -335,8 +336,18 @@ def runner(
 
 
 def measured_distance(x: np.ndarray, origin: np.ndarray, threat: Threat) -> tuple[np.ndarray, np.ndarray]:
-    """Measure every point in float64: (n,) distance from its example, (n,) whether it lies in the threat."""
+    """Measure every point in float64: (n,) distance from its example, (n,) whether it lies in the threat.
+
+    In l0 the distance is the number of pixels that are not the example's own, to the bit.
+    """
     delta = (x.astype(np.float64) - origin).reshape(len(x), -1)
+    box = np.asarray(threat.lower), np.asarray(threat.upper)
+    outside = ((x < box[0]) | (x > box[1])).reshape(len(x), -1).any(axis=1)
+    if threat.norm == "l0":
+        changed = (x != origin).reshape(len(x), -1, l0.width(x.shape, threat.channels)).any(axis=2)
+        counted = changed.sum(axis=1).astype(np.float64)
+        bad = (counted > np.asarray(threat.eps)) | ~np.isfinite(delta).all(axis=1) | (outside & (counted > 0))
+        return counted, ~bad
     order = {"linf": np.inf, "l2": 2, "l1": 1}[threat.norm]
     distance = np.linalg.norm(delta, ord=order, axis=1)
     # Rounding x + delta to float32 moves a feature by up to 2^-25, and d of them in l1.
@@ -344,8 +355,7 @@ def measured_distance(x: np.ndarray, origin: np.ndarray, threat: Threat) -> tupl
         1 if threat.norm == "linf" else delta.shape[1] ** (1 / order)
     )
     bad = (distance > np.asarray(threat.eps) + slack) | ~np.isfinite(distance)
-    box = np.asarray(threat.lower), np.asarray(threat.upper)
-    bad |= ((x < box[0]) | (x > box[1])).reshape(len(x), -1).any(axis=1) & (distance > 0)
+    bad |= outside & (distance > 0)
     return distance, ~bad
 
 

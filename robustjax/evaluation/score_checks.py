@@ -17,6 +17,7 @@ from jaxtyping import Array, PRNGKeyArray
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.flags import Flag, unchecked
 from robustjax.attacks.masking_measurements import hoisted
+from robustjax.checks import norm as length_norm
 from robustjax.evaluation.score_suite import ScoreResults
 from robustjax.numerics import constant, fold, keys_for, norm
 from robustjax.ood import metrics
@@ -272,7 +273,8 @@ def _diameter(threat: Threat, x: Array) -> Radius:
     span = (jnp.asarray(edge, jnp.float32) for edge in (threat.upper, threat.lower))
     upper, lower = span
     size = math.prod(x.shape[1:])
-    return norm(jnp.broadcast_to(upper - lower, x.shape[1:]).reshape(1, size), threat.norm)[0]
+    kind = length_norm("score_checks", threat.norm)
+    return norm(jnp.broadcast_to(upper - lower, x.shape[1:]).reshape(1, size), kind)[0]
 
 
 def _arrays(threat: Threat, eps: Radius, x: Array) -> Threat:

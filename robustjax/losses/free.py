@@ -78,6 +78,7 @@ def optimizer(
       threat: the ball; its box is about images and does not bind delta, the loss clips instead.
       step_size: length of delta's step, in the units of x; eps in the paper.
     """
+    checks.threat("free.optimizer", threat)
     checks.setting("free.optimizer", "step_size", step_size, least=0)
     ball = dataclasses.replace(threat, lower=-jnp.inf, upper=jnp.inf)
 

@@ -1,5 +1,6 @@
 """The attacks on detectors that published tables are made with, and a strong one."""
 
+from robustjax import checks
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.pgd import pgd
@@ -68,6 +69,7 @@ def atd(threat: Threat, score: Score, *, steps: int = 100) -> ScoreAttack:
 
     Reference: Azizmalayeri et al. 2022, arXiv:2209.15246. The best point counts.
     """
+    checks.threat("atd", threat)
     ascent = pgd(threat, steps=steps, step_size=2.5 * threat.eps / max(steps, 1))
     return ScoreAttack(lowered(ascent, score), raised(ascent, score))
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Scalar
 
+from robustjax import checks
 from robustjax.attacks import objectives
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.pgd import pgd_solver
@@ -123,14 +124,15 @@ def toward_grey(threat: Threat) -> Start:
 
     Reference: the DeContraster start of Bitterwolf, Meinke and Hein 2020, arXiv:2007.08473, in any norm.
     """
+    kind = checks.norm("toward_grey", threat.norm)
 
     def start(key: Keys, x: Array) -> Array:
         del key
         flat = jnp.broadcast_to(x.mean(axis=tuple(range(1, x.ndim)), keepdims=True), x.shape)
-        if threat.norm == "linf":
+        if kind == "linf":
             return threat.project(flat, x)
         # Pixels keep their proportions; a projection in l1 would change a few of them only.
-        length = norm_of(flat - x, threat.norm)
+        length = norm_of(flat - x, kind)
         share = jnp.where(length > threat.eps, threat.eps / jnp.maximum(length, 1e-12), 1.0)
         return x + per_example(share, x) * (flat - x)
 

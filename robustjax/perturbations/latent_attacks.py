@@ -1,5 +1,6 @@
 """The evaluation attack on the parameters u of a perturbation set, to be sent through the set."""
 
+from robustjax import checks
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.threats import Threat
@@ -17,6 +18,7 @@ def worst_case(threat: Threat, *others: Attack, steps: int, restarts: int) -> At
     Returns:
       An attack on vectors; `sets.attack_through(space, attack)` turns it into one on images.
     """
+    checks.threat("worst_case", threat)
     repeated = compose.restarts(pgd(threat, steps=steps, step_size=threat.eps / 20), restarts)
     surrogates = (objectives.cross_entropy, objectives.margin)
     return compose.worst_of(*(compose.against(repeated, surrogate) for surrogate in surrogates), *others)

@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
+from robustjax import checks
 from robustjax.analysis.linear.gaussian import Gaussian, Weights, arrays
 from robustjax.numerics import Norm, divide, norm
 from robustjax.types import Number
@@ -32,7 +33,7 @@ def error(model: Gaussian, theta: Weights) -> Scalar:
 
 def dual_norm(theta: Weights, kind: Norm) -> Scalar:
     """Return max theta . d over |d| <= 1 in the norm of the budget: l1 for linf, l2 for l2, the largest for l1."""
-    return norm(jnp.asarray(theta)[None], DUAL[kind])[0]
+    return norm(jnp.asarray(theta)[None], DUAL[checks.norm("dual_norm", kind)])[0]
 
 
 def adversarial_risk(model: Gaussian, theta: Weights, eps: Number, kind: Norm) -> Scalar:
@@ -58,6 +59,7 @@ def worst_point(
 
     A residual of zero has two; the one that makes it positive is returned.
     """
+    checks.norm("worst_point", kind)
     theta = jnp.asarray(theta)
     if kind == "linf":
         along = jnp.sign(theta)

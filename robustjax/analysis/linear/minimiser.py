@@ -65,6 +65,7 @@ def minimise(model: Gaussian, eps: float, kind: Norm) -> Solution:
       ValueError: if the model breaks an assumption (see `gaussian`), or eps is negative or not finite.
     """
     model = checked(model)
+    checks.norm("minimise", kind)
     if not 0 <= eps < math.inf:
         raise ValueError(f"minimise: eps is {eps}, must be a number of at least 0")
     limits = thresholds(model, kind)
@@ -90,6 +91,7 @@ def path(model: Gaussian, lam: float, kind: Norm) -> np.ndarray:
       ValueError: if the model breaks an assumption, or lam is negative or NaN.
     """
     model = checked(model)
+    checks.norm("path", kind)
     checks.number("path", "lam", lam, least=0)
     along = _path(model, kind)
     if lam >= np.linalg.norm(model.covariance @ model.theta_star, ORDER[kind]):
@@ -113,6 +115,7 @@ def thresholds(model: Gaussian, kind: Norm) -> Thresholds:
       ValueError: if the model breaks an assumption (see `gaussian`).
     """
     model = checked(model)
+    checks.norm("thresholds", kind)
     pull = model.covariance @ model.theta_star
     signal = math.sqrt(float(model.theta_star @ pull) + float(model.sigma) ** 2)
     zero = float(np.linalg.norm(pull, ORDER[kind])) / (MEAN_ABS * signal)
@@ -127,6 +130,7 @@ def least_subgradient(model: Gaussian, kind: Norm) -> np.ndarray:
 
     For small eps and sigma > 0 the minimiser is theta* - eps sqrt(2/pi) sigma Sigma^-1 z.
     """
+    checks.norm("least_subgradient", kind)
     theta = np.asarray(model.theta_star, np.float64)
     precision = np.linalg.inv(np.asarray(model.covariance, np.float64))
     if kind == "l2":

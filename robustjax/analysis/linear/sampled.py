@@ -51,7 +51,7 @@ def adversary(eps: Number, kind: Norm, *, steps: int = 10) -> Ascent:
     Raises:
       ValueError: if a known eps or steps is negative.
     """
-    ball = Threat(kind, eps, -math.inf, math.inf)
+    ball = Threat(checks.norm("adversary", kind), eps, -math.inf, math.inf)
     return pgd(ball, steps=steps, step_size=2.5 * eps / max(steps, 1), start=at_origin, keep="last")
 
 
