@@ -15,7 +15,15 @@ sigma_zero            the fewest pixels in l0, by a smooth count of them
 deepfool              a quick estimate of minimum norms, from linearised boundaries
 carlini_wagner        minimum norms in l2, as a trade with the margin
 square                random search that asks for values only
-spsa                  ascent along gradients estimated from values
+spsa, nes             ascent along gradients estimated from values
+zoo                   Adam on single features, by values
+simba                 one coordinate at a time, forth or back, by values
+hop_skip_jump         the nearest point by decisions alone: normals of the boundary from probes, linf and l2
+boundary_attack       the same by a random walk along the boundary, l2
+rays                  the same over vectors of signs, linf
+sign_opt              the same by signs of the change of a distance, l2
+geoda                 the same by hyperplanes, linf and l2
+query_curve           how far a search has come after so many queries
 transfer              points made on one network, evaluated on another
 adaptive              networks as an adaptive attacker sees them: means over randomness, slopes where there are none
 gated_objectives      objectives against a classifier behind a gate and a translator
@@ -33,6 +41,7 @@ solver                init, advance and finish: a solver that can be driven in s
 starts                random first points
 flatten               states laid out as flat rows
 minimum_norm          what searches for the nearest point share
+decision              what searches by decisions alone share: one query per iteration
 gradient_ascent       gradient ascent with step sizes that a rule adapts
 adam                  the direction of Adam, one age per example
 sparse                the rule of l1 APGD
@@ -49,6 +58,7 @@ from robustjax.attacks.adaptive import averaged as averaged
 from robustjax.attacks.adaptive import substituted as substituted
 from robustjax.attacks.apgd import apgd as apgd
 from robustjax.attacks.apgd import apgd_shrinking as apgd_shrinking
+from robustjax.attacks.boundary_attack import boundary_attack as boundary_attack
 from robustjax.attacks.carlini_wagner import carlini_wagner as carlini_wagner
 from robustjax.attacks.case import Case as Case
 from robustjax.attacks.case import Rows as Rows
@@ -63,14 +73,22 @@ from robustjax.attacks.fab import fab as fab
 from robustjax.attacks.fab import fab_targeted as fab_targeted
 from robustjax.attacks.fmn import fmn as fmn
 from robustjax.attacks.frank_wolfe import frank_wolfe as frank_wolfe
+from robustjax.attacks.geoda import geoda as geoda
 from robustjax.attacks.grid import grid as grid
 from robustjax.attacks.grid import refined as refined
 from robustjax.attacks.half_batch import half_batch as half_batch
+from robustjax.attacks.hop_skip_jump import hop_skip_jump as hop_skip_jump
+from robustjax.attacks.nes import nes as nes
 from robustjax.attacks.pgd import fgsm as fgsm
 from robustjax.attacks.pgd import monotone as monotone
 from robustjax.attacks.pgd import pgd as pgd
 from robustjax.attacks.pgd import pgd_solver as pgd_solver
+from robustjax.attacks.query_curve import QueryCurve as QueryCurve
+from robustjax.attacks.query_curve import query_curve as query_curve
+from robustjax.attacks.rays import rays as rays
+from robustjax.attacks.sign_opt import sign_opt as sign_opt
 from robustjax.attacks.signed import signed as signed
+from robustjax.attacks.simba import simba as simba
 from robustjax.attacks.solver import Solver as Solver
 from robustjax.attacks.solver import as_attack as as_attack
 from robustjax.attacks.solver import until_found as until_found
@@ -79,3 +97,4 @@ from robustjax.attacks.square import square as square
 from robustjax.attacks.step_schedule import first_steps as first_steps
 from robustjax.attacks.step_schedule import rising as rising
 from robustjax.attacks.transfer import transferred as transferred
+from robustjax.attacks.zoo import zoo as zoo

@@ -1,7 +1,7 @@
 """SPSA: ascent along gradients estimated from values at random pairs of points."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,9 +90,16 @@ def spsa(
 
 
 def estimated_gradient(
-    keys: Keys, objective: Objective, x: Array, *, samples: int, delta: Number, chunk_size: int | None
+    keys: Keys,
+    objective: Objective,
+    x: Array,
+    *,
+    samples: int,
+    delta: Number,
+    chunk_size: int | None,
+    noise: Literal["signs", "normal"] = "signs",
 ) -> Array:
-    """Average v (f(x + delta v) - f(x - delta v)) / (2 delta) over random signs v: unbiased where f is linear.
+    """Average v (f(x + delta v) - f(x - delta v)) / (2 delta) over random v: unbiased where f is linear.
 
     Args:
       keys: one per example.
@@ -101,12 +108,14 @@ def estimated_gradient(
       samples: how many v.
       delta: half the distance of a pair, per feature.
       chunk_size: how many pairs to fold into the batch axis of one pass; None for all.
+      noise: v is of random signs, or standard normal.
     """
     width = min(chunk_size or samples, samples)
     parts = math.ceil(samples / width)
 
     def part(total: Array, ranks: Int[Array, "s"]) -> tuple[Array, None]:
-        draw = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))
+        kind = jax.random.rademacher if noise == "signs" else jax.random.normal
+        draw = jax.vmap(lambda key: kind(key, x.shape[1:], x.dtype))
         signs = jax.vmap(lambda rank: draw(fold(keys, rank)))(ranks)
         values = jax.vmap(objective)(jnp.concatenate([x[None] + delta * signs, x[None] - delta * signs]))
         slope = (values[:width] - values[width:]) / (2.0 * delta)

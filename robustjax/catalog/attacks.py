@@ -16,15 +16,23 @@ from jaxtyping import Array, PRNGKeyArray
 from robustjax import logit
 from robustjax.attacks import autoattack
 from robustjax.attacks.autoattack import Compat, untargeted
+from robustjax.attacks.boundary_attack import boundary_attack
 from robustjax.attacks.carlini_wagner import carlini_wagner
 from robustjax.attacks.case import Case
 from robustjax.attacks.ddn import ddn
 from robustjax.attacks.deepfool import deepfool
 from robustjax.attacks.fab import leads
 from robustjax.attacks.fmn import fmn
+from robustjax.attacks.geoda import geoda
+from robustjax.attacks.hop_skip_jump import hop_skip_jump
+from robustjax.attacks.nes import nes
 from robustjax.attacks.pgd import pgd_solver
+from robustjax.attacks.rays import rays
+from robustjax.attacks.sign_opt import sign_opt
+from robustjax.attacks.simba import simba
 from robustjax.attacks.solver import OfLogits, Solver, of_ascent
 from robustjax.attacks.spsa import spsa
+from robustjax.attacks.zoo import zoo
 from robustjax.catalog.names import named
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Found, Objective
@@ -38,7 +46,7 @@ class AttackSettings:
       steps: iterations of a run.
       step: length of a step of PGD and SPSA, as a share of the radius.
       restarts: runs, at each target where there are targets.
-      queries: of Square.
+      queries: of Square, SimBA and searches by decisions.
       compat: "official" as the authors' code does it, bug-compatible.
     """
 
@@ -57,6 +65,15 @@ def _pgd(name: str, loss: OfLogits) -> Build:
         del classes
         solver = pgd_solver(threat, steps=its.steps, step_size=its.step * threat.eps)
         return untargeted(name, solver, loss, restarts=its.restarts)
+
+    return build
+
+
+def _by_queries(name: str, search: Callable[..., Solver]) -> Build:
+    def build(threat: Threat, classes: int, its: AttackSettings) -> Case:
+        del classes
+        solver = search(threat, queries=its.queries)
+        return untargeted(name, solver, logit.margin, restarts=its.restarts, passes=1, black_box=True)
 
     return build
 
@@ -88,6 +105,18 @@ ATTACKS: dict[str, Build] = {
     "spsa": lambda t, k, s: untargeted(
         "spsa", spsa(t, steps=s.steps, step_size=s.step * t.eps), logit.margin, passes=257, black_box=True
     ),
+    "nes": lambda t, k, s: untargeted(
+        "nes", nes(t, steps=s.steps, step_size=s.step * t.eps), logit.margin, passes=51, black_box=True
+    ),
+    "zoo": lambda t, k, s: untargeted(
+        "zoo", zoo(t, steps=s.steps, step_size=s.step * t.eps), logit.margin, passes=257, black_box=True
+    ),
+    "simba": _by_queries("simba", simba),
+    "hsj": _by_queries("hsj", hop_skip_jump),
+    "boundary": _by_queries("boundary", boundary_attack),
+    "rays": _by_queries("rays", rays),
+    "sign-opt": _by_queries("sign-opt", sign_opt),
+    "geoda": _by_queries("geoda", geoda),
 }
 Suite = Literal["standard", "plus", "rand", "custom"]
 SUITES: dict[str, Callable[..., tuple[Case, ...]]] = {

@@ -39,12 +39,14 @@ class Line(NamedTuple):
       reach: multiple of the smallest distance from which on it succeeds on a linear network without a box; in l1,
         where steps move few features, at least 3.
       worse: whether it may end worse than it began: it keeps its last point, or the nearest misclassified one.
+      slow: whether its tests take more than some two seconds.
     """
 
     build: Callable[[Threat], Attack]
     norms: tuple[str, ...] = ALL
     reach: float = 1.1
     worse: bool = False
+    slow: bool = False
 
 
 def _pgd(t: Threat, **settings):
@@ -68,6 +70,18 @@ LINES = {
     "apgd_shrinking": Line(lambda t: as_attack(attacks.apgd_shrinking(t, steps=20)), ("l1", "l2")),
     "square": Line(lambda t: as_attack(attacks.square(t, queries=60)), reach=4.0),
     "spsa": Line(lambda t: as_attack(attacks.spsa(t, steps=20, samples=8, step_size=0.1)), ("linf", "l2"), 4.0),
+    "nes": Line(lambda t: as_attack(attacks.nes(t, steps=20, samples=8, step_size=0.1)), ("l2",), 4.0, slow=True),
+    "zoo": Line(lambda t: as_attack(attacks.zoo(t, steps=40, coordinates=4, step_size=0.2)), ("linf", "l2"), 4.0),
+    "simba": Line(lambda t: as_attack(attacks.simba(t, queries=100, step_size=0.4)), ("linf", "l2"), 4.0),
+    "hop_skip_jump": Line(
+        lambda t: as_attack(attacks.hop_skip_jump(t, queries=400)), ("linf", "l2"), 1.3, True, True
+    ),
+    "boundary_attack": Line(
+        lambda t: as_attack(attacks.boundary_attack(t, queries=1000)), ("l2",), worse=True, slow=True
+    ),
+    "rays": Line(lambda t: as_attack(attacks.rays(t, queries=300)), ("linf",), worse=True),
+    "sign_opt": Line(lambda t: as_attack(attacks.sign_opt(t, queries=1000)), ("l2",), worse=True, slow=True),
+    "geoda": Line(lambda t: as_attack(attacks.geoda(t, queries=1000)), ("linf", "l2"), worse=True, slow=True),
     "grid": Line(lambda t: _on_vectors(as_attack(attacks.grid(t, counts=(2,) * 6 + (1,) * 6))), ("linf",), 9.0),
     "fab": Line(lambda t: attacks.fab(t, steps=10), worse=True),
     "fab, from elsewhere": Line(lambda t: attacks.fab(t, steps=10, start=halfway(t)), ("linf",), worse=True),

@@ -15,10 +15,11 @@ from robustjax.threats import Threat
 
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 EPS = {"linf": 0.1, "l2": 0.3, "l1": 0.9}
-EACH = [(name, kind) for name, line in LINES.items() for kind in line.norms]
+SLOW = {name: [pytest.mark.slow] if line.slow else [] for name, line in LINES.items()}
+EACH = [pytest.param(name, kind, marks=SLOW[name]) for name, line in LINES.items() for kind in line.norms]
 # half_batch leaves half of its rows where they are; frank_wolfe has a set of its own.
 ELSEWHERE = {"half_batch", "frank_wolfe"}
-NO_ATTACKS = {"against", "as_attack", "averaged", "substituted", "rising", "signed"}
+NO_ATTACKS = {"against", "as_attack", "averaged", "query_curve", "substituted", "rising", "signed"}
 
 
 def test_every_attack_of_the_library_is_in_the_table():
