@@ -18,7 +18,7 @@ from robustjax.attacks import compose, pgd
 from robustjax.catalog import ood_losses
 from robustjax.catalog.openood import BENCHMARKS
 from robustjax.catalog.score_attacks import score_attack
-from robustjax.catalog.scores import TUNABLE, detector, tunable
+from robustjax.catalog.scores import GRIDS, detector, tunable
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Number
@@ -57,7 +57,10 @@ class TrainConfig:
     ood_batch_size: Count = 128
     optimizer: Optimizer = Optimizer(schedule="cosine", weight_decay=1e-4)
     ema: bool = False
-    augment: tuple[str, ...] = ()  # of crop, flip, cutout; OOD images too
+    augment: tuple[
+        str, ...
+    ] = ()  # of crop, flip, cutout, projective and others; OOD images too, unless the next
+    ood_augment: tuple[str, ...] | None = None  # of OOD images
     evaluation: PGD = PGD(steps=20, step=0.125)  # the attack of validation, on ID and OOD images
     validate_every: Count = 500
     images: ImagesOrAll = 500  # validation images, ID and OOD; None for all
@@ -128,9 +131,21 @@ _GREY: dict[str, Any] = {
     "record_every": 50,
 }
 _SMOKE: dict[str, Any] = _attacks(0.1, 1, 1.0) | {"evaluation": PGD(steps=1, step=1.0)}
-ATOM_OPTIMIZER = Optimizer(schedule="piecewise", drops=after_epochs(50, 75, 90, of=100), weight_decay=1e-4)
-# Of the papers: ALOE has 100 epochs of 782 batches of 64 on 50,000 images; here a tenth of them is held out.
-_EPOCHS = 100 * 706
+_ATOM_OPTIMIZER = Optimizer(schedule="piecewise", drops=after_epochs(50, 75, 90, of=100), weight_decay=1e-4)
+# Whole batches of 64 in an epoch of CIFAR, of which a tenth is held out, and of SVHN alike. ALOE's epochs of GTSRB have
+# 430,000 images, made of 34,799.
+_CIFAR_EPOCH, _SVHN_EPOCH, _GTSRB_EPOCH = 707, 1035, 6718
+_ALOE: dict[str, Any] = _attacks(1 / 255, 2, 1.0) | {"model": "densenet100", "updates": 100 * _CIFAR_EPOCH}
+_ATOM: dict[str, Any] = _attacks(8 / 255, 5, 0.25) | {
+    "model": "densenet100",
+    "loss": "atom",
+    "keep_iterate": "best",
+    "mine_every": _CIFAR_EPOCH,
+    "updates": 100 * _CIFAR_EPOCH,
+    "optimizer": _ATOM_OPTIMIZER,
+}
+# Many of CIFAR-100's classes are also Tiny ImageNet's.
+_CIFAR100: dict[str, Any] = _CIFAR | {"dataset": "cifar100", "ood_sets": ("random_images",)}
 TRAIN_PRESETS = {
     "digits": TrainConfig(**_attacks(0.15, 5, 0.5), warmup=0.1),
     "mnist": TrainConfig(dataset="mnist", **_GREY, **_attacks(0.1, 5, 0.5)),
@@ -143,16 +158,31 @@ TRAIN_PRESETS = {
         keep_iterate="best",
         warmup=0.1,
     ),
-    "cifar10_aloe": TrainConfig(**_CIFAR, **_attacks(1 / 255, 2, 1.0), model="densenet100", updates=_EPOCHS),
-    "cifar10_atom": TrainConfig(
-        **_CIFAR,
-        **_attacks(8 / 255, 5, 0.25),
-        model="densenet100",
-        loss="atom",
-        keep_iterate="best",
-        mine_every=706,
-        updates=_EPOCHS,
-        optimizer=ATOM_OPTIMIZER,
+    "cifar10_aloe": TrainConfig(**_CIFAR, **_ALOE),
+    "cifar100_aloe": TrainConfig(**_CIFAR100, **_ALOE),
+    "gtsrb_aloe": TrainConfig(
+        **_CIFAR
+        | _ALOE
+        | {
+            "dataset": "gtsrb/aloe",
+            "augment": ("projective",),
+            "ood_augment": ("crop", "flip"),
+            "updates": 10 * _GTSRB_EPOCH,
+        }
+    ),
+    "cifar10_atom": TrainConfig(**_CIFAR, **_ATOM),
+    "cifar100_atom": TrainConfig(**_CIFAR100, **_ATOM),
+    "svhn_atom": TrainConfig(
+        **_CIFAR
+        | _ATOM
+        | {
+            "dataset": "svhn_cropped",
+            "augment": (),
+            "ood_augment": ("crop", "flip"),
+            "mine_every": _SVHN_EPOCH,
+            "updates": 20 * _SVHN_EPOCH,
+            "optimizer": dataclasses.replace(_ATOM_OPTIMIZER, drops=after_epochs(10, 15, 18, of=20)),
+        }
     ),
     "smoke": TrainConfig(
         **_SMOKE,
@@ -202,6 +232,8 @@ class EvaluateConfig:
     images: ImagesOrAll = 500  # test images, ID and of each OOD set; None for all
     fit_images: Count = 2000  # training images that detectors are fitted to
     search: bool = False  # choose settings of detectors on validation images, from OpenOOD's grids
+    # whose values are tried: OpenOOD's, chosen by AUROC; or ODIN's and Mahalanobis' of ALOE and ATOM, chosen by FPR
+    grids: Literal["openood", "aloe"] = "openood"
     search_ood: str = ""  # OOD set to validate them on, which no OOD set of the test may share an image with
     search_images: Count = 1000  # validation images of each side
     id_rejected: OpenShare = 0.05  # share of ID images that thresholds may reject
@@ -226,8 +258,9 @@ class EvaluateConfig:
             raise ValueError(
                 "--search and --search-ood: must be given together, the OOD set to validate settings on"
             )
-        if self.search and not any(tunable(name) for name in self.detectors):
-            raise ValueError(f"--search is given, must be with one of the detectors {', '.join(TUNABLE)}")
+        if self.search and not any(tunable(name, self.grids) for name in self.detectors):
+            known = ", ".join(GRIDS[self.grids])
+            raise ValueError(f"--search is given, must be with one of the detectors {known}")
         self.check_attacks()
         if self.composition and not (self.corruption and self.attacks):
             raise ValueError("--composition needs --corruption and an attack")
@@ -265,12 +298,29 @@ def file_name(name: str) -> str:
     return name.replace("/", "_").replace(":", "_")
 
 
+# The OOD sets that ALOE and ATOM average over.
+SIX_SETS = ("lsun_crop", "lsun_resize", "isun", "dtd", "places365", "svhn_cropped/thousand")
+_SIX = EvaluateConfig(
+    ood_sets=SIX_SETS,
+    detectors=("msp", "odin", "mahalanobis_layers"),
+    attacks=("atom", "aloe", "adaptive"),
+    radii=(1 / 255, 8 / 255),
+    corruption=True,
+    composition=True,
+    images=None,
+    search=True,
+    grids="aloe",
+    search_ood="tiny_imagenet/outliers",
+)
 EVALUATE_PRESETS = {
     "standard": EvaluateConfig(),
     "strong": EvaluateConfig(attacks=("strong",), restarts=5),
     "aloe": EvaluateConfig(attacks=("aloe", "adaptive"), radii=(1 / 255,)),
     "atom": EvaluateConfig(attacks=("atom", "adaptive"), radii=(8 / 255,), corruption=True, composition=True),
     "atd": EvaluateConfig(attacks=("atd", "adaptive"), radii=(8 / 255,)),
+    "six_sets": _SIX,
+    "six_sets_own": dataclasses.replace(_SIX, detectors=("own",), search=False, search_ood=""),
+    "six_sets_gtsrb": dataclasses.replace(_SIX, ood_sets=(*SIX_SETS[:-1], "cifar10")),
     "smoke": EvaluateConfig(
         ood_sets=("letters",),
         radii=(0.1,),

@@ -267,7 +267,8 @@ class Scoring:
 
     def _chosen(self) -> tuple[Detector, Any]:
         """Give the detector and what it is fitted to; of a search, that with the settings that were chosen."""
-        one, wanted = self.detector, tunable(self.name) if self.cfg.search else None
+        one = self.detector
+        wanted = tunable(self.name, self.cfg.grids) if self.cfg.search else None
         if wanted is None and one.fit is None:
             return one, ()
         train, held_out = self.images.fit_sets()
@@ -283,6 +284,7 @@ class Scoring:
                     wanted.grid,
                     Validation(train, held_out, noise, self.images.search_ood),
                     self.images.tests,
+                    by="fpr" if self.cfg.grids == "aloe" else "auroc",
                     batch_size=batch_size,
                 )
                 runtime.say(in_words(self.name, found))

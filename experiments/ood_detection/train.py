@@ -152,6 +152,7 @@ class Pairs:
 
     def _pairs(self, ood: Split, start: int) -> Iterator[Pair]:
         cfg, augment = self.cfg, augmentations.augmentation(self.cfg.augment)
+        ood_augment = augment if cfg.ood_augment is None else augmentations.augmentation(cfg.ood_augment)
         return data.pairs(
             self.train,
             ood,
@@ -160,7 +161,7 @@ class Pairs:
             seed=cfg.seed,
             start=start,
             augment=augment,
-            ood_augment=self.fresh or augment,
+            ood_augment=self.fresh or ood_augment,
             sharding=self.rows,
         )
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from robustjax.catalog.models import NORMALISATIONS
-from robustjax.data import augment, autoaugment
+from robustjax.data import augment, autoaugment, projective
 
 
 def augmentation(names: tuple[str, ...], dataset: str = "") -> augment.Augment | None:
@@ -19,6 +19,7 @@ def augmentation(names: tuple[str, ...], dataset: str = "") -> augment.Augment |
         "crop": lambda: augment.crop(4, fill=fill),
         "flip": augment.flip,
         "resized_crop": augment.resized_crop,
+        "projective": projective.projective,
         "cutout": lambda: augment.cutout(8, fill=fill),
         "cutout16": lambda: augment.cutout(16, fill=fill),
         "autoaugment_cifar10": lambda: autoaugment.autoaugment(autoaugment.CIFAR10, fill=fill),

@@ -41,6 +41,8 @@ NORMALISATIONS = {
     "cifar10": normalisation.CIFAR10,
     "cifar100": normalisation.CIFAR100,
     "svhn_cropped": normalisation.SVHN,
+    "gtsrb": normalisation.GTSRB,
+    "gtsrb/aloe": normalisation.GTSRB,
     "restricted_imagenet": normalisation.RESTRICTED_IMAGENET,
     "imagenet2012": normalisation.IMAGENET,
 }

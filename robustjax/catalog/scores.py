@@ -104,9 +104,23 @@ TUNABLE: dict[str, Tunable] = {
 }
 
 
-def tunable(name: str) -> Tunable | None:
-    """Find the grid of a detector by its name or OpenOOD's; None where nothing of it is searched."""
-    return TUNABLE.get(OPENOOD_NAMES.get(name, name))
+_MAGNITUDES = tuple(i * 0.0002 for i in range(21))
+# What ALOE and ATOM search, with the magnitudes of both; ODIN's temperature is not searched there.
+TUNABLE_ALOE: dict[str, Tunable] = {
+    "odin": Tunable(made.odin, {"temperature": (1000.0,), "magnitude": _MAGNITUDES}),
+    "mahalanobis_layers": Tunable(detectors.mahalanobis_layers, {"magnitude": _MAGNITUDES}),
+}
+GRIDS: dict[str, dict[str, Tunable]] = {"openood": TUNABLE, "aloe": TUNABLE_ALOE}
+
+
+def tunable(name: str, grids: str = "openood") -> Tunable | None:
+    """Find the grid of a detector by its name or OpenOOD's; None where nothing of it is searched.
+
+    Args:
+      name: of the detector.
+      grids: a key of `GRIDS`: whose values are tried.
+    """
+    return GRIDS[grids].get(OPENOOD_NAMES.get(name, name))
 
 
 def detector(name: str, *, flag: str = "--detectors") -> Detector:

@@ -10,6 +10,7 @@ letters              embedded: letters in the look of the digits, as OOD images
 order                which examples are held out, and the order of every epoch, by hashing
 batches              stream, pairs and evaluation: exact to resume, the same on any number of devices
 augment              crop, flip, cutout on the device
+projective           rotate, shift and tilt, as traffic signs are augmented
 views                random views for contrastive learning
 autoaugment          the policies of AutoAugment for CIFAR-10 and SVHN, on the device
 pillow_tones         Pillow's changes of tone as array code
@@ -44,6 +45,9 @@ svhn                 SVHN's MATLAB files
 tiny_imagenet        Tiny ImageNet's folders
 tiny_images          80 Million Tiny Images, whole or a sample, without what the lists name
 restricted_imagenet  nine groups of ImageNet's classes, and the others as OOD images
+imagenet_minus       ImageNet without what looks like CIFAR-10's classes
+gtsrb                German traffic signs, as ALOE takes them
+ood_pictures         LSUN, iSUN, Places365: pictures of no class
 preprocessing        scale and crop by name, to the pixel of torchvision: Res256Crop224 ...
 lazy_pictures        pictures decoded when rows are asked for, in the place of an array
 picture_tree         ImageNet's validation images as a folder tree, all or those of a list

@@ -37,6 +37,15 @@ CIFAR100 = _words(
     "wardrobe whale willow_tree wolf woman worm"
 )
 
+# OOD sets of pictures without classes, and how many each has.
+UNLABELLED: Mapping[str, int] = {
+    "lsun_crop": 10_000,  # ODIN's LSUN, random crops
+    "lsun_resize": 10_000,  # ODIN's LSUN_resize
+    "isun": 8_925,  # ODIN's iSUN
+    "places365": 10_000,  # those of Places365 that ATOM's list names
+    "lsun_classroom": 300,  # the validation pictures of LSUN's classrooms
+}
+
 # The digests of MNIST and Fashion-MNIST are of the contents of the files with the official MD5s.
 KNOWN: dict[str, Known] = {
     "mnist": Known(
@@ -151,6 +160,11 @@ KNOWN: dict[str, Known] = {
         counts={"train": 300_000},
         note="from 80 Million Tiny Images, cleaned by the authors of outlier exposure",
     ),
+    "gtsrb": Known(note="German traffic signs as pickles or folders of classes"),
+    "gtsrb/aloe": Known(
+        counts={"train": 34_799, "validation": 4_410, "test": 10_000},
+        note="German traffic signs; the test images that ALOE's code draws",
+    ),
     "cifar10_extra": Known(
         classes=CIFAR10, note="labels are those of a network: more training data, nothing to test on"
     ),
@@ -164,4 +178,8 @@ KNOWN: dict[str, Known] = {
         only="letters",
         note="as distributed, rows and columns exchanged",
     ),
+    **{
+        name: Known(counts={"test": count}, note="OOD images; the short side scaled, then the centre")
+        for name, count in UNLABELLED.items()
+    },
 }

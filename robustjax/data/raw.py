@@ -7,8 +7,10 @@ import numpy as np
 from robustjax.data import cifar, layouts
 from robustjax.data.decode import digest
 from robustjax.data.extra import pseudo_labelled, unlabelled
-from robustjax.data.known import KNOWN, Known
+from robustjax.data.gtsrb import gtsrb, tested
+from robustjax.data.known import KNOWN, UNLABELLED, Known
 from robustjax.data.omniglot import omniglot
+from robustjax.data.ood_pictures import unlabelled_pictures
 from robustjax.data.pictures import by_class
 from robustjax.data.store import Contents, Part, Raw
 from robustjax.data.svhn import svhn
@@ -66,6 +68,10 @@ def _read(name: str, folder: Path, only: str, size: int | None) -> Raw | None:
     if name in ("tiny_imagenet", "tiny_imagenet/outliers"):
         raw = tiny_imagenet(folder)
         return outliers(raw) if raw and name.endswith("outliers") else raw
+    if name in UNLABELLED:
+        return unlabelled_pictures(folder, size=size)
+    if name in ("gtsrb", "gtsrb/aloe") and (raw := gtsrb(folder)) is not None:
+        return tested(raw) if name.endswith("aloe") else raw
     if name == "random_images":
         return unlabelled(folder)
     if name == "cifar10_extra":

@@ -15,7 +15,7 @@ from PIL import Image
 
 from robustjax import checks
 from robustjax.checks import reading
-from robustjax.data import decode, digits, letters, restricted_imagenet
+from robustjax.data import decode, digits, imagenet_minus, letters, restricted_imagenet, svhn
 from robustjax.data.lazy_pictures import NO_DIGEST, LazyPictures, taken
 from robustjax.data.order import held_out
 from robustjax.data.resize import to_square
@@ -30,6 +30,8 @@ EMBEDDED: dict[str, Callable[[], Contents]] = {
 DERIVED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], tuple[str, ...], int]] = {
     "restricted_imagenet": ("imagenet2012", restricted_imagenet.grouped, restricted_imagenet.CLASSES, 224),
     "restricted_imagenet/others": ("imagenet2012", restricted_imagenet.others, ("other",), 224),
+    "imagenet_minus": ("imagenet2012", imagenet_minus.minus, ("other",), 32),
+    "svhn_cropped/thousand": ("svhn_cropped", svhn.thousand_of_each, svhn.DIGITS, 32),
 }
 SPLITS = ("train", "validation", "test")
 MOST_CLASSES = 100_000  # without names
@@ -83,7 +85,7 @@ def load(
 
     Args:
       name: as TFDS names it: "mnist", "cifar10_corrupted/fog_3", "emnist/letters", an embedded set, or one that
-        is derived from another: "restricted_imagenet" and "restricted_imagenet/others".
+        is derived from another: "restricted_imagenet" and its "/others", "imagenet_minus", "svhn_cropped/thousand".
       split: "train", "validation" or "test".
       data_dir: where data are prepared; `$TFDS_DATA_DIR` or ~/tensorflow_datasets by default. An embedded set is kept
         there if the folder is named by either, and made in memory otherwise.

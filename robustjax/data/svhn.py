@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+from jaxtyping import Int
 
 from robustjax import checks
 from robustjax.checks import reading
 from robustjax.data.layouts import files, insert, part, split_of
 from robustjax.data.store import Part, Raw
+
+DIGITS = tuple("0123456789")
 
 
 def svhn(folder: Path, only: str = "") -> Raw | None:
@@ -36,3 +39,15 @@ def svhn(folder: Path, only: str = "") -> Raw | None:
         digit = checks.labels(str(path), label.reshape(-1), count=label.size, classes=11)
         insert(parts, split_of(path.name), part(images, digit % 10, where=path), path)
     return Raw(parts) if parts else None
+
+
+def thousand_of_each(label: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """Keep the labels of the first 1,000 images of each digit, -1 for all others.
+
+    Reference: the OOD set of ALOE, Chen et al. 2020, arXiv:2003.09711, and of ATOM, of the test images.
+    """
+    kept = np.full(len(label), -1, np.int32)
+    for digit in range(len(DIGITS)):
+        first = np.flatnonzero(label == digit)[:1000]
+        kept[first] = digit
+    return kept

@@ -1,8 +1,8 @@
-"""Search the settings of a detector on validation images, ID and OOD: those with the largest AUROC."""
+"""Search the settings of a detector on validation images, ID and OOD: the largest AUROC, or the least FPR."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,19 @@ from robustjax.ood import metrics
 from robustjax.ood.detectors import Detector, FitInputs, LastLayer, ScoreInputs
 from robustjax.types import Network
 
+Criterion = Literal["auroc", "fpr"]
+
 
 class Tried(NamedTuple):
-    """Settings that were tried, and the AUROC of validation images that they gave."""
+    """Settings that were tried, and the AUROC and `metrics.fpr_id95` of validation images that they gave."""
 
     settings: dict[str, Any]
     auroc: float
+    fpr: float
+
+    def merit(self, by: Criterion) -> float:
+        """Say how good they are, more being better."""
+        return self.auroc if by == "auroc" else -self.fpr
 
 
 class Searched(NamedTuple):
@@ -64,6 +71,7 @@ def search(
     validation: Validation,
     tests: Mapping[str, Split],
     *,
+    by: Criterion = "auroc",
     batch_size: int = 250,
 ) -> Searched:
     """Try every combination of a grid and keep the one whose scores tell the validation images apart best.
@@ -76,6 +84,7 @@ def search(
       grid: the values to try by name; the first name changes fastest, and of equals the first is kept, as in OpenOOD.
       validation: what they are chosen on.
       tests: all sets that are tested on, by name; none may share an image with the validation images.
+      by: the largest "auroc", as OpenOOD chooses, or the smallest "fpr", as ODIN, ALOE and ATOM choose.
       batch_size: images in one pass.
     Raises:
       ValueError: in one line, if the grid is empty, a value is out of its range, the sets share an image, or a score is
@@ -97,9 +106,9 @@ def search(
     scored, tried, best = _Scored(network, validation, given, batch_size), [], None
     for settings, one in zip(combinations, made, strict=True):
         fitted = one.fit(given) if one.fit else ()
-        value = metrics.auroc(*scored(one, fitted))
-        tried.append(Tried(settings, value))
-        if np.isfinite(value) and (best is None or value > best.best.auroc):
+        ours, theirs = scored(one, fitted)
+        tried.append(Tried(settings, metrics.auroc(ours, theirs), metrics.fpr_id95(ours, theirs)))
+        if np.isfinite(tried[-1].auroc) and (best is None or tried[-1].merit(by) > best.best.merit(by)):
             best = Searched(one, fitted, tried[-1], ())
     if best is None:
         raise ValueError(f"search: no setting of {names} gives finite scores")
@@ -173,5 +182,5 @@ def in_words(name: str, found: Searched) -> str:
     settings = ", ".join(f"{key} {value}" for key, value in found.best.settings.items())
     return (
         f"{name}: {settings}; validation AUROC {found.best.auroc:.4f}, of {len(found.tried)} settings from "
-        f"{min(t.auroc for t in found.tried):.4f}"
+        f"{min(t.auroc for t in found.tried):.4f}; FPR {found.best.fpr:.4f}"
     )

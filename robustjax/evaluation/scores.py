@@ -229,7 +229,7 @@ def fit_inputs(
     require(network, detector, train.image.shape[1:])
     head = last_layer(network) if detector.needs_last_layer else None
     system = DetectorOn(network.model, detector, len(train.info.classes))
-    parts, known = {"train": train, "held_out": held_out}, {}
+    parts, known, programs = {"train": train, "held_out": held_out, "noise": noise}, {}, {}
 
     def measure(part: str, build: Callable[[ScoreInputs], Callable], fitted: PyTree = ()) -> Any:
         key = part, build, id(fitted) if fitted != () else None
@@ -242,8 +242,9 @@ def fit_inputs(
             count = min(batch_size, len(parts[part].label))
             given = network.params, network.state, fitted
             batches = data.evaluation(parts[part], batch_size=count)
+            program = programs.setdefault(build, mapped(run))
             # What was fitted is kept too, so that its number is not given to another object.
-            known[key] = mapped(run)(jax.random.key(0), batches, given), fitted
+            known[key] = program(jax.random.key(0), batches, given), fitted
         return known[key][0]
 
     def read(keys, batch, params, state):

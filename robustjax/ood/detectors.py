@@ -19,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from robustjax import checks
 from robustjax.ood import gaussian_scores, shaping
 from robustjax.ood.blend import blend
 from robustjax.ood.logit_scores import energy, msp_margin
+from robustjax.ood.odin import preprocessed
 from robustjax.ood.scores import Features, Form, Score, scored
 from robustjax.types import Images, LogitsFn, Objective
 
@@ -63,7 +65,7 @@ class Measure(Protocol):
 
     def __call__(
         self,
-        part: Literal["train", "held_out"],
+        part: Literal["train", "held_out", "noise"],
         build: Callable[[ScoreInputs], Callable[[Images], Any]],
         fitted: PyTree = (),
     ) -> Any: ...
@@ -197,34 +199,75 @@ def reshaped(
     return Detector(build, fit, needs_last_layer=True)
 
 
-def mahalanobis_layers() -> Detector:
+def mahalanobis_layers(*, magnitude: float = 0.0) -> Detector:
     """Sum Mahalanobis scores of all layers, with weights fitted to validation images beside noise.
 
-    Reference: Lee et al. 2018, arXiv:1807.03888.
+    Args:
+      magnitude: length of a step per pixel that raises the score of each layer before it is taken, 0 for none. An
+        adaptive attack also maximises the score without the step.
+
+    Reference: Lee et al. 2018, arXiv:1807.03888. The weights are fitted to scores after the step, as there.
     """
+    checks.number("mahalanobis_layers", "magnitude", magnitude, least=0)
+
+    def forms_of(given: FitInputs) -> dict[str, gaussian_scores.Gaussians]:
+        return {n: gaussian_scores.mahalanobis(layer, given.label) for n, layer in given.features.items()}
 
     def fit(given: FitInputs) -> Any:
-        forms = {
-            name: gaussian_scores.mahalanobis(layer, given.label) for name, layer in given.features.items()
-        }
+        forms = forms_of(given)
         held_out, noise = (
             np.stack([np.asarray(forms[n](jnp.asarray(part[n]))) for n in forms], axis=1)
             for part in (given.held_out, given.noise)
         )
         return forms, blend(held_out, noise)
 
-    def build(inputs: ScoreInputs) -> Score:
-        forms, weighed = inputs.fitted
-        features = inputs.features
-        assert features is not None
+    def fit_after_step(given: FitInputs) -> Any:
+        if given.measure is None:
+            raise ValueError("fit: mahalanobis_layers steps along images, FitInputs.measure must be there")
+        fitted = forms_of(given), jnp.float32(magnitude)
+        held_out, noise = (np.asarray(given.measure(part, _layers, fitted)) for part in ("held_out", "noise"))
+        return (*fitted, blend(held_out, noise))
 
-        def score(x: Images):
-            found = features(x)
-            return weighed(jnp.stack([form(found[name]) for name, form in forms.items()], axis=1))
+    return (
+        Detector(_sum_of_layers, fit)
+        if magnitude == 0
+        else Detector(_sum_after_step, fit_after_step, surrogate=_sum_before_step, reads="images")
+    )
 
-        return score
 
-    return Detector(build, fit)
+def _sum_of_layers(inputs: ScoreInputs) -> Score:
+    forms, weighed = inputs.fitted
+    features = inputs.features
+    assert features is not None
+
+    def score(x: Images):
+        found = features(x)
+        return weighed(jnp.stack([form(found[name]) for name, form in forms.items()], axis=1))
+
+    return score
+
+
+def _layers(inputs: ScoreInputs) -> Callable[[Images], Array]:
+    """Build x -> the scores of all layers (b, layers), each after a step of its own; fitted: forms, magnitude."""
+    forms, magnitude, *_ = inputs.fitted
+    features = inputs.features
+    assert features is not None
+
+    def layer(name: str) -> Score:
+        return preprocessed(scored(lambda x: features(x)[name], forms[name]), magnitude)
+
+    each = [layer(name) for name in forms]
+    return lambda x: jnp.stack([score(x) for score in each], axis=1)
+
+
+def _sum_after_step(inputs: ScoreInputs) -> Score:
+    layers = _layers(inputs)
+    return lambda x: inputs.fitted[-1](layers(x))
+
+
+def _sum_before_step(inputs: ScoreInputs) -> Score:
+    forms, _, weighed = inputs.fitted
+    return _sum_of_layers(inputs._replace(fitted=(forms, weighed)))
 
 
 def last(features: Mapping[str, Any]) -> Any:

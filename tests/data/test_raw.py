@@ -11,8 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.utils import shuffle
 
-from robustjax.data import load, raw, store, tiny_imagenet
+from robustjax.data import gtsrb, load, raw, store, svhn, tiny_imagenet
 from robustjax.data.known import KNOWN, Known
 
 RNG = np.random.default_rng(0)
@@ -395,6 +396,45 @@ def test_tiny_imagenet_as_distributed(tmp_path, monkeypatch):
     assert contents.classes == ("n2 boat, ship", "n1 apple")
     assert_part(contents.parts["train"], COLOUR[1:3], [1, 0])
     assert_part(contents.parts["validation"], COLOUR[5:7], [1, 0])
+
+
+def test_pictures_of_no_class_are_in_the_order_of_their_numbers_and_of_one_size(tmp_path, monkeypatch):
+    wide = RNG.integers(0, 256, (36, 40, 3), np.uint8)
+    for number in (10, 9, 2):
+        put(tmp_path / "LSUN" / "test" / f"{number}.jpg", coded(COLOUR[number]))
+    put(tmp_path / "LSUN" / "test" / "other.png", coded(wide))
+    with pytest.raises(ValueError, match=r"lsun_crop: 4 test images found, must be 10,000"):
+        raw.contents("lsun_crop", tmp_path)
+    monkeypatch.setitem(KNOWN, "lsun_crop", Known())
+    part = raw.contents("lsun_crop", tmp_path).parts["test"]
+    assert part.image.shape == (4, 32, 32, 3) and not part.label.any()
+    np.testing.assert_array_equal(part.image[1:], COLOUR[[2, 9, 10]])
+    assert raw.contents("lsun_crop", tmp_path, size=8).parts["test"].image.shape == (4, 8, 8, 3)
+
+
+def test_traffic_signs_are_read_and_tested_as_their_shuffle_has_them(tmp_path, monkeypatch):
+    monkeypatch.setitem(KNOWN, "gtsrb/aloe", Known())
+    monkeypatch.setattr(gtsrb, "TESTED", 5)
+    for name, rows in (("train", slice(0, 6)), ("valid", slice(6, 8)), ("test", slice(0, 12))):
+        put(tmp_path / f"{name}.p", pickle.dumps({"features": COLOUR[rows], "labels": 10 * LABEL[rows]}))
+    whole = raw.contents("gtsrb", tmp_path)
+    assert_part(whole.parts["validation"], COLOUR[6:8], 10 * LABEL[6:8])
+    assert len(whole.classes) == 43 and len(whole.parts["test"].label) == 12
+    test = raw.contents("gtsrb/aloe", tmp_path).parts["test"]
+    expected = np.sort(shuffle(np.arange(12), random_state=1)[:5])  # scikit-learn's, which the authors call
+    np.testing.assert_array_equal(test.index, expected)
+    np.testing.assert_array_equal(test.image, COLOUR[expected])
+    put(tmp_path / "test.p", pickle.dumps({"features": COLOUR, "labels": LABEL + 43}))
+    with pytest.raises(ValueError, match="must be below 43"):
+        raw.contents("gtsrb", tmp_path)
+
+
+def test_a_thousand_of_each_digit_are_the_first():
+    label = np.tile([3, 0, 3], 1500)
+    kept = svhn.thousand_of_each(label)
+    np.testing.assert_array_equal(np.flatnonzero(kept == 3), np.flatnonzero(label == 3)[:1000])
+    np.testing.assert_array_equal(np.flatnonzero(kept == 0), np.flatnonzero(label == 0)[:1000])
+    assert (kept >= 0).sum() == 2000
 
 
 def test_what_is_read_can_be_prepared_and_loaded(tmp_path):

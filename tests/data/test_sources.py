@@ -430,5 +430,7 @@ def test_restricted_imagenet_is_nine_ranges_of_classes_and_the_others_are_outlie
     np.testing.assert_array_equal(
         load("restricted_imagenet/others", "test", data_dir=tmp_path, size=6).index, [0, 4, 5]
     )
+    # Of tench, bullfrog, Chihuahua, dragonfly, damselfly, toilet tissue and crab, two look like CIFAR-10's classes.
+    assert load("imagenet_minus", "test", data_dir=tmp_path, size=6).index.tolist() == [0, 3, 4, 5, 6]
     with pytest.raises(ValueError, match="no imagenet2012"):
         load("restricted_imagenet", "test", data_dir=tmp_path / "none")

@@ -54,6 +54,17 @@ def test_the_best_of_the_grid_is_kept(name):
     assert f"validation AUROC {found.best.auroc:.4f}" in in_words(name, found)
 
 
+def test_the_least_fpr_is_kept_where_it_is_asked_for():
+    found = search(
+        network(), post_processors.energy, {"temperature": (1.0, 0.02, 30.0)}, VALIDATION, TESTS, by="fpr"
+    )
+    assert found.best.fpr == min(t.fpr for t in found.tried)
+    for tried in found.tried:
+        scorer = scores.Scorer(network(), post_processors.energy(**tried.settings), classes=3)
+        a, b = (scorer.clean(one)["conf"] for one in (ID, OOD))
+        assert tried.fpr == pytest.approx((b >= np.sort(a)[2]).mean(), abs=1e-6)  # 38 of 40 are 95 %
+
+
 def test_of_equals_the_first_is_kept():
     found = search(network(), post_processors.fdbd, {"centred": (True, True)}, VALIDATION, TESTS)
     assert found.best is found.tried[0]
@@ -80,6 +91,10 @@ def test_every_grid_holds_settings_of_its_detector():
     for name, one in TUNABLE.items():
         for settings in ({key: values[i] for key, values in one.grid.items()} for i in (0, -1)):
             assert one.make(**settings).reads == DETECTORS[name].reads
+    aloe = tunable("odin", "aloe")
+    assert aloe is not None and tunable("energy", "aloe") is None
+    np.testing.assert_allclose(aloe.grid["magnitude"], np.arange(0, 0.0041, 0.0002), atol=1e-12)
+    assert aloe.grid["temperature"] == (1000.0,)
     assert tunable("ebo") is TUNABLE["energy"] and tunable("msp") is None
     assert len(TUNABLE["adascale_a"].grid["percentiles"]) == 36
 

@@ -7,8 +7,9 @@ import pytest
 
 from robustjax.analysis import frechet, last_layer
 from robustjax.losses import gaussian_mixture
-from robustjax.ood import metrics, shaping
+from robustjax.ood import detectors, metrics, shaping
 from robustjax.ood.blend import blend
+from robustjax.ood.detectors import FitInputs, ScoreInputs
 from robustjax.ood.feature_scores import knn, vim
 from robustjax.ood.gaussian_scores import mahalanobis, relative_mahalanobis
 from robustjax.ood.ssd import clustered, few_shot, ssd
@@ -177,3 +178,43 @@ def test_labels_are_whole_numbers_one_for_each_example(fit, label):
     with pytest.raises(ValueError, match="label") as raised:
         fit(features, label)
     assert "\n" not in str(raised.value)
+
+
+def test_layers_of_mahalanobis_distances_are_taken_after_a_step_each():
+    """By hand: one layer is the image, the other its double; the step follows the sign of each layer's own slope."""
+    magnitude, label = 0.5, np.arange(len(TRAIN)) % 3
+    layers = {"stage0": 1.0, "stage1": 2.0}
+    images = {"held_out": TRAIN[:40], "noise": RNG.normal(size=(30, TRAIN.shape[1])).astype(np.float32)}
+
+    def inputs(fitted):
+        features = lambda x: {name: scale * x for name, scale in layers.items()}
+        return ScoreInputs(lambda x: x[:, :3], 3, features, fitted=fitted)
+
+    def measure(part, build, fitted=()):
+        return jax.jit(lambda x: build(inputs(fitted))(x))(jnp.asarray(images[part]))
+
+    read = lambda x: {name: scale * x for name, scale in layers.items()}
+    given = FitInputs(read(TRAIN), label, read(images["held_out"]), read(images["noise"]), measure=measure)
+    one = detectors.mahalanobis_layers(magnitude=magnitude)
+    assert one.fit is not None and one.surrogate is not None
+    fitted = one.fit(given)
+
+    def by_hand(x):
+        out = []
+        for scale in layers.values():
+            form = mahalanobis(scale * TRAIN, label)
+            white, center, means = (np.asarray(a, float) for a in (form.whitening, form.center, form.means))
+            distance = lambda h: np.square(((h - center) @ white)[:, None] - means[None]).sum(axis=2)
+            nearest = distance(scale * x).argmin(axis=1)
+            slope = -(((scale * x - center) @ white) - means[nearest]) @ white.T
+            out.append(-0.5 * distance(scale * (x + magnitude * np.where(slope > 0, 1, -1))).min(axis=1))
+        return np.stack(out, axis=1)
+
+    a, b = (by_hand(images[part].astype(float)) for part in ("held_out", "noise"))
+    weighed = blend(a, b)
+    expected = a @ np.asarray(weighed.weights, float) + float(weighed.bias)
+    x = jnp.asarray(images["held_out"])
+    found, plain = jax.jit(lambda x: (one.build(inputs(fitted))(x), one.surrogate(inputs(fitted))(x)))(x)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-2)
+    # Without the step the score is another one, and what adaptive attacks maximise beside it.
+    assert np.abs(np.asarray(plain) - expected).max() > 0.1

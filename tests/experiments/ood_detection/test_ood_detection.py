@@ -13,19 +13,22 @@ from sklearn.metrics import roc_auc_score
 from experiments.ood_detection import compare, compare_networks, config, networks, scoring
 from experiments.ood_detection.compare_results import Results
 from robustjax import data
+from robustjax.catalog import scores as catalog_scores
+
+ATOM = ("ood_detection.train", "smoke", "--loss", "atom", "--ood-augment", "flip", "--out")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run of ATOM, which chooses its OOD images."""
     out = tmp_path_factory.mktemp("ood") / "whole"
-    done = scripts.run("ood_detection.train", "smoke", "--loss", "atom", "--out", out)
+    done = scripts.run(*ATOM, out)
     assert done.returncode == 0, done.stderr
     return out
 
 
 def test_a_run_that_chooses_its_ood_images_resumes_bit_for_bit(whole, tmp_path, capsys, monkeypatch):
-    torn, words = tmp_path / "torn", ("ood_detection.train", "smoke", "--loss", "atom", "--out")
+    torn, words = tmp_path / "torn", ATOM
     assert "OOD images under attack" in (whole / "report.html").read_text()
     assert sorted(path.name for path in (whole / "mined").iterdir()) == ["00000000.npz", "00000003.npz"]
     with np.load(whole / "mined" / "00000003.npz") as file:
@@ -42,6 +45,37 @@ def test_a_run_that_chooses_its_ood_images_resumes_bit_for_bit(whole, tmp_path, 
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
     other = scripts.call(capsys, monkeypatch, *words, torn, "--weight", 2)
     assert other.returncode == 2 and "weight" in other.stderr
+
+
+@pytest.mark.slow
+def test_both_protocols_with_what_the_papers_search(whole, tmp_path, capsys, monkeypatch):
+    """The preset of six sets on one set, at one radius, with a search of two magnitudes."""
+    for name, one in catalog_scores.TUNABLE_ALOE.items():
+        few = one.grid | {"magnitude": one.grid["magnitude"][:2]}
+        monkeypatch.setitem(catalog_scores.TUNABLE_ALOE, name, one._replace(grid=few))
+    words = ["ood_detection.evaluate", "smoke", "--runs", whole, "--detectors", "mahalanobis_layers"]
+    words += [
+        "--attacks",
+        "atom",
+        "aloe",
+        "--radii",
+        "1/255",
+        "8/255",
+        "--no-certify",
+        "--sigma",
+        0,
+        "--search",
+    ]
+    words += ["--grids", "aloe", "--search-ood", "noise/uniform", "--search-images", 20, "--out", tmp_path]
+    done = scripts.call(capsys, monkeypatch, *words)
+    assert done.returncode == 0, done.stderr
+    tried = json.loads((tmp_path / "searches/whole/mahalanobis_layers.json").read_text())
+    assert [t["settings"]["magnitude"] for t in tried["tried"]] == pytest.approx([0, 0.0002])
+    assert tried["chosen"]["fpr"] == min(t["fpr"] for t in tried["tried"])
+    found = json.loads((tmp_path / "metrics.json").read_text())["metrics"]["whole"]
+    atom, aloe = (found["mahalanobis_layers"]["letters"][f"{name}_0.03137"] for name in ("atom", "aloe"))
+    assert atom["auroc_out"] <= atom["auroc_clean"] == atom["auroc_in"]
+    assert aloe["auroc_both"] <= aloe["auroc_clean"] + 0.02
 
 
 def auroc(folder, case):
