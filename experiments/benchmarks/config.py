@@ -56,6 +56,41 @@ ATTACK_PRESETS = {
 }
 
 
+# --- queries ---
+
+
+@dataclasses.dataclass(frozen=True)
+class QueriesConfig:
+    """Measure attacks without gradients."""
+
+    run: str = ""  # a folder of classification.train
+    norms: tuple[Literal["linf", "l2"], ...] = ("linf", "l2")
+    eps: tuple[PositiveRadius, ...] = (0.3, 2.0)  # a radius in each norm, for the share that is broken
+    queries: tuple[Count, ...] = (500, 1000, 2000, 5000)  # rising
+    gradients: Count = 500  # of FMN, to compare with
+    images: Count = 100  # test images, of which those classified correctly are attacked
+    peers: bool = True  # also measure foolbox, if it is installed
+    seed: Seed = 0
+    data_dir: str | None = None
+    out: str | None = None  # a file to append one line of JSON to
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        if not self.run:
+            raise ValueError("--run is missing, must name a folder of classification.train")
+        if len(self.eps) != len(self.norms):
+            raise ValueError(
+                f"--eps has {len(self.eps)} values, must have {len(self.norms)}, one for each norm"
+            )
+        if sorted(set(self.queries)) != list(self.queries):
+            raise ValueError(f"--queries are {' '.join(map(str, self.queries))}, must rise")
+
+
+QUERIES_PRESETS = {
+    "cpu": QueriesConfig(),
+    "smoke": QueriesConfig(queries=(5, 12), images=8, gradients=3),
+}
+
 # --- train ---
 
 Network = Literal["convnet", "convnet_small", "resnet18", "wideresnet28_10"]

@@ -29,6 +29,30 @@ def test_smoke(trained, tmp_path, capsys, monkeypatch):
     assert pgd["attack"] == "pgd" and "ours" in done.stdout
 
 
+def test_queries_smoke(trained, tmp_path, capsys, monkeypatch):
+    words = ("smoke", "--run", trained, "--no-peers", "--out", tmp_path / "lines.jsonl")
+    done = scripts.call(capsys, monkeypatch, "benchmarks.queries", *words)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "lines.jsonl").read_text())["results"]
+    blind = [row for row in rows if row["attack"] != "fmn, with gradients"]
+    assert {row["attack"] for row in blind} >= {"hop_skip_jump", "geoda", "rays", "boundary_attack", "sign_opt"}
+    assert {row["queries"] for row in blind} == {5, 12}
+    assert all(row["interval"][0] <= row["median"] <= row["interval"][1] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ((), "--run is missing"),
+        (("--run", "there", "--eps", "0.3"), "--eps has 1 values, must have 2"),
+        (("--run", "there", "--queries", "50", "20"), "must rise"),
+    ],
+)
+def test_queries_refuses_what_makes_no_table(words, message, capsys, monkeypatch):
+    done = scripts.call(capsys, monkeypatch, "benchmarks.queries", "smoke", *words)
+    assert done.returncode == 2 and message in done.stderr
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", peers.NETWORKS)
 def test_peers_are_the_same_function(name):
