@@ -25,6 +25,7 @@ sign_opt              the same by signs of the change of a distance, l2
 geoda                 the same by hyperplanes, linf and l2
 query_curve           how far a search has come after so many queries
 transfer              points made on one network, evaluated on another
+transferable          points that travel: MI, NI, DI, TI, SI, VMI, ensembles of networks
 adaptive              networks as an adaptive attacker sees them: means over randomness, slopes where there are none
 gated_objectives      objectives against a classifier behind a gate and a translator
 case                  one line of an evaluation: a solver on an objective, how often and at what cost
@@ -97,4 +98,9 @@ from robustjax.attacks.square import square as square
 from robustjax.attacks.step_schedule import first_steps as first_steps
 from robustjax.attacks.step_schedule import rising as rising
 from robustjax.attacks.transfer import transferred as transferred
+from robustjax.attacks.transferable import at_scales as at_scales
+from robustjax.attacks.transferable import diverse as diverse
+from robustjax.attacks.transferable import ensemble as ensemble
+from robustjax.attacks.transferable import momentum_iterative as momentum_iterative
+from robustjax.attacks.transferable import translated as translated
 from robustjax.attacks.zoo import zoo as zoo

@@ -32,6 +32,7 @@ from robustjax.attacks.sign_opt import sign_opt
 from robustjax.attacks.simba import simba
 from robustjax.attacks.solver import OfLogits, Solver, of_ascent
 from robustjax.attacks.spsa import spsa
+from robustjax.attacks.transferable import at_scales, diverse, momentum_iterative, translated
 from robustjax.attacks.zoo import zoo
 from robustjax.catalog.names import named
 from robustjax.threats import Threat
@@ -65,6 +66,17 @@ def _pgd(name: str, loss: OfLogits) -> Build:
         del classes
         solver = pgd_solver(threat, steps=its.steps, step_size=its.step * threat.eps)
         return untargeted(name, solver, loss, restarts=its.restarts)
+
+    return build
+
+
+def _travelling(name: str, **settings: Any) -> Build:
+    def build(threat: Threat, classes: int, its: AttackSettings) -> Case:
+        del classes
+        solver = momentum_iterative(
+            threat, steps=its.steps, step_size=its.step * threat.eps, keep="best", **settings
+        )
+        return untargeted(name, solver, logit.cross_entropy, restarts=its.restarts)
 
     return build
 
@@ -111,6 +123,12 @@ ATTACKS: dict[str, Build] = {
     "zoo": lambda t, k, s: untargeted(
         "zoo", zoo(t, steps=s.steps, step_size=s.step * t.eps), logit.margin, passes=257, black_box=True
     ),
+    "mi": _travelling("mi"),
+    "ni": _travelling("ni", look_ahead=True),
+    "di": _travelling("di", gradient=diverse()),
+    "ti": _travelling("ti", gradient=translated()),
+    "si-ni": _travelling("si-ni", look_ahead=True, gradient=at_scales()),
+    "vmi": _travelling("vmi", neighbours=5),
     "simba": _by_queries("simba", simba),
     "hsj": _by_queries("hsj", hop_skip_jump),
     "boundary": _by_queries("boundary", boundary_attack),

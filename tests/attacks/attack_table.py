@@ -99,6 +99,11 @@ LINES = {
     "over_targets": Line(lambda t: attacks.over_targets(_pgd(t, start=at_origin)), ("linf",)),
     "worst_of": Line(lambda t: attacks.worst_of(against(attacks.fgsm(t)), against(_pgd(t))), ("l2",)),
     "transferred": Line(lambda t: attacks.transferred(against(attacks.fgsm(t)), net), ("linf",), worse=True),
+    "momentum_iterative": Line(
+        lambda t: as_attack(attacks.momentum_iterative(t, steps=12, neighbours=2, look_ahead=True)),
+        ("linf", "l2"),
+        worse=True,
+    ),
     "refined": Line(_refined, ("l2",), worse=True),
     "worst_case": Line(
         lambda t: autoattack.worst_case((autoattack.apgd_targeted(t, classes=2, steps=15),)), ("linf",)

@@ -19,7 +19,10 @@ SLOW = {name: [pytest.mark.slow] if line.slow else [] for name, line in LINES.it
 EACH = [pytest.param(name, kind, marks=SLOW[name]) for name, line in LINES.items() for kind in line.norms]
 # half_batch leaves half of its rows where they are; frank_wolfe has a set of its own.
 ELSEWHERE = {"half_batch", "frank_wolfe"}
-NO_ATTACKS = {"against", "as_attack", "averaged", "query_curve", "substituted", "rising", "signed"}
+NO_ATTACKS = {
+    "against", "as_attack", "at_scales", "averaged", "diverse", "ensemble", "query_curve", "substituted", "rising",
+    "signed", "translated",
+}  # fmt: skip
 
 
 def test_every_attack_of_the_library_is_in_the_table():
