@@ -13,13 +13,14 @@ import numpy as np
 from robustjax import checks
 from robustjax.analysis.intervals import Estimate
 from robustjax.attacks import autoattack, masking_checks, masking_measurements
+from robustjax.attacks import suites as by_norm
 from robustjax.evaluation import suite as suites
 from robustjax.evaluation.ahead import compile_ahead, wait
 from robustjax.evaluation.results import Results
 from robustjax.evaluation.runner import Progress
 from robustjax.evaluation.suite_state import fingerprint
 from robustjax.models.cpu.rewritten import with_fast_convolutions
-from robustjax.numerics import Norm
+from robustjax.numerics import AnyNorm
 from robustjax.runtime import result_files
 from robustjax.runtime.attack_progress import attack_progress
 from robustjax.runtime.compilation import compilations, duration, kept_programs
@@ -29,7 +30,7 @@ from robustjax.threats import Threat
 from robustjax.traced import SMALL
 from robustjax.types import Flag, LogitsFn, Network
 
-SUITES = {"standard": autoattack.standard, "plus": autoattack.plus, "rand": autoattack.rand}
+SUITES = {"standard": by_norm.standard, "plus": autoattack.plus, "rand": autoattack.rand}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ def evaluate(
     x: Any,
     y: Any,
     *,
-    norm: Norm = "linf",
+    norm: AnyNorm = "linf",
     eps: float = 8 / 255,
     suite: Literal["standard", "plus", "rand"] = "standard",
     lower: float = 0.0,
@@ -96,11 +97,13 @@ def evaluate(
 ) -> Evaluation:
     """Attack a classifier with AutoAttack on every image, and look for signs of masked gradients.
 
+    In l0, where AutoAttack has no attacks, the suite is that of `attacks.l0_suite`.
+
     Args:
       network: from images (b, h, w, c) to logits (b, k), in evaluation mode; or a `Network` with its weights.
       x: (n, h, w, c) bytes, or floats in the box.
       y: (n,) labels, whole numbers from 0.
-      norm, eps: of the threat; eps in the units of x, after bytes are divided by 255.
+      norm, eps: of the threat; eps in the units of x, after bytes are divided by 255; in l0 a number of pixels.
       suite: AutoAttack's version.
       lower, upper: the box that pixels must stay in.
       batch_size: images on the devices at a time.
@@ -128,7 +131,7 @@ def evaluate(
     classes = checks.logits("evaluate", logits_fn, images)
     checks.folder("evaluate", out)
     labels = checks.labels("evaluate", y, count=len(images), classes=classes)
-    eps = checks.radius("evaluate", eps, norm=norm, shape=images.shape[1:], lower=lower, upper=upper)
+    eps = checks.radius("evaluate", eps, norm=norm, shape=images.shape[1:], lower=lower, upper=upper, l0=True)
     flags = (
         *checks.network("evaluate", logits_fn, images, lower=lower, upper=upper),
         checks.class_counts(labels, classes),
@@ -149,7 +152,8 @@ def evaluate(
     with kept_programs(), compilations() as compiled:
         show = attack_progress()
         some_x, some_y = jax.device_put((images[few], labels[few]))
-        search = "square" not in {case.name for case in cases(threat)}
+        black_box = [case.name for case in cases(threat) if case.black_box]
+        search = not black_box
         traced = masking_measurements.hoisted(logits_fn, some_x)
         rehearsal = partial(masking_checks.rehearse, traced, some_x, some_y, threat, search=search)
 
@@ -165,11 +169,12 @@ def evaluate(
         if masking:
             wait(traced.steps, (norm, search))
             found = masking_checks.from_outcomes(
-                results.attacks, results.outcome, results.margin, black_box=("square",)
+                results.attacks, results.outcome, results.margin, black_box=black_box
             )
             seen = masking_checks.checks(key, logits_fn, some_x, some_y, threat, search=search)
             flags = checks.joined(flags, (*seen, *found))
-    title = f"{norm} {eps:.4g}, AutoAttack {suite}, {len(images)} images"
+    what = f"l0 of {eps:g} pixels, {suite} suite" if norm == "l0" else f"{norm} {eps:.4g}, AutoAttack {suite}"
+    title = f"{what}, {len(images)} images"
     evaluation = Evaluation(
         title, results, flags, time.perf_counter() - began, compiled.seconds, compiled.programs
     )

@@ -529,6 +529,17 @@ def threat(who: str, given: Any, *, normed: bool = True, l0: bool = False) -> No
         norm(who, given.norm)
 
 
+def finite_box(who: str, lower: Any, upper: Any) -> None:
+    """Check that the box of a threat is finite, where its edges are known.
+
+    Raises:
+      ValueError: in one line, if it is not.
+    """
+    edges = known(lower), known(upper)
+    if any(edge is not None and np.isinf(edge).any() for edge in edges):
+        raise ValueError(f"{who}: the box is [{lower}, {upper}], must be finite")
+
+
 def corruptions(who: str, names: Any, severities: Any, *, known: Sequence[str] | None = None) -> None:
     """Check names of corruptions and their severities.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, ClassVar, Protocol, cast, get_args, runtime_checkable
+from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -164,11 +164,8 @@ class Threat:
 
     def _sparse(self, keys: Keys, origin: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         """Draw a point of the l0 ball: uniform among the supports, and uniform in the box there."""
+        checks.finite_box("Threat: to draw points in l0", self.lower, self.upper)
         low, high = (jnp.asarray(edge, origin.dtype) for edge in (self.lower, self.upper))
-        if (known := checks.known(high - low)) is not None and np.isinf(known).any():
-            raise ValueError(
-                f"Threat: the box is [{self.lower}, {self.upper}], must be finite to draw points in l0"
-            )
         where, what = jax.vmap(jax.random.split, out_axes=1)(keys)
         places = l0.units(origin, self.channels).shape[1]
         rank = jax.vmap(lambda k: jax.random.uniform(k, (places,)))(where)
@@ -183,15 +180,15 @@ class Threat:
 
         Linf: the sign. L2: the normalised gradient. L1: the signs of the largest entries, `density` of them,
         leaving out those that already lie on the box and push outwards if `x` is given: without that, steps
-        would be spent on features that cannot move. L0 knows no length: the gradient, scaled to change features by 1
-        on average; the projection keeps what matters most.
+        would be spent on features that cannot move. L0 knows no length: the gradient, scaled to largest
+        entry 1; the projection keeps what matters most.
         """
         if self.norm == "linf":
             return jnp.sign(grad)
         if self.norm == "l2":
             return divide(grad, per_example(norm(grad, "l2"), grad))
         if self.norm == "l0":
-            return grad[0].size * divide(grad, per_example(norm(grad, "l1"), grad))
+            return divide(grad, per_example(norm(grad, "linf"), grad))
         if x is not None:
             stuck = ((x >= self.upper) & (grad > 0)) | ((x <= self.lower) & (grad < 0))
             grad = jnp.where(stuck, 0.0, grad)
@@ -204,8 +201,18 @@ class Threat:
 
     @property
     def step_unit(self) -> Radius:
-        """Say what step sizes are shares of: the radius; in l0, whose radius is no length, the width of the box."""
-        return cast(Radius, jnp.max(jnp.asarray(self.upper) - self.lower)) if self.norm == "l0" else self.eps
+        """Say what step sizes are shares of: the radius; in l0, whose radius is no length, 64 widths of the box.
+
+        There only steps that lead far beyond the box let a place take the turn of one that has reached its edge.
+        """
+        if self.norm != "l0":
+            return self.eps
+        return 64.0 * self.side
+
+    @property
+    def side(self) -> Float[Array, ""]:
+        """Say how wide the box is, where it is widest."""
+        return jnp.max(jnp.asarray(self.upper, jnp.float32) - jnp.asarray(self.lower, jnp.float32))
 
     def distance(self, x: Float[Array, "b ..."], origin: Float[Array, "b ..."]) -> PerExample:
         """Measure how far each x is from its origin; in l0 the pixels or features where it is another number."""

@@ -25,10 +25,10 @@ from robustjax.catalog import losses
 from robustjax.catalog.names import named
 from robustjax.data import preprocessing
 from robustjax.evaluation.corruptions import COMMON
+from robustjax.numerics import AnyNorm
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.threats import Threat
 
-Norm = Literal["linf", "l2", "l1"]
 MAY_DIFFER = ("out", "data_dir", "distributed", "cluster")  # when a run goes on
 
 
@@ -242,8 +242,10 @@ class AttackConfig:
     """Attack a classifier."""
 
     source: network_source.Source = network_source.Source()
-    norm: Norm | None = None  # by default that of --source.known, or linf
-    eps: Radius | None = None  # in units of images in [0, 1]; by default that of --source.known, or 0.3
+    norm: AnyNorm | None = None  # by default that of --source.known, or linf
+    eps: Radius | None = (
+        None  # of images in [0, 1], in l0 in pixels; by default that of --source.known, or 0.3
+    )
     radii: Count = 1  # points of a curve, evenly up to --eps
     suite: known_attacks.Suite = "standard"
     attacks: tuple[
@@ -271,6 +273,10 @@ class AttackConfig:
         norm, eps = self.ball()
         if norm == "linf" and eps > 1:
             raise ValueError(f"--eps is {eps:g}, must be at most 1 for images in [0, 1]; write 8/255")
+        if norm == "l0" and (eps < 1 or eps != int(eps)):
+            raise ValueError(f"--eps is {eps:g}, must be a whole number from 1 in l0: it counts pixels")
+        if norm == "l0" and self.radii > eps:
+            raise ValueError(f"--radii is {self.radii}, must be at most the {eps:g} pixels of --eps")
         if (self.suite == "custom") != bool(self.attacks):
             raise ValueError("--attacks must be given with --suite custom, and only then")
         for name in self.attacks:
@@ -281,16 +287,19 @@ class AttackConfig:
             raise ValueError("--radii above 1 and --given cannot be combined, must be one of them")
         self.part()
 
-    def ball(self) -> tuple[Norm, float]:
+    def ball(self) -> tuple[AnyNorm, float]:
         """Say norm and radius: those given, those of the board of a known checkpoint, or linf and 0.3.
 
         Raises:
-          ValueError: if the radius is missing with a known checkpoint of another norm, or of a board of corruptions.
+          ValueError: if the radius is missing with a known checkpoint of another norm, or of a board of corruptions, or
+            in l0.
         """
         known = self.source.entry_of()
+        if self.norm == "l0" and self.eps is None:
+            raise ValueError("--eps is missing, must be given in l0: how many pixels may change")
         if known is None:
             return self.norm or "linf", 0.3 if self.eps is None else self.eps
-        norm: Norm = self.norm or ("l2" if known.threat == "l2" else "linf")
+        norm: AnyNorm = self.norm or ("l2" if known.threat == "l2" else "linf")
         if self.eps is not None:
             return norm, self.eps
         if known.eps is None or norm != known.threat:
@@ -306,7 +315,9 @@ class AttackConfig:
 
     def grid(self) -> np.ndarray:
         """List the radii of the curve."""
-        return np.linspace(0, self.ball()[1], self.radii + 1)[1:]
+        norm, largest = self.ball()
+        radii = np.linspace(0, largest, self.radii + 1)[1:]
+        return np.round(radii) if norm == "l0" else radii
 
     def part(self) -> tuple[int, int]:
         """Read which part of the images is attacked: (number from 1, of how many)."""

@@ -12,9 +12,11 @@ fab                   the nearest point beyond a decision boundary, targeted and
 ddn                   minimum norms in l2, on spheres whose radius follows the outcome
 fmn                   minimum norms in linf, l2, l1 and l0, in balls whose radius follows the outcome
 sigma_zero            the fewest pixels in l0, by a smooth count of them
+vfga                  one pixel after the other, by gradients and draws
 deepfool              a quick estimate of minimum norms, from linearised boundaries
 carlini_wagner        minimum norms in l2, as a trade with the margin
 square                random search that asks for values only
+sparse_rs             random search for few pixels, a patch or a frame
 spsa, nes             ascent along gradients estimated from values
 zoo                   Adam on single features, by values
 simba                 one coordinate at a time, forth or back, by values
@@ -30,6 +32,8 @@ adaptive              networks as an adaptive attacker sees them: means over ran
 gated_objectives      objectives against a classifier behind a gate and a translator
 case                  one line of an evaluation: a solver on an objective, how often and at what cost
 autoattack            suites of cases, as data
+l0_suite              the suite for l0
+suites                which of these suits a threat
 masking_checks        gradient-masking checks (flags: each check; masking_measurements: what they measure)
 grid                  every point of a regular grid, and refinement of what a search found
 ```
@@ -49,6 +53,7 @@ sparse                the rule of l1 APGD
 hyperplane            the shortest way to a hyperplane inside a box
 bisection             exact thresholds without a sort
 square_windows        Square's windows and bumps
+sparse_shapes         what Sparse-RS paints
 masking_measurements  small measurements of a network, each compiled once
 flags                 gradient-masking checks on the answers of a network
 attack_comparison     and on how attacks compare
@@ -87,12 +92,16 @@ from robustjax.attacks.pgd import pgd_solver as pgd_solver
 from robustjax.attacks.query_curve import QueryCurve as QueryCurve
 from robustjax.attacks.query_curve import query_curve as query_curve
 from robustjax.attacks.rays import rays as rays
+from robustjax.attacks.sigma_zero import sigma_zero as sigma_zero
 from robustjax.attacks.sign_opt import sign_opt as sign_opt
 from robustjax.attacks.signed import signed as signed
 from robustjax.attacks.simba import simba as simba
 from robustjax.attacks.solver import Solver as Solver
 from robustjax.attacks.solver import as_attack as as_attack
 from robustjax.attacks.solver import until_found as until_found
+from robustjax.attacks.sparse_rs import sparse_rs as sparse_rs
+from robustjax.attacks.sparse_rs import sparse_rs_frame as sparse_rs_frame
+from robustjax.attacks.sparse_rs import sparse_rs_patch as sparse_rs_patch
 from robustjax.attacks.spsa import spsa as spsa
 from robustjax.attacks.square import square as square
 from robustjax.attacks.step_schedule import first_steps as first_steps
@@ -103,4 +112,5 @@ from robustjax.attacks.transferable import diverse as diverse
 from robustjax.attacks.transferable import ensemble as ensemble
 from robustjax.attacks.transferable import momentum_iterative as momentum_iterative
 from robustjax.attacks.transferable import translated as translated
+from robustjax.attacks.vfga import vfga as vfga
 from robustjax.attacks.zoo import zoo as zoo

@@ -172,11 +172,12 @@ def standard(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Ca
       classes: how many logits there are; decides the targets, and the loss where DLR is undefined.
       compat: "official" is passed on to APGD, FAB and Square.
     Raises:
-      ValueError: for fewer than two classes, or an unknown compat.
+      ValueError: for fewer than two classes, an unknown compat, or l0, for which there is `l0_suite.standard`.
 
     Reference: Croce and Hein 2020, arXiv:2003.01690; l1: 2021, arXiv:2103.01208. With fewer than four classes
       the authors' code fails; here the margin takes the place of DLR and `note` says so.
     """
+    checks.threat("standard", threat)
     shrinking = threat.norm == "l1"
     return (
         apgd_ce(threat, classes=classes, restarts=5 if shrinking else 1, shrinking=shrinking, compat=compat),
@@ -199,6 +200,7 @@ def plus(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Case, 
 
     Reference: Croce and Hein 2020, arXiv:2003.01690.
     """
+    checks.threat("plus", threat)
     if threat.norm == "l1" and compat != "official":
         raise ValueError("plus: norm is 'l1', must be 'linf' or 'l2'; for l1 use standard")
     return (
@@ -222,6 +224,7 @@ def rand(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Case, 
     Reference: Croce and Hein 2020, arXiv:2003.01690. The authors' code averages gradients but takes logits,
       losses and predictions from one pass; here all see the mean.
     """
+    checks.threat("rand", threat)
     return apgd_ce(threat, classes=classes, compat=compat), apgd_dlr(threat, classes=classes, compat=compat)
 
 

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool
 
 from robustjax import checks
@@ -65,9 +64,7 @@ def carlini_wagner(
     checks.threat("carlini_wagner", threat)
     if threat.norm != "l2":
         raise ValueError(f"carlini_wagner: norm is {threat.norm!r}, must be 'l2'")
-    edges = [checks.known(edge) for edge in (threat.lower, threat.upper)]
-    if any(edge is not None and np.isinf(edge).any() for edge in edges):
-        raise ValueError(f"carlini_wagner: the box is [{threat.lower}, {threat.upper}], must be finite")
+    checks.finite_box("carlini_wagner", threat.lower, threat.upper)
     checks.count("carlini_wagner", "searches", searches)
     checks.count("carlini_wagner", "steps", steps)
     checks.setting("carlini_wagner", "step_size", step_size, above=0)

@@ -47,8 +47,8 @@ def checks(
       x, y: images and labels; misclassified ones are counted among those classified correctly at first.
       threat: where adversarial points may lie.
       steps: of PGD on cross-entropy and on the margin.
-      draws: uniform points in the threat, and queries of Square.
-      search: whether to run Square; `from_outcomes` sees more where it is one of the attacks.
+      draws: uniform points in the threat, and queries of Square, in l0 of Sparse-RS.
+      search: whether to run it; `from_outcomes` sees more where it is one of the attacks.
     Returns:
       One flag per check; only "inputs" if outputs and labels do not fit.
     Raises:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from robustjax import logit
 from robustjax.attacks.pgd import pgd_solver
 from robustjax.attacks.solver import classified
+from robustjax.attacks.sparse_rs import sparse_rs
 from robustjax.attacks.square import square
 from robustjax.numerics import constant, fold, keys_for, norm
 from robustjax.threats import Threat
@@ -117,7 +118,7 @@ def walk(
     share: Number,
     margin: bool | Bool[Array, ""],
 ) -> Walk:
-    """Follow PGD on the margin or on cross-entropy, with steps of a share of eps, in l0 of the width of the box.
+    """Follow PGD on the margin or on cross-entropy, with steps of a share of eps, in l0 of 64 widths of the box.
 
     All settings are traced, so that one program serves every walk with as many marks.
 
@@ -173,6 +174,7 @@ def searched(
     number: int | Array,
     queries: int,
 ) -> Mask:
-    """Say which images Square gets misclassified."""
+    """Say which images Square, in l0 Sparse-RS, gets misclassified."""
     keys = fold(keys_for(key, len(x)), number)
-    return square(threat, queries=queries)(keys, lambda z: logit.margin(network(z), y), x).value > 0
+    search = sparse_rs(threat, queries=queries) if threat.norm == "l0" else square(threat, queries=queries)
+    return search(keys, lambda z: logit.margin(network(z), y), x).value > 0

@@ -33,7 +33,7 @@ def pgd(
       threat: where the result must lie.
       steps: gradient evaluations.
       step_size: length of a step in the threat's norm, in the units of x; one number or one per example. In l0 the
-        mean change of a feature, before the projection.
+        largest change of a feature, before the projection: some 8 widths of the box.
       momentum: m in [0, 1].
       start: the first point; by default uniform in the threat. `starts` has others.
       keep: return the best point met, or the last one as training often does; "last" costs one forward pass
@@ -47,8 +47,9 @@ def pgd(
       ValueError: if steps or a known step_size is negative, or keep is unknown.
 
     Reference: Madry et al. 2018, arXiv:1706.06083; momentum as in Dong et al. 2018, arXiv:1710.06081. In l0 it is
-      PGD-l0 of Croce and Hein 2019, arXiv:1909.05040, whose step on CIFAR-10 is 0.15 on average. Gradients
-      that are not finite count as zero, so that the result is always feasible.
+      PGD-l0 of Croce and Hein 2019, arXiv:1909.05040, where the gradient is divided by the sum of its entries, not
+      by the largest, and any start is projected. Gradients that are not finite count as zero, so that the result is
+      always feasible.
     """
     checks.threat("pgd", threat, l0=True)
     checks.count("pgd", "steps", steps, least=0)

@@ -51,7 +51,7 @@ def sigma_zero(
       A solver whose result is the nearest point of positive merit, where there is one within the radius, and
       the point of highest merit within the radius elsewhere. What it climbs must be `signed`, as `logit.margin` is.
     Raises:
-      ValueError: if the norm is not l0, steps is less than 1, or another setting is out of range.
+      ValueError: if the norm is not l0, the box is infinite, steps is less than 1, or another setting is out of range.
 
     Reference: Cina et al. 2024, arXiv:2402.01879, with the constants of the authors' code. The paper counts features;
       where pixels count, d_i is the change of all channels, its size their largest in the threshold and their l2 norm
@@ -60,6 +60,7 @@ def sigma_zero(
     checks.threat("sigma_zero", threat, l0=True)
     if threat.norm != "l0":
         raise ValueError(f"sigma_zero: norm is {threat.norm!r}, must be 'l0'")
+    checks.finite_box("sigma_zero", threat.lower, threat.upper)
     checks.count("sigma_zero", "steps", steps)
     for name, value in (("step_size", step_size), ("sigma", sigma)):
         checks.setting("sigma_zero", name, value, above=0)
@@ -71,7 +72,7 @@ def sigma_zero(
         return Memory(rest(first), constant(first, threshold))
 
     def follow(state: Hunt, here: Linearisation) -> tuple[Array, Memory]:
-        side = threat.step_unit
+        side = threat.side
         moved = state.x - state.origin
         # What is misclassified has nothing more to lose: there the count alone is descended.
         lost = per_example(jnp.where(here.value < 0, 1.0, 0.0), moved)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from jaxtyping import Array, PRNGKeyArray
 
 from robustjax import logit
-from robustjax.attacks import autoattack
+from robustjax.attacks import autoattack, suites
 from robustjax.attacks.autoattack import Compat, untargeted
 from robustjax.attacks.boundary_attack import boundary_attack
 from robustjax.attacks.carlini_wagner import carlini_wagner
@@ -28,11 +28,14 @@ from robustjax.attacks.hop_skip_jump import hop_skip_jump
 from robustjax.attacks.nes import nes
 from robustjax.attacks.pgd import pgd_solver
 from robustjax.attacks.rays import rays
+from robustjax.attacks.sigma_zero import sigma_zero
 from robustjax.attacks.sign_opt import sign_opt
 from robustjax.attacks.simba import simba
 from robustjax.attacks.solver import OfLogits, Solver, of_ascent
+from robustjax.attacks.sparse_rs import sparse_rs, sparse_rs_frame, sparse_rs_patch
 from robustjax.attacks.spsa import spsa
 from robustjax.attacks.transferable import at_scales, diverse, momentum_iterative, translated
+from robustjax.attacks.vfga import vfga
 from robustjax.attacks.zoo import zoo
 from robustjax.catalog.names import named
 from robustjax.threats import Threat
@@ -45,9 +48,9 @@ class AttackSettings:
 
     Attributes:
       steps: iterations of a run.
-      step: length of a step of PGD and SPSA, as a share of the radius.
+      step: length of a step of PGD and SPSA, as a share of the radius; in l0 of 64 widths of the box.
       restarts: runs, at each target where there are targets.
-      queries: of Square, SimBA and searches by decisions.
+      queries: of Square, SimBA, Sparse-RS and searches by decisions.
       compat: "official" as the authors' code does it, bug-compatible.
     """
 
@@ -64,7 +67,7 @@ Build = Callable[[Threat, int, AttackSettings], Case]  # (threat, classes, setti
 def _pgd(name: str, loss: OfLogits) -> Build:
     def build(threat: Threat, classes: int, its: AttackSettings) -> Case:
         del classes
-        solver = pgd_solver(threat, steps=its.steps, step_size=its.step * threat.eps)
+        solver = pgd_solver(threat, steps=its.steps, step_size=its.step * threat.step_unit)
         return untargeted(name, solver, loss, restarts=its.restarts)
 
     return build
@@ -114,6 +117,11 @@ ATTACKS: dict[str, Build] = {
     "ddn": lambda t, k, s: untargeted("ddn", ddn(t, steps=s.steps), logit.cross_entropy),
     "fmn": lambda t, k, s: untargeted("fmn", fmn(t, steps=s.steps), logit.margin),
     "cw": lambda t, k, s: untargeted("cw", carlini_wagner(t, searches=5, steps=s.steps), logit.margin),
+    "sigma-zero": lambda t, k, s: untargeted("sigma-zero", sigma_zero(t, steps=s.steps), logit.margin),
+    "vfga": lambda t, k, s: untargeted("vfga", vfga(t, steps=s.steps), logit.cross_entropy, passes=32),
+    "sparse-rs": _by_queries("sparse-rs", sparse_rs),
+    "sparse-rs-patch": _by_queries("sparse-rs-patch", sparse_rs_patch),
+    "sparse-rs-frame": _by_queries("sparse-rs-frame", sparse_rs_frame),
     "spsa": lambda t, k, s: untargeted(
         "spsa", spsa(t, steps=s.steps, step_size=s.step * t.eps), logit.margin, passes=257, black_box=True
     ),
@@ -138,7 +146,7 @@ ATTACKS: dict[str, Build] = {
 }
 Suite = Literal["standard", "plus", "rand", "custom"]
 SUITES: dict[str, Callable[..., tuple[Case, ...]]] = {
-    "standard": autoattack.standard,
+    "standard": suites.standard,
     "plus": autoattack.plus,
     "rand": autoattack.rand,
 }
@@ -200,7 +208,7 @@ def _within(threat: Threat, search: Ascent, *, who: str) -> Ascent:
 def suite(
     name: str, threat: Threat, classes: int, *, attacks: Sequence[str] = (), settings: AttackSettings
 ) -> tuple[Case, ...]:
-    """Build a version of AutoAttack by name, or for "custom" the `attacks` in this order."""
+    """Build a version of AutoAttack by name, in l0 a suite of its own; for "custom" the `attacks` in this order."""
     if name == "custom":
         return tuple(attack(one, threat, classes, settings) for one in attacks)
     return SUITES[name](threat, classes=classes, compat=settings.compat)

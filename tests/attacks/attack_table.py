@@ -33,6 +33,8 @@ Y = jnp.asarray(net(X).argmax(axis=1), jnp.int32)
 class Line(NamedTuple):
     """One attack.
 
+    In l0 it succeeds from the fewest pixels on that do, unless it never needs to (`reach` inf).
+
     Attributes:
       build: from a threat to an attack.
       norms: that it works in.
@@ -47,6 +49,11 @@ class Line(NamedTuple):
     reach: float = 1.1
     worse: bool = False
     slow: bool = False
+
+
+def ball(kind: str, eps: float) -> Threat:
+    """Make a threat of about this size: in l0, two pixels of six."""
+    return Threat(kind, 2 if kind == "l0" else eps)
 
 
 def _pgd(t: Threat, **settings):
@@ -93,6 +100,12 @@ LINES = {
     "carlini_wagner": Line(
         lambda t: as_attack(attacks.carlini_wagner(t, searches=6, steps=40, step_size=0.05)), ("l2",), 9.0, True
     ),
+    "pgd, l0": Line(lambda t: against(attacks.pgd(t, steps=12, step_size=8.0)), ("l0",)),
+    "fmn, l0": Line(lambda t: against(attacks.fmn(t, steps=40)), ("l0",), worse=True),
+    "sigma_zero": Line(lambda t: as_attack(attacks.sigma_zero(t, steps=100)), ("l0",), worse=True),
+    "vfga": Line(lambda t: as_attack(attacks.vfga(t, steps=6)), ("l0",)),
+    "sparse_rs": Line(lambda t: as_attack(attacks.sparse_rs(t, queries=400)), ("l0",), worse=True),
+    "sparse_rs_patch": Line(lambda t: as_attack(attacks.sparse_rs_patch(t, queries=60)), ("l0",), np.inf, True),
     "restarts": Line(lambda t: against(attacks.restarts(_pgd(t), 2)), ("l2",)),
     "until_found": Line(lambda t: as_attack(attacks.until_found(attacks.apgd(t, steps=15))), ("linf",)),
     "first_steps": Line(lambda t: against(attacks.first_steps(attacks.apgd(t, steps=25), 15)), ("l2",)),

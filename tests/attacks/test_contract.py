@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attack_table import KEY, LINES, B, W, X, Y, net
+from attack_table import KEY, LINES, B, W, X, Y, ball, net
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -14,11 +14,11 @@ from robustjax import attacks, logit
 from robustjax.threats import Threat
 
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
-EPS = {"linf": 0.1, "l2": 0.3, "l1": 0.9}
+EPS = {"linf": 0.1, "l2": 0.3, "l1": 0.9, "l0": 1.0}
 SLOW = {name: [pytest.mark.slow] if line.slow else [] for name, line in LINES.items()}
 EACH = [pytest.param(name, kind, marks=SLOW[name]) for name, line in LINES.items() for kind in line.norms]
-# half_batch leaves half of its rows where they are; frank_wolfe has a set of its own.
-ELSEWHERE = {"half_batch", "frank_wolfe"}
+# half_batch leaves half of its rows where they are; frank_wolfe has a set of its own, and a frame all of these pixels.
+ELSEWHERE = {"half_batch", "frank_wolfe", "sparse_rs_frame"}
 NO_ATTACKS = {
     "against", "as_attack", "at_scales", "averaged", "diverse", "ensemble", "query_curve", "substituted", "rising",
     "signed", "translated",
@@ -50,12 +50,21 @@ def test_every_promise(name, kind):
 
     # On a linear network the boundary is gap / |w|_dual away: it succeeds beyond that radius and nowhere else.
     w, gap = np.asarray(W[:, 0] - W[:, 1]), np.asarray(net(X) @ jnp.array([1.0, -1.0]))
-    shares = np.array([0.5, 0.95, max(line.reach, 3.0) if kind == "l1" else line.reach, 10.0])
-    radius = np.append(shares * np.abs(gap) / np.linalg.norm(w, DUAL[kind]), [0.0, 0.0])
-    free = Threat(kind, jnp.asarray(radius, jnp.float32), -20.0, 20.0)
-    found = attack(free, *padded)
-    np.testing.assert_array_equal((net(found.x).argmax(axis=1) != padded[2])[:B], shares > 1)
-    assert free.contains(found.x, padded[1], atol=1e-6).all()
+    if kind == "l0":
+        fewest = fewest_pixels(np.abs(gap))
+        for radius in (np.maximum(fewest - 1, 0), fewest):
+            found = attack(
+                Threat(kind, jnp.asarray(np.append(radius, [0, 0]), jnp.float32), 0.0, 1.0), *padded
+            )
+            broken = (net(found.x).argmax(axis=1) != padded[2])[:B]
+            np.testing.assert_array_equal(broken, (radius >= fewest) & np.isfinite(line.reach))
+    else:
+        shares = np.array([0.5, 0.95, max(line.reach, 3.0) if kind == "l1" else line.reach, 10.0])
+        radius = np.append(shares * np.abs(gap) / np.linalg.norm(w, DUAL[kind]), [0.0, 0.0])
+        free = Threat(kind, jnp.asarray(radius, jnp.float32), -20.0, 20.0)
+        found = attack(free, *padded)
+        np.testing.assert_array_equal((net(found.x).argmax(axis=1) != padded[2])[:B], shares > 1)
+        assert free.contains(found.x, padded[1], atol=1e-6).all()
 
     # Alone, and mapped one after the other.
     if kind == line.norms[0]:
@@ -67,6 +76,16 @@ def test_every_promise(name, kind):
             return one._replace(x=one.x[0], value=one.value[0])
 
         same(name, alone(keys, X, Y), rows(whole))
+
+
+def fewest_pixels(gap):
+    """Count the pixels of largest gain that it takes to close the gap of each image inside the box: exact on a line."""
+    w = np.asarray(W[:, 0] - W[:, 1]) * np.where(Y == 0, -1.0, 1.0)[:, None]
+    x = np.asarray(X).reshape(B, -1)
+    gain = np.maximum(w * (1 - x), -w * x).reshape(B, -1, X.shape[-1]).sum(axis=2)
+    total = np.cumsum(-np.sort(-gain, axis=1), axis=1)
+    assert (total[:, -1] > gap).all()
+    return 1 + (total <= gap[:, None]).sum(axis=1)
 
 
 def same(name, found, expected):
@@ -93,7 +112,7 @@ def test_same_eagerly_compiled_and_on_two_devices(name):
 @pytest.mark.parametrize("name", LINES)
 def test_can_be_mapped_over_devices(name):
     """Loops whose carries do not vary over the devices as they should fail when they are traced."""
-    attack, keys = LINES[name].build(Threat(LINES[name].norms[0], 0.1)), jax.random.split(KEY, B)
+    attack, keys = LINES[name].build(ball(LINES[name].norms[0], 0.1)), jax.random.split(KEY, B)
     mesh, rows = (
         jax.make_mesh((2,), ("data",), devices=jax.devices()[:2], axis_types=(AxisType.Auto,)),
         P("data"),
@@ -120,7 +139,7 @@ def test_images_of_16_bits_come_back_as_such_and_in_the_ball(name, dtype):
 @pytest.mark.parametrize("name", LINES)
 def test_works_where_jax_computes_in_64_bits(name, dtype):
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        threat, x = Threat(LINES[name].norms[-1], 0.5), jnp.asarray(np.asarray(X), dtype)
+        threat, x = ball(LINES[name].norms[-1], 0.5), jnp.asarray(np.asarray(X), dtype)
         build = LINES[name].build
         found = jax.eval_shape(lambda x: build(threat)(jax.random.key(0), net, x, Y), x)
     assert found.x.shape == X.shape and found.x.dtype == dtype

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attack_table import KEY, LINES, B, W, X, Y, net
+from attack_table import KEY, LINES, B, W, X, Y, ball, net
 
 from robustjax import attacks, logit
 from robustjax.attacks import against, as_attack, autoattack, objectives
@@ -29,7 +29,7 @@ MINIMUM_NORM = {
 def refused(name, says, *, x=X, y=Y, logits_fn=net):
     line = LINES[name]
     with pytest.raises(ValueError, match=says) as caught:
-        line.build(Threat(line.norms[-1], 0.3))(KEY, logits_fn, x, y)
+        line.build(ball(line.norms[-1], 0.3))(KEY, logits_fn, x, y)
     assert "\n" not in str(caught.value)
 
 
