@@ -5,7 +5,7 @@ from scipy.special import betainc, betaincinv, ndtr, ndtri  # scipy.stats takes 
 
 from robustjax import checks
 
-Counts = np.ndarray | int  # integers of any shape
+Counts = np.ndarray | np.integer | int  # integers of any shape
 Chances = np.ndarray  # float64 of the same shape
 
 

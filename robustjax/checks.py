@@ -707,8 +707,12 @@ def votes(who: str, network: Any, like: Any, *, classes: int) -> None:
         raise ValueError(f"{who}: network gives {found.dtype}, must give floating-point logits")
 
 
-def _answer(who: str, network: Any, like: Any) -> Any:
-    """Ask for the shape of what a network gives, without running it."""
+def callable_network(who: str, network: Any) -> None:
+    """Check that a network can be called.
+
+    Raises:
+      ValueError: in one line, if it cannot.
+    """
     if not callable(network):
         hint = _adapter(network) or (
             "; of a Model and its weights make robustjax.Network(model, params, state)"
@@ -718,6 +722,11 @@ def _answer(who: str, network: Any, like: Any) -> Any:
         raise ValueError(
             f"{who}: network is a {type(network).__name__}, must be a function from images to logits{hint}"
         )
+
+
+def _answer(who: str, network: Any, like: Any) -> Any:
+    """Ask for the shape of what a network gives, without running it."""
+    callable_network(who, network)
     try:
         return jax.eval_shape(network, like)
     except Exception as error:
@@ -1026,7 +1035,7 @@ def network(
       who: the function that was called, for the error.
       logits_fn: images -> logits, which passed `logits`.
       x: all images, as `images` returns them.
-      lower, upper: the box; images of its corners stand beside the probes to see whether that matters.
+      lower, upper: the box; images of its corners stand beside the images drawn to see whether that matters.
     Returns:
       Flags: random outputs, constant outputs, probabilities, NaN or infinite logits.
     Raises:

@@ -22,7 +22,7 @@ class Linear:
 
     def __call__(self, features: Float[Array, "n d"]) -> Logits:
         """Compute the logits."""
-        return features @ self.weight + self.bias
+        return features @ self.weight + self.bias[None]
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +35,7 @@ class Scaling:
 
     def __call__(self, features: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """Standardise features."""
-        return (features - self.mean) / self.std
+        return (features - self.mean[None]) / self.std[None]
 
     def undone(self, linear: Linear) -> Linear:
         """Let a layer that was fitted to standardised features read them as they are."""

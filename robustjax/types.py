@@ -13,8 +13,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree, Scalar, UInt8
 
 Images = Float[Array, "b h w c"]  # float32, NHWC, in [0, 1]
+Inputs = Float[Array, "b ..."]  # of a network: images, or what takes their place, such as latents
 OODImages = Float[Array, "m h w c"]  # beside ID images, of which there may be another number
 Logits = Float[Array, "b k"]
+OODLogits = Float[Array, "m k"]
+Outputs = Float[Array, "b ... k"]  # logits, or those of each pixel
 Labels = Int[Array, "b"]
 PerExample = Float[Array, "b"]
 Mask = Bool[Array, "b"]
@@ -156,7 +159,7 @@ def frozen(model: Model, params: Params, state: State) -> LogitsFn:
     """
     params, state = jax.lax.stop_gradient((params, state))
 
-    def logits_fn(x: Images) -> Logits:
+    def logits_fn(x: Inputs) -> Outputs:
         return model.apply(params, state, x)[0].astype(jnp.float32)
 
     return logits_fn

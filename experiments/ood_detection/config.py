@@ -1,7 +1,9 @@
 """Settings of ood_detection.train, .evaluate, .openood and .compare, and their presets."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from annotated_types import Interval
 
 from experiments.shared import network_source
 from experiments.shared.fields import (
@@ -51,7 +53,8 @@ class TrainConfig:
     mine_every: Count = (
         400  # updates between two choices of OOD images (ntom, atom): the papers take an epoch
     )
-    quantile: float = 0.125  # share of the least rejected OOD images that are left out then
+    # share of the least rejected OOD images that are left out then; of the others a quarter of all is chosen
+    quantile: Annotated[float, Interval(ge=0, lt=0.75)] = 0.125
     updates: Count = 2000
     batch_size: Count = 64  # ID images, over all devices
     ood_batch_size: Count = 128
@@ -76,8 +79,6 @@ class TrainConfig:
     def check(self) -> None:
         """Validate what several fields say together."""
         method = ood_losses.method(self.loss)
-        if not 0 <= self.quantile < 0.75:
-            raise ValueError(f"--quantile is {self.quantile:g}, must be in [0, 0.75): a quarter is chosen")
         if not self.ood_sets:
             raise ValueError("--ood-sets is empty, must name at least one set of OOD images")
         if method.mines and len(self.ood_sets) == 1 and "noise/" in self.ood_sets[0]:

@@ -1,7 +1,9 @@
 """The settings of the scripts on OOD-to-ID translation, and their presets."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from experiments.shared.fields import (
     Count,
@@ -226,7 +228,7 @@ EVALUATE_PRESETS = {
 class DefenceConfig:
     """Train the defence, attack it with and without knowledge of it, and say what is left."""
 
-    seeds: Count = 2
+    seeds: Annotated[int, Ge(2)] = 2  # each is attacked by copies of another
     recipe: Recipe = Recipe()
     robust_epochs: Count = 40  # of the classifier trained against PGD
     images: ImagesOrAll = None  # test images, all for None
@@ -244,11 +246,7 @@ class DefenceConfig:
     out: str = "runs/translation"
 
     def check(self) -> None:
-        """Check that there is another training to transfer from, and the radius that shows whether attacks work."""
-        if self.seeds < 2:
-            raise ValueError(
-                f"--seeds is {self.seeds}, must be at least 2: each is attacked by copies of another"
-            )
+        """Require the radius that shows whether attacks work."""
         if 1.0 not in self.radii:
             raise ValueError(
                 f"--radii is {self.radii}, must hold 1: attacks that leave accuracy there do not work"

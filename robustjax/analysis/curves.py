@@ -76,7 +76,7 @@ def over_radii(model: Model, attack_at: Callable[[Array], Attack]) -> Callable[.
         params: Params,
         state: State,
         batches: Iterable[tuple[Batch, Mask]],
-        eps: Sequence[float],
+        eps: Sequence[float] | np.ndarray,
     ) -> Curve:
         radii = np.sort(np.asarray(eps, np.float32))
         if radii.size == 0 or not (radii >= 0).all():

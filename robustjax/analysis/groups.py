@@ -6,6 +6,8 @@ import numpy as np
 
 from robustjax import checks
 
+Average = np.ndarray | np.floating  # of shape (...), one number where values are (n,)
+
 
 def by_group(values: Any, group: Any, groups: int | None = None) -> np.ndarray:
     """Average the values of each group: (g, ...), NaN for groups without members.
@@ -29,17 +31,17 @@ def by_group(values: Any, group: Any, groups: int | None = None) -> np.ndarray:
         return total / count.reshape(-1, *[1] * (values.ndim - 1))
 
 
-def worst_group(values: Any, group: Any) -> np.ndarray:
+def worst_group(values: Any, group: Any) -> Average:
     """Take the smallest average over groups that have members."""
     return np.nanmin(by_group(values, group), axis=0)
 
 
-def class_balanced(values: Any, label: Any) -> np.ndarray:
+def class_balanced(values: Any, label: Any) -> Average:
     """Average over the examples of each class, then over classes: every class counts the same."""
     return np.nanmean(by_group(values, label), axis=0)
 
 
-def reweighted(values: Any, group: Any, sizes: Any) -> np.ndarray:
+def reweighted(values: Any, group: Any, sizes: Any) -> Average:
     """Average over groups in given proportions, such as those of the training set.
 
     Args:

@@ -25,7 +25,7 @@ def apgd(
     start: Start | None = None,
     compat: Literal["official"] | None = None,
 ) -> Solver:
-    """Climb with momentum; at checkpoints halve the step of whoever stalls and return to its best point.
+    """Ascend with momentum; at checkpoints halve the step of whoever stalls and return to its best point.
 
     In l1 the step is sparse instead, without momentum, and its sparsity follows that of the best point.
 

@@ -53,7 +53,7 @@ def carlini_wagner(
     Returns:
       A solver of `searches * steps` gradients and a last forward pass. Its result is the nearest point of merit
       above `confidence`, where there is one within the radius, and the point of highest merit within the radius
-      elsewhere. What it climbs must be `signed`, as `logit.margin` is.
+      elsewhere. What it maximises must be `signed`, as `logit.margin` is.
     Raises:
       ValueError: if the norm is not l2, the box is known to be infinite, searches or steps is less than 1, or
         step_size, confidence or initial_const is out of range.

@@ -18,7 +18,7 @@ TargetedSurrogate = Callable[[LogitsFn, Labels, Labels], Objective]  # such as o
 
 
 def against(ascent: Ascent, surrogate: Surrogate = objectives.margin) -> Attack:
-    """Turn an ascent into an attack on a classifier: climb `surrogate(logits_fn, y)` from x.
+    """Turn an ascent into an attack on a classifier: maximise `surrogate(logits_fn, y)` from x.
 
     Raises:
       ValueError: where the ascent looks for the nearest adversarial point and the surrogate is not `signed`; called
@@ -60,7 +60,7 @@ def worst_of(*attacks: Attack, measure: Surrogate = objectives.margin) -> Attack
 
     Args:
       attacks: what to run; attack i sees each example's key folded with i.
-      measure: the common measure, since attacks may climb different objectives; the value returned is its.
+      measure: the common measure, since attacks may maximise different objectives; the value returned is its.
 
     Raises:
       ValueError: if no attack is given.
@@ -89,10 +89,10 @@ def over_targets(
     measure: Surrogate = objectives.margin,
     chunk_size: int | None = None,
 ) -> Attack:
-    """Aim at each of the most likely wrong classes in turn and keep the point worst for the classifier.
+    """Attack towards each of the most likely wrong classes in turn and keep the point worst for the classifier.
 
     Args:
-      ascent: climbs `surrogate(logits_fn, y, target)`; rank r sees each example's key folded with r.
+      ascent: maximises `surrogate(logits_fn, y, target)`; rank r sees each example's key folded with r.
       surrogate: a targeted objective.
       targets: how many wrong classes, by falling logit at x; all of them if there are fewer.
       measure: the common measure across targets; the value returned is its.

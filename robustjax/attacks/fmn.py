@@ -43,7 +43,7 @@ def fmn(
       start: the first point, projected; x itself, or a random one for restarts.
     Returns:
       A solver whose result is the nearest point of positive merit, where there is one within the radius, and
-      the point of highest merit within the radius elsewhere. What it climbs must be `signed`, as `logit.margin` is.
+      the point of highest merit within the radius elsewhere. What it maximises must be `signed`, as `logit.margin` is.
     Raises:
       ValueError: if steps is less than 1, or step_size or gamma is out of range.
 

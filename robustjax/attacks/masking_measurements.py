@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from robustjax import logit
 from robustjax.attacks.pgd import pgd_solver
@@ -47,8 +47,8 @@ class Hoisted:
     constants: list[Array]
     steps: Steps
 
-    def __call__(self, x: Array) -> Logits:
-        """Run the network."""
+    def __call__(self, x: Array) -> Float[Array, "b ..."]:
+        """Run the network, or the score."""
         return self.steps.run(self.constants, x).astype(jnp.float32)
 
 

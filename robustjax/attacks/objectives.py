@@ -12,7 +12,7 @@ from robustjax.types import Labels, Logits, LogitsFn, Number, Objective
 
 
 def cross_entropy(logits_fn: LogitsFn, y: Labels, *, smoothing: Number = 0.0) -> Objective:
-    """Wish for a small probability of the label, as -log p_y.
+    """Give the cross-entropy of the label, -log p_y.
 
     Its gradient vanishes in float32 once the network is very sure; `margin` and `dlr` do not.
     """
@@ -22,14 +22,14 @@ def cross_entropy(logits_fn: LogitsFn, y: Labels, *, smoothing: Number = 0.0) ->
 
 @signed
 def margin(logits_fn: LogitsFn, y: Labels) -> Objective:
-    """Wish for another class to lead: max_{j != y} z_j - z_y, positive where the label has lost."""
+    """Give the lead of the best other class: max_{j != y} z_j - z_y, positive where x is misclassified."""
     y, seen = _classes("margin", y), _seen("margin", logits_fn, y)
     return lambda x: logit.margin(seen(x), y)
 
 
 @signed
 def dlr(logits_fn: LogitsFn, y: Labels) -> Objective:
-    """Wish for a large difference of logits ratio; with fewer than three classes for a large margin."""
+    """Give the difference of logits ratio; with fewer than three classes the margin."""
     y, seen = _classes("dlr", y), _seen("dlr", logits_fn, y)
 
     def objective(x):
@@ -40,7 +40,7 @@ def dlr(logits_fn: LogitsFn, y: Labels) -> Objective:
 
 
 def targeted_cross_entropy(logits_fn: LogitsFn, target: Labels) -> Objective:
-    """Wish for the target class, as log p_t."""
+    """Give the log-probability of the target class, log p_t."""
     target = _classes("targeted_cross_entropy", target)
     seen = _seen("targeted_cross_entropy", logits_fn, target)
     return lambda x: -logit.cross_entropy(seen(x), target)
@@ -48,7 +48,7 @@ def targeted_cross_entropy(logits_fn: LogitsFn, target: Labels) -> Objective:
 
 @signed
 def targeted_margin(logits_fn: LogitsFn, y: Labels, target: Labels) -> Objective:
-    """Wish for the target class to beat the label: z_t - z_y."""
+    """Give the lead of the target class over the label: z_t - z_y."""
     y, target = _classes("targeted_margin", y), _classes("targeted_margin", target)
     seen = _seen("targeted_margin", logits_fn, y, target)
     return lambda x: logit.targeted_margin(seen(x), y, target)
@@ -56,7 +56,7 @@ def targeted_margin(logits_fn: LogitsFn, y: Labels, target: Labels) -> Objective
 
 @signed
 def targeted_dlr(logits_fn: LogitsFn, y: Labels, target: Labels) -> Objective:
-    """Wish for a large targeted difference of logits ratio; with fewer than four classes for z_t - z_y."""
+    """Give the targeted difference of logits ratio; with fewer than four classes z_t - z_y."""
     y, target = _classes("targeted_dlr", y), _classes("targeted_dlr", target)
     seen = _seen("targeted_dlr", logits_fn, y, target)
 
@@ -70,22 +70,22 @@ def targeted_dlr(logits_fn: LogitsFn, y: Labels, target: Labels) -> Objective:
 
 
 def kl_from(logits_fn: LogitsFn, reference: Logits) -> Objective:
-    """Wish for a prediction far from a reference: KL(softmax(reference) || softmax(f(x))).
+    """Give the divergence of the prediction from a reference: KL(softmax(reference) || softmax(f(x))).
 
-    Its gradient is zero where both agree, so climb it from a random start.
+    Its gradient is zero where both agree, so maximise it from a random start.
     """
     seen = _seen("kl_from", logits_fn)
     return lambda x: logit.kl(reference, seen(x))
 
 
 def log_confidence(logits_fn: LogitsFn) -> Objective:
-    """Wish for a confident prediction, whichever: max_k log p_k."""
+    """Give the log-confidence, whichever class it is in: max_k log p_k."""
     seen = _seen("log_confidence", logits_fn)
     return lambda x: logit.log_confidence(seen(x))
 
 
 def ce_to_uniform(logits_fn: LogitsFn) -> Objective:
-    """Wish for a prediction far from uniform: -mean_k log p_k."""
+    """Give the cross-entropy from the uniform distribution: -mean_k log p_k."""
     seen = _seen("ce_to_uniform", logits_fn)
     return lambda x: logit.ce_to_uniform(seen(x))
 

@@ -58,14 +58,14 @@ def pgd(
     checks.setting("pgd", "momentum", momentum, least=0)
     if keep not in ("best", "last"):
         raise ValueError(f"pgd: keep is {keep!r}, must be 'best' or 'last'")
-    heavy = not checks.is_zero(momentum)
+    has_momentum = not checks.is_zero(momentum)
 
     def ascend(key: Keys, objective: Objective, x: Array) -> Found:
         given, x = x, entered("pgd", threat, x)
         seen = seen_as(given, objective)
         slope = jax.value_and_grad(_summed(seen), has_aux=True)
 
-        def climb(_, carry):
+        def step(_, carry):
             z, velocity, best = carry
             (_, value), grad = slope(z)
             if best is not None:
@@ -77,10 +77,10 @@ def pgd(
             return threat.project(z, x), velocity, best
 
         first = threat.project((start or threat.sample)(key, x).astype(x.dtype), x)
-        velocity = jnp.zeros_like(x) if heavy else None
+        velocity = jnp.zeros_like(x) if has_momentum else None
         # Not yet worth anything: the loop itself evaluates the first point.
         best = Found(first, constant(first, -jnp.inf)) if keep == "best" else None
-        z, _, best = jax.lax.fori_loop(0, steps, climb, (first, velocity, best))
+        z, _, best = jax.lax.fori_loop(0, steps, step, (first, velocity, best))
         last = Found(z, seen(z))
         return given_back(last if best is None else better(best, last), given, objective)
 

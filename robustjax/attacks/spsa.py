@@ -37,7 +37,7 @@ def spsa(
     chunk_size: int | None = 16,
     start: Start = at_origin,
 ) -> Solver:
-    """Climb by Adam along estimated gradients and project; ask for values only.
+    """Ascend by Adam along estimated gradients and project; ask for values only.
 
     For networks that have no gradient, or none to be trusted: g = mean of v (f(x + delta v) - f(x - delta v))
     / (2 delta) over random signs v.

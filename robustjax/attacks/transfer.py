@@ -16,7 +16,7 @@ def transferred(attack: Attack, source: LogitsFn, *, measure: Surrogate = object
     these are masked. `compose.worst_of` joins several sources.
 
     Args:
-      attack: makes the points; best one that climbs far beyond the source's boundary, as `against(pgd(...))`.
+      attack: makes the points; best one that goes far beyond the source's boundary, as `against(pgd(...))`.
       source: the network it sees.
       measure: how to measure; the value returned is its, on the target network.
 

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from robustjax import checks
 from robustjax.bounds.curves import CONCAVE, CONVEX, STRAIGHT, Curve
-from robustjax.bounds.program import Line, Program, Wire, bind, traced
+from robustjax.bounds.program import Constant, Line, Program, Wire, bind, traced
 
 _CONVEX, _CONCAVE = ((), (CONVEX,)), ((), (CONCAVE,))
 _S_SHAPED, _Z_SHAPED = ((0.0,), (CONVEX, CONCAVE)), ((0.0,), (CONCAVE, CONVEX))
@@ -163,7 +163,7 @@ def _elementwise(line: Line) -> bool:
     return True
 
 
-def _uniform(value: Array) -> bool:
+def _uniform(value: Constant) -> bool:
     flat = np.asarray(value).reshape(-1)
     return bool((flat == flat[:1]).all())
 

@@ -127,4 +127,4 @@ def differences(
 
 
 def _apart(z: Array) -> Array:
-    return z[:, None] - z
+    return z[:, None] - z[None]

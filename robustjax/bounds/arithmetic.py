@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from robustjax.bounds.program import Line, Value, Wire, bind
+from robustjax.bounds.program import Constant, Line, Value, Wire, bind
 
 SHAPES = {
     *("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "dynamic_slice"),
@@ -83,7 +83,7 @@ def unsupported(name: str) -> ValueError:
     )
 
 
-def _ends(inputs: Sequence[Value], end: int) -> list[Array]:
+def _ends(inputs: Sequence[Value], end: int) -> list[Constant]:
     return [v[end] if isinstance(v, Interval) else v for v in inputs]
 
 

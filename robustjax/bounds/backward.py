@@ -56,7 +56,7 @@ def least(
 
 def _sum(weight: Array, offset: Array) -> Array:
     """Weigh offsets, of which one may be infinite where its weight is 0."""
-    part = jnp.where(weight == 0, 0.0, weight * offset)
+    part = jnp.where(weight == 0, 0.0, weight * offset[None])
     return part.reshape(weight.shape[0], -1).sum(axis=1)
 
 

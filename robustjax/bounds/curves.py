@@ -136,7 +136,7 @@ def lower_slope(curve: Curve, x: Interval) -> Array:
         )
     slopes = jnp.concatenate([jnp.stack(tried), _slope(curve, jnp.stack(points))])
     found = lowest(curve, slopes, Interval(*(jnp.broadcast_to(v, slopes.shape) for v in x)))
-    best = jnp.argmax(found + slopes * middle, axis=0)
+    best = jnp.argmax(found + slopes * middle[None], axis=0)
     return jnp.take_along_axis(slopes, best[None], axis=0)[0]
 
 

@@ -30,6 +30,7 @@ class Wire(NamedTuple):
     number: int
 
 
+Constant = Array | np.ndarray  # what a function closes over may be of NumPy
 Value = Any  # of a wire: an array, or an interval
 
 
@@ -41,7 +42,7 @@ class Line(NamedTuple):
     """
 
     equation: core.JaxprEqn
-    inputs: Sequence[Wire | Array]
+    inputs: Sequence[Wire | Constant]
     outputs: list[Wire]
     curve: Any = None
 
@@ -63,7 +64,7 @@ class Program(NamedTuple):
 
     lines: list[Line]
     x: Wire
-    output: Wire | Array
+    output: Wire | Constant
     zero: Array
 
 
@@ -77,7 +78,7 @@ def traced(fn: Callable[[Array], Array], like: Array) -> Program:
     closed = jax.make_jaxpr(fn)(like)
     x, lines = Wire(0), []
 
-    def walk(jaxpr: core.Jaxpr, constants: Sequence[Array], arguments: Sequence[Any]) -> list[Any]:
+    def walk(jaxpr: core.Jaxpr, constants: Sequence[Constant], arguments: Sequence[Any]) -> list[Any]:
         known = dict(zip(jaxpr.constvars, constants, strict=True))
         known |= dict(zip(jaxpr.invars, arguments, strict=True))
 
@@ -113,7 +114,7 @@ def traced(fn: Callable[[Array], Array], like: Array) -> Program:
     return Program(lines, x, output, jnp.zeros_like(like.reshape(-1)[0]))
 
 
-def _constant(equation: core.JaxprEqn, inputs: Sequence[Array]) -> list[Array]:
+def _constant(equation: core.JaxprEqn, inputs: Sequence[Constant]) -> list[Array]:
     """Compute what does not depend on the input; numbers at once, even under jit, so that it is seen what they are."""
     known = all(np.size(v) == 1 and checks.concrete(v) for v in inputs)
     if known and equation.primitive.name not in ("pvary", "pcast"):
@@ -122,7 +123,7 @@ def _constant(equation: core.JaxprEqn, inputs: Sequence[Array]) -> list[Array]:
     return bind(equation, inputs)
 
 
-def bind(equation: core.JaxprEqn, inputs: Sequence[Array]) -> list[Array]:
+def bind(equation: core.JaxprEqn, inputs: Sequence[Constant]) -> list[Array]:
     """Compute the results of an operation."""
     needs: Any = equation.primitive.get_bind_params(equation.params)
     functions, params = needs if isinstance(needs, tuple) else ((), needs)  # a pair until jax 0.9
@@ -138,6 +139,6 @@ def run(lines: Sequence[Line], values: Mapping[Wire, Array]) -> dict[Wire, Array
     return env
 
 
-def look_up(env: Mapping[Wire, Value], inputs: Sequence[Wire | Array]) -> list[Value]:
+def look_up(env: Mapping[Wire, Value], inputs: Sequence[Wire | Constant]) -> list[Value]:
     """Replace wires by their values."""
     return [env[v] if isinstance(v, Wire) else v for v in inputs]

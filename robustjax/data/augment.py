@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 
 from robustjax import checks
 from robustjax.numerics import fold, keys_for, per_example
-from robustjax.types import Images
+from robustjax.types import Images, Keys
 
-Augment = Callable[[PRNGKeyArray, Images], Images]
+Augment = Callable[[Keys, Images], Images]
 Colour = float | Sequence[float]  # in [0, 1]: one grey level, or one value per channel
 
 
@@ -27,7 +27,7 @@ def crop(pad: int, *, fill: Colour = 0.0) -> Augment:
     checks.count("crop", "pad", pad, least=0)
     colour = _colour("crop", fill)
 
-    def cropped(key: PRNGKeyArray, images: Images) -> Images:
+    def cropped(key: Keys, images: Images) -> Images:
         checks.floats("crop", images, lower=-math.inf, upper=math.inf)  # labels of pixels may come along
         sides = ((0, 0), (pad, pad), (pad, pad), (0, 0))
         inside = jnp.pad(jnp.ones_like(images, dtype=bool), sides)
@@ -45,7 +45,7 @@ def crop(pad: int, *, fill: Colour = 0.0) -> Augment:
 def flip() -> Augment:
     """Mirror left and right, every second image on average."""
 
-    def flipped(key: PRNGKeyArray, images: Images) -> Images:
+    def flipped(key: Keys, images: Images) -> Images:
         chosen = jax.vmap(jax.random.bernoulli)(keys_for(key, len(images)))
         return jnp.where(per_example(chosen, images), images[:, :, ::-1], images)
 
@@ -115,14 +115,14 @@ def cutout(size: int, *, fill: Colour = 0.0) -> Augment:
     checks.count("cutout", "size", size, least=0)
     colour = _colour("cutout", fill)
 
-    def covered(key: PRNGKeyArray, images: Images) -> Images:
+    def covered(key: Keys, images: Images) -> Images:
         checks.floats("cutout", images, lower=-math.inf, upper=math.inf)
         height, width = images.shape[1:3]
         keys = keys_for(key, len(images))
         # Drawn one axis at a time: the two may differ in length.
         top = _integers(fold(keys, 0), images, 0, height)[:, 0] - size // 2
         left = _integers(fold(keys, 1), images, 0, width)[:, 0] - size // 2
-        row, column = jnp.arange(height), jnp.arange(width)
+        row, column = jnp.arange(height)[None], jnp.arange(width)[None]
         across = (row >= top[:, None]) & (row < top[:, None] + size)
         along = (column >= left[:, None]) & (column < left[:, None] + size)
         window = across[:, :, None, None] & along[:, None, :, None]
@@ -134,7 +134,7 @@ def cutout(size: int, *, fill: Colour = 0.0) -> Augment:
 def chain(*steps: Augment) -> Augment:
     """Apply one after the other, each with a key of its own."""
 
-    def chained(key: PRNGKeyArray, images: Images) -> Images:
+    def chained(key: Keys, images: Images) -> Images:
         keys = keys_for(key, len(images))
         for i, step in enumerate(steps):
             images = step(fold(keys, i), images)
@@ -143,7 +143,7 @@ def chain(*steps: Augment) -> Augment:
     return chained
 
 
-def _integers(key: PRNGKeyArray, images: Images, low: int, high: int) -> Int[Array, "b 2"]:
+def _integers(key: Keys, images: Images, low: int, high: int) -> Int[Array, "b 2"]:
     keys = keys_for(key, len(images))
     return jax.vmap(lambda k: jax.random.randint(k, (2,), low, high))(keys)
 
@@ -152,4 +152,4 @@ def _colour(who: str, fill: Colour) -> Array:
     values = list(fill) if isinstance(fill, Sequence) else [fill]
     for value in values:
         checks.number(who, "fill", value, least=0, most=1)
-    return jnp.asarray(values, jnp.float32)
+    return jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1)

@@ -13,7 +13,7 @@ from robustjax.data.augment import Augment, Colour
 from robustjax.data.batches import to_float
 from robustjax.data.pillow_tones import Levels
 from robustjax.numerics import keys_for
-from robustjax.types import Images
+from robustjax.types import Images, Keys
 
 Row = tuple[str, float, int]  # operation, its probability, its level from 0 to 9
 Policy = tuple[tuple[Row, Row], ...]
@@ -98,7 +98,7 @@ def autoaugment(policy: Policy = CIFAR10, *, fill: Colour = 0.5) -> Augment:
             image = jnp.where(does[i], jax.lax.switch(named, steps, image, at, back[i]), image)
         return image
 
-    def augmented(key: PRNGKeyArray, images: Images) -> Images:
+    def augmented(key: Keys, images: Images) -> Images:
         checks.floats("autoaugment", images)
         whole = jnp.clip(jnp.round(255.0 * images), 0, 255).astype(jnp.int32)
         return to_float(jax.vmap(one)(keys_for(key, len(images)), whole))

@@ -15,21 +15,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Integer
 
 from robustjax.data import order
 from robustjax.data.sources import Split
 from robustjax.numerics import keys_for
-from robustjax.types import Batch, Bytes, Images, Mask, Pair
+from robustjax.types import Batch, Images, Keys, Mask, Pair
 
-Augment = Callable[[PRNGKeyArray, Images], Images]
+Augment = Callable[[Keys, Images], Images]
 RESIDENT = 2**30  # bytes of images that are kept on the device without being asked
 # 1/255 in two parts, the first of 16 bits so that its product with a byte is exact.
 _HIGH = np.float32(32896 / 2**23)
 _LOW = np.float32(1 / 255 - 32896 / 2**23)
 
 
-def to_float(image: Bytes) -> Images:
+def to_float(image: Integer[Array, "b h w c"]) -> Images:
     """Divide bytes by 255, rounded exactly as numpy does in float32.
 
     XLA multiplies by the reciprocal of a constant instead, which is one bit off for half of the 256 values.

@@ -6,33 +6,33 @@ which then draws new images every step.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from robustjax import checks
 from robustjax.numerics import divide, fold, keys_for, per_example
-from robustjax.types import Images, PerExample
+from robustjax.types import Images, Keys, PerExample
 
 Shape = tuple[int, ...]  # n, h, w, c
 
 
-def uniform(key: PRNGKeyArray, shape: Shape) -> Images:
+def uniform(key: Keys, shape: Shape) -> Images:
     """Draw every value uniformly from [0, 1)."""
     return jax.vmap(lambda k: jax.random.uniform(k, shape[1:]))(keys_for(key, shape[0]))
 
 
-def gaussian(key: PRNGKeyArray, shape: Shape) -> Images:
+def gaussian(key: Keys, shape: Shape) -> Images:
     """Draw every value from a normal distribution around 0.5 with deviation 1, and clip it to [0, 1]."""
     noise = jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys_for(key, shape[0]))
     return jnp.clip(0.5 + noise, 0.0, 1.0)
 
 
-def low_frequency(key: PRNGKeyArray, shape: Shape) -> Images:
+def low_frequency(key: Keys, shape: Shape) -> Images:
     """Draw uniform noise and smooth it. Reference: Meinke, Bitterwolf and Hein 2022, arXiv:2106.04260."""
     keys = keys_for(key, shape[0])
     return smoothed(fold(keys, 1), uniform(fold(keys, 0), shape))
 
 
-def permuted(key: PRNGKeyArray, images: Images) -> Images:
+def permuted(key: Keys, images: Images) -> Images:
     """Shuffle the pixels of every image; the channels of a pixel stay together."""
     checks.floats("permuted", images)
     n, h, w, c = images.shape
@@ -52,7 +52,7 @@ def upside_down(images: Images) -> Images:
     return images[:, ::-1, ::-1]
 
 
-def joined(key: PRNGKeyArray, images: Images) -> Images:
+def joined(key: Keys, images: Images) -> Images:
     """Put the left half of every image beside the mirrored right half of another one, drawn with its key.
 
     The strokes are in distribution, but the halves do not meet at the seam, so that most results belong to no class.
@@ -68,7 +68,7 @@ def joined(key: PRNGKeyArray, images: Images) -> Images:
     )
 
 
-def smoothed(key: PRNGKeyArray, images: Images) -> Images:
+def smoothed(key: Keys, images: Images) -> Images:
     """Blur with a deviation drawn from [1, 2.5] pixels, then stretch every image to [0, 1].
 
     Reference: Hein, Andriushchenko and Bitterwolf 2019, arXiv:1812.05720: 15 x 15 kernel, mirrored border.
@@ -77,14 +77,14 @@ def smoothed(key: PRNGKeyArray, images: Images) -> Images:
     return stretched(blurred(images, _uniformly(key, images, 1.0, 2.5)))
 
 
-def contrast_stretched(key: PRNGKeyArray, images: Images) -> Images:
+def contrast_stretched(key: Keys, images: Images) -> Images:
     """Push values apart by sigmoid(g (x - 0.5)), with g drawn from [5, 30]."""
     checks.floats("contrast_stretched", images)
     gain = per_example(_uniformly(key, images, 5.0, 30.0), images)
     return jax.nn.sigmoid(gain * (images - 0.5))
 
 
-def acet_noise(key: PRNGKeyArray, images: Images) -> Images:
+def acet_noise(key: Keys, images: Images) -> Images:
     """Smooth either uniform noise or the permuted pixels of an image, each with probability 1/2.
 
     Reference: Hein, Andriushchenko and Bitterwolf 2019, arXiv:1812.05720. There half of a batch is of either
@@ -98,7 +98,7 @@ def acet_noise(key: PRNGKeyArray, images: Images) -> Images:
     return smoothed(fold(keys, 3), jnp.where(per_example(coin, images), pixels, noise))
 
 
-def ccu_noise(key: PRNGKeyArray, images: Images) -> Images:
+def ccu_noise(key: Keys, images: Images) -> Images:
     """Permute the pixels, blur with a deviation from [1, 2.5] pixels, and push the contrast.
 
     Reference: Meinke and Hein 2020, arXiv:1909.12180. Its code blurs across the channels too, this does not.
@@ -113,7 +113,7 @@ def ccu_noise(key: PRNGKeyArray, images: Images) -> Images:
 def blurred(images: Images, deviation: PerExample, *, reach: int = 7) -> Images:
     """Convolve each image with a Gaussian of its own, cut off `reach` pixels away, mirrored at the border."""
     offset = jnp.arange(-reach, reach + 1, dtype=images.dtype)
-    weight = jnp.exp(-0.5 * jnp.square(offset / deviation[:, None]))
+    weight = jnp.exp(-0.5 * jnp.square(offset[None] / deviation[:, None]))
     weight = weight / weight.sum(axis=1, keepdims=True)
     for axis in (1, 2):
         sides = [(0, 0)] * 4
@@ -137,6 +137,6 @@ def stretched(images: Images) -> Images:
     return jnp.clip(divide(images - per_example(low, images), jnp.broadcast_to(span, images.shape)), 0.0, 1.0)
 
 
-def _uniformly(key: PRNGKeyArray, images: Images, low: float, high: float) -> Float[Array, "b"]:
+def _uniformly(key: Keys, images: Images, low: float, high: float) -> Float[Array, "b"]:
     draw = jax.vmap(lambda k: jax.random.uniform(k, (), images.dtype, low, high))
     return draw(keys_for(key, len(images)))

@@ -32,7 +32,7 @@ def sheared(image: Levels, slope: Float[Array, ""], fill: Fill) -> Levels:
     value = b + t * (c - a + t * (2.0 * (a - b) + c - d + t * (b - a - c + d)))
     # Places on the very edge are frequent, and float32 must not tell them apart from those beyond it.
     inside = ((at >= -1e-5) & (at < w - 1e-5))[..., None]
-    return jnp.where(inside, jnp.clip(jnp.floor(value), 0, 255).astype(jnp.int32), fill)
+    return jnp.where(inside, jnp.clip(jnp.floor(value), 0, 255).astype(jnp.int32), fill[None, None])
 
 
 def moved(image: Levels, matrix: Int[Array, "6"], fill: Fill) -> Levels:
@@ -43,7 +43,7 @@ def moved(image: Levels, matrix: Int[Array, "6"], fill: Fill) -> Levels:
     column, row = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16
     inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
     found = image[jnp.clip(row, 0, h - 1), jnp.clip(column, 0, w - 1)]
-    return jnp.where(inside[..., None], found, fill)
+    return jnp.where(inside[..., None], found, fill[None, None])
 
 
 def translation(right: float, down: float) -> np.ndarray:

@@ -28,7 +28,7 @@ def autocontrasted(image: Levels) -> Levels:
 
     Pillow computes in float64, and comes out one lower for some values that would be whole numbers.
     """
-    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    low, high = (of(image, axis=(0, 1), keepdims=True) for of in (jnp.min, jnp.max))
     return jnp.where(high > low, (image - low) * 255 // jnp.maximum(high - low, 1), image)
 
 
@@ -37,10 +37,10 @@ def equalized(image: Levels) -> Levels:
     channels = image.shape[-1]
     counts = jnp.zeros((256, channels), jnp.int32).at[image, jnp.arange(channels)].add(1)
     at_top = jnp.take_along_axis(counts, image.max(axis=(0, 1))[None], axis=0)[0]
-    step = (counts.sum(axis=0) - at_top) // 255
+    step = (counts.sum(axis=0) - at_top)[None] // 255
     below = jnp.cumsum(counts, axis=0) - counts
     table = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
-    return jnp.where(step > 0, table[image, jnp.arange(channels)], image)
+    return jnp.where(step[None] > 0, table[image, jnp.arange(channels)], image)
 
 
 def coloured(image: Levels, factor: Factor) -> Levels:

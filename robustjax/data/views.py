@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from robustjax import checks
 from robustjax.data.augment import Augment, chain, crop, flip
 from robustjax.numerics import keys_for, per_example
-from robustjax.types import Images
+from robustjax.types import Images, Keys
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601
 Image = Float[Array, "h w c"]
@@ -22,7 +22,7 @@ def shifted_and_dimmed(*, pad: int = 2, low: float = 0.6, high: float = 1.4) -> 
     if not 0 <= low <= high:
         raise ValueError(f"shifted_and_dimmed: low is {low} and high {high}, must grow from at least 0")
 
-    def dimmed(key: PRNGKeyArray, images: Images) -> Images:
+    def dimmed(key: Keys, images: Images) -> Images:
         keys = keys_for(key, len(images))
         times = jax.vmap(lambda k: jax.random.uniform(k, (), images.dtype, low, high))(keys)
         return jnp.clip(per_example(times, images) * images, 0.0, 1.0)
@@ -118,12 +118,12 @@ def turned(image: Image, turn: Array) -> Image:
     )
     hue = sixth + 6.0 * turn
     # One channel: top - chroma max(0, min(k, 4 - k, 1)) with k = (n + hue) mod 6.
-    ks = (jnp.asarray([5.0, 3.0, 1.0]) + hue[..., None]) % 6.0
+    ks = jnp.stack([5.0 + hue, 3.0 + hue, 1.0 + hue], axis=-1) % 6.0
     return top[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(ks, 4.0 - ks), 0.0, 1.0)
 
 
 def _checked(who: str, augment: Augment) -> Augment:
-    def viewed(key: PRNGKeyArray, images: Images) -> Images:
+    def viewed(key: Keys, images: Images) -> Images:
         checks.floats(who, images)
         return augment(key, images)
 

@@ -1,7 +1,7 @@
 """Apply a per-example function to a whole data set, batch by batch, padding removed."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PRNGKeyArray, PyTree
 
-from robustjax.types import Batch, Mask
+from robustjax.types import Labels, Mask
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """Examples with their labels, as a `Batch` has them, and whatever else belongs to them."""
+
+    @property
+    def label(self) -> Labels: ...
+
 
 Evaluate = Callable[..., PyTree]  # (key, batches, *arguments) -> numpy arrays over the whole data set
 
@@ -27,14 +36,14 @@ def mapped(fn: Callable[..., PyTree]) -> Evaluate:
       `fold_in(key, i)`, whatever the batch size. Raises ValueError if there is no batch.
     """
 
-    def one(words, first, batch: Batch, arguments):
+    def one(words, first, batch: Labelled, arguments):
         index = first + jnp.arange(batch.label.shape[0])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.wrap_key_data(words), index)
         return fn(keys, batch, *arguments)
 
     compiled = jax.jit(one)
 
-    def evaluate(key: PRNGKeyArray, batches: Iterable[tuple[Batch, Mask]], *arguments: Any) -> PyTree:
+    def evaluate(key: PRNGKeyArray, batches: Iterable[tuple[Labelled, Mask]], *arguments: Any) -> PyTree:
         # The host's copy of the key belongs to no device, so it joins batches that several processes share.
         words = np.asarray(jax.random.key_data(key))
         rows, waiting, seen = [], None, 0

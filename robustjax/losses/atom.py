@@ -67,7 +67,7 @@ def rejection(logits: Logits) -> PerExample:
     return logits[..., -1] - jax.nn.logsumexp(logits[..., :-1], axis=-1)
 
 
-def informative(rejected: Float[Array, "n"], *, count: int, quantile: float = 0.125) -> Int[Array, "{count}"]:
+def informative(rejected: Float[Array, "n"], *, count: int, quantile: float = 0.125) -> Int[Array, "count"]:
     """Select from a pool the OOD images that are rejected least, after leaving out a share of the very least.
 
     Once per epoch the paper scores a fresh pool with the current network and trains on what this selects:

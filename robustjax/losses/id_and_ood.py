@@ -8,7 +8,19 @@ from robustjax.losses import batchnorm_modes, confidences
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.batchnorm_modes import BatchNormMode
 from robustjax.losses.confidences import Confidence
-from robustjax.types import Ascent, Attack, Images, Logits, Model, Number, OODImages, Pair, Params, State
+from robustjax.types import (
+    Ascent,
+    Attack,
+    Images,
+    Logits,
+    Model,
+    Number,
+    OODImages,
+    OODLogits,
+    Pair,
+    Params,
+    State,
+)
 
 
 def two_sided(
@@ -95,7 +107,7 @@ def attack_both(
 
 def logits_of(
     model: Model, params: Params, state: State, images: tuple[Images, OODImages], key: PRNGKeyArray
-) -> tuple[Logits, Logits, State]:
+) -> tuple[Logits, OODLogits, State]:
     """Run ID and OOD images through the network in one pass: (ID logits, OOD logits, new state)."""
     logits, state = model.apply(params, state, numerics.pack(*images), train=True, key=key)
     inside, outside = numerics.unpack(logits, (len(images[0]), len(images[1])))

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from robustjax.numerics import keys_for
-from robustjax.types import Images, Keys, Number
+from robustjax.types import Inputs, Keys, Number
 
 
-def noise_augmented(key: Keys, x: Images, *, sigma: Number, samples: int) -> Float[Array, "n h w c"]:
+def noise_augmented(key: Keys, x: Inputs, *, sigma: Number, samples: int) -> Float[Array, "n ..."]:
     """Repeat each image and add N(0, sigma^2): (b samples, h, w, c), rows staying on their devices.
 
     The noise of an image depends on its own key only, and samples are drawn one after the other.

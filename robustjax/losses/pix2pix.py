@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree, Scalar
 
 from robustjax.losses.image_pool import ImagePool, empty, exchanged
-from robustjax.models.critics import Judgement, together
+from robustjax.models.critics import CriticMaps, together
 from robustjax.perturbations.pairs import ImagePair
 from robustjax.types import Images, Metrics, Model, Number, Params, State
 
@@ -218,7 +218,7 @@ def _cost(rules: Rules, opponent: Player, perturbed: Images, clean: Images):
     return cost
 
 
-def matching(made: Judgement, wanted: Judgement) -> Scalar:
+def matching(made: CriticMaps, wanted: CriticMaps) -> Scalar:
     """Compare the critics' inner maps: the mean over scales of 4 / (n + 1) times the sum of mean differences.
 
     n is the number of strided convolutions, so n + 1 maps of each scale count and the logits do not.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from robustjax import checks, logit
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.noise_augmentation import noise_augmented
-from robustjax.types import Ascent, Batch, Images, Model, Number, PerExample, frozen
+from robustjax.types import Ascent, Batch, Inputs, Model, Number, PerExample, frozen
 
 
 def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, samples: int = 2) -> AdversarialLoss:
@@ -32,13 +32,13 @@ def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, samples: int = 2) 
     checks.number("smoothadv", "sigma", sigma, least=0)
     checks.count("smoothadv", "samples", samples)
 
-    def find(params, state, batch: Batch, key) -> Images:
+    def find(params, state, batch: Batch, key) -> Inputs:
         checks.batch("smoothadv", batch)
         search, draw = jax.random.split(key)
         noise = noise_augmented(draw, jnp.zeros_like(batch.image), sigma=sigma, samples=samples)
         logits_fn, label = frozen(model, params, state), jnp.repeat(batch.label, samples)
 
-        def risk_of(x: Images) -> PerExample:
+        def risk_of(x: Inputs) -> PerExample:
             logits = logits_fn(jnp.repeat(x, samples, axis=0) + noise)
             log_p = -logit.cross_entropy(logits, label).reshape(-1, samples)
             return jnp.log(float(samples)) - jax.nn.logsumexp(log_p, axis=1)

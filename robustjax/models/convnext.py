@@ -31,7 +31,8 @@ class ConvNeXtBlock(nn.Module):
         y = layers.conv(x, channels, 7, groups=channels, bias=True, dtype=self.dtype, name="conv_dw")
         y = layers.layer_norm(y, name="norm", dtype=self.dtype)
         y = layers.gelu_mlp(y, sparse=self.sparse, dtype=self.dtype)
-        y = y * self.param("gamma", nn.initializers.constant(1e-6), (channels,)).astype(y.dtype)
+        gamma = self.param("gamma", nn.initializers.constant(1e-6), (channels,))
+        y = y * gamma.astype(y.dtype)[None, None, None]
         return x + (layers.MeanSparse(name="sparse_path")(y) if self.sparse else y)
 
 

@@ -15,7 +15,7 @@ from robustjax.models.cpu import convolve
 from robustjax.models.translator import narrow, normed
 from robustjax.types import Images, Model
 
-Judgement = tuple[tuple[Array, ...], ...]  # of every scale, the maps of every layer, logits last
+CriticMaps = tuple[tuple[Array, ...], ...]  # of every scale, the maps of every layer, logits last
 
 
 class Patches(nn.Module):
@@ -53,7 +53,7 @@ class Scales(nn.Module):
     layers: int
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Judgement:
+    def __call__(self, x: Array, train: bool = False) -> CriticMaps:
         found = []
         for i in range(self.count):
             found.append(Patches(self.width, self.layers, 2, True, name=f"scale{i}")(x, train))
@@ -68,7 +68,7 @@ class One(nn.Module):
     layers: int
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Judgement:
+    def __call__(self, x: Array, train: bool = False) -> CriticMaps:
         return (Patches(self.width, self.layers, 1, False, name="scale0")(x, train),)
 
 

@@ -134,7 +134,7 @@ def small_denoiser(*, shape: tuple[int, ...], widths: Sequence[int] = (32, 64, 6
 def waves(t: Times, count: int) -> Float[Array, "b n"]:
     """Write times as sines and cosines of `count` / 2 frequencies, from 1 to 1000 turns, evenly on a log scale."""
     turns = jnp.exp(jnp.linspace(0.0, jnp.log(1000.0), count // 2))
-    angles = t[:, None] * turns
+    angles = t[:, None] * turns[None]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 

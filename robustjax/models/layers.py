@@ -84,7 +84,12 @@ class Doubling(nn.Module):
         x = doubled(x, self.param("kernel", self.kernel_init, shape, jnp.float32).astype(x.dtype))
         if not self.bias:
             return x
-        return x + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(x.dtype)
+        return (
+            x
+            + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(x.dtype)[
+                None, None, None
+            ]
+        )
 
 
 def linear(
@@ -155,6 +160,7 @@ class MeanSparse(nn.Module):
         mean = self.variable("mean_sparse", "mean", jnp.zeros, channels).value
         var = self.variable("mean_sparse", "var", jnp.zeros, channels).value
         threshold = self.variable("mean_sparse", "threshold", jnp.zeros, ()).value
+        mean, var = (kept.reshape(*(1,) * (x.ndim - 1), -1) for kept in (mean, var))
         near = jnp.abs(x - mean) < threshold * jnp.sqrt(var)
         return jnp.where(near, mean, x).astype(x.dtype)
 

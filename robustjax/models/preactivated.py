@@ -131,7 +131,9 @@ class Preactivated(nn.Module):
         if self.learned:
             alpha = self.param("alpha", nn.initializers.ones, (1,))
             beta = self.param("beta", nn.initializers.constant(1e-8), (1,))
-            form = form._replace(activation=lambda x: pssilu(x, alpha.astype(x.dtype), beta.astype(x.dtype)))
+            form = form._replace(
+                activation=lambda x: pssilu(x, alpha[0].astype(x.dtype), beta[0].astype(x.dtype))
+            )
         x = layers.conv(x, self.stem_width, 3, dtype=self.dtype, name=self.stem)
         if self.stem_norm:
             x = activated(x, form, train, self.dtype, "1")
@@ -161,7 +163,7 @@ class Cosine(nn.Module):
         kernel = self.param("kernel", layers.fan_in_uniform, (x.shape[-1], self.classes))
         x = x.astype(jnp.float32)
         x = x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        return x @ (kernel / jnp.maximum(jnp.linalg.norm(kernel, axis=0), 1e-12))
+        return x @ (kernel / jnp.maximum(jnp.linalg.norm(kernel, axis=0, keepdims=True), 1e-12))
 
 
 def pssilu(x: Array, alpha: Array, beta: Array) -> Array:

@@ -47,7 +47,9 @@ class WindowBlock(nn.Module):
             (self.heads, (2 * side - 1) ** 2),
         )
         among = jnp.einsum("bwnhc,bwmhc->bwhnm", query, key).astype(jnp.float32) * size**-0.5
-        among = among + table[:, _offsets(side)] + _masks(height, width, side, shift)[:, None]
+        among = (
+            among + table[None, None, :, _offsets(side)] + _masks(height, width, side, shift)[None, :, None]
+        )
         y = jnp.einsum("bwhnm,bwmhc->bwnhc", jax.nn.softmax(among).astype(value.dtype), value)
         y = layers.dense(y.reshape(-1, area, channels), channels, name="proj", dtype=self.dtype)
         grid = (-1, height // side, width // side, side, side, channels)

@@ -1,4 +1,4 @@
-"""Translators: networks from images to images in [0, 1], to lead unusual images back to usual ones.
+"""Translators: networks from images to images in [0, 1], to bring OOD images back to ID ones.
 
 The generator of pix2pix for sizes from 8 to 256 pixels, and a denoising autoencoder without skip connections.
 """

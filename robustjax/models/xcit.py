@@ -34,7 +34,7 @@ class CovarianceBlock(nn.Module):
         y = layers.dense(y, 3 * channels, name="qkv", dtype=self.dtype)
         query, key, value = jnp.moveaxis(y.reshape(-1, count, 3, self.heads, channels // self.heads), 2, 0)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads, 1, 1))
-        among = jnp.einsum("bnhc,bnhd->bhcd", _unit(query), _unit(key)) * temperature
+        among = jnp.einsum("bnhc,bnhd->bhcd", _unit(query), _unit(key)) * temperature[None]
         among = jax.nn.softmax(among).astype(value.dtype)
         y = jnp.einsum("bhcd,bnhd->bnhc", among, value).reshape(-1, count, channels)
         x = x + _scaled(self, "gamma1", layers.dense(y, channels, name="proj", dtype=self.dtype))
@@ -96,7 +96,7 @@ class XCiT(nn.Module):
             x = layers.batch_norm(x, train=train, dtype=self.dtype, name=f"stem_norm{i}")
         side = (x.shape[1], x.shape[2])
         place = layers.dense(_waves(*side), self.width, name="place", dtype=self.dtype)
-        x = (x + place).reshape(len(x), -1, self.width)
+        x = (x + place[None]).reshape(len(x), -1, self.width)
         self.sow("features", "stage0", x)
         for j in range(self.depth):
             x = kind(self.heads, side, self.dtype, name=f"block{j}")(x, train)
@@ -112,7 +112,7 @@ class XCiT(nn.Module):
 
 
 def _scaled(module: nn.Module, name: str, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-    return x * module.param(name, nn.initializers.ones, (x.shape[-1],)).astype(x.dtype)
+    return x * module.param(name, nn.initializers.ones, (x.shape[-1],)).astype(x.dtype)[None, None]
 
 
 def _unit(x: Float[Array, "b n h c"]) -> Float[Array, "b n h c"]:

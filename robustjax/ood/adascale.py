@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from robustjax import checks
 from robustjax.numerics import divide
 from robustjax.ood.scores import Features, FeaturesFn
-from robustjax.types import Images, PerExample
+from robustjax.types import Images, Number, PerExample
 
 
 def shift_statistic(
@@ -41,7 +41,7 @@ def shift_statistic(
 
     def statistic(x: Images) -> PerExample:
         x = jax.lax.stop_gradient(x)
-        slope = jax.grad(lambda z: (features_fn(z) @ kernel + bias).max(axis=1).sum())(x)
+        slope = jax.grad(lambda z: (features_fn(z) @ kernel + bias[None]).max(axis=1).sum())(x)
         size = jnp.abs(slope).reshape(x.shape[0], -1)
         count = max(1, int(size.shape[1] * pixels))
         limit = -jax.lax.top_k(-size, count)[0][:, -1]
@@ -56,9 +56,7 @@ def shift_statistic(
     return statistic
 
 
-def percentile_of(
-    value: PerExample, known: Float[Array, "n"], low: Float[Array, ""], high: Float[Array, ""]
-) -> PerExample:
+def percentile_of(value: PerExample, known: Float[Array, "n"], low: Number, high: Number) -> PerExample:
     """Turn a statistic into a percentile: high where no known value is as small, low where all are."""
     below = jnp.searchsorted(known, value, side="right").astype(jnp.float32) / known.shape[0]
     return low + (1 - below) * (high - low)

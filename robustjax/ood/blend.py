@@ -21,7 +21,7 @@ class Blend:
 
     def __call__(self, scores: Float[Array, "b s"]) -> PerExample:
         """Compute the decision value; its sigmoid would saturate."""
-        return (scores * self.weights).sum(axis=-1) + self.bias
+        return (scores * self.weights[None]).sum(axis=-1) + self.bias
 
 
 def blend(id_scores: np.ndarray, ood_scores: np.ndarray, *, strength: float = 1.0) -> Blend:

@@ -7,7 +7,7 @@ scores as low, being OOD is not what makes the classifier fail.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from robustjax.numerics import divide, keys_for, norm, per_example
@@ -33,7 +33,7 @@ def as_far(key: Keys, x: Images, other: Images) -> Images:
     return jnp.clip(x + per_example(length, x) * noise, 0.0, 1.0)
 
 
-def rounded(x: Images) -> Images:
+def rounded(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Round to the 256 levels of a picture file."""
     return jnp.round(x * 255.0) / 255.0
 

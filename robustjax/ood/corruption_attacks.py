@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from robustjax.attacks.solver import better
 from robustjax.numerics import fold, keys_for
@@ -64,7 +64,7 @@ def worst_corruption(
 
 def copies(
     name: str, *, severities: Sequence[float] = SEVERITIES, levels: int | None = 255
-) -> Callable[[Keys, Images], Images]:
+) -> Callable[[Keys, Images], Float[Array, "s b h w c"]]:
     """Corrupt images at every severity, (keys, x (b, ...)) -> (s, b, ...): the candidates, for many scores at once.
 
     With each example's key folded with i they are those of `worst_corruption` for corruption i of its names.
@@ -76,7 +76,7 @@ def copies(
     """
     apply = corrupt(name)
 
-    def all_severities(key: Keys, x: Images) -> Images:
+    def all_severities(key: Keys, x: Images) -> Float[Array, "s b h w c"]:
         keys = keys_for(key, x.shape[0])
 
         def at(given: tuple[Array, Array]) -> Images:

@@ -25,7 +25,7 @@ class Thinned:
     def __call__(self, features: Features) -> PerExample:
         """Compute the log odds of the class that is likeliest on average."""
         return msp_margin(
-            averaged(jnp.einsum("bd,md,dk->mbk", features, self.masks, self.kernel) + self.bias)
+            averaged(jnp.einsum("bd,md,dk->mbk", features, self.masks, self.kernel) + self.bias[None, None])
         )
 
 

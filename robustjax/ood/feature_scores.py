@@ -64,8 +64,8 @@ class Virtual:
 
     def __call__(self, features: Features) -> PerExample:
         """Subtract the virtual logit from the energy."""
-        off = jnp.matmul(features - self.origin, self.complement, precision="highest")
-        return logit.energy(features @ self.kernel + self.bias) - self.scale * norm(off, "l2")
+        off = jnp.matmul(features - self.origin[None], self.complement, precision="highest")
+        return logit.energy(features @ self.kernel + self.bias[None]) - self.scale * norm(off, "l2")
 
 
 def vim(
@@ -103,7 +103,7 @@ class Residual:
 
     def __call__(self, features: Features) -> PerExample:
         """Compute minus the norm of the residual."""
-        return -norm(jnp.matmul(features - self.origin, self.complement, precision="highest"), "l2")
+        return -norm(jnp.matmul(features - self.origin[None], self.complement, precision="highest"), "l2")
 
 
 def residual(

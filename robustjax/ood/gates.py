@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike
 
 from robustjax.ood.metrics import threshold_keeping, vector
 from robustjax.ood.scores import FeaturesFn, Form, Score
-from robustjax.types import Images, Mask, Number, PerExample
+from robustjax.types import Inputs, Mask, Number, PerExample
 
-Decide = Callable[[Images], Mask]  # True where an input is routed to the translator, or rejected
+Decide = Callable[[Inputs], Mask]  # True where an input is routed to the translator, or rejected
 
 
 class Gate(NamedTuple):
@@ -36,11 +36,11 @@ class Gate(NamedTuple):
     threshold: Number
     scale: Number = 1.0
 
-    def gap(self, x: Images) -> PerExample:
+    def gap(self, x: Inputs) -> PerExample:
         """Compute how far below the threshold each input scores: positive where it is routed."""
         return (self.threshold - self.score(x)) / self.scale
 
-    def __call__(self, x: Images) -> Mask:
+    def __call__(self, x: Inputs) -> Mask:
         """Say which inputs are routed; a score that is NaN is."""
         return ~(self.score(x) >= self.threshold)
 
@@ -69,16 +69,16 @@ def score_of(features_fn: FeaturesFn, form: Form) -> Score:
     return jax.tree_util.Partial(_scored, features_fn, form)
 
 
-def _scored(features_fn: FeaturesFn, form: Form, x: Images) -> PerExample:
+def _scored(features_fn: FeaturesFn, form: Form, x: Inputs) -> PerExample:
     return form(features_fn(x))
 
 
-def never(x: Images) -> PerExample:
+def never(x: Inputs) -> PerExample:
     """Score everything as ID: the gate of a classifier without a defence."""
     return x.reshape(x.shape[0], -1)[:, 0] * 0.0
 
 
-def always(x: Images) -> PerExample:
+def always(x: Inputs) -> PerExample:
     """Score everything as OOD: the gate of a translator in front of every input."""
     return never(x) - 1.0
 
@@ -90,7 +90,7 @@ def together(gate: Gate) -> Decide:
     decision on an input depends on its batch-mates. Never a default here.
     """
 
-    def decide(x: Images) -> Mask:
+    def decide(x: Inputs) -> Mask:
         return jnp.broadcast_to(gate.score(x).mean() < gate.threshold, x.shape[:1])
 
     return decide

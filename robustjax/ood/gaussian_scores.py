@@ -85,7 +85,7 @@ def mahalanobis(features: np.ndarray, label: np.ndarray, *, shrinkage: Shrinkage
 def relative_mahalanobis(features: np.ndarray, label: np.ndarray, *, shrinkage: Shrinkage = 0.0) -> Relative:
     """Fit `mahalanobis`, and once more without classes, to be subtracted.
 
-    What makes an example unusual in ways that no class explains cancels, which helps with near OOD images.
+    What makes an example OOD in ways that no class explains cancels, which helps with near OOD images.
 
     Args:
       features, label, shrinkage: as in `mahalanobis`.

@@ -15,7 +15,7 @@ POWERS = (1, 2, 3, 4, 5)
 SMALL = 1e-6  # added to a bound that is divided by
 NOTHING = 1e-30  # of the largest power: a correlation up to this is 0
 
-Statistics = Mapping[str, Float[Array, "b q"]]
+Statistics = Mapping[str, Float[Array, "b q"] | np.ndarray]
 
 
 def statistics(maps: Mapping[str, Array], powers: Sequence[int] = POWERS) -> dict[str, Array]:

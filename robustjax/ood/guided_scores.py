@@ -28,7 +28,7 @@ class Guided:
         """Multiply the energy by the mean inner product with the nearest of the bank."""
         alike = jnp.matmul(_unit(features), self.bank.T, precision="highest")
         guidance = jax.lax.top_k(alike, self.neighbours)[0].mean(axis=1)
-        return guidance * logit.energy(features @ self.kernel + self.bias)
+        return guidance * logit.energy(features @ self.kernel + self.bias[None])
 
 
 def nnguide(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray, *, neighbours: int = 100) -> Guided:
@@ -69,7 +69,7 @@ class Related:
 
     def __call__(self, features: Features) -> PerExample:
         """Sum the relations to the bank that are not small."""
-        p = jax.nn.softmax(features @ self.kernel + self.bias)
+        p = jax.nn.softmax(features @ self.kernel + self.bias[None])
         alike = jnp.maximum(jnp.matmul(_unit(features), self.bank.T, precision="highest"), 0.0)
         relation = alike * jnp.matmul(p, self.prediction.T, precision="highest")
         kept = relation > self.cut

@@ -30,10 +30,10 @@ class Boundaries:
 
     def __call__(self, features: Features) -> PerExample:
         """Average the distances to the decision boundaries, relative to the distance from the origin."""
-        logits = features @ self.kernel + self.bias
+        logits = features @ self.kernel + self.bias[None]
         first = logits.argmax(axis=1)
         gaps = divide(logits.max(axis=1, keepdims=True) - logits, self.apart[first])
-        away = jnp.maximum(norm(features - self.origin, "l2"), CLOSE)
+        away = jnp.maximum(norm(features - self.origin[None], "l2"), CLOSE)
         return gaps.sum(axis=1) / ((logits.shape[1] - 1) * away)
 
 
@@ -71,8 +71,8 @@ class Collapsed:
 
     def __call__(self, features: Features) -> PerExample:
         """Project the class vector on the centred feature, and add the norm of the feature."""
-        first = (features @ self.kernel + self.bias).argmax(axis=1)
-        away = features - self.origin
+        first = (features @ self.kernel + self.bias[None]).argmax(axis=1)
+        away = features - self.origin[None]
         along = (self.kernel.T[first] * away).sum(axis=1) / jnp.maximum(norm(away, "l2"), CLOSE)
         return along + self.alpha * jnp.abs(features).sum(axis=1)
 
@@ -106,7 +106,7 @@ class LastGradient:
 
     def __call__(self, features: Features) -> PerExample:
         """Compute |h|_1 sum_k |p_k - 1 / K|."""
-        logits = features @ self.kernel + self.bias
+        logits = features @ self.kernel + self.bias[None]
         excess = jax.nn.softmax(logits) - 1 / logits.shape[1]
         return jnp.abs(features).sum(axis=1) * jnp.abs(excess).sum(axis=1)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from robustjax import checks
 from robustjax.ood.logit_scores import tempered_margin
 from robustjax.ood.scores import Score, scored
-from robustjax.types import Images, LogitsFn, Number, PerExample
+from robustjax.types import Inputs, LogitsFn, Number, PerExample
 
 
 def preprocessed(score: Score, magnitude: Number) -> Score:
@@ -24,7 +24,7 @@ def preprocessed(score: Score, magnitude: Number) -> Score:
       counts as negative, as the sign of the published loss does there.
     """
 
-    def moved(x: Images) -> PerExample:
+    def moved(x: Inputs) -> PerExample:
         slope = jax.grad(lambda z: score(z).sum())(jax.lax.stop_gradient(x))
         step = magnitude * jnp.where(slope > 0, 1.0, -1.0).astype(x.dtype)
         return score(x + jax.lax.stop_gradient(step))

@@ -38,7 +38,7 @@ class OpenMax:
         moved = jnp.log1p(jnp.maximum((distance - self.least[which]) / SHIFT, -0.99))
         power = jnp.clip(self.shape[which] * (moved - self.log_scale[which]), -80.0, 80.0)
         extreme = -jnp.expm1(-jnp.exp(power))
-        lost = largest * extreme * (1.0 - jnp.arange(self.alpha, dtype=logits.dtype) / self.alpha)
+        lost = largest * extreme * (1.0 - jnp.arange(self.alpha, dtype=logits.dtype) / self.alpha)[None]
         there = jax.nn.one_hot(which, logits.shape[1], dtype=logits.dtype)
         lowered = logits - (lost[:, :, None] * there).sum(axis=1)
         return jax.nn.logsumexp(lowered, axis=1) - lost.sum(axis=1)

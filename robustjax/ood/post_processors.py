@@ -241,7 +241,7 @@ def dice(*, percentile: float = 90.0) -> Detector:
 
     def build(inputs: ScoreInputs) -> Score:
         bias = _head(inputs).bias
-        return scored(last_features(inputs), lambda h: energy_of(h @ inputs.fitted + bias))
+        return scored(last_features(inputs), lambda h: energy_of(h @ inputs.fitted + bias[None]))
 
     return Detector(
         build,
@@ -323,8 +323,8 @@ class _AdaScale(NamedTuple):
             h = features(x)
             gain = adascale.gain(h, adascale.percentile_of(statistic(x), *inputs.fitted))[:, None]
             if self.kind == "logits":
-                return energy_of((h @ kernel + bias) * gain**2)
-            return energy_of((h * jnp.exp(gain)) @ kernel + bias)
+                return energy_of((h @ kernel + bias[None]) * gain**2)
+            return energy_of((h * jnp.exp(gain)) @ kernel + bias[None])
 
         return score
 

@@ -25,7 +25,7 @@ class Patterns:
 
     def __call__(self, features: Features) -> PerExample:
         """Compute the inner product with the pattern of the predicted class."""
-        first = (features @ self.kernel + self.bias).argmax(axis=1)
+        first = (features @ self.kernel + self.bias[None]).argmax(axis=1)
         return (features * self.patterns[first]).sum(axis=1)
 
 

@@ -52,7 +52,7 @@ def rankfeat(
             )
         flat = maps.astype(jnp.float32).reshape(maps.shape[0], -1, maps.shape[-1])
         pooled = without_first(flat).mean(axis=1)
-        return logit.energy(pooled @ kernel + bias, temperature=temperature)
+        return logit.energy(pooled @ kernel + bias[None], temperature=temperature)
 
     return form
 

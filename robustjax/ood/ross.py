@@ -76,7 +76,7 @@ def ross(
         def score(x: Images) -> PerExample:
             scores = copies(x)
             median = jnp.median(scores, axis=0)
-            deviation = jnp.abs(scores - median).mean(axis=0)
+            deviation = jnp.abs(scores - median[None]).mean(axis=0)
             stable = 1 + kept.weight / (deviation + SMALLEST)
             return jnp.minimum(median, kept.cut) + jnp.maximum(median - kept.cut, 0.0) * stable
 
@@ -98,7 +98,7 @@ def _copies(base: Detector, inputs: ScoreInputs) -> Callable[[Images], Float[Arr
     """Score noisy copies, one after the other."""
     kept = inputs.fitted
     score = base.build(inputs._replace(fitted=kept.base))
-    return lambda x: jax.lax.map(lambda noise: score(x + noise), kept.noise)
+    return lambda x: jax.lax.map(lambda noise: score(x + noise[None]), kept.noise)
 
 
 def _shape(inputs: ScoreInputs) -> Any:

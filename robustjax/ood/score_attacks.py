@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, Scalar
+from jaxtyping import Array, Scalar
 
 from robustjax import checks
 from robustjax.attacks.compose import best_of
@@ -20,12 +20,12 @@ from robustjax.attacks.starts import Start
 from robustjax.numerics import fold, keys_for
 from robustjax.ood import surrogates
 from robustjax.ood.scores import Score
-from robustjax.types import Ascent, Found, Images, Keys, LogitsFn, Objective, PerExample
+from robustjax.types import Ascent, Found, Inputs, Keys, LogitsFn, Objective, PerExample
 
 # `attacks.compose` joins attacks on classifiers: they have labels, and keep the point of highest value. Searches here
 # have none, and keep points by the score whatever they maximise; what both do alike, `best_of` and `better`, is shared.
 Direction = Literal["raise", "lower"]
-Search = Callable[[Keys, Images], Found]  # `value` is the score at the point
+Search = Callable[[Keys, Inputs], Found]  # `value` is the score at the point
 
 
 class ScoreAttack(NamedTuple):
@@ -99,7 +99,7 @@ def over_classes(
     """
     _check("over_classes", restarts)
 
-    def search(key: Keys, x: Images) -> Found:
+    def search(key: Keys, x: Inputs) -> Found:
         classes = jax.eval_shape(logits_fn, x).shape[-1]
         keys = keys_for(key, x.shape[0])
 
@@ -123,7 +123,7 @@ def highest(*searches: Search) -> Search:
     if not searches:
         raise ValueError("highest: no search given, must be at least 1")
 
-    def search(key: Keys, x: Images) -> Found:
+    def search(key: Keys, x: Inputs) -> Found:
         keys = keys_for(key, x.shape[0])
         best = nothing_yet(x)
         for i, one in enumerate(searches):
@@ -167,7 +167,7 @@ def over_radii(
         raise ValueError(f"over_radii: direction is {direction!r}, must be 'raise' or 'lower'")
     sign = 1.0 if direction == "raise" else -1.0
 
-    def search(key: Keys, x: Images) -> Found:
+    def search(key: Keys, x: Inputs) -> Found:
         keys = keys_for(key, x.shape[0])
 
         def widen(best: Found, at: tuple[Array, Scalar]) -> tuple[Found, Found]:
@@ -188,10 +188,10 @@ def _search(
 ) -> Search:
     _check(name, restarts)
 
-    def search(key: Keys, x: Images) -> Found:
+    def search(key: Keys, x: Inputs) -> Found:
         keys = keys_for(key, x.shape[0])
 
-        def maximised(objective: Objective, own: PRNGKeyArray) -> Found:
+        def maximised(objective: Objective, own: Keys) -> Found:
             starts = jnp.arange(restarts)
             return best_of(jax.lax.map(lambda r: _found(ascent, fold(own, r), objective, merit, x), starts))
 
@@ -203,7 +203,7 @@ def _search(
     return search
 
 
-def _found(ascent: Ascent, key: Keys, objective: Objective, merit: Objective, x: Images) -> Found:
+def _found(ascent: Ascent, key: Keys, objective: Objective, merit: Objective, x: Inputs) -> Found:
     """Maximise an objective and return the point with its merit."""
     if objective is merit:
         return ascent(key, merit, x)
@@ -215,14 +215,14 @@ def _found(ascent: Ascent, key: Keys, objective: Objective, merit: Objective, x:
 
 
 def _negative(score: Score) -> Objective:
-    def negative(x: Images) -> PerExample:
+    def negative(x: Inputs) -> PerExample:
         return -score(x)
 
     return negative
 
 
 def _negated(search: Search) -> Search:
-    def negated(key: Keys, x: Images) -> Found:
+    def negated(key: Keys, x: Inputs) -> Found:
         found = search(key, x)
         return Found(found.x, -found.value)
 

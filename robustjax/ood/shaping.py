@@ -20,7 +20,7 @@ Shape = Callable[[Features], Features]
 
 def head(kernel: Float[Array, "d k"], bias: Float[Array, "k"], form: Form, shape: Shape) -> Form:
     """Reshape features, run the last layer on them and score its logits."""
-    return lambda features: form(shape(features) @ kernel + bias)
+    return lambda features: form(shape(features) @ kernel + bias[None])
 
 
 def react(limit: float | Array) -> Shape:

@@ -39,9 +39,11 @@ class Clusters:
     def distance(self, features: Features) -> PerExample:
         """Compute s = min_c (h - mu_c)^T P_c (h - mu_c): the published score, larger on OOD images."""
         length = norm(features, "l2")[:, None] + TINY
-        unit = (features / length - self.shift) / self.spread
+        unit = (features / length - self.shift[None]) / self.spread[None]
         # TF32 matrix products would cost more than the differences between near examples.
-        white = jnp.einsum("bcd,cdr->bcr", unit[:, None, :] - self.means, self.whitening, precision="highest")
+        white = jnp.einsum(
+            "bcd,cdr->bcr", unit[:, None, :] - self.means[None], self.whitening, precision="highest"
+        )
         return jnp.square(white).sum(axis=-1).min(axis=-1)
 
     def __call__(self, features: Features) -> PerExample:

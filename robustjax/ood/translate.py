@@ -121,7 +121,7 @@ def predictions(
 
 def any_wrong(predicted: Int[Array, "r b"], y: Labels) -> Mask:
     """Say where one of several submissions is misclassified, which is enough for an adversary who may retry."""
-    return (predicted != y).any(axis=0)
+    return (predicted != y[None]).any(axis=0)
 
 
 def majority(predicted: Int[Array, "r b"], classes: int) -> Labels:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from robustjax import checks
 from robustjax.models.cvae import CVAE, Latents
@@ -65,7 +65,7 @@ def learned(model: CVAE, params: Params, state: State, *, radius: Radius) -> Per
         prior, _ = model.prior(params, state, x)
         return Prepared(x, prior.mean, prior.std)
 
-    def decode(key: PRNGKeyArray, ready: Prepared, u: Array) -> Images:
+    def decode(key: Keys, ready: Prepared, u: Array) -> Images:
         del key
         raw, _ = model.decode(params, state, ready.x, ready.mean + u * ready.std)
         return model.link(raw)

@@ -130,8 +130,8 @@ def lighting(*, dim: float = 0.4, glow: float = 0.6) -> Pairs:
         checks.floats("lighting", x)
         share = 0.5 * (1.0 + _uniform(keys_for(key, x.shape[0]), 3))
         scale, light, angle = (per_example(share[:, i], x) for i in range(3))
-        down = jnp.linspace(-1.0, 1.0, x.shape[1], dtype=x.dtype)[:, None, None]
-        across = jnp.linspace(-1.0, 1.0, x.shape[2], dtype=x.dtype)[:, None]
+        down = jnp.linspace(-1.0, 1.0, x.shape[1], dtype=x.dtype)[None, :, None, None]
+        across = jnp.linspace(-1.0, 1.0, x.shape[2], dtype=x.dtype)[None, None, :, None]
         turn = 2.0 * jnp.pi * angle
         ramp = 0.5 * (1.0 + jnp.cos(turn) * down + jnp.sin(turn) * across)
         lit = (dim + (1.0 - dim) * scale) * x + glow * light * ramp

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from robustjax import checks
 from robustjax.data.augment import Augment, chain
@@ -46,7 +46,7 @@ def any_light(lights: int = 25) -> Callable[[Keys, Images], Images]:
     return lambda key, x: under(x, _drawn(keys_for(key, x.shape[0]), 0, lights), lights)
 
 
-def under(x: Images, light: int | Int[Array, "b"], lights: int = 25) -> Images:
+def under(x: Images, light: int | Int[Array, "b"], lights: int = 25) -> Float[Array, "b rows w c"]:
     """Cut out the picture of each scene under a light, by its number."""
     stacked = x.reshape(x.shape[0], lights, x.shape[1] // lights, *x.shape[2:])
     number = jnp.broadcast_to(jnp.asarray(light, jnp.int32), (x.shape[0],))

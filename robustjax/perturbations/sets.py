@@ -18,6 +18,7 @@ from robustjax.types import (
     Batch,
     Found,
     Images,
+    Inputs,
     Keys,
     Labels,
     Logits,
@@ -30,7 +31,7 @@ from robustjax.types import (
     State,
 )
 
-Decode = Callable[[PRNGKeyArray, Any, Array], Images]  # (one key per example, prepared x, u) -> images
+Decode = Callable[[Keys, Any, Array], Images]  # (one key per example, prepared x, u) -> images
 
 
 def _as_it_is(x: Images) -> Images:
@@ -50,7 +51,7 @@ class PerturbationSet(NamedTuple):
     dimension: int
     prepare: Callable[[Images], Any] = _as_it_is
 
-    def origin(self, x: Images) -> Float[Array, "b d"]:
+    def origin(self, x: Inputs) -> Float[Array, "b d"]:
         """Give every image the centre of the ball, u = 0."""
         return jnp.broadcast_to(constant(x, 0.0)[:, None], (x.shape[0], self.dimension))
 
@@ -80,7 +81,7 @@ def spatial(limits: Sequence[float], *, border: Border = "zero") -> Perturbation
 
     def decode(key: Keys, x: Images, u: Array) -> Images:
         del key
-        return warp(x, u * jnp.asarray(units, u.dtype), border=border)
+        return warp(x, u * jnp.asarray(units, u.dtype)[None], border=border)
 
     return PerturbationSet(decode, Threat("linf", 1.0, -1.0, 1.0), len(units))
 
@@ -140,7 +141,7 @@ def loss_through(space: PerturbationSet, model: Model, build: Callable[[Model], 
         count = batch.image.shape[0]
         given = fold(keys_for(key, count), 0), space.prepare(batch.image)
 
-        def seen(u: Array) -> Images:
+        def seen(u: Array) -> Inputs:
             own, ready = jax.tree.map(lambda a: _repeated(a, u.shape[0] // count), given)
             return space.decode(own, ready, u)
 
@@ -181,7 +182,7 @@ def solver_through(space: PerturbationSet, solver: Solver) -> Solver:
     return solver._replace(init=init, advance=advance, finish=finish)
 
 
-def _keys(key: Keys, x: Images) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+def _keys(key: Keys, x: Images) -> tuple[Keys, Keys]:
     """Split into keys for the decoder and keys for the search."""
     keys = keys_for(key, x.shape[0])
     return fold(keys, 0), fold(keys, 1)

@@ -3,16 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from robustjax import checks
 from robustjax.numerics import keys_for
-from robustjax.types import Radius
+from robustjax.types import Keys, Radius
 
 POINTS = 4096
 
 
-def truncated_normal(key: PRNGKeyArray, count: int, dimension: int, radius: Radius) -> Float[Array, "b d"]:
+def truncated_normal(key: Keys, count: int, dimension: int, radius: Radius) -> Float[Array, "b d"]:
     """Draw N(0, I) given |u| <= radius, without rejection: a direction, and a length by its inverse distribution.
 
     Args:

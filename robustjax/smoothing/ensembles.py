@@ -2,7 +2,7 @@
 
 import jax
 
-from robustjax.types import Images, Logits, LogitsFn, Model, Params, State, frozen
+from robustjax.types import Inputs, LogitsFn, Model, Outputs, Params, State, frozen
 
 
 def ensemble(*logits_fns: LogitsFn) -> LogitsFn:
@@ -21,7 +21,7 @@ def ensemble(*logits_fns: LogitsFn) -> LogitsFn:
                 f"ensemble: {type(other).__name__} given, must be functions from images to logits"
             )
 
-    def logits_fn(x: Images) -> Logits:
+    def logits_fn(x: Inputs) -> Outputs:
         logits = [logits_fn(x) for logits_fn in logits_fns]
         if len(shapes := {one.shape for one in logits}) > 1:
             raise ValueError(
@@ -35,7 +35,7 @@ def ensemble(*logits_fns: LogitsFn) -> LogitsFn:
 def stacked(model: Model, params: Params, state: State) -> LogitsFn:
     """Average the logits of networks of one kind whose parameters lead with an axis over the networks."""
 
-    def logits_fn(x: Images) -> Logits:
+    def logits_fn(x: Inputs) -> Outputs:
         return jax.vmap(lambda p, s: frozen(model, p, s)(x))(params, state).mean(axis=0)
 
     return logits_fn

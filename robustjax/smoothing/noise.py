@@ -12,9 +12,9 @@ from robustjax import checks
 from robustjax.numerics import keys_for
 from robustjax.perturbations.sets import PerturbationSet
 from robustjax.smoothing.normal_samples import noisy
-from robustjax.types import Images, Keys, Number
+from robustjax.types import Inputs, Keys, Number
 
-Sampler = Callable[[Keys, Array, int], Images]  # (key, one image, samples) -> noisy images
+Sampler = Callable[[Keys, Array, int], Inputs]  # (key, one image, samples) -> noisy images
 
 
 class Noise(NamedTuple):
@@ -45,17 +45,17 @@ def in_pixels(sigma: Number, *, lower: float = 0.0, upper: float = 1.0) -> Noise
     """
     checks.positive("in_pixels", "sigma", sigma)
 
-    def sample(key: Keys, x: Array, samples: int) -> Images:
+    def sample(key: Keys, x: Array, samples: int) -> Inputs:
         return noisy(key, x, samples, sigma)
 
     return Noise(sample, sigma, lower, upper)
 
 
-def white(sigma: Number) -> Callable[[Keys, Images], Images]:
+def white(sigma: Number) -> Callable[[Keys, Inputs], Inputs]:
     """Build `perturb(key, x)`: one sample of noise for each image, for training (`losses.stability`)."""
     checks.positive("white", "sigma", sigma)
 
-    def perturb(key: Keys, x: Images) -> Images:
+    def perturb(key: Keys, x: Inputs) -> Inputs:
         keys = keys_for(key, x.shape[0])
         return x + sigma * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
 
@@ -87,7 +87,7 @@ def in_parameters(
     """
     checks.positive("in_parameters", "sigma", sigma)
 
-    def sample(key: Keys, x: Array, samples: int) -> Images:
+    def sample(key: Keys, x: Array, samples: int) -> Inputs:
         own, inner = jax.random.split(key)
         origin = space.origin(x[None])[0] if centre is None else centre(x)
         u = origin[None] + sigma * jax.random.normal(inner, (samples, space.dimension), origin.dtype)

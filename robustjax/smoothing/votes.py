@@ -19,7 +19,7 @@ from robustjax.types import Keys, LogitsFn
 class Count(Protocol):
     """Count the classes over samples of the noise; their number may be traced, and differ between examples."""
 
-    def __call__(self, key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]: ...
+    def __call__(self, key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b ... k"]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Boxed:
     count: Count
     box: tuple[float, float]
 
-    def __call__(self, key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+    def __call__(self, key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b ... k"]:
         """Check the images, then count."""
         require("votes", self, x)
         return self.count(key, x, samples)
@@ -66,13 +66,14 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 
       count(key, x, samples) -> (b, classes) int32, rows adding up to samples; of a segmenter (b, h, w, classes). `key`
       is one key, or one per example; an example's count does not depend on its batch.
     Raises:
-      ValueError: if classes is less than 2 or chunk_size less than 1; when counting, if the network gives another
-        number of logits than classes, or images are not floats in the box of the noise.
+      ValueError: if the network cannot be called, classes is less than 2 or chunk_size less than 1; when counting, if
+        the network gives another number of logits than classes, or images are not floats in the box of the noise.
     """
+    checks.callable_network("votes", logits_fn)
     checks.count("votes", "classes", classes, least=2)
     checks.count("votes", "chunk_size", chunk_size)
 
-    def count(key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+    def count(key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b ... k"]:
         checks.setting("votes", "samples", samples, least=0)
         if not jnp.issubdtype(jnp.result_type(samples), jnp.integer):
             raise ValueError(f"votes: samples is {samples}, must be a whole number, or one per image")
@@ -116,7 +117,7 @@ def over_devices(count: Count, mesh: Mesh) -> Count:
     cut = PartitionSpec(mesh.axis_names[0])
     shared = jax.shard_map(count, mesh=mesh, in_specs=cut, out_specs=cut)
 
-    def every(key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b k"]:
+    def every(key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b ... k"]:
         rows = x.shape[0]
         place = jnp.arange(rows + -rows % mesh.shape[mesh.axis_names[0]])
         row = jnp.minimum(place, rows - 1)  # what fills up the last device draws no samples

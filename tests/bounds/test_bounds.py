@@ -204,7 +204,7 @@ def test_one_hidden_unit_per_feature_is_bounded_tightly():
     f = lambda z, np=np: np.maximum(z * w + b, 0) @ v
     kernels = [jnp.asarray(a, jnp.float32) for a in (w, b, v)]
     got = differences(
-        lambda z: jax.nn.relu(z * kernels[0] + kernels[1]) @ kernels[2],
+        lambda z: jax.nn.relu(z * kernels[0][None] + kernels[1][None]) @ kernels[2],
         Threat("linf", 0.15),
         jnp.asarray(x, jnp.float32),
     )
@@ -254,7 +254,7 @@ def test_confidence_from_differences_of_known_logits():
     # Logits free within +-r of their own: the extremes are corners.
     r = 0.3
     corners = z[:, None] + r * np.array(list(itertools.product([-1, 1], repeat=4)))
-    free = exact + 2 * r * (1 - jnp.eye(4))
+    free = exact + 2 * r * (1 - jnp.eye(4))[None]
     highest = (corners - np.log(np.exp(corners).sum(-1, keepdims=True))).max(-1)
     np.testing.assert_allclose(confidence.log_confidence(free).high, highest.max(-1), rtol=1e-5)
     assert (confidence.log_confidence(free).low <= highest.min(-1) + 1e-6).all()
@@ -338,7 +338,7 @@ def test_unsupported_operations_are_named(fn, name):
         lambda x: 1.0 / (x + 0.3),
         lambda x: (x[:, None] @ x[..., None])[:, 0],
         lambda x: jnp.clip(3.0 * x, 0.2, 0.7)[:, ::-1],
-        lambda x: jnp.pad(x, ((0, 0), (1, 1))) * jnp.asarray([1.0, -2.0, 3.0, 0.0, -1.0]),
+        lambda x: jnp.pad(x, ((0, 0), (1, 1))) * jnp.asarray([[1.0, -2.0, 3.0, 0.0, -1.0]]),
         lambda x: jnp.tile(jnp.stack([x, -2.0 * x], axis=1), (1, 2, 1)),
         lambda x: jnp.ones_like(x),
         lambda x: jax.checkpoint(jax.jit(jax.nn.relu))(x - 0.5),

@@ -177,7 +177,7 @@ def test_each_method_is_tighter_than_the_one_before_and_none_is_crossed(norm):
 def test_what_is_affine_is_exact(method):
     w = WEIGHTS[0]
     found = enclose(lambda x: x @ w - 0.2, Threat("l2", 0.1, -9.0, 9.0), X, method=method)
-    reach = 0.1 * np.linalg.norm(w, axis=0)
+    reach = 0.1 * np.linalg.norm(w, axis=0, keepdims=True)
     np.testing.assert_allclose(found.low, X @ w - 0.2 - reach, atol=1e-5)
     np.testing.assert_allclose(found.high, X @ w - 0.2 + reach, atol=1e-5)
 

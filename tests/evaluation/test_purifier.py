@@ -28,7 +28,7 @@ def f(x):
 
 
 Y = f(X).argmax(axis=1).astype(jnp.int32)
-EDGE = jnp.asarray(np.where(np.arange(16).reshape(4, 4, 1) < 8, 1.0, -1.0), jnp.float32)
+EDGE = jnp.asarray(np.where(np.arange(16).reshape(1, 4, 4, 1) < 8, 1.0, -1.0), jnp.float32)
 
 
 def lean(x):

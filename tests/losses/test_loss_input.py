@@ -37,6 +37,7 @@ from robustjax.losses.stability import augmented, stability
 from robustjax.losses.standard import standard
 from robustjax.losses.trades import trades
 from robustjax.losses.trades_out import trades_acet, trades_ceda
+from robustjax.models import cvae_small
 from robustjax.ood import logit_scores
 from robustjax.ood.odin import odin
 from robustjax.optimizers import sgd
@@ -203,7 +204,7 @@ SETTINGS = {
     "good weight": lambda v: good(MODEL, THREAT, weight=v),
     "good quantile": lambda v: good(MODEL, THREAT, quantile=v),
     "atop clean": lambda v: atop(MODEL, lambda x: x, ATTACK, clean=v),
-    "elbo beta": lambda v: elbo(None, beta=v),  # pyright: ignore[reportArgumentType] never asked
+    "elbo beta": lambda v: elbo(DENSE, beta=v),
     "group_dro step_size": lambda v: group_dro(MODEL, step_size=v),
     "ccu odds": lambda v: mixed(MODEL, AXES, MIXTURE, MIXTURE, odds=v),
     "ccu prior": lambda v: ccu(MODEL, AXES, ood_prior=v),
@@ -216,6 +217,7 @@ SETTINGS = {
     "pgd momentum": lambda v: pgd(THREAT, steps=1, step_size=0.1, momentum=v),
 }  # fmt: skip
 AXES = principal(X)
+DENSE = cvae_small.dense(shape=(8, 8, 1), latents=2)
 MIXTURE = Mixture(jnp.zeros((1, 4)), jnp.zeros(1))
 WRONG = (
     -1, -1.0, np.float32(-1), np.int64(-1), jnp.float32(-1), np.array(-1.0), np.nan, np.float32("nan"),

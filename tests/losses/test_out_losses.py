@@ -91,7 +91,7 @@ def slope(name):
 
 
 def probabilities(x):
-    return scipy.special.softmax(np.float64(MODEL.apply(PARAMS, STATE, x)[0]), 1)
+    return scipy.special.softmax(np.float64(MODEL.apply(PARAMS, STATE, jnp.asarray(x))[0]), 1)
 
 
 def own(p, y):

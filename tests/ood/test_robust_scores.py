@@ -137,8 +137,8 @@ def test_the_score_decides_among_objectives_starts_and_searches():
     first, rest = jnp.where(early, W, 0.0), jnp.where(early, 0.0, W)
     halves = [lambda x: x @ first, lambda x: x @ rest]
     # Half of the examples have no room along the first half of the features, the others none along the rest.
-    blocked = early == (jnp.arange(6) < 3)[:, None]
-    x = jnp.where(blocked, jnp.where(W > 0, 1.0, 0.0), X)
+    blocked = early[None] == (jnp.arange(6) < 3)[:, None]
+    x = jnp.where(blocked, jnp.where(W > 0, 1.0, 0.0)[None], X)
     each = [score_attacks.raised(fgsm(threat), linear, surrogates=[half])(KEY, x).value for half in halves]
     best = np.maximum(*each)
     assert (np.asarray(each) < best - 0.1).any(axis=1).all()  # each is needed for some example
@@ -177,7 +177,7 @@ def test_a_solver_keeps_the_highest_score_on_its_way():
 def test_every_class_is_tried():
     """Class 0 leads at x but hardly grows; class 1 grows twenty times as fast and wins, if one aims at it."""
     kernel = jnp.asarray([[0.1, 2.0, -1.0]])
-    logits_fn = lambda x: x @ kernel + jnp.asarray([0.5, 0.0, 0.0])
+    logits_fn = lambda x: x @ kernel + jnp.asarray([[0.5, 0.0, 0.0]])
     score = scored(logits_fn, logit_scores.max_logit)
     x, threat = jnp.zeros((2, 1)), Threat("linf", 1.0, **OPEN)
     ascent = pgd_solver(threat, steps=10, step_size=0.25, start=at_origin)

@@ -71,7 +71,7 @@ def test_one_step_pairs_of_a_linear_network_lie_in_a_corner():
         jax.random.key(1), X
     ).perturbed
     sign = jnp.where(linear(X)[:, 0] > 0, -1.0, 1.0)[:, None, None, None]
-    corner = jnp.clip(X + 0.1 * sign * jnp.sign(WEIGHTS[:, 0]).reshape(4, 4, 1), 0, 1)
+    corner = jnp.clip(X + 0.1 * sign * jnp.sign(WEIGHTS[:, 0]).reshape(1, 4, 4, 1), 0, 1)
     np.testing.assert_allclose(made, corner, atol=1e-6)
 
 

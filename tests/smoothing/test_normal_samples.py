@@ -21,7 +21,7 @@ def test_samples_are_normal_around_the_image(impl):
     x = jnp.linspace(0.0, 1.0, 12).reshape(2, 3, 2)
     found = jax.jit(lambda key: normal_samples.noisy(key, x, 5001, 0.5))(jax.random.key(1, impl=impl))
     assert found.shape == (5001, 2, 3, 2) and found.dtype == jnp.float32
-    z = np.asarray((found - x) / 0.5, np.float64).reshape(5001, -1)
+    z = np.asarray((found - x[None]) / 0.5, np.float64).reshape(5001, -1)
     assert stats.kstest(z.ravel(), "norm").pvalue > 1e-4
     # No two entries of a sample, and no two halves of the samples, are correlated.
     assert np.abs(np.corrcoef(z.T) - np.eye(12)).max() < 5 / np.sqrt(5001)

@@ -68,4 +68,4 @@ def worst_point(
     else:
         along = jnp.where(jnp.arange(theta.shape[0]) == jnp.argmax(jnp.abs(theta)), jnp.sign(theta), 0.0)
     residual = y - x @ theta
-    return x - eps * jnp.where(residual < 0, -1.0, 1.0)[:, None] * along
+    return x - eps * jnp.where(residual < 0, -1.0, 1.0)[:, None] * along[None]

@@ -34,7 +34,7 @@ def draw(key: PRNGKeyArray, model: Gaussian, count: int, *, whiten: bool = False
         raise ValueError(f"draw: count is {count}, must be at least {size + 3} to whiten {size} features")
     z = jax.random.normal(key, (count, size + 1), jnp.float32)
     if whiten:
-        z = z - z.mean(axis=0)
+        z = z - z.mean(axis=0, keepdims=True)
         factor = jnp.linalg.cholesky(jnp.matmul(z.T, z, precision="highest") / count)
         z = jax.scipy.linalg.solve_triangular(factor, z.T, lower=True).T
     covariance, theta_star = (a.astype(z.dtype) for a in arrays(model))

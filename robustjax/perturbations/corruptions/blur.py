@@ -57,9 +57,9 @@ def glass_blur(key: Keys, x: Images, severity: Radius) -> Images:
     def one(key, image, severity):
         sigma, _, sweeps = at(parameters.GLASS_BLUR, severity)
         rows, columns = jnp.meshgrid(*(jnp.arange(n) for n in image.shape[:2]), indexing="ij")
-        inside = ((rows >= 2) & (columns >= 2))[..., None]
+        inside = ((rows >= 2) & (columns >= 2))[None, None, ..., None]
         image = gaussian(image, sigma, largest=0.4)
-        for sweep, (up, left) in enumerate((uniform(key, (2, 2, *inside.shape)) < 0.5) & inside):
+        for sweep, (up, left) in enumerate((uniform(key, (2, 2, *inside.shape[2:])) < 0.5) & inside):
             # What wraps around comes to rows and columns that do not move.
             above = jnp.roll(image, 1, axis=0)
             sideways = jnp.where(up, jnp.roll(above, 1, axis=1), jnp.roll(image, 1, axis=1))

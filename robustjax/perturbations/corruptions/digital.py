@@ -20,7 +20,7 @@ def brightness(key: Keys, x: Images, severity: Radius) -> Images:
     def one(key, image, severity):
         del key
         value = image.max(axis=-1, keepdims=True)
-        brighter = jnp.clip(value + at(parameters.BRIGHTNESS, severity), 0.0, 1.0)
+        brighter = jnp.clip(value + at(parameters.BRIGHTNESS[:, 0], severity), 0.0, 1.0)
         return jnp.where(value > 0, divide(image, value), 1.0) * brighter
 
     return each(one, key, x, severity)
@@ -32,7 +32,7 @@ def contrast(key: Keys, x: Images, severity: Radius) -> Images:
     def one(key, image, severity):
         del key
         mean = image.mean(axis=(0, 1), keepdims=True)
-        return (image - mean) * at(parameters.CONTRAST, severity) + mean
+        return (image - mean) * at(parameters.CONTRAST[:, 0], severity) + mean
 
     return each(one, key, x, severity)
 
@@ -103,7 +103,7 @@ def grey(image: Float[Array, "h w c"]) -> Float[Array, "h w 1"]:
     """Weigh red, green and blue as video does (BT.601); any other number of channels equally."""
     channels = image.shape[-1]
     weight = jnp.asarray([0.299, 0.587, 0.114] if channels == 3 else [1.0 / channels] * channels, image.dtype)
-    return (image * weight).sum(axis=-1, keepdims=True)
+    return (image * weight[None, None]).sum(axis=-1, keepdims=True)
 
 
 def _affine(rows: Array, columns: Array, moves: Float[Array, "3 2"]) -> tuple[Array, Array]:
@@ -111,7 +111,7 @@ def _affine(rows: Array, columns: Array, moves: Float[Array, "3 2"]) -> tuple[Ar
     height, width = rows.shape
     third = max(min(height, width) // 3, 1)
     middle = jnp.asarray([height // 2, width // 2], rows.dtype)
-    before = middle + third * jnp.asarray([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    before = middle[None] + third * jnp.asarray([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]])
     after = before + moves
     # Edges of the moved triangle in terms of its old ones, which are 2 third long and lie along the axes.
     down, right = after[0] - after[1], after[1] - after[2]

@@ -65,7 +65,7 @@ def compressed(image: Float[Array, "h w c"], quality: Number) -> Float[Array, "h
     luma = _through_blocks(luma - 128.0, _scaled(LUMA, quality)) + 128.0
     small = separable(chroma, *(jnp.asarray(_halving(n)) for n in (height, width)))
     # Means of four that end in a half or a quarter go down and up by turns, so that no drift results.
-    turns = jnp.where(jnp.arange(small.shape[1]) % 2 == 0, 0.25, 0.5)[:, None]
+    turns = jnp.where(jnp.arange(small.shape[1]) % 2 == 0, 0.25, 0.5)[None, :, None]
     small = _rounded(small, lambda plane: jnp.floor(plane + turns))
     small = _through_blocks(small, _scaled(CHROMA, quality))
     chroma = _rounded(separable(small, *(_doubling(n) for n in (height, width))), jnp.round)
@@ -82,7 +82,7 @@ def _through_blocks(plane: Float[Array, "h w c"], table: Float[Array, "8 8"]) ->
     blocks = plane.reshape(rows, 8, columns, 8, channels)
     cosine, precision = jnp.asarray(_cosines()), jax.lax.Precision.HIGHEST
     waves = jnp.einsum("ui,ribjc,vj->rubvc", cosine, blocks, cosine, precision=precision)
-    table = table[:, None, :, None]
+    table = table[None, :, None, :, None]
     waves = _rounded(waves / table, lambda waves: _to_levels(waves * table, table)) * table
     blocks = jnp.einsum("ui,rubvc,vj->ribjc", cosine, waves, cosine, precision=precision)
     # A decoder keeps to the 256 levels.

@@ -15,7 +15,7 @@ def gaussian_noise(key: Keys, x: Images, severity: Radius) -> Images:
     """Add sigma z with z normal."""
 
     def one(key, image, severity):
-        return image + at(parameters.GAUSSIAN_NOISE, severity) * normal(key, image.shape)
+        return image + at(parameters.GAUSSIAN_NOISE[:, 0], severity) * normal(key, image.shape)
 
     return each(one, key, x, severity)
 
@@ -24,7 +24,7 @@ def speckle_noise(key: Keys, x: Images, severity: Radius) -> Images:
     """Add sigma x z with z normal."""
 
     def one(key, image, severity):
-        return image + at(parameters.SPECKLE_NOISE, severity) * image * normal(key, image.shape)
+        return image + at(parameters.SPECKLE_NOISE[:, 0], severity) * image * normal(key, image.shape)
 
     return each(one, key, x, severity)
 
@@ -37,7 +37,7 @@ def impulse_noise(key: Keys, x: Images, severity: Radius) -> Images:
 
     def one(key, image, severity):
         where, which = jax.random.split(key)
-        hit = uniform(where, image.shape) < at(parameters.IMPULSE_NOISE, severity)
+        hit = uniform(where, image.shape) < at(parameters.IMPULSE_NOISE[:, 0], severity)
         salt = (uniform(which, image.shape) < 0.5).astype(image.dtype)
         return jnp.where(hit, salt, image)
 
@@ -55,7 +55,7 @@ def shot_noise(key: Keys, x: Images, severity: Radius) -> Images:
     """
 
     def one(key, image, severity):
-        deviation = at(1.0 / np.sqrt(parameters.SHOT_NOISE), severity)
+        deviation = at(1.0 / np.sqrt(parameters.SHOT_NOISE[:, 0]), severity)
         z = normal(key, image.shape)
         # Beyond a million photons the noise is far below a grey level, and float32 can count no further.
         mean = jnp.minimum(image / jnp.maximum(jnp.square(deviation), 1e-12), 1e6)

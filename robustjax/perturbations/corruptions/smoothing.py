@@ -26,7 +26,9 @@ def gaussian(
     return separable(image, lines[0], lines[1])
 
 
-def separable(image: Plane, down: Float[Array, "h i"], across: Float[Array, "w j"]) -> Plane:
+def separable(
+    image: Float[Array, "i j c"], down: Float[Array, "h i"], across: Float[Array, "w j"]
+) -> Float[Array, "h w c"]:
     """Apply one matrix along the height and one along the width."""
     # Lower precisions, default on some devices, are off by more than a grey level.
     precision = jax.lax.Precision.HIGHEST
@@ -36,7 +38,7 @@ def separable(image: Plane, down: Float[Array, "h i"], across: Float[Array, "w j
 
 def interpolation(places: Float[Array, "n"], size: int) -> Float[Array, "n size"]:
     """Write linear interpolation at real places in [0, size - 1] as a matrix."""
-    return jnp.maximum(1.0 - jnp.abs(places[:, None] - jnp.arange(size, dtype=places.dtype)), 0.0)
+    return jnp.maximum(1.0 - jnp.abs(places[:, None] - jnp.arange(size, dtype=places.dtype)[None]), 0.0)
 
 
 def along(image: Plane, radius: Scalar, sigma: Scalar, angle: Scalar, *, largest: int) -> Plane:
@@ -56,8 +58,8 @@ def along(image: Plane, radius: Scalar, sigma: Scalar, angle: Scalar, *, largest
     weight = weight * jnp.clip(2.0 * radius + 1.0 - steps, 0.0, 1.0)
     turn = jnp.deg2rad(angle)
     down, right = (jnp.ceil(steps * f(turn) - 0.5).astype(jnp.int32) for f in (jnp.sin, jnp.cos))
-    rows = folded(jnp.arange(image.shape[0]) + down[:, None], image.shape[0], "edge")
-    columns = folded(jnp.arange(image.shape[1]) + right[:, None], image.shape[1], "edge")
+    rows = folded(jnp.arange(image.shape[0])[None] + down[:, None], image.shape[0], "edge")
+    columns = folded(jnp.arange(image.shape[1])[None] + right[:, None], image.shape[1], "edge")
     seen = image[rows[:, :, None], columns[:, None, :]]
     return jnp.einsum("k,khwc->hwc", weight / weight.sum(), seen, precision=jax.lax.Precision.HIGHEST)
 
@@ -69,4 +71,4 @@ def _gaussian_matrix(size: int, sigma: Scalar, largest: float, truncate: float, 
     kernel = jnp.where(distance <= jnp.floor(truncate * sigma + 0.5), kernel, 0.0)
     rows = jnp.arange(size)[:, None]
     matrix = jnp.zeros((size, size), kernel.dtype)
-    return matrix.at[rows, folded(rows + offsets, size, border)].add(kernel / kernel.sum())
+    return matrix.at[rows, folded(rows + offsets[None], size, border)].add((kernel / kernel.sum())[None])

@@ -43,7 +43,7 @@ def spatter(key: Keys, x: Images, severity: Radius) -> Images:
 
 
 def _coloured(colour: tuple[int, int, int], image: Array) -> Array:
-    rgb = jnp.asarray(colour, image.dtype) / 255.0
+    rgb = jnp.asarray([[colour]], image.dtype) / 255.0
     return rgb if image.shape[-1] == 3 else grey(rgb)
 
 
@@ -98,14 +98,14 @@ def _distance(edges: Bool[Array, "h w"]) -> Plane:
     """Measure the way to the nearest edge in pixels, first along rows and then between them."""
     far = 1e4
     across, down = (jnp.arange(n, dtype=jnp.float32) for n in (edges.shape[1], edges.shape[0]))
-    gap = jnp.where(edges[:, None, :], jnp.abs(across[:, None] - across), far).min(axis=-1)
-    square = jnp.square(gap)[:, None, :] + jnp.square(down[:, None] - down)[:, :, None]
+    gap = jnp.where(edges[:, None, :], jnp.abs(across[:, None] - across[None])[None], far).min(axis=-1)
+    square = jnp.square(gap)[:, None, :] + jnp.square(down[:, None] - down[None])[:, :, None]
     return jnp.sqrt(square.min(axis=0))
 
 
 def _equalised(plane: Plane) -> Plane:
     """Give every level, 0 to 20, the share of pixels at or below it, beyond those of the lowest."""
-    shares = (plane[..., None] <= jnp.arange(21.0)).mean(axis=(0, 1))
+    shares = (plane[..., None] <= jnp.arange(21.0)[None, None]).mean(axis=(0, 1))
     lowest = jnp.where(shares > 0, shares, 1.0).min()
     return divide(shares[plane.astype(jnp.int32)] - lowest, 1.0 - lowest)
 
@@ -117,7 +117,7 @@ def _box(plane: Plane) -> Plane:
     return sum(parts, jnp.zeros_like(plane)) / 9.0
 
 
-def _around(plane: Plane, border: Border = "mirror") -> Plane:
+def _around(plane: Plane, border: Border = "mirror") -> Float[Array, "i j"]:
     """Continue a plane by one pixel on every side."""
     rows, columns = (folded(jnp.arange(-1, n + 1), n, border) for n in plane.shape)
     return plane[rows[:, None], columns]

@@ -76,7 +76,7 @@ def ice(key: PRNGKeyArray, height: int, width: int) -> Float[Array, "h w 3"]:
     axis = 6.0 * axis
     angle = (jnp.floor(axis) + askew + 0.15 * (axis - jnp.floor(axis))) * (np.pi / 3)
     field = jnp.stack([down, right, jnp.cos(angle), jnp.sin(angle), 3.0 + (REACH - 3.0) * length])
-    rows, columns = jnp.arange(height, dtype=jnp.float32)[:, None], jnp.arange(width, dtype=jnp.float32)
+    rows, columns = jnp.arange(height, dtype=jnp.float32)[:, None], jnp.arange(width, dtype=jnp.float32)[None]
 
     def grown(number, needles):
         i, j = number // (2 * around[1] + 1), number % (2 * around[1] + 1)
@@ -93,7 +93,7 @@ def ice(key: PRNGKeyArray, height: int, width: int) -> Float[Array, "h w 3"]:
     needles = jax.lax.fori_loop(0, count, grown, jnp.zeros((height, width)))
     light = jnp.clip(LIGHT + STEPS * (0.35 * pane + 0.6 * needles), 0.0, 1.0)
     # Thin ice is blue, thick ice white.
-    tint = jnp.asarray([0.80, 0.93, 1.0])
+    tint = jnp.asarray([[[0.80, 0.93, 1.0]]])
     return light[..., None] * (tint + (1.0 - tint) * light[..., None])
 
 
