@@ -210,7 +210,7 @@ def _of_known(known: Callable[[Array], Array]) -> np.ndarray:
     return _on_grid(program.lines, program.x, program.output)
 
 
-def _used(lines: list[Line], output: Wire | Array) -> list[Line]:
+def _used(lines: list[Line], output: Wire | Constant) -> list[Line]:
     needed, kept = {output} if isinstance(output, Wire) else set(), []
     for line in reversed(lines):
         if needed & set(line.outputs):

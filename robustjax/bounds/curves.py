@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from robustjax.bounds.arithmetic import Interval
@@ -27,7 +28,7 @@ class Curve(NamedTuple):
     """
 
     fn: Callable[[Array], Array]
-    breaks: tuple[Array | float, ...]
+    breaks: tuple[Array | np.ndarray | float, ...]
     shapes: tuple[int, ...]
 
 

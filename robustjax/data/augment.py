@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from robustjax import checks
 from robustjax.numerics import fold, keys_for, per_example
@@ -74,7 +74,7 @@ def resized_crop(
             f"resized_crop: area is {area} and ratio {ratio}, must rise, the area in (0, 1], the ratio above 0"
         )
 
-    def cropped(key: PRNGKeyArray, images: Images) -> Images:
+    def cropped(key: Keys, images: Images) -> Images:
         checks.floats("resized_crop", images, lower=-math.inf, upper=math.inf)
         height, width = images.shape[1:3]
 
@@ -86,7 +86,7 @@ def resized_crop(
             )
             sides = jnp.stack([jnp.sqrt(share / shape), jnp.sqrt(share * shape)], axis=1)
             whole = jnp.asarray([height, width], jnp.float32)
-            fits = (sides <= whole).all(axis=1)
+            fits = (sides <= whole[None]).all(axis=1)
             side = jnp.where(fits.any(), sides[fits.argmax()], whole)
             corner = jax.random.uniform(places, (2,)) * (whole - side)
             scale = whole / side

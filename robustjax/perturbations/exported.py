@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array
 
-from robustjax.numerics import keys_for
 from robustjax.perturbations.sets import PerturbationSet
 from robustjax.types import Images
 
@@ -36,7 +35,7 @@ def exported(
 
     def decode(x: Images, u: Array) -> Images:
         # One key for all: a decoder that uses it cannot be exported.
-        return space.decode(keys_for(jax.random.key(0), 1), space.prepare(x), u)
+        return space.decode(jax.random.key(0), space.prepare(x), u)
 
     return export.export(jax.jit(decode), platforms=platforms)(x, u)
 

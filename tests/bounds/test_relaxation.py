@@ -36,14 +36,18 @@ def test_lines_touch_every_curve_and_never_cross_it():
     def gaps():
         found = []
         for curve, x in cases:
-            z = x.low * (1 - shares) + x.high * shares
-            lines, hull = curves.lines(curve, x), curves.hull(curve, x)
+            z = x.low[None] * (1 - shares) + x.high[None] * shares
+            lines, hull = (
+                jax.tree.map(lambda a: a[None], of(curve, x)) for of in (curves.lines, curves.hull)
+            )
             value = curve.fn(z)
             below = value - (lines.low_slope * z + lines.low_offset)
             above = lines.high_slope * z + lines.high_offset - value
             inside = jnp.minimum(value - hull.low, hull.high - value)
             steep = jnp.maximum(jnp.abs(lines.low_slope), jnp.abs(lines.high_slope))
-            scale = 1 + jnp.abs(value).max(axis=0) + steep * jnp.abs(z).max(axis=0)
+            scale = (
+                1 + jnp.abs(value).max(axis=0, keepdims=True) + steep * jnp.abs(z).max(axis=0, keepdims=True)
+            )
             found.append([g / scale for g in (below, above, inside)])
         return found
 
