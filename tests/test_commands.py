@@ -65,5 +65,18 @@ def test_printed_commands_parse(name):
         command_line.validate(config)
 
 
+def test_every_table_and_figure_of_a_paper_has_a_command():
+    text = (ROOT / "experiments" / "PAPERS.md").read_text()
+    rows = [
+        line
+        for line in text.splitlines()
+        if line.startswith("|") and not re.match(r"\|(---| command )", line)
+    ]
+    given = list(commands(text))
+    assert len(rows) == len(given) > 50 and len(set(given)) == len(given)
+    for row in rows:
+        assert len(row.split(" | ")) == 4 and all(cell.strip(" |") for cell in row.split(" | ")), row
+
+
 def test_there_are_commands():
     assert len(COMMANDS) > 40

@@ -37,8 +37,8 @@ def main(cfg: Config) -> int:
     # --- images and threat models: the radii are read here and nowhere else ---
     sets = load_sets(cfg)
     classes = sets.train.info.classes
-    eps, ood_eps = cfg.eps, cfg.ood_eps
-    threat, ood_threat = Threat("l2", eps), Threat("l2", ood_eps)
+    threat, ood_threat = Threat("l2", cfg.eps), Threat("l2", cfg.ood_eps)
+    training_threat, ood_training_threat = (Threat("l2", eps) for eps in cfg.training_radii)
 
     # --- networks ---
     optimizer = cfg.optimizer.over(cfg.updates)
@@ -47,7 +47,12 @@ def main(cfg: Config) -> int:
     @functools.cache  # one compiled update serves all seeds of a method
     def update(name: str, method: Method) -> training.Step:
         loss = training_loss(
-            method, model(name), cfg, classes=len(classes), threat=threat, ood_threat=ood_threat
+            method,
+            model(name),
+            cfg,
+            classes=len(classes),
+            threat=training_threat,
+            ood_threat=ood_training_threat,
         )
         return training.scheduled(loss, optimizer)
 
@@ -95,7 +100,8 @@ def main(cfg: Config) -> int:
         method: {name: np.stack([arrays[name] for arrays in seeds]) for name in seeds[0]}
         for method, seeds in found.items()
     }
-    page = report.page(Results(cfg, over_seeds, classes, eps, ood_eps), sets)
+    it = Results(cfg, over_seeds, classes, cfg.eps, cfg.ood_eps, TITLES)
+    page = report.page(it, sets, report.of_methods(cfg, sets, it))
     runtime.say(f"report: {page.write(pathlib.Path(cfg.out) / 'report.html')}")
     return 0
 

@@ -1,4 +1,4 @@
-"""What ratio.compare measures of every network: attacks on ID and OOD images, curves, and counterfactuals."""
+"""What ratio.compare and ratio.evaluate measure of networks: attacks, curves, and counterfactuals."""
 
 import zlib
 from collections.abc import Callable
@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.ratio.config import Config
+from experiments.ratio.config import HARDEST, Measured
 from experiments.ratio.networks import Sets
+from experiments.ratio.results import APART
 from robustjax import data, evaluation, logit, runtime
 from robustjax.analysis import counterfactual, frechet
 from robustjax.analysis.confidence_curves import class_probabilities_over_radii
@@ -22,6 +23,7 @@ from robustjax.types import Images, Model, Network, frozen
 
 Arrays = dict[str, np.ndarray]
 ALL_CLASSES = 4  # OOD images that are turned into every class
+HARDEST_IMAGES = 4  # test images that are turned into their own class and into the likeliest other
 OTHER_NORMS = 8  # test images for counterfactuals in l1.5 and linf
 REFERENCE = 5000  # training images whose features the Frechet distance compares with
 
@@ -37,7 +39,9 @@ class Evaluation:
       ood_threat: around OOD images, of the searches for high confidence.
     """
 
-    def __init__(self, model: Model, cfg: Config, sets: Sets, *, threat: Threat, ood_threat: Threat) -> None:
+    def __init__(
+        self, model: Model, cfg: Measured, sets: Sets, *, threat: Threat, ood_threat: Threat
+    ) -> None:
         self.model, self.cfg, self.sets = model, cfg, sets
         classes = len(sets.train.info.classes)
         suite = autoattack.standard(threat, classes=classes)
@@ -128,7 +132,8 @@ class Evaluation:
         starts = self.counterfactual_starts(network)
         for name, split in starts.items():
             runtime.say(f"  {network.title}: counterfactuals from {name}")
-            out |= _named(name, self._counterfactuals(split, network))
+            size = min(cfg.evaluation_batch_size, len(starts["test"].label))  # one program for all starts
+            out |= _named(name, self._counterfactuals(split, network, size))
             out[f"target/{name}"] = split.label
         few = subsets.subset(starts["test"], f"official:{OTHER_NORMS}")
         for norm, search in self._other_norms.items():
@@ -139,7 +144,7 @@ class Evaluation:
         """Choose where counterfactuals start, and their target classes as labels: the first images of each set.
 
         The target of a test image is the class after its own, that of an OOD image the class predicted at the start.
-        For "all" a few OOD images have every class as target.
+        For "all" a few OOD images have every class as target. `hardest` gives the last start, the paper's first figure.
         """
         sets, classes = self.sets, self.sets.train.info.classes
         names = list(sets.test_ood_sets)
@@ -157,6 +162,7 @@ class Evaluation:
         few = jnp.asarray(sets.test_ood_sets[names[0]].image[:ALL_CLASSES])
         start, target = counterfactual.to_all_classes(few, len(classes))
         out["all"] = data.of_arrays(np.asarray(start), np.asarray(target), name="all", classes=classes)
+        out[HARDEST] = hardest(sets.test, self._logits(sets.test, network), classes)
         return out
 
     def _compiled(self, fn: Callable) -> Callable:
@@ -173,6 +179,21 @@ class Evaluation:
             return run(key, data.evaluation(split, batch_size=size), network.params, network.state)
 
         return over
+
+
+def hardest(test: Split, logits: np.ndarray, classes: tuple[str, ...]) -> Split:
+    """Choose the test images whose class is furthest below another; each twice: with its class, and with that other.
+
+    Those are images that the network gets wrong, where there are some.
+    """
+    own = np.arange(len(classes)) == test.label[:, None]
+    rival = np.where(own, -np.inf, logits)
+    margin = np.where(own, logits, -np.inf).max(axis=1) - rival.max(axis=1)
+    chosen = np.argsort(margin, kind="stable")[:HARDEST_IMAGES]
+    target = np.stack([test.label[chosen], rival[chosen].argmax(axis=1)], axis=1)
+    return data.of_arrays(
+        np.repeat(test.image[chosen], 2, axis=0), target.reshape(-1), name=HARDEST, classes=classes
+    )
 
 
 def _named(name: str, found: Arrays) -> Arrays:
@@ -207,8 +228,10 @@ def counterfactual_evaluation(network: Network, sets: Sets) -> Callable[[Arrays]
 
     def evaluate(measured: Arrays) -> Arrays:
         out = {}
-        for key in [k for k in measured if k.startswith("target/") and k != "target/all"]:
+        for key in [k for k in measured if k.startswith("target/")]:
             name = key.removeprefix("target/")
+            if name in APART:
+                continue
             images = np.moveaxis(measured[f"counterfactual/{name}"].astype(np.float32), 1, 0)
             logits, features = zip(*(over(at_radius) for at_radius in images), strict=True)
             out[f"agreement/{name}"] = (np.array(logits).argmax(axis=-1) == measured[key]).T

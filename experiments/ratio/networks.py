@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array
 
-from experiments.ratio.config import Config, Method
+from experiments.ratio.config import Config, Measured, Method
 from robustjax import data, runtime, training
 from robustjax.attacks import apgd, objectives, pgd, pgd_solver
 from robustjax.attacks.starts import at_origin, gaussian_start
@@ -36,7 +36,7 @@ class Sets(NamedTuple):
 
     Attributes:
       train, valid, test: in distribution; `valid` is held out and chooses temperatures.
-      ood: OOD images to train on.
+      ood: OOD images to train on; None where nothing is trained.
       test_ood_sets: OOD images to evaluate on, by name of the set.
       extra: pseudo-labelled images to train on beside the labelled ones.
     """
@@ -44,7 +44,7 @@ class Sets(NamedTuple):
     train: Split
     valid: Split
     test: Split
-    ood: Split
+    ood: Split | None
     test_ood_sets: dict[str, Split]
     extra: Split | None = None
 
@@ -60,12 +60,17 @@ def load_sets(cfg: Config) -> Sets:
         subsets.subset(valid, cfg.images),
         subsets.subset(test, cfg.images),
         ood_sets.counted_mixture(cfg.ood_counts, train, data_dir=place),
-        {
-            name: ood_sets.load(name, test, split="test", count=cfg.ood_images, data_dir=place)
-            for name in cfg.test_ood_sets
-        },
+        test_sets(cfg, test),
         data.load(cfg.extra, "train", data_dir=place) if cfg.extra else None,
     )
+
+
+def test_sets(cfg: Measured, test: Split) -> dict[str, Split]:
+    """Load the OOD sets to evaluate on."""
+    return {
+        name: ood_sets.load(name, test, split="test", count=cfg.ood_images, data_dir=cfg.data_dir)
+        for name in cfg.test_ood_sets
+    }
 
 
 def classifier(name: str, like: Split, dataset: str) -> Model:
@@ -161,6 +166,7 @@ def train(
 def batches(cfg: Config, sets: Sets, *, seed: int, start: int = 0) -> Iterator[Pair]:
     """Yield ID batches beside OOD batches, from an update on."""
     augment = augmentations.augmentation(cfg.augment, cfg.dataset)
+    assert sets.ood is not None
     if sets.extra is None:
         return data.pairs(
             sets.train, sets.ood, batch_size=cfg.batch_size, seed=seed, start=start,

@@ -1,4 +1,4 @@
-"""The report of ratio.compare: the main table, the criteria, and figures of curves, counterfactuals and calibration."""
+"""The reports on RATIO: the main table, the criteria, and figures of curves, counterfactuals and calibration."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.special
 
-from experiments.ratio.config import Config
+from experiments.ratio.config import HARDEST, Config, Measured
 from experiments.ratio.networks import Sets
-from experiments.ratio.results import TITLES, Criterion, Results, correct, criteria, orderings
+from experiments.ratio.results import Criterion, Results, correct, criteria, orderings
 from experiments.shared import report_pieces
 from robustjax import runtime
 from robustjax.analysis import calibration
@@ -29,18 +29,45 @@ class Figure(NamedTuple):
     caption: str
 
 
-def page(it: Results, sets: Sets) -> Report:
+class About(NamedTuple):
+    """What a report says of the networks in it.
+
+    Attributes:
+      title: of the report.
+      networks: which they are, and how they were trained.
+      attacked: the same in a few words.
+      evaluator: of the network that evaluates counterfactuals; "" without one.
+    """
+
+    title: str
+    networks: str
+    attacked: str
+    evaluator: str
+
+
+def of_methods(cfg: Config, sets: Sets, it: Results) -> About:
+    """Describe the networks of ratio.compare."""
+    ood = sets.ood
+    assert ood is not None
+    return About(
+        "RATIO and its baselines",
+        "Plain training, outlier exposure (OE), ACET, adversarial training (AT), TRADES and RATIO were trained on the "
+        f"same {sets.train.info.count:,} images of {cfg.dataset} and the same {ood.info.count:,} OOD images "
+        f"({ood.info.name}), {cfg.seeds} network{'s' if cfg.seeds > 1 else ''} each, and evaluated on other "
+        f"OOD sets: {', '.join(sets.test_ood_sets)}.",
+        f"{cfg.model}, {', '.join(it.title(m) for m in it.measured)}, {cfg.seeds} seeds",
+        f"an adversarially trained {cfg.evaluation_model} of another seed",
+    )
+
+
+def page(it: Results, sets: Sets, about: About) -> Report:
     """Write the report."""
     cfg = it.cfg
     attack, ood_ball = f"{_suite_in_words(cfg)}, l2 {it.eps:g}", f"l2 {it.ood_eps:g}"
-    sheet = Report("RATIO and its baselines", cfg)
+    sheet = Report(about.title, cfg)
     sheet.text(
         "A network should classify in-distribution (ID) images correctly and have low confidence on "
-        "out-of-distribution (OOD) images, both also under attack. Plain training, outlier exposure (OE), ACET, "
-        "adversarial training (AT), TRADES and RATIO were trained on the "
-        f"same {sets.train.info.count:,} images of {cfg.dataset} and the same {sets.ood.info.count:,} OOD images "
-        f"({sets.ood.info.name}), {cfg.seeds} network{'s' if cfg.seeds > 1 else ''} each, and evaluated on other "
-        f"OOD sets: {', '.join(sets.test_ood_sets)}."
+        "out-of-distribution (OOD) images, both also under attack. " + about.networks
     )
     sheet.text(report_pieces.images(sets.valid, sets.test, *sets.test_ood_sets.values()))
     sheet.section("Main results")
@@ -53,14 +80,16 @@ def page(it: Results, sets: Sets) -> Report:
         "the largest of five searches: an upper bound. MMC: mean of the largest probability. In brackets 95 % "
         "bootstrap intervals over networks and images; for ECE, least and largest of the networks.",
     )
-    sheet.section("Criteria")
-    for caption, group in (
+    groups = (
         ("Criteria for RATIO, on every seed.", criteria(it)),
         (
             "Orderings seen on every seed of an earlier experiment of this kind, with weaker attacks.",
             orderings(it),
         ),
-    ):
+    )
+    if any(group for _, group in groups):
+        sheet.section("Criteria")
+    for caption, group in groups:
         _criteria_table(sheet, group, caption)
     sheet.section("Every OOD set")
     sheet.table(
@@ -77,21 +106,18 @@ def page(it: Results, sets: Sets) -> Report:
         "start. The first images of each set and the first network are shown. Under each image is the probability of "
         "the target."
     )
-    for figure in (*counterfactuals(it), all_classes(it), other_norms(it)):
+    for figure in (*counterfactuals(it), hardest_images(it), all_classes(it), other_norms(it)):
         sheet.picture(figure.picture, name=figure.name, caption=figure.caption)
     sheet.table(
         it.counterfactual_table(),
-        caption="Valid: the target class with more than 0.9. Agreement: the share that an adversarially trained "
-        f"{cfg.evaluation_model} of another seed puts into the target class; features of that network also give the "
-        f"Frechet distance to {min(sets.train.info.count, 5000):,} training images. With "
-        f"{it.counterfactuals_per_start} images it is biased upwards and only compares within this table. At radius 0 "
-        "are the starts themselves. Distance: mean l2 distance from the start.",
+        caption="Valid: the target class with more than 0.9. At radius 0 are the starts themselves. Distance: mean l2 "
+        "distance from the start." + _agreement(it, sets, about),
     )
     sheet.section("Calibration")
     figure = reliability(it)
     sheet.picture(figure.picture, name=figure.name, caption=figure.caption)
     sheet.scope(
-        attacked=[f"{cfg.model}, {', '.join(TITLES[m] for m in it.measured)}, {cfg.seeds} seeds"],
+        attacked=[about.attacked],
         attacks=[
             f"accuracy: {attack}",
             f"confidence: APGD from {cfg.confidence_restarts} random starts ({cfg.confidence_steps} steps), at every "
@@ -123,9 +149,9 @@ def curves(it: Results) -> Iterator[Figure]:
             for name in it.ood_sets
         }
         for name, values in ({"mean over OOD sets": np.mean(list(areas.values()), axis=0)} | areas).items():
-            by_set[name][TITLES[method]] = _line(radii, values)
+            by_set[name][it.title(method)] = _line(radii, values)
         p = [scipy.special.expit(found[f"confidence_curve/{n}"]).mean(axis=1) for n in it.ood_sets]
-        ood_confidence[TITLES[method]] = _line(radii, np.mean(p, axis=0))
+        ood_confidence[it.title(method)] = _line(radii, np.mean(p, axis=0))
     yield Figure(
         subplot_grid(
             [Subplot(name, lines, "l2 radius", "worst-case AUROC", (0, 1)) for name, lines in by_set.items()]
@@ -137,7 +163,7 @@ def curves(it: Results) -> Iterator[Figure]:
     )
     true, other = (
         {
-            TITLES[m]: _line(radii, found[f"class_curve/{which}"].mean(axis=1))
+            it.title(m): _line(radii, found[f"class_curve/{which}"].mean(axis=1))
             for m, found in it.measured.items()
         }
         for which in ("true", "other")
@@ -171,11 +197,34 @@ def counterfactuals(it: Results) -> Iterator[Figure]:
             captions.append([f"{k}: {v:.2f}" for k, one in zip(target, p, strict=True) for v in one[shown]])
         columns = [f"l2 {radii[i]:g}" if radii[i] else "start" for i in shown] * count
         yield Figure(
-            grid(rows, rows=[TITLES[m] for m in it.measured], columns=columns, captions=captions),
+            grid(rows, rows=[it.title(m) for m in it.measured], columns=columns, captions=captions),
             f"counterfactuals_{start.replace('/', '_')}",
             f"Counterfactuals from the first {count} images of {start}, method by method, over the radius; below each, "
             "the target class and its probability.",
         )
+
+
+def hardest_images(it: Results) -> Figure:
+    """Draw the images that each network gets most wrong, turned into their own class and into the one it prefers."""
+    radii, rows, names, captions = it.cfg.counterfactual_radii, [], [], []
+    for method in _methods_shown(it):
+        found = it.measured[method]
+        target = found[f"target/{HARDEST}"][0].reshape(-1, 2)  # own class, other class
+        p = scipy.special.softmax(found[f"counterfactual_logits/{HARDEST}"][0].astype(np.float64), axis=-1)
+        for i, (own, other) in enumerate(target[:IMAGES_SHOWN]):
+            for row, towards in ((2 * i, own), (2 * i + 1, other)):
+                rows.append(list(found[f"counterfactual/{HARDEST}"][0, row].astype(np.float32)))
+                names.append(f"{it.title(method)} → {it.classes[towards]}")
+                captions.append(
+                    [f"{it.classes[own]}: {q[own]:.2f}  {it.classes[other]}: {q[other]:.2f}" for q in p[row]]
+                )
+    return Figure(
+        grid(rows, rows=names, columns=[f"l2 {r:g}" if r else "start" for r in radii], captions=captions),
+        "hardest",
+        "The test images whose own class is furthest below another, as each network sees them: those that it gets "
+        "wrong, where there are some. In turn towards their own class and towards that other, over the radius; below "
+        "each, the probabilities of both.",
+    )
 
 
 def all_classes(it: Results) -> Figure:
@@ -188,7 +237,7 @@ def all_classes(it: Results) -> Figure:
             here = slice(i * classes, (i + 1) * classes)
             images = it.measured[method]["counterfactual/all"][0, here].astype(np.float32)
             rows.append([images[0, 0], *images[:, at]])
-            names.append(TITLES[method])
+            names.append(it.title(method))
             captions.append(["", *(f"{v:.2f}" for v in it.target_probability(method, "all")[0, here, at])])
     return Figure(
         grid(rows, rows=names, columns=["start", *it.classes], captions=captions),
@@ -211,7 +260,7 @@ def other_norms(it: Results) -> Figure:
                 logits = found[f"counterfactual_logits/{norm}"][0, i, 1].astype(np.float64)
                 p.append(scipy.special.softmax(logits)[target])
             rows.append([image.astype(np.float32) for image in images])
-            names.append(f"{TITLES[method]} → {it.classes[target]}")
+            names.append(f"{it.title(method)} → {it.classes[target]}")
             captions.append([f"{v:.2f}" for v in p])
     return Figure(
         grid(rows, rows=names, columns=["start", "l2", "l1.5", "linf"], captions=captions),
@@ -232,7 +281,7 @@ def reliability(it: Results) -> Figure:
             p = [calibration.confidence(z, temperature=t) for z, t in pairs]
             bins = calibration.reliability(np.concatenate(p), correct(found).ravel(), bins=10)
             filled = bins.share > 0.01
-            lines[TITLES[method]] = Line(bins.confidence[filled], bins.accuracy[filled])
+            lines[it.title(method)] = Line(bins.confidence[filled], bins.accuracy[filled])
     return Figure(
         subplot_grid(
             [
@@ -263,7 +312,17 @@ def _criteria_table(sheet: Report, group: list[Criterion], caption: str) -> None
         sheet.table(rows, caption=caption)
 
 
-def _suite_in_words(cfg: Config) -> str:
+def _agreement(it: Results, sets: Sets, about: About) -> str:
+    if not about.evaluator:
+        return ""
+    return (
+        f" Agreement: the share that {about.evaluator} puts into the target class; features of that network also give "
+        f"the Frechet distance to {min(sets.train.info.count, 5000):,} training images. With "
+        f"{it.counterfactuals_per_start} images it is biased upwards and only compares within this table."
+    )
+
+
+def _suite_in_words(cfg: Measured) -> str:
     if cfg.suite == "standard":
         return "AutoAttack"
     return (

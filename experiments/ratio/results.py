@@ -1,13 +1,14 @@
-"""The numbers in the report of ratio.compare, from the arrays measured of every network."""
+"""The numbers in the reports of ratio.compare and ratio.evaluate, from the arrays measured of every network."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from experiments.ratio.config import Config
+from experiments.ratio.config import HARDEST, Measured
 from robustjax.analysis import calibration
 from robustjax.analysis.detection import clean_and_worst_case
 from robustjax.analysis.intervals import Estimate, bootstrap
@@ -20,6 +21,7 @@ TITLES = {
     "half_ratio": "RATIO, half clean", "trades_acet": "TRADES-ACET", "trades_ceda": "TRADES-CEDA",
 }  # fmt: skip
 Arrays = dict[str, np.ndarray]
+APART = ("all", HARDEST)  # starts of counterfactuals that have a figure of their own and are in no table
 
 
 class Results(NamedTuple):
@@ -30,13 +32,19 @@ class Results(NamedTuple):
       measured: of every method, the arrays of `measure.Evaluation`, stacked over seeds.
       classes: names of the ID classes.
       eps, ood_eps: the l2 radii around ID and OOD images.
+      titles: what methods are called, if not by their names.
     """
 
-    cfg: Config
+    cfg: Measured
     measured: Mapping[str, Arrays]
     classes: tuple[str, ...]
     eps: float
     ood_eps: float
+    titles: Mapping[str, str] = MappingProxyType({})
+
+    def title(self, method: str) -> str:
+        """Say what a method is called."""
+        return self.titles.get(method, method)
 
     @property
     def ood_sets(self) -> list[str]:
@@ -47,7 +55,11 @@ class Results(NamedTuple):
     def starts(self) -> list[str]:
         """Name the sets of images that counterfactuals start from."""
         found = next(iter(self.measured.values()))
-        return [k.removeprefix("target/") for k in found if k.startswith("target/") and k != "target/all"]
+        return [
+            k.removeprefix("target/")
+            for k in found
+            if k.startswith("target/") and k.removeprefix("target/") not in APART
+        ]
 
     @property
     def ood_starts(self) -> list[str]:
@@ -136,7 +148,7 @@ class Results(NamedTuple):
             temperatures = self.temperatures(method)
             uncalibrated = [1.0] * len(temperatures)
             row = {
-                "method": TITLES[method],
+                "method": self.title(method),
                 "accuracy": with_interval(mean(correct(found), self.cfg.resamples)),
                 "robust": with_interval(mean(found["robust"], self.cfg.resamples)),
                 "AUROC": with_interval(detection["auroc"]),
@@ -162,7 +174,7 @@ class Results(NamedTuple):
             inside, clean, worst = self.scores(method)
             for name in self.ood_sets:
                 pairs = list(zip(inside, clean[name], worst[name], strict=True))
-                row: dict[str, Any] = {"method": TITLES[method], "OOD set": name}
+                row: dict[str, Any] = {"method": self.title(method), "OOD set": name}
                 row["AUROC"] = f"{np.mean([auroc(a, b) for a, b, _ in pairs]):.3f}"
                 row["attacked AUROC"] = f"{np.mean([auroc(a, c) for a, _, c in pairs]):.3f}"
                 bound = found.get(f"certified/{name}")
@@ -190,19 +202,20 @@ class Results(NamedTuple):
                 predicted = logits.argmax(axis=-1) == found[f"target/{start}"][:, :, None]
                 image = found[f"counterfactual/{start}"].astype(np.float32)
                 distance = np.sqrt(np.square(image - image[:, :, :1]).sum(axis=(-3, -2, -1)))
+                agreement, frechet = (found.get(f"{name}/{start}") for name in ("agreement", "frechet"))
                 for i, radius in enumerate(self.cfg.counterfactual_radii):
-                    rows.append(
-                        {
-                            "start": start,
-                            "method": TITLES[method],
-                            "radius": f"{radius:g}",
-                            "probability": with_range(p[..., i].mean(axis=1)),
-                            "valid": f"{(predicted & (p > 0.9))[..., i].mean():.2f}",
-                            "distance": f"{distance[..., i].mean():.2f}",
-                            "agreement": f"{found[f'agreement/{start}'][..., i].mean():.2f}",
-                            "Frechet": with_range(found[f"frechet/{start}"][:, i], ".1f"),
-                        }
-                    )
+                    row = {
+                        "start": start,
+                        "method": self.title(method),
+                        "radius": f"{radius:g}",
+                        "probability": with_range(p[..., i].mean(axis=1)),
+                        "valid": f"{(predicted & (p > 0.9))[..., i].mean():.2f}",
+                        "distance": f"{distance[..., i].mean():.2f}",
+                    }
+                    if agreement is not None and frechet is not None:
+                        row["agreement"] = f"{agreement[..., i].mean():.2f}"
+                        row["Frechet"] = with_range(frechet[:, i], ".1f")
+                    rows.append(row)
         return rows
 
 

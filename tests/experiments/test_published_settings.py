@@ -15,6 +15,66 @@ from robustjax.ood import presets
 
 SGD = {"optimizer.name": "sgd", "optimizer.rate": 0.1, "optimizer.momentum": 0.9}
 
+# --- RATIO: M4xim4l/InNOutRobustness, its README and RobustBench ---
+
+# Of both generations: l2 0.5 inside, twice that outside, 10 and 20 steps of 0.1, divergence from uniform, weights of
+# 1/2, batches of 128 and 128, weight decay 5e-4, crop, flip, AutoAugment and a window of 16.
+RATIO_TRAIN = SGD | {
+    "eps": 0.5, "ood_eps": 1.0, "train_eps": None, "ood_train_eps": None, "steps": 10, "ood_steps": 20,
+    "step_size": 0.1, "step_schedule": "constant", "ascent": "pgd", "ood_surrogate": "kl_from_uniform",
+    "half_weights": True, "batch_size": 128, "optimizer.weight_decay": 5e-4, "beta": 6.0, "suite": "standard",
+    "confidence_steps": 100, "confidence_restarts": 5, "ood_images": 1024,
+    "augment": ("crop", "flip", "autoaugment_cifar10", "cutout16"),
+}  # fmt: skip
+STEPS = {"cifar": 50_000 // 128, "svhn": 73_257 // 128}  # batches in an epoch
+BESIDE_CIFAR10 = (
+    "svhn_cropped",
+    "cifar100",
+    "lsun_classroom",
+    "imagenet_minus",
+    "noise/ccu",
+    "noise/uniform",
+)
+PAPER = RATIO_TRAIN | {
+    "dataset": "cifar10", "model": "resnet50", "updates": 250 * STEPS["cifar"], "ema": False, "surrogate": "margin",
+    "optimizer.schedule": "piecewise", "optimizer.drops": (0.4, 0.6, 0.8), "test_ood_sets": BESIDE_CIFAR10,
+}  # fmt: skip
+RELEASED = RATIO_TRAIN | {
+    "dataset": "cifar10", "model": "wideresnet34_10", "updates": 300 * STEPS["cifar"], "ema": True,
+    "surrogate": "cross_entropy", "optimizer.schedule": "cosine", "test_ood_sets": BESIDE_CIFAR10,
+}  # fmt: skip
+RATIO_COMPARE = {
+    "cifar10_paper": PAPER,
+    "cifar10_paper_025": PAPER | {"train_eps": 0.25, "ood_train_eps": 0.5},
+    "cifar10_released": RELEASED | {"sharpness": None, "extra": None},
+    "cifar10_asam": RELEASED | {"updates": 250 * STEPS["cifar"], "sharpness": "asam", "rho": 1.0},
+    # 89 of 128 images are pseudo-labelled, and AutoAugment is left out.
+    "cifar10_extra": RELEASED | {"extra": "cifar10_extra", "extra_share": 0.7, "augment": ("crop", "flip")},
+    "cifar100": RELEASED
+    | {
+        "dataset": "cifar100",
+        "test_ood_sets": ("svhn_cropped", "cifar10", *BESIDE_CIFAR10[2:]),
+    },
+    # Digits are not mirrored.
+    "svhn": RELEASED
+    | {
+        "dataset": "svhn_cropped",
+        "updates": 300 * STEPS["svhn"],
+        "augment": ("crop", "autoaugment_svhn", "cutout16"),
+        "test_ood_sets": ("cifar10", "cifar100", *BESIDE_CIFAR10[2:]),
+    },
+    # Pixels of 224 x 224: l2 3.5 and 7, steps of 0.7; 75 epochs.
+    "restricted_imagenet": PAPER
+    | {
+        "dataset": "restricted_imagenet", "model": "resnet50_imagenet", "eps": 3.5, "ood_eps": 7.0, "step_size": 0.7,
+        "updates": 150_000, "optimizer.drops": (0.4, 0.8), "augment": ("resized_crop", "flip"),
+        "surrogate": "cross_entropy",
+        "test_ood_sets": (
+            "restricted_imagenet/others", "flowers", "fgvc_aircraft", "stanford_cars", "noise/ccu", "noise/uniform",
+        ),
+    },
+}  # fmt: skip
+
 # --- ALOE and ATOM: jfc43/robust-ood-detection e405653, jfc43/informative-outlier-mining 258efed ---
 
 # Batches of 64 beside 128, weight 1/2 of the OOD term, cosine from 0.1, weight decay 1e-4, DenseNet-BC-100-12.
@@ -176,6 +236,7 @@ SETS_CERTIFY = {
 
 # By command: the presets, the published ones, and those of our own.
 TABLES = {
+    "ratio.compare": (RATIO, RATIO_COMPARE, "digits mnist fashion_mnist cifar10 smoke"),
     "ood_detection.train": (ood.TRAIN_PRESETS, OOD_TRAIN, "digits mnist fashion_mnist cifar10 smoke"),
     "ood_detection.evaluate": (ood.EVALUATE_PRESETS, OOD_EVALUATE, "standard strong smoke"),
     "perturbation_sets.train": (sets.TRAIN_PRESETS, SETS_TRAIN, "digits lit_scenes smoke"),

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import scripts
 
-from experiments.ratio import compare, networks
-from experiments.ratio.config import Method
+from experiments.ratio import compare, evaluate, measure, networks
+from experiments.ratio.config import EVALUATE_PRESETS, Method
 from experiments.ratio.results import Results, criteria
-from experiments.shared import command_line
+from experiments.shared import command_line, network_source
 from robustjax import data
 from robustjax.models import small
 from robustjax.threats import Threat
@@ -37,7 +37,7 @@ def test_a_run_keeps_what_it_measured_and_writes_a_report(finished):
     assert "guaranteed AUROC" in page and "fails on" in page
     figures = {path.stem for path in (out / "figures").iterdir()}
     assert figures >= {"auroc_over_radii", "confidence_over_radii", "all_classes", "norms", "reliability"}
-    assert figures >= {"counterfactuals_test", "counterfactuals_noise_uniform"}
+    assert figures >= {"counterfactuals_test", "counterfactuals_noise_uniform", "hardest"}
     with np.load(kept[1]) as file:
         curve = file["confidence_curve/data/inverted"]
         assert (curve[:, 1] >= curve[:, 0]).all()
@@ -87,6 +87,69 @@ def test_criteria_hold_where_they_do_and_fail_where_they_do_not():
         assert len(rows) == 5
         assert rows.pop("robust accuracy: RATIO at least AT - 0.05") == "holds"
         assert set(rows.values()) == {result}
+
+
+def test_the_hardest_images_are_those_furthest_below_another_class_and_have_two_targets():
+    image = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
+    test = data.of_arrays(image, np.array([0, 1, 2, 0, 1, 2]), name="t")
+    logits = np.zeros((6, 3))
+    logits[np.arange(6), test.label] = [5, -1, 2, -4, 0.5, -2]  # margins 5, -1, 2, -4, 0.5 and -2 - 7
+    logits[5, 1] = 7
+    found = measure.hardest(test, logits, ("a", "b", "c"))
+    assert found.image[:, 0, 0, 0].tolist() == [5, 5, 3, 3, 1, 1, 4, 4]
+    assert found.label.tolist() == [2, 1, 0, 1, 1, 0, 1, 0]
+
+
+MINE = """
+import jax.numpy as jnp
+
+def logits_fn(x):
+    return x.reshape(len(x), 64) @ jnp.sin(jnp.arange(640.0)).reshape(64, 10)
+
+def other(x):
+    return -logits_fn(x)
+"""
+
+
+@pytest.mark.slow
+def test_networks_of_others_become_rows_of_one_table(tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine_for_ratio.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    for name in ("logits_fn", "other"):
+        words = [
+            "--source.function",
+            f"mine_for_ratio:{name}",
+            "--source.dataset",
+            "digits",
+            "--out",
+            tmp_path / "out",
+        ]
+        done = scripts.call(capsys, monkeypatch, "ratio.evaluate", "smoke", "--name", name, *words)
+        assert done.returncode == 0, done.stderr
+    rows = evaluate.read(tmp_path / "out" / "measured", "digits")
+    assert list(rows) == ["logits_fn", "other"]
+    test = rows["logits_fn"]["logits/test"]
+    np.testing.assert_allclose(rows["other"]["logits/test"], -test, rtol=1e-5)
+    assert "agreement/test" not in rows["other"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "2 networks were evaluated as they are on digits" in page and ">other<" in page
+    with pytest.raises(ValueError, match="on digits, must be on mnist"):
+        evaluate.read(tmp_path / "out" / "measured", "mnist")
+
+
+def test_what_does_not_name_a_network_is_refused(tmp_path, capsys, monkeypatch):
+    for words, says in (
+        ((), "are all missing, must be one"),
+        (
+            ("--source.function", "m:f", "--source.dataset", "digits", "--name", "a/b"),
+            "must be the name of a file",
+        ),
+    ):
+        done = scripts.call(capsys, monkeypatch, "ratio.evaluate", "smoke", "--out", tmp_path / "no", *words)
+        assert done.returncode == 2 and says in done.stderr
+    assert evaluate.name_of(network_source.Source(checkpoint="nets/best.pt")) == "best"
+    assert evaluate.name_of(network_source.Source(function="mine.nets:one")) == "mine.nets_one"
+    assert EVALUATE_PRESETS["cifar10"].test_ood_sets == compare.PRESETS["cifar10_released"].test_ood_sets
 
 
 @pytest.mark.parametrize("name", compare.PRESETS)
