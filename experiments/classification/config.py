@@ -53,8 +53,8 @@ class TrainConfig:
     model: str = "convnet_small"  # of catalog.models (a wrong name lists all), or module:name of a function
     dtype: str = "float32"  # what the network computes in, or bfloat16; logits and losses stay float32
     remat: bool = False  # recompute what lies inside residual blocks: less memory, a third more time
-    # standard, adversarial, half_adversarial, trades, trades_official, mart, fgsm_rs, n_fgsm, free, or module:name of a
-    # function; see catalog.losses
+    # standard, adversarial, half_adversarial, trades, trades_official, mart, fgsm_rs, n_fgsm, free, ibp, crown_ibp,
+    # sabr, or module:name of a function; see catalog.losses
     loss: str = "adversarial"
     attack: PGD = PGD()  # the adversary of training
     warmup: Share = 0.0  # share of the run over which the training radius grows from 0 to --attack.eps
@@ -85,7 +85,7 @@ class TrainConfig:
             raise ValueError(f"--smoothing is {self.smoothing:g}, must be 0 with --loss {self.loss}")
         if self.loss == "half_adversarial" and self.batch_size % 2:
             raise ValueError(f"--batch-size is {self.batch_size}, must be even with --loss half_adversarial")
-        if self.awp and self.loss in ("standard", "free"):
+        if self.awp and self.loss in ("standard", "free", "ibp", "crown_ibp"):
             raise ValueError(
                 f"--awp is {self.awp:g}, must be 0 with --loss {self.loss}, which attacks nothing first"
             )

@@ -129,6 +129,7 @@ def loss_at(cfg: TrainConfig, model: Model) -> Callable[[jax.Array], Loss]:
             ascent=cfg.attack.of_training(eps),
             beta=cfg.beta,
             smoothing=cfg.smoothing,
+            progress=grown,
             awp=cfg.awp,
         )
 

@@ -8,6 +8,7 @@ A loss is a factory that returns a `types.Loss` over a `Batch`. It gets what it 
     threat     the ball of the training attack, at the radius of this update
     beta       weight of a second term
     smoothing  of the labels
+    progress   share of the warm-up that is done, for what changes while the radius grows
 
 So `--loss module:name` takes a function of yours such as
 
@@ -28,6 +29,7 @@ from robustjax.catalog.names import built, named, parameters
 from robustjax.losses.adversarial import adversarial, half_adversarial
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.awp import awp as weight_perturbation
+from robustjax.losses.certified import crown_ibp, ibp, sabr
 from robustjax.losses.fast import fgsm_rs, n_fgsm
 from robustjax.losses.free import free
 from robustjax.losses.mart import mart
@@ -49,6 +51,18 @@ def _trades_official(model: Model, ascent: Ascent, beta: Number) -> Loss:
     return trades(model, ascent, beta=beta, compat="official")
 
 
+def _ibp(model: Model, threat: Threat, progress: Number) -> Loss:
+    return ibp(model, threat, clean=1.0 - 0.5 * progress)
+
+
+def _crown_ibp(model: Model, threat: Threat, progress: Number) -> Loss:
+    return crown_ibp(model, threat, clean=1.0 - 0.5 * progress, crown=1.0 - progress)
+
+
+def _sabr(model: Model, threat: Threat, ascent: Ascent, progress: Number) -> Loss:
+    return sabr(model, threat, ascent, clean=1.0 - progress)
+
+
 LOSSES: dict[str, Callable[..., Loss]] = {
     "standard": standard,
     "adversarial": adversarial,
@@ -58,6 +72,9 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "mart": mart,
     "fgsm_rs": _fgsm_rs,
     "n_fgsm": _n_fgsm,
+    "ibp": _ibp,  # certified training: kappa falls from 1 to 1/2 during the warm-up
+    "crown_ibp": _crown_ibp,  # likewise, and from lines to intervals
+    "sabr": _sabr,  # small boxes of 0.4 of the radius; kappa falls from 1 to 0
     "free": free,  # needs its own optimiser and every batch several times, see losses.free
 }
 
@@ -79,13 +96,14 @@ def training_loss(
     ascent: Ascent,
     beta: Number = 6.0,
     smoothing: Number = 0.0,
+    progress: Number = 1.0,
     awp: float = 0.0,
 ) -> Loss:
     """Build a training loss by name.
 
     Args:
       name: a key of `LOSSES`, or `module:name` of a factory as described above.
-      model, threat, ascent, beta, smoothing: what is offered to it; `attack` is the ascent on cross-entropy.
+      model, threat, ascent, beta, smoothing, progress: what is offered to it; `attack` is the ascent on cross-entropy.
       awp: relative size of an adversarial weight perturbation around the loss, 0 for none.
     Raises:
       ValueError: in one line, if there is no such loss, it needs something else, or awp is given with a loss that
@@ -98,6 +116,7 @@ def training_loss(
         "threat": threat,
         "beta": beta,
         "smoothing": smoothing,
+        "progress": progress,
     }
     loss = built(named(LOSSES, name, flag="--loss"), offered, flag=f"--loss {name}")
     if not awp:

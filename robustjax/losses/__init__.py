@@ -17,6 +17,7 @@ sam                    sharpness-aware minimisation, plain and adaptive, around 
 max_clean_adversarial  the one of larger loss of an image and what an attack made of it
 stability              random perturbations: trained on alone (augmented), or with stable predictions
 smoothadv              adversarial training of the smoothed classifier
+certified              bounds of the worst case in a ball: IBP, CROWN-IBP, SABR
 macer                  a large certified radius, without attacks
 noise_augmentation     several samples of noise for every image in one batch
 segmentation           a class for every pixel: plain, perturbed, max of clean and adversarial
@@ -59,6 +60,9 @@ from robustjax.losses.atom import ntom as ntom
 from robustjax.losses.atop import atop as atop
 from robustjax.losses.awp import awp as awp
 from robustjax.losses.ccu import ccu as ccu
+from robustjax.losses.certified import crown_ibp as crown_ibp
+from robustjax.losses.certified import ibp as ibp
+from robustjax.losses.certified import sabr as sabr
 from robustjax.losses.contrastive import contrastive as contrastive
 from robustjax.losses.diffusion import denoising as denoising
 from robustjax.losses.elbo import elbo as elbo

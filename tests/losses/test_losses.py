@@ -13,6 +13,7 @@ from robustjax.attacks.pgd import pgd
 from robustjax.losses.adversarial import adversarial, half_adversarial
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.awp import awp
+from robustjax.losses.certified import crown_ibp, ibp, sabr
 from robustjax.losses.fast import fgsm_rs, n_fgsm
 from robustjax.losses.free import free, optimizer, parameters
 from robustjax.losses.mart import boosted_cross_entropy, mart
@@ -43,6 +44,9 @@ LOSSES = {
     "mart": mart(MODEL, ATTACK),
     "fgsm_rs": adversarial(MODEL, compose.against(fgsm_rs(THREAT), objectives.cross_entropy)),
     "n_fgsm": adversarial(MODEL, compose.against(n_fgsm(THREAT), objectives.cross_entropy)),
+    "ibp": ibp(MODEL, THREAT),
+    "crown_ibp": crown_ibp(MODEL, THREAT, crown=0.5),
+    "sabr": sabr(MODEL, THREAT, ASCENT),
     "awp of adversarial": awp(adversarial(MODEL, ATTACK), gamma=0.01),
     "awp of trades": awp(trades(MODEL, ASCENT), gamma=0.01),
 }
