@@ -215,15 +215,13 @@ def hardest_images(it: Results) -> Figure:
             for row, towards in ((2 * i, own), (2 * i + 1, other)):
                 rows.append(list(found[f"counterfactual/{HARDEST}"][0, row].astype(np.float32)))
                 names.append(f"{it.title(method)} → {it.classes[towards]}")
-                captions.append(
-                    [f"{it.classes[own]}: {q[own]:.2f}  {it.classes[other]}: {q[other]:.2f}" for q in p[row]]
-                )
+                captions.append([f"{q[own]:.2f} / {q[other]:.2f}" for q in p[row]])
     return Figure(
         grid(rows, rows=names, columns=[f"l2 {r:g}" if r else "start" for r in radii], captions=captions),
         "hardest",
         "The test images whose own class is furthest below another, as each network sees them: those that it gets "
         "wrong, where there are some. In turn towards their own class and towards that other, over the radius; below "
-        "each, the probabilities of both.",
+        "each, the probabilities of its own class and of the other.",
     )
 
 
