@@ -79,17 +79,13 @@ class Doubling(nn.Module):
     bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2h 2w o"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w o"]:
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         x = doubled(x, self.param("kernel", self.kernel_init, shape, jnp.float32).astype(x.dtype))
         if not self.bias:
             return x
-        return (
-            x
-            + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(x.dtype)[
-                None, None, None
-            ]
-        )
+        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        return x + bias.astype(x.dtype)[None, None, None]
 
 
 def linear(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 Maps = Float[Array, "b h w c"]
 
 
-def adaptive_average(x: Maps, size: tuple[int, ...]) -> Maps:
+def adaptive_average(x: Maps, size: tuple[int, ...]) -> Float[Array, "b i j c"]:
     """Average over `size` windows: the i-th of n covers floor(i h / n) up to ceil((i + 1) h / n)."""
 
     def weights(old: int, new: int) -> np.ndarray:
@@ -23,12 +23,12 @@ def adaptive_average(x: Maps, size: tuple[int, ...]) -> Maps:
     return _apply(x, size, weights)
 
 
-def stretch(x: Maps, size: tuple[int, ...]) -> Maps:
+def stretch(x: Maps, size: tuple[int, ...]) -> Float[Array, "b i j c"]:
     """Interpolate linearly so that the first and last pixels keep their places at the corners."""
     return _apply(x, size, lambda old, new: _linear(np.arange(new) * (old - 1) / max(new - 1, 1), old))
 
 
-def resize(x: Maps, size: tuple[int, ...]) -> Maps:
+def resize(x: Maps, size: tuple[int, ...]) -> Float[Array, "b i j c"]:
     """Interpolate linearly between pixel centres, edges aligned, without smoothing when it shrinks."""
     return _apply(x, size, lambda old, new: _linear((np.arange(new) + 0.5) * old / new - 0.5, old))
 
@@ -44,7 +44,9 @@ def _linear(places: np.ndarray, old: int) -> np.ndarray:
     return matrix
 
 
-def _apply(x: Maps, size: tuple[int, ...], weights: Callable[[int, int], np.ndarray]) -> Maps:
+def _apply(
+    x: Maps, size: tuple[int, ...], weights: Callable[[int, int], np.ndarray]
+) -> Float[Array, "b i j c"]:
     if tuple(x.shape[1:3]) == tuple(size):
         return x
     rows, columns = (

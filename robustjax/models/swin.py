@@ -91,7 +91,7 @@ class Swin(nn.Module):
         return layers.dense(x, self.classes, dtype=dtype, name="head")
 
 
-def _joined(x: Float[Array, "b h w c"]) -> Float[Array, "b i j 4c"]:
+def _joined(x: Float[Array, "b h w c"]) -> Float[Array, "b i j 4*c"]:
     """Join 2x2 pixels into one, columns before rows."""
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 4, 2, 5).reshape(b, h // 2, w // 2, 4 * c)

@@ -200,7 +200,10 @@ def test_an_nnx_module_gives_what_it_gives_in_evaluation_mode_and_is_left_alone(
     chex.assert_trees_all_equal(before, jax.tree.map(np.array, after))
     net.eval()
     chex.assert_trees_all_close(
-        out, net((images() - jnp.array([0.5, 0.25])) / jnp.array([0.5, 2.0])), rtol=1e-4, atol=1e-5
+        out,
+        net((images() - jnp.array([[[[0.5, 0.25]]]])) / jnp.array([[[[0.5, 2.0]]]])),
+        rtol=1e-4,
+        atol=1e-5,
     )
     assert jnp.abs(out - trained[0]).max() > 0.01
 
@@ -216,7 +219,7 @@ def test_an_nnx_module_trains_as_a_model():
     )
     chex.assert_trees_all_equal(first, again)
     assert jnp.abs(first[0] - other[0]).max() > 0.01
-    seen = np.asarray(images() @ params["conv"]["kernel"][0, 0] + params["conv"]["bias"])
+    seen = np.asarray(images() @ params["conv"]["kernel"][0, 0] + params["conv"]["bias"][None, None, None])
     old, new = state["norm"]["mean"], first[1]["norm"]["mean"]
     np.testing.assert_allclose(new, 0.9 * old + 0.1 * seen.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
     chex.assert_trees_all_equal_structs(state, first[1])

@@ -71,7 +71,9 @@ def test_training_low_precision_and_the_last_tap():
     assert 0 < jnp.abs(low - high).max() < 0.05 * jnp.abs(high).max()
     assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(after)))
     head = params["head"]  # reads the last tap
-    np.testing.assert_allclose(taps["stage4"] @ head["kernel"] + head["bias"], logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        taps["stage4"] @ head["kernel"] + head["bias"][None], logits, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("shape", [(8, 7), (1, 4)])

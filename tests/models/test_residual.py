@@ -122,7 +122,7 @@ def test_training_and_low_precision(factory, settings):
     assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True))
     head = params["head"]  # reads the last tap
     np.testing.assert_allclose(
-        logits, list(taps.values())[-1] @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-4
+        logits, list(taps.values())[-1] @ head["kernel"] + head["bias"][None], rtol=1e-4, atol=1e-4
     )
 
 

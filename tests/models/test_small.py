@@ -73,7 +73,7 @@ def test_any_image_size(name, shape):
     assert list(taps) == sorted(taps) == [f"stage{i}" for i in range(len(taps))]
     head = params["head"]
     np.testing.assert_allclose(
-        taps[f"stage{len(taps) - 1}"] @ head["kernel"] + head["bias"], logits, atol=1e-5
+        taps[f"stage{len(taps) - 1}"] @ head["kernel"] + head["bias"][None], logits, atol=1e-5
     )
 
 

@@ -22,7 +22,7 @@ def test_convolution_is_jaxs():
                 x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=order
             )
             bias = variables["params"]["bias"]
-            pairs.append((module.apply(variables, x), jax.nn.relu(theirs + bias)))
+            pairs.append((module.apply(variables, x), jax.nn.relu(theirs + bias[None, None, None])))
         return pairs
 
     for ours, theirs in both(jax.random.key(0)):

@@ -1,7 +1,7 @@
 """Somebody's network with the convolutions of this package, whose gradients are fast inside loops on a CPU."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import lax
@@ -11,8 +11,10 @@ from jaxtyping import Array
 from robustjax.models.cpu.convolution import FAST, convolve
 from robustjax.traced import applied
 
+T = TypeVar("T")  # whatever a network gives
 
-def with_fast_convolutions(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+
+def with_fast_convolutions(function: Callable[[Array], T]) -> Callable[[Array], T]:
     """Compute a function with its plain convolutions in two dimensions replaced by `convolve`.
 
     Also those inside functions that are compiled by themselves, rematerialised or scanned over; in loops of unknown
@@ -20,7 +22,7 @@ def with_fast_convolutions(function: Callable[[Array], Array]) -> Callable[[Arra
     the same up to rounding. Where there is nothing to replace, the function itself runs.
     """
 
-    def run(x: Array) -> Array:
+    def run(x: Array) -> T:
         # A new function: the trace of the same one would be found again, with what it closed over then.
         closed, shape = jax.make_jaxpr(lambda x: function(x), return_shape=True)(x)
         if not _has_convolutions(closed.jaxpr):

@@ -18,7 +18,7 @@ Maps = Float[Array, "b h w c"]
 QUARTERS = Convolution((1, 1), ((1, 1), (1, 1)))  # with 2x2 kernels
 
 
-def doubled(x: Maps, kernel: Float[Array, "k k c o"]) -> Float[Array, "b 2h 2w o"]:
+def doubled(x: Maps, kernel: Float[Array, "k k c o"]) -> Float[Array, "b 2*h 2*w o"]:
     """Convolve, transposed: stride 2 and padding 1; an output padding of 1 if the kernel is 3x3 and none if 4x4.
 
     Args:
