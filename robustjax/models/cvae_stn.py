@@ -75,7 +75,7 @@ class Warps(nn.Module):
     count: int = 5
 
     @nn.compact
-    def __call__(self, x: Images, z: Float[Array, "b k"], train: bool = False) -> Images:
+    def __call__(self, x: Images, z: Float[Array, "b k"], train: bool = False) -> Float[Array, "b h w o"]:
         map_of_z = layers.linear(z, x[0, ..., 0].size, name="map")
         warped = []
         for i in range(self.count):

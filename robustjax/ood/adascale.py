@@ -68,7 +68,7 @@ def gain(features: Features, percentile: PerExample) -> PerExample:
     d = h.shape[1]
     count = jnp.maximum(d - jnp.round(d * percentile / 100), 1.0)
     ordered = jax.lax.top_k(h, d)[0]
-    top = jnp.where(jnp.arange(d, dtype=jnp.float32) < count[:, None], ordered, 0.0).sum(axis=1)
+    top = jnp.where(jnp.arange(d, dtype=jnp.float32)[None] < count[:, None], ordered, 0.0).sum(axis=1)
     return divide(h.sum(axis=1), top)
 
 

@@ -25,7 +25,7 @@ from robustjax.ood.blend import blend
 from robustjax.ood.logit_scores import energy, msp_margin
 from robustjax.ood.odin import preprocessed
 from robustjax.ood.scores import Features, Form, Score, scored
-from robustjax.types import Images, LogitsFn, Objective
+from robustjax.types import Images, Inputs, LogitsFn, Objective, PerExample
 
 
 class LastLayer(NamedTuple):
@@ -240,7 +240,7 @@ def _sum_of_layers(inputs: ScoreInputs) -> Score:
     features = inputs.features
     assert features is not None
 
-    def score(x: Images):
+    def score(x: Inputs) -> PerExample:
         found = features(x)
         return weighed(jnp.stack([form(found[name]) for name, form in forms.items()], axis=1))
 

@@ -109,7 +109,7 @@ def mixture_log_density(
     return jax.nn.logsumexp(log_part, axis=-1) - math.log(means.shape[0])
 
 
-def _split(name: str, logits: Logits, classes: int) -> tuple[Logits, Float[Array, "b r"]]:
+def _split(name: str, logits: Logits, classes: int) -> tuple[Float[Array, "b n"], Float[Array, "b r"]]:
     if not 1 <= classes < logits.shape[-1]:
         raise ValueError(
             f"{name}: classes is {classes} of {logits.shape[-1]} logits, must leave at least one on each side"

@@ -124,7 +124,7 @@ def scale(*, percentile: float = 85.0) -> Shape:
     return shape
 
 
-def _gain(features: Features, kept: Features) -> Features:
+def _gain(features: Features, kept: Features) -> Float[Array, "b 1"]:
     # The largest 2 % hold at least 2 % of the sum: the exponent is 50 at most, and a row of zeros has 0.
     return jnp.exp(divide(features.sum(axis=1, keepdims=True), kept.sum(axis=1, keepdims=True)))
 

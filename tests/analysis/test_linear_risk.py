@@ -72,7 +72,7 @@ def test_worst_points_are_feasible_and_reach_the_closed_form_residual_by_residua
     theta = np.array([0.5, -1.5, 0.0, 0.7], np.float32)
     x = rng.normal(size=(50, 4)).astype(np.float32)
     y = rng.normal(size=50).astype(np.float32)
-    worst = np.asarray(closed_form.worst_point(jnp.asarray(theta), x, y, 0.3, kind))
+    worst = np.asarray(closed_form.worst_point(*map(jnp.asarray, (theta, x, y)), 0.3, kind))
     assert (np.linalg.norm(worst - x, ORDER[kind], axis=1) <= 0.3 * (1 + 1e-5)).all()
     expected = (np.abs(y - x @ theta) + 0.3 * np.linalg.norm(theta, DUAL[kind])) ** 2
     np.testing.assert_allclose((y - worst @ theta) ** 2, expected, rtol=1e-4)

@@ -74,7 +74,7 @@ def test_composing_searches_around_the_corrupted_image():
     first, found = corruption(fold(keys_for(KEY, 4), 0), IMAGES), both(KEY, IMAGES)
     threat = Threat("linf", eps)
     assert threat.contains(found.x, first.x).all() and not threat.contains(found.x, IMAGES).any()
-    gain = (positive * np.minimum(eps, 1 - first.x.reshape(4, -1))).sum(axis=1)
+    gain = (positive[None] * np.minimum(eps, 1 - first.x.reshape(4, -1))).sum(axis=1)
     np.testing.assert_allclose(found.value - first.value, gain, rtol=1e-3, atol=1e-3)
 
 

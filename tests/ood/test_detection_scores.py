@@ -332,7 +332,7 @@ def test_odin_moves_and_tempers():
     assert stats.spearmanr(plain, z.max(1) - z.mean(1)).statistic > 0.999
     close(
         jax.jit(odin(logits_fn, temperature=1.0, magnitude=0.0))(x),
-        logit_scores.msp_margin(x @ kernel) + np.log(K - 1),
+        logit_scores.msp_margin(jnp.asarray(x @ kernel)) + np.log(K - 1),
     )
     # In float64: x' = x - eta sign(grad CE(z / T, argmax)), then the probability.
     p = softmax(z / 1000, axis=1)

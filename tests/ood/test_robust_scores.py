@@ -211,7 +211,9 @@ def test_radii_start_where_the_last_one_ended():
 
     found = score_attacks.over_radii(one_step, (0.05, 0.1, 0.15), direction="lower")(KEY, X)
     fall = np.abs(W).sum() * np.array([0.05, 0.1, 0.15])
-    np.testing.assert_allclose(found.value - linear(X), -np.broadcast_to(fall[:, None], (3, 6)), rtol=1e-4)
+    np.testing.assert_allclose(
+        found.value - linear(X)[None], -np.broadcast_to(fall[:, None], (3, 6)), rtol=1e-4
+    )
 
 
 def test_levels_are_reached_where_truncation_stalls():
