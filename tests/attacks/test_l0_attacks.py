@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import twin
 
 import robustjax
 from experiments.classification.config import AttackConfig
@@ -248,7 +249,7 @@ def test_the_suite_counts_pixels_image_by_image():
     assert 0 < found.robust.sum() < N
     np.testing.assert_array_equal(found.distance, (found.x != images).reshape(N, -1).sum(axis=1))
     names = [case.name for case in suites.standard(Threat("l0", count), classes=2)]
-    assert names == ["pgd-l0-ce", "pgd-l0-margin", "sigma-zero", "sparse-rs"]
+    assert names == ["pgd-ce", "pgd-margin", "sigma-zero", "sparse-rs"]
     assert all(known.attack(n, Threat("l0", 18), 2, known.AttackSettings(steps=2, queries=2)) for n in (
         "pgd-ce", "fmn", "sigma-zero", "vfga", "sparse-rs", "sparse-rs-patch", "sparse-rs-frame"
     ))  # fmt: skip
@@ -258,7 +259,7 @@ def test_the_suite_counts_pixels_image_by_image():
 def test_evaluations_of_pixels_print_what_closed_form_says(monkeypatch):
     """The front door with the suite of l0 cut short, and its gradient-masking checks."""
     gain, margin = gains()
-    short = lambda t, classes: (l0_suite.pgd_l0(t, "pgd-l0-ce", logit.cross_entropy, steps=5, restarts=1),)
+    short = lambda t, classes: (l0_suite.pgd_l0(t, "pgd-ce", logit.cross_entropy, steps=5, restarts=1),)
     monkeypatch.setitem(api.SUITES, "standard", short)
     images = np.asarray(X).reshape(N, 3, 4, 1)
     found = robustjax.evaluate(net, images, np.asarray(Y), norm="l0", eps=2)
@@ -285,3 +286,28 @@ def test_scripts_count_pixels_too():
     ):
         with pytest.raises(ValueError, match=says):
             AttackConfig(**{"source": source, "norm": "l0", "out": "x", **settings}).check()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["fmn", "sigma_zero", "vfga"])
+def test_as_few_features_as_adversarial_library_finds(name):
+    """On a network of three classes, at the same budget: equal but for a few images either way."""
+    torch = pytest.importorskip("torch")
+    # It imports torchvision and visdom, which attacks do not use and which may be broken.
+    peers = pytest.importorskip("adv_lib.attacks", exc_type=(ImportError, RuntimeError))
+    first, second = (torch.from_numpy(w) for w in twin.LAYERS)
+    their = lambda x: 5.0 * torch.tanh(2.0 * x @ first) @ second
+    x, y = torch.tensor(np.asarray(twin.X)), torch.tensor(np.asarray(twin.Y), dtype=torch.long)
+    torch.manual_seed(0)
+    budget = {"fmn": {"norm": 0, "steps": 300}, "sigma_zero": {"num_steps": 300}, "vfga": {"targeted": False}}
+    points = getattr(peers, name)(their, x, y, **budget[name]).numpy()
+    broken = np.asarray(twin.net(points)).argmax(axis=1) != np.asarray(twin.Y)
+    there = np.where(broken, (points != np.asarray(twin.X)).sum(axis=1), 99)
+
+    threat = Threat("l0", jnp.inf)
+    ours = {"fmn": {"steps": 300}, "sigma_zero": {"steps": 300}, "vfga": {"steps": 12}}
+    found = jax.jit(
+        lambda: as_attack(getattr(attacks, name)(threat, **ours[name]))(KEY, twin.net, twin.X, twin.Y)
+    )()
+    here = np.where(np.asarray(found.value) > 0, (np.asarray(found.x) != np.asarray(twin.X)).sum(axis=1), 99)
+    assert np.median(here) <= np.median(there) and here.mean() <= there.mean() + 0.1
