@@ -116,14 +116,18 @@ def evaluate(
 
     Raises:
       ValueError: in one line, for images outside the box or channels first, labels that are not 0..k-1, an impossible
-        radius, or a network that JAX cannot trace, that gives no logits, gives NaN for every image, or gives an image
-        other logits in another batch.
+        radius, another suite than standard in l0, or a network that JAX cannot trace, that gives no logits, gives NaN
+        for every image, or gives an image other logits in another batch.
 
     Reference: Croce and Hein 2020, arXiv:2003.01690; l1: 2021, arXiv:2103.01208.
     """
     began = time.perf_counter()
     if not isinstance(suite, str) or suite not in SUITES:
         raise ValueError(f"evaluate: suite is {suite!r}, must be one of {', '.join(SUITES)}")
+    if norm == "l0" and suite != "standard":
+        raise ValueError(
+            f"evaluate: suite is {suite!r} in l0, must be standard: AutoAttack has no attacks there"
+        )
     logits_fn: Any = network.logits_fn if isinstance(network, Network) else network
     checks.seed("evaluate", seed)
     checks.count("evaluate", "batch_size", batch_size)

@@ -73,7 +73,9 @@ def _kill(memory):
         ({"eps": 8}, "eps / 255"),
         ({"network": lambda x: x}, "must give"),
         ({"suite": "fast"}, "suite is 'fast'"),
-        ({"norm": "l0"}, "norm is 'l0'"),
+        ({"norm": "l3"}, "norm is 'l3'"),
+        ({"norm": "l0"}, "in l0 it counts pixels"),
+        ({"norm": "l0", "eps": 2, "suite": "plus"}, "suite is 'plus' in l0, must be standard"),
     ],
 )
 def test_wrong_input_is_one_line_before_any_work(change, says):
@@ -186,7 +188,11 @@ def test_whatever_comes_in_the_attacks_begin_or_one_line_says_why_not(network, x
         try:
             robustjax.evaluate(network, x, y, norm=norm, eps=eps)
         except Reached:
-            assert network in (FLAT,) and eps == 0.1 and all(label in (0, 1, 3) for label in y)
+            assert (
+                network in (FLAT,)
+                and eps == (8 if norm == "l0" else 0.1)
+                and all(label in (0, 1, 3) for label in y)
+            )
         except ValueError as error:
             assert str(error).startswith("evaluate: ") and "\n" not in str(error)
         else:

@@ -99,13 +99,13 @@ def test_pixels_of_images_count_once_and_features_each():
     x, origin, outside = (np.asarray(v) for v in (x, origin, origin.at[0, 0, 0, 0].set(1.5)))
 
     @jax.jit
-    def measured(x, outside):
+    def measured(x, origin, outside):
         pixels, features = Threat("l0", 2), Threat("l0", 2, channels=1)
         lengths = pixels.distance(x, origin), features.distance(x, origin)
         inside = [t.contains(x, origin) for t in (pixels, features, Threat("l0", 1))]
         return jnp.stack(lengths)[:, 0], jnp.stack([*inside, pixels.contains(outside, origin)])[:, 0]
 
-    lengths, inside = measured(x, outside)
+    lengths, inside = measured(x, origin, outside)
     np.testing.assert_array_equal(lengths, [2, 4])
     # One unit in the last place is a change; the last leaves the box.
     np.testing.assert_array_equal(inside, [True, False, False, False])
