@@ -12,6 +12,7 @@ from experiments.shared.fields import (
     ImagesOrAll,
     NonNegative,
     Positive,
+    PositiveRadius,
     Radius,
     Seed,
     Severities,
@@ -20,12 +21,13 @@ from experiments.shared.fields import (
 from experiments.shared.settings import PGD, Cluster, Optimizer
 from robustjax import checks
 from robustjax.attacks.case import Case
+from robustjax.bounds.enclosure import Method
 from robustjax.catalog import attacks as known_attacks
 from robustjax.catalog import losses
 from robustjax.catalog.names import named
 from robustjax.data import preprocessing
 from robustjax.evaluation.corruptions import COMMON
-from robustjax.numerics import AnyNorm
+from robustjax.numerics import AnyNorm, Norm
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.threats import Threat
 
@@ -409,3 +411,47 @@ class MergeConfig:
 
     reports: tuple[str, ...] = ()  # folders with results.npz
     out: str = "runs/merged"
+
+
+# --- certify ---
+
+
+@dataclasses.dataclass(frozen=True)
+class CertifyConfig:
+    """Certify a classifier by bounds, and attack it."""
+
+    source: network_source.Source = network_source.Source()
+    norm: Norm = "linf"
+    eps: PositiveRadius = 0.1  # the largest, of images in [0, 1]
+    radii: Count = 4  # evenly up to --eps
+    methods: tuple[Method, ...] = ("ibp", "crown-ibp", "crown")  # from the cheapest to the tightest
+    steps: Count = 100  # of APGD
+    queries: Count = 1000  # of Square
+    images: ImagesOrAll = 100  # test images, None for all
+    batch_size: Count = 16  # images whose bounds are on the device together
+    seed: Seed = 0
+    out: str | None = None  # where to write; by default the folder certify in the run's folder
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        self.source.require()
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(f"--eps is {self.eps:g}, must be at most 1 for images in [0, 1]; write 8/255")
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ValueError(
+                f"--methods are {' '.join(self.methods) or 'none'}, must be different ones, at least one"
+            )
+        if self.source.stochastic:
+            raise ValueError("--source.stochastic is set, must not be: bounds are of a fixed network")
+        if not self.out and not self.source.run:
+            raise ValueError("--out is missing, must be given unless the network is that of a run folder")
+
+    def grid(self) -> np.ndarray:
+        """List the radii."""
+        return np.linspace(0, self.eps, self.radii + 1)[1:]
+
+
+CERTIFY_PRESETS = {
+    "standard": CertifyConfig(),
+    "smoke": CertifyConfig(eps=0.02, radii=2, methods=("ibp", "crown-ibp"), steps=3, queries=10, images=20),
+}
