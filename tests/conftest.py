@@ -60,11 +60,12 @@ def pytest_ignore_collect(collection_path, config):
 EXEMPT = (
     "experiments",  # scripts in processes of their own, and what these trained
     "models",  # not yet clean
+    "test_fuzz.py",  # gives values of any type on purpose, NumPy's for JAX's as users do
 )
 # Where only what `make test` leaves out is exempt: it is not yet clean.
 EXEMPT_IF_SLOW = (
     "analysis", "catalog", "data", "evaluation", "losses", "ood", "perturbations", "runtime", "test_api.py",
-    "test_api_certify.py", "test_api_ood.py", "test_fuzz.py", "test_training.py",
+    "test_api_certify.py", "test_api_ood.py", "test_training.py",
 )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def test_wrong_input_is_one_line_before_any_work(change, says):
 def test_a_network_in_train_mode_is_refused_before_any_attack():
     def network(x):
         z = linear(W[0])(x)
-        return z - z.mean(axis=0)
+        return z - z.mean(axis=0, keepdims=True)
 
     with pytest.raises(ValueError, match=r"^evaluate: .* BatchNorm in train mode"):
         robustjax.evaluate(network, X, Y, eps=0.1)
@@ -127,7 +127,7 @@ def test_infinite_logits_are_no_answer():
     ("network", "y", "flag"),
     [
         (lambda x: jax.nn.softmax(linear(W[0])(x)), Y, "probabilities"),
-        (lambda x: linear(W[0])(x) + RNG.normal(size=2).astype(np.float32), Y, "random outputs"),
+        (lambda x: linear(W[0])(x) + RNG.normal(size=(1, 2)).astype(np.float32), Y, "random outputs"),
         (lambda x: linear(W[0])(x) * 0, Y, "constant outputs"),
         (lambda x: jnp.pad(linear(W[0])(x), ((0, 0), (0, 98))), np.zeros(6, int), "class counts"),
     ],

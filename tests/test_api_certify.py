@@ -206,7 +206,7 @@ def test_tighter_bounds_certify_more_of_a_network_and_never_what_an_attack_break
         np.array(list(itertools.product((-0.1, 0.1), repeat=6))).reshape(64, *X.shape[1:]), jnp.float32
     )
     broken = (
-        np.asarray(network((X[:, None] + corners).reshape(-1, *X.shape[1:]).clip(0, 1)))
+        np.asarray(network((X[:, None] + corners[None]).reshape(-1, *X.shape[1:]).clip(0, 1)))
         .argmax(1)
         .reshape(100, 64)
         != label[:, None]

@@ -160,7 +160,7 @@ def test_an_attack_of_the_users_is_an_ascent(tmp_path, monkeypatch):
     threat, settings = Threat("linf", 0.1), attacks.AttackSettings(restarts=3)
     case = attacks.attack("my_attacks:sign", threat, 10, settings)
     assert (case.name, case.runs) == ("sign", 3)
-    w = jnp.linspace(-1.0, 2.0, 16).reshape(4, 4, 1)
+    w = jnp.linspace(-1.0, 2.0, 16).reshape(1, 4, 4, 1)
     x = jnp.full((3, 4, 4, 1), 0.5)
 
     def objective(x):

@@ -147,7 +147,7 @@ def margins(
             if method != "ibp" and output != program.x:
                 relaxations, inside = _lines(program, ball, values, method, chunk)
                 unit = jnp.eye(len(found), dtype=found.dtype)
-                rows = {output: unit[label] - unit}
+                rows = {output: unit[label][None] - unit}
                 if method == "alpha-crown":
                     least = least_optimised(program, ball, inside, rows)
                 else:

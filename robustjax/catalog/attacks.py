@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import logit
 from robustjax.attacks import autoattack, suites
@@ -39,7 +39,7 @@ from robustjax.attacks.vfga import vfga
 from robustjax.attacks.zoo import zoo
 from robustjax.catalog.names import named
 from robustjax.threats import Threat
-from robustjax.types import Ascent, Found, Objective
+from robustjax.types import Ascent, Found, Keys, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +184,7 @@ def attack(
 def _within(threat: Threat, search: Ascent, *, who: str) -> Ascent:
     """Keep what a user's search finds in the threat, and say how it is called where it fails."""
 
-    def ascent(key: PRNGKeyArray, objective: Objective, x: Array) -> Found:
+    def ascent(key: Keys, objective: Objective, x: Array) -> Found:
         try:
             found: Any = search(key, objective, x)
         except Exception as error:

@@ -18,7 +18,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Integer
 
 from robustjax.data import order
+from robustjax.data.lazy_pictures import LazyPictures
 from robustjax.data.sources import Split
+from robustjax.data.tiny_images import Records
 from robustjax.numerics import keys_for
 from robustjax.types import Batch, Images, Keys, Mask, Pair
 
@@ -230,7 +232,9 @@ def _finished(
     return batch if sharding is None else jax.lax.with_sharding_constraint(batch, sharding)
 
 
-def _put(value: np.ndarray, sharding: NamedSharding | None, rows: np.ndarray | None = None) -> Array:
+def _put(
+    value: np.ndarray | LazyPictures | Records, sharding: NamedSharding | None, rows: np.ndarray | None = None
+) -> Array:
     """Send an array, or some rows of it, to the devices; a process touches no rows but its own."""
     if sharding is None:
         return jnp.asarray(value if rows is None else value[rows])

@@ -53,7 +53,7 @@ class LazyPictures:
         flat = np.atleast_1d(places)
         out = np.empty((len(flat), *self.shape[1:]), np.uint8)
 
-        def decode(job: tuple[int, int, Content]) -> None:
+        def decode(job: tuple[int, int | np.integer, Content]) -> None:
             i, place, content = job
             out[i] = self._convert(from_bytes(content, str(self.names[place])))
 

@@ -45,7 +45,7 @@ def projective(*, rotation: float = 15.0, shift: float = 2.5, tilt: float = 0.24
             moved = corners + most * jax.random.uniform(jitter, (4, 2), minval=-1.0, maxval=1.0)
             # From the result back: the corners, the shift, the rotation.
             h = homography(moved, corners) @ jnp.stack([x, y, jnp.ones_like(x)]).reshape(3, -1)
-            column, row = h[:2] / h[2] - offset[:, None] - middle[:, None]
+            column, row = h[:2] / h[2][None] - offset[:, None] - middle[:, None]
             cosine, sine = jnp.cos(angle), jnp.sin(angle)
             back = (
                 jnp.stack([cosine * row - sine * column, cosine * column + sine * row]) + middle[::-1, None]

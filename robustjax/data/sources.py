@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from robustjax import checks
@@ -202,7 +203,7 @@ def _rows(part: Part, chosen: np.ndarray) -> Part:
 
 
 def of_arrays(
-    image: np.ndarray, label: np.ndarray, *, name: str, split: str = "test", classes: Sequence[str] = ()
+    image: np.ndarray, label: ArrayLike, *, name: str, split: str = "test", classes: Sequence[str] = ()
 ) -> Split:
     """Make a split of arrays in memory; the index of an image is its position.
 

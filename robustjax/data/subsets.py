@@ -6,7 +6,6 @@ first 1,000 in official order, as published comparisons take them. Subsets that 
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -148,7 +147,7 @@ def in_words(info: Info) -> str:
 
 
 def stratified(
-    image: np.ndarray, label: np.ndarray, count: int, index: np.ndarray | None = None
+    image: np.ndarray | LazyPictures, label: np.ndarray, count: int, index: np.ndarray | None = None
 ) -> np.ndarray:
     """List the rows of the stratified subset, in its order: fixed, nested, and the same for any order of storage.
 
@@ -182,7 +181,7 @@ def stratified(
     return rows
 
 
-def _hashed(image: Iterable[np.ndarray]) -> np.ndarray:
+def _hashed(image: np.ndarray | LazyPictures) -> np.ndarray:
     if isinstance(image, LazyPictures):  # one name of a file, one picture, however it is scaled
         contents = (str(name).encode() for name in image.names)
         return np.array([hashlib.blake2b(name, digest_size=16).hexdigest() for name in contents])

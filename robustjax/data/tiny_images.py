@@ -28,6 +28,7 @@ CLASSES = ("unlabelled",)
 _CHOICE, _CHUNK = 0x74696E79, 2**22
 
 Numbers = Int64[np.ndarray, "n"]
+Some = Int64[np.ndarray, "..."] | np.int64  # one number, or several
 
 
 class Records:
@@ -58,7 +59,7 @@ class Records:
         rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         return np.ascontiguousarray(self._content[self.number(rows)].swapaxes(-3, -1))
 
-    def number(self, rows: Numbers) -> Numbers:
+    def number(self, rows: Some) -> Some:
         """Say which records of the file, from 0, the kept pictures are."""
         return rows + np.searchsorted(self._before, rows, side="right")
 

@@ -59,7 +59,7 @@ def on_class(detector: ScoredNetwork, rows: Rows, x: Array) -> PerExample:
     The likeliest class at the start need not be the one that can become surest.
     """
     logits = logits_of(detector)(x)
-    own = jnp.arange(logits.shape[-1]) == rows.parameters.target[:, None]
+    own = jnp.arange(logits.shape[-1])[None] == rows.parameters.target[:, None]
     odds = jnp.where(own, logits, 0.0).sum(axis=-1) - jax.nn.logsumexp(
         jnp.where(own, -jnp.inf, logits), axis=-1
     )

@@ -1,5 +1,6 @@
 """One line that says how many images are still robust under an attack, and how long the rest takes."""
 
+import io
 import itertools
 import statistics
 import sys
@@ -23,7 +24,7 @@ WINDOW_SECONDS, FEWEST = (
 def attack_progress(
     *,
     counts: str = "robust",
-    file: TextIO | None = None,
+    file: TextIO | io.TextIOBase | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Callable[[Progress], None]:
     """Build the `progress` of a suite: a line that is redrawn on a terminal, a new one every ten seconds in a log.

@@ -1,5 +1,6 @@
 """One line that says how many images are done, how fast, and how long the rest takes."""
 
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from robustjax.runtime.progress import SECONDS
 
 
 def image_progress(
-    *, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    *, file: TextIO | io.TextIOBase | None = None, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[int, int], None]:
     """Build the `progress` of `evaluation.predictions`: redrawn on a terminal, a line every ten seconds in a log.
 

@@ -1,5 +1,6 @@
 """One line that says how far a loop is: tqdm's bar on a terminal, a line every ten seconds in a log."""
 
+import io
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ FORMAT = "{{desc}}{{percentage:3.0f}}%{bar}{{n_fmt}}/{{total_fmt}}  {{speed}}{ti
 RUNNING, LAST = "{elapsed} gone, {remaining} left", "took {elapsed}"
 
 
-def say(line: str, *, file: TextIO | None = None) -> None:
+def say(line: str, *, file: TextIO | io.TextIOBase | None = None) -> None:
     """Write one line to stderr, from process 0 only, over a progress bar if there is one."""
     out = file or sys.stderr
     if jax.process_index() == 0:
@@ -50,7 +51,7 @@ class progress(Generic[Item]):
         start: int = 0,
         label: str = "",
         batch_size: int | None = None,
-        file: TextIO | None = None,
+        file: TextIO | io.TextIOBase | None = None,
     ) -> None:
         if not 0 <= start <= total:
             raise ValueError(f"progress: start is {start} and total {total}, must be 0 <= start <= total")
@@ -140,7 +141,7 @@ class _Bar(tqdm):
 class _Lines:
     """A file for tqdm in which every redrawn line is a line of its own."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO | io.TextIOBase) -> None:
         self._file = file
 
     def write(self, text: str) -> None:

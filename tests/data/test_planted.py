@@ -170,7 +170,7 @@ def test_batches_hold_every_example_once(source):
     assert len(got) == 3 and got[0][2].mask.shape == (4, 16, 16)
     np.testing.assert_array_equal(np.concatenate([g[0] for g in got]), found.label)
     np.testing.assert_array_equal(np.concatenate([g[1] for g in got]), found.image(np.arange(10)))
-    chosen = scenes.subset(scenes.subset(found, [5, 1, 1, 9]), [3, 0])
+    chosen = scenes.subset(scenes.subset(found, np.array([5, 1, 1, 9])), np.array([3, 0]))
     np.testing.assert_array_equal(chosen.image(np.arange(2)), found.image(np.array([9, 5])))
     np.testing.assert_array_equal(chosen.group, found.group[[9, 5]])
 

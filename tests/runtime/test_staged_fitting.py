@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from robustjax.runtime import Checkpoints, Run, fit_stage, stopping, weights_of
+from robustjax.runtime.stopping import Stop
 from robustjax.staged_training import Stage
 
 
@@ -21,13 +22,12 @@ def stage(bad_from=99):
     return Stage("numbers", lambda: jnp.float32(0), step, rows, 3, 8, seed=1, weights=lambda s: (s, None))
 
 
-class StopAt:
+class StopAt(Stop):
     """Asked to stop after a segment."""
 
-    exit_code = 143
-
     def __init__(self, at):
-        self.at = at
+        super().__init__(1)
+        self.at, self._signal = at, 15
 
     def agreed(self, step):
         return step == self.at
