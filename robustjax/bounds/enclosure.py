@@ -65,7 +65,8 @@ def enclose(
 
     def one(program: Program, ball: Ball) -> Interval:
         if not isinstance(program.output, Wire):
-            return Interval(program.output, program.output)
+            known = jnp.asarray(program.output)
+            return Interval(known, known)
         output, values = program.output, _values(program, ball)
         if method == "ibp" or output == program.x:
             return values[output]
@@ -99,7 +100,8 @@ def differences(
 
     def one(program: Program, ball: Ball) -> Array:
         if not isinstance(program.output, Wire):
-            return program.output[:, None] - program.output
+            known = jnp.asarray(program.output)
+            return known[:, None] - known[None]
         output, values = program.output, _values(program, ball)
         found = last_differences(program, last_layers(program, output), values, ball)
         if method == "ibp" or output == program.x:

@@ -14,7 +14,7 @@ HELD_OUT = 10  # one in so many examples of an official training set is kept for
 _VALIDATION, _EPOCH, _AUGMENT = 0x76616C, 0x65706F, 0x617567
 
 
-def mixed(*words: int | np.ndarray) -> UInt64[np.ndarray, "..."]:
+def mixed(*words: int | np.integer | np.ndarray) -> UInt64[np.ndarray, "..."]:
     """Hash integers of equal or broadcast shapes to 64 well mixed bits.
 
     Reference: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), chained over the words.

@@ -8,7 +8,7 @@ becomes a `StandIn`, and so does the result of a call; those that make tensors a
 import dataclasses
 import io
 import pickletools
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 
 class Named(NamedTuple):
@@ -117,7 +117,7 @@ BUILTINS = {
 }
 
 
-def read(stream: io.BufferedIOBase, storages: dict[str, Storage] | None = None) -> Any:
+def read(stream: BinaryIO | io.BytesIO, storages: dict[str, Storage] | None = None) -> Any:
     """Read one pickle, leaving the stream behind its end.
 
     Args:
@@ -136,7 +136,7 @@ def read(stream: io.BufferedIOBase, storages: dict[str, Storage] | None = None) 
         raise ValueError(f"the pickle is damaged ({type(error).__name__}: {error})") from None
 
 
-def _read(stream: io.BufferedIOBase, storages: dict[str, Storage]) -> Any:
+def _read(stream: BinaryIO | io.BytesIO, storages: dict[str, Storage]) -> Any:
     stack: list[Any] = []
     below: list[list[Any]] = []  # the stacks under each mark
     memo: dict[int, Any] = {}

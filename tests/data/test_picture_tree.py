@@ -176,7 +176,7 @@ def test_memory_is_bounded_and_decoding_runs_beside_the_network(tmp_path):
         threads.add(threading.current_thread().name)
         return split.image[start:stop]
 
-    network = lambda x: x.mean(axis=(1, 2)) - jnp.asarray([0.5, 0.5, 0.5])
+    network = lambda x: x.mean(axis=(1, 2)) - jnp.asarray([[0.5, 0.5, 0.5]])
     predictions(lambda: network, (), read, 8, batch_size=8)  # compiled before memory is measured
     tracemalloc.start()
     found = predictions(lambda: network, (), read, 256, batch_size=8)
