@@ -59,13 +59,12 @@ def pytest_ignore_collect(collection_path, config):
 # Annotations must be true and arrays of different rank are not joined, except where this says why not.
 EXEMPT = (
     "experiments",  # scripts in processes of their own, and what these trained
-    "models",  # not yet clean
     "test_fuzz.py",  # gives values of any type on purpose, NumPy's for JAX's as users do
 )
 # Where only what `make test` leaves out is exempt: it is not yet clean.
 EXEMPT_IF_SLOW = (
-    "analysis", "catalog", "data", "evaluation", "losses", "ood", "perturbations", "runtime", "test_api.py",
-    "test_api_certify.py", "test_api_ood.py", "test_training.py",
+    "analysis", "catalog", "data", "evaluation", "losses", "models", "ood", "perturbations", "runtime",
+    "test_api.py", "test_api_certify.py", "test_api_ood.py", "test_training.py",
 )  # fmt: skip
 
 
