@@ -30,7 +30,7 @@ class Disagreement(NamedTuple):
     layer: str
 
 
-def disagreement(model: Model, params: Params, state: State, x: Images) -> Disagreement | None:
+def disagreement(model: Model, params: Params, state: State, x: Images | np.ndarray) -> Disagreement | None:
     """Measure the distance of each layer's running statistics from those of a few images; None without BatchNorm.
 
     In train mode each layer normalises by the batch, so that an error in one does not drown those that follow. The

@@ -102,7 +102,7 @@ def test_features_are_pooled_in_order_of_depth():
         conv["bias"]
     )
     np.testing.assert_allclose(taps["stage0"], seen.mean((1, 2)) / np.sqrt(1 + 1e-5), rtol=1e-4, atol=1e-5)
-    logits = taps["stage1"] @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    logits = taps["stage1"] @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"][None]
     np.testing.assert_allclose(model.apply(params, state, x)[0], logits, rtol=1e-4, atol=1e-5)
 
 

@@ -166,7 +166,7 @@ def test_an_ensemble_by_hand():
     """Two members that are sure of different classes give both one half."""
     sure = [
         identity()._replace(
-            apply=lambda p, s, x, *, train, key, k=k: (jnp.eye(2)[k] * 50 * jnp.ones((1, 2)), s)
+            apply=lambda p, s, x, *, train, key, k=k: (jnp.eye(2)[k][None] * 50 * jnp.ones((1, 2)), s)
         )
         for k in (0, 1)
     ]

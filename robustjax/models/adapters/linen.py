@@ -54,7 +54,7 @@ def from_flax(
 
     def apply(
         params: Params, state: State, x: Images, *, train: bool = False, key: PRNGKeyArray | None = None
-    ) -> tuple[Array, State]:
+    ) -> tuple[Any, State]:
         variables: Any = {"params": params, **state}
         rngs = None if key is None else {"dropout": key}
         with _fitting(x, shape):

@@ -24,8 +24,8 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 def convolve(
-    lhs: Float[Array, "b h w c"],
-    rhs: Float[Array, "i j d o"],
+    lhs: Float[Array, "b *space c"],
+    rhs: Float[Array, "*kernel d o"],
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
