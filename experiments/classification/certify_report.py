@@ -109,7 +109,7 @@ def write(
     page.picture(
         picture,
         caption="Accuracy under attack, and certified by each method and those before it, with 95 % intervals. The "
-        "truth lies between the topmost and the next line.",
+        "truth lies between the attacked line and the highest certified one.",
         name="bracket",
     )
     if flags:

@@ -53,6 +53,7 @@ def main(cfg: CompareConfig) -> int:
                 code = stopped.exit_code
             seconds |= {name: seconds.get(name, 0.0) + time.process_time() - began}
             strict_json.write(run.folder / "seconds.json", seconds)
+            runtime.release_programs()
             if code or stop.requested:
                 return code or stop.exit_code
 

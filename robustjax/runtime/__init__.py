@@ -2,6 +2,7 @@
 
     mesh             one `data` axis over all devices; joining several processes
     compilation      keeping compiled programs between runs
+    program_memory   letting them go before the operating system refuses the next one
     record           the folder of a run: config.json, metrics.jsonl and cached arrays
     run_folder       reading the folder of a run: its settings and its checkpoints
     fitting          the training loop
@@ -48,6 +49,7 @@ from robustjax.runtime.mesh import one_device_per_core as one_device_per_core
 from robustjax.runtime.mesh import over_data as over_data
 from robustjax.runtime.mesh import place as place
 from robustjax.runtime.mesh import replicated as replicated
+from robustjax.runtime.program_memory import release_programs as release_programs
 from robustjax.runtime.progress import progress as progress
 from robustjax.runtime.progress import say as say
 from robustjax.runtime.record import Run as Run

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from robustjax.checks import reading
 from robustjax.runtime import provenance, strict_json
 from robustjax.runtime.files import write_whole
+from robustjax.runtime.program_memory import release_programs
 from robustjax.runtime.snapshot import in_bytes
 
 MAY_DIFFER = ("out", "updates", "keep", "tensorboard")
@@ -138,6 +139,7 @@ class Run:
             if made is None:
                 return None
             write_whole(path, in_bytes(made))
+            release_programs()  # a run of many parts compiles many
         with reading(path, "damaged, remove it to make it again"), np.load(path) as file:
             return dict(file)
 
