@@ -122,7 +122,9 @@ def interval(line: Line, values: Mapping[Wire, Interval]) -> list[Interval]:
 
 def _divided(line: Line, values: Mapping[Wire, Interval]) -> Interval:
     """Divide by what has one sign; anything may come of a division by what may be zero."""
-    ends = [values[v] if isinstance(v, Wire) else Interval(v, v) for v in line.inputs]
+    ends = [
+        values[v] if isinstance(v, Wire) else Interval(jnp.asarray(v), jnp.asarray(v)) for v in line.inputs
+    ]
     corners = [bind(line.equation, list(corner))[0] for corner in itertools.product(*ends)]
     low, high = functools.reduce(jnp.minimum, corners), functools.reduce(jnp.maximum, corners)
     one_sign = (ends[-1].low > 0) | (ends[-1].high < 0)
