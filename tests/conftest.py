@@ -59,6 +59,7 @@ def pytest_ignore_collect(collection_path, config):
 # Annotations must be true and arrays of different rank are not joined, except where this says why not.
 EXEMPT = (
     "experiments",  # scripts in processes of their own, and what these trained
+    "test_guides.py",  # runs what users write, who broadcast as they like
     "test_fuzz.py",  # gives values of any type on purpose, NumPy's for JAX's as users do
 )
 # Where only what `make test` leaves out is exempt: it is not yet clean.

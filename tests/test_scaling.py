@@ -79,5 +79,5 @@ def test_exchanges_do_not_grow_with_devices():
 def test_the_reader_sees_an_exchange_inside_a_loop():
     mesh = runtime.data_mesh(jax.devices()[:2])
     x = jax.device_put(np.zeros((4, 3), np.float32), runtime.over_data(mesh))
-    shared = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda i, z: z + jnp.sin(z).sum(axis=0), x))
+    shared = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda i, z: z + jnp.sin(z).sum(axis=0)[None], x))
     assert ("all-reduce", 12, True) in exchanged(shared.lower(x).compile().as_text())
