@@ -7,8 +7,8 @@ r"""Certify a classifier by bounds on its logits, and attack it: between both li
 At each radius the methods take the images that none before certified, from the cheapest to the tightest; an image is
 tried at a radius only if it was certified at the one before. The attack is AutoAttack's APGD on cross-entropy and at 9
 targets, and Square with --queries. Certified <= true <= attacked: what is neither certified nor broken is undecided. A
-killed run goes on where it was when started again with the same --out. The folder gets certified.npz, results.json,
-report.html and figures/.
+killed run goes on where it was when started again with the same --out. The folder gets results.json, report.html,
+figures/, and what was found for every image, in certified_*.npz and attacked_*.npz.
 """
 
 import pathlib
@@ -28,8 +28,9 @@ from robustjax.attacks import autoattack
 from robustjax.attacks.case import Case
 from robustjax.data import Split
 from robustjax.evaluation import suite
+from robustjax.evaluation.identity import identity
 from robustjax.runtime.attack_progress import attack_progress
-from robustjax.runtime.provenance import digest, plain
+from robustjax.runtime.provenance import digest
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.threats import Threat
 from robustjax.types import Network, frozen
@@ -38,18 +39,20 @@ from robustjax.types import Network, frozen
 def main(cfg: CertifyConfig) -> None:
     """Certify, attack, tabulate, draw."""
     # --- network and images ---
-    runtime.one_device_per_core()
     it = network_source.open_network(cfg.source, cfg.images, cfg.seed)
     test, network = it.test, it.network
     out = pathlib.Path(
         cfg.out or pathlib.Path(cfg.source.run or "") / "certify" / f"{cfg.norm}_{cfg.eps:.4g}"
     )
 
+    # What was found for another network in this folder, such as one trained since, is not taken for this one's.
+    who = digest({"identity": identity(network, test.image, test.index)})
+
     with runtime.Run(out, cfg, may_differ=("out", "batch_size")) as run:
         # --- certificates, from the cheapest method to the tightest ---
-        certified = run.cached("certified", lambda: certificates(cfg, network, test))
+        certified = run.cached(f"certified_{who}", lambda: certificates(cfg, network, test))
         # --- attack ---
-        attacked = run.cached("attacked", lambda: attack(cfg, network, test, out))
+        attacked = run.cached(f"attacked_{who}", lambda: attack(cfg, network, test, out / f"progress_{who}"))
 
         # --- what lies between ---
         found = Bracket(cfg.grid(), attacked["clean"], certified["certified"], attacked["robust"])
@@ -82,20 +85,19 @@ def certificates(cfg: CertifyConfig, network: Network, test: Split) -> dict[str,
     return {"certified": certified, "seconds": seconds}
 
 
-def attack(cfg: CertifyConfig, network: Network, test: Split, out: pathlib.Path) -> dict[str, np.ndarray]:
+def attack(cfg: CertifyConfig, network: Network, test: Split, place: pathlib.Path) -> dict[str, np.ndarray]:
     """Attack all images at every radius; an image that is broken stays so at larger ones."""
     cases = partial(_cases, cfg=cfg, classes=len(test.info.classes))
     evaluate = suite.over(partial(frozen, network.model), cases, batch_size=512)
     report, robust = None, []
-    settings = digest({"config": plain(cfg), "network": network.about}, ("config.out", "config.batch_size"))
     for i, eps in enumerate(cfg.grid()):
-        memory = Snapshot(out / f"progress_{settings}_{i}.npz")
+        memory = Snapshot(place.with_name(f"{place.name}_{i}.npz"))
         report = evaluate(
             jax.random.key(cfg.seed), test.image, test.label, Threat(cfg.norm, float(eps)), network.params,
             network.state, index=test.index, given=report, memory=memory, progress=attack_progress(),
         )  # fmt: skip
         robust.append(report.robust)
-    for left in out.glob("progress_*.npz"):
+    for left in place.parent.glob("progress_*.npz"):
         left.unlink()
     return {
         "clean": report.clean == report.label if report else np.zeros(0, bool),

@@ -12,7 +12,7 @@ stand beside one's own. They must be on the same ID data, since all are evaluate
 whether they show the target class; its features give their Frechet distance to training images.
 """
 
-import functools
+import json
 import pathlib
 
 import numpy as np
@@ -26,6 +26,8 @@ from experiments.ratio.results import Results
 from experiments.shared import classifiers, command_line, network_source
 from robustjax import data, runtime
 from robustjax.data import subsets
+from robustjax.evaluation.identity import difference, identity
+from robustjax.runtime import strict_json
 from robustjax.threats import Threat
 from robustjax.types import Network
 
@@ -47,15 +49,21 @@ def main(cfg: EvaluateConfig) -> int:
     sets = Sets(train, subsets.subset(valid, cfg.images), test, None, test_sets(cfg, test))
 
     # --- measurement ---
+    who = identity(network, test.image, test.index)
+
     def measured() -> Arrays:
         threats = {"threat": Threat("l2", cfg.eps), "ood_threat": Threat("l2", cfg.ood_eps)}
         found = Evaluation(network.model, cfg, sets, **threats).measure(network._replace(title=name))
         if cfg.evaluator is not None:
             found |= counterfactual_evaluation(evaluator(cfg.evaluator, dataset), sets)(found)
-        return found | {"dataset": np.asarray(dataset)}
+        return found | {"dataset": np.asarray(dataset), "identity": np.asarray(strict_json.text(who))}
 
     with runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run:
-        run.cached(f"measured/{name}", functools.partial(measured))
+        row = run.cached(f"measured/{name}", measured)
+    if why := difference(json.loads(str(row["identity"])), who):
+        raise ValueError(
+            f"--name {name}: {cfg.out} holds a row of that name about another network ({why}); choose another --name"
+        )
     rows = read(pathlib.Path(cfg.out) / "measured", dataset)
 
     # --- report ---
@@ -103,6 +111,7 @@ def read(folder: pathlib.Path, dataset: str) -> dict[str, Arrays]:
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as file:
             arrays = dict(file)
+        del arrays["identity"]
         if (other := str(arrays.pop("dataset"))) != dataset:
             raise ValueError(
                 f"{folder.parent} holds {path.stem}, on {other}, must be on {dataset}: choose another --out"

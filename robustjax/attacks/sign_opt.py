@@ -190,7 +190,7 @@ def _trying(now: _Descent) -> _Descent:
 
 def _after_try(now: _Descent, wins: Mask) -> _Descent:
     shorten = _to(now, SHORTEN, high=now.best_length)
-    return select(wins, shorten, _judged(now, jnp.zeros_like(wins)))
+    return select(wins, shorten, _after_trial(now, jnp.zeros_like(wins)))
 
 
 def _after_shorten(now: _Descent, wins: Mask) -> _Descent:
@@ -205,10 +205,10 @@ def _after_halve(now: _Descent, wins: Mask) -> _Descent:
     better = now._replace(
         best=select(shorter, now.trial, now.best), best_length=jnp.where(shorter, now.high, now.best_length)
     )
-    return select(done, _judged(better, shorter), now)
+    return select(done, _after_trial(better, shorter), now)
 
 
-def _judged(now: _Descent, shorter: Mask) -> _Descent:
+def _after_trial(now: _Descent, shorter: Mask) -> _Descent:
     """Choose the next step size, or end the turn."""
     now = now._replace(tally=now.tally + 1)
     down = now.downwards > 0

@@ -126,6 +126,9 @@ def test_networks_of_others_become_rows_of_one_table(tmp_path, capsys, monkeypat
         ]
         done = scripts.call(capsys, monkeypatch, "ratio.evaluate", "smoke", "--name", name, *words)
         assert done.returncode == 0, done.stderr
+    # The same name for another network does not give the first one's row; `words` are those of `other`.
+    done = scripts.call(capsys, monkeypatch, "ratio.evaluate", "smoke", "--name", "logits_fn", *words)
+    assert done.returncode == 2 and "a row of that name about another network" in done.stderr
     rows = evaluate.read(tmp_path / "out" / "measured", "digits")
     assert list(rows) == ["logits_fn", "other"]
     test = rows["logits_fn"]["logits/test"]
