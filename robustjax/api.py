@@ -27,7 +27,7 @@ from robustjax.runtime.compilation import compilations, duration, kept_programs
 from robustjax.runtime.provenance import made_with, plain
 from robustjax.runtime.snapshot import Snapshot
 from robustjax.threats import Threat
-from robustjax.traced import SMALL
+from robustjax.traced import SMALL, default_platform
 from robustjax.types import Flag, LogitsFn, Network
 
 SUITES = {"standard": by_norm.standard, "plus": autoattack.plus, "rand": autoattack.rand}
@@ -140,7 +140,7 @@ def evaluate(
         *checks.network("evaluate", logits_fn, images, lower=lower, upper=upper),
         checks.class_counts(labels, classes),
     )
-    if jax.default_backend() == "cpu":
+    if default_platform() == "cpu":
         logits_fn = with_fast_convolutions(logits_fn)
     threat, key = Threat(norm, eps, lower, upper), jax.random.key(seed)
     cases = _Suite(SUITES[suite], classes)

@@ -18,7 +18,7 @@ from robustjax.analysis.intervals import Estimate, proportion
 from robustjax.attacks.flags import Flag
 from robustjax.bounds.enclosure import METHODS, Method, margins
 from robustjax.evaluation.suite_state import fingerprint
-from robustjax.numerics import Norm
+from robustjax.numerics import Norm, in_float32
 from robustjax.runtime import strict_json
 from robustjax.runtime.compilation import kept_programs
 from robustjax.runtime.files import write_whole
@@ -319,7 +319,7 @@ def _entered(
         # A model's programs are kept for its next weights. A function may have changed what it closes over: it is
         # traced anew in every call.
         if not isinstance(network, Network):
-            return jax.jit(build(lambda: network, *settings))
+            return jax.jit(in_float32(build(lambda: network, *settings)))
         return functools.partial(_kept(build, network.model, *settings), network.params, network.state)
 
     return images, labels, classes, flags, run
@@ -342,7 +342,7 @@ def _kept(build: Callable, model: Model, *settings: Any) -> Callable:
     def program(params: Any, state: Any, *arguments: Any) -> Any:
         return build(lambda: system(params, state), *settings)(*arguments)
 
-    return jax.jit(program)
+    return jax.jit(in_float32(program))
 
 
 def _answers(system: Callable[[], LogitsFn]) -> Callable[[Array], Array]:

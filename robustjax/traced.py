@@ -4,6 +4,7 @@ A function that somebody writes is another object in every call, and may have ch
 it gives the same steps with other arrays: the programs that were compiled for the steps serve the new arrays too.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -17,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array
+
+from robustjax.numerics import default_precision
 
 # Operations for each example below which most of the time goes into compiling: then code is generated that is a little
 # slower and takes half the time to make; below the second, for what runs briefly, code that is several times as slow
@@ -37,6 +40,7 @@ class Steps:
 
     def __init__(self, jaxpr: Jaxpr) -> None:
         self._jaxpr = jaxpr
+        self._at_precision: dict[Any, Jaxpr] = {None: jaxpr}
         self.operations = operations(jaxpr)
         self.per_example = self.operations / max(_shape(jaxpr.invars[-1])[0], 1)
 
@@ -49,9 +53,15 @@ class Steps:
         return self.results(constants, x)[0]
 
     def results(self, constants: list[Any], x: Array) -> list[Array]:
-        """Apply the function, to a batch of another size in parts of the size that was traced."""
+        """Apply the function, to a batch of another size in parts of the size that was traced.
+
+        Where a default precision of products is asked for, it is that of all products that were traced without one.
+        """
+        asked = default_precision()
+        if asked not in self._at_precision:
+            self._at_precision[asked] = with_precision(self._jaxpr, asked or "default")
         closed_over = len(self._jaxpr.constvars)
-        program = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, constants[:closed_over]))
+        program = jaxpr_as_fun(ClosedJaxpr(self._at_precision[asked], constants[:closed_over]))
         once = partial(program, *constants[closed_over:])
         size, count = _shape(self._jaxpr.invars[-1])[0], len(x)
         if count == size:
@@ -132,8 +142,15 @@ class ForSize(NamedTuple):
 
     def of(self, operations: float) -> Any:
         """Choose the form by the operations for each example; on accelerators there is but one."""
-        forms = self.small if jax.default_backend() == "cpu" else ()
+        forms = self.small if default_platform() == "cpu" else ()
         return next((form for limit, form in forms if operations < limit), self.large)
+
+
+def default_platform() -> str:
+    """Name the platform that computes unless a sharding says otherwise: of `jax.default_device`, or the backend's."""
+    config: Any = jax.config
+    device = config.jax_default_device
+    return jax.default_backend() if device is None else getattr(device, "platform", device)
 
 
 def compiled(function: Callable[..., Any], *, brief: bool = False, **settings: Any) -> ForSize:
@@ -219,6 +236,30 @@ def applied(
     for eqn in jaxpr.eqns:
         known.update(zip(eqn.outvars, made(eqn), strict=True))
     return [read(v) for v in jaxpr.outvars]
+
+
+def with_precision(jaxpr: Jaxpr, precision: str) -> Jaxpr:
+    """Give a program whose products that name no precision name this one, also those in loops and calls."""
+    both = (jax.lax.Precision(precision),) * 2
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, ClosedJaxpr):
+            return value.replace(jaxpr=with_precision(value.jaxpr, precision))
+        if isinstance(value, Jaxpr):
+            return with_precision(value, precision)
+        if isinstance(value, tuple | list) and any(isinstance(one, ClosedJaxpr | Jaxpr) for one in value):
+            return type(value)(map(renamed, value))
+        return value
+
+    def again(eqn: Any) -> Any:
+        params = {name: renamed(value) for name, value in eqn.params.items()}
+        if params.get("precision", both) is None:
+            params["precision"] = both
+        elif eqn.primitive.name == "bilinear_by_platform" and params["product"].precision is None:
+            params["product"] = dataclasses.replace(params["product"], precision=precision)
+        return eqn.replace(params=params)
+
+    return jaxpr.replace(eqns=[again(eqn) for eqn in jaxpr.eqns])
 
 
 def _is_compiled(eqn: Any) -> bool:

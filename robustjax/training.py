@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from robustjax.traced import default_platform
 from robustjax.types import Loss, Metrics, Model, Number, Params, State
 
 
@@ -70,11 +71,10 @@ def once(function: Callable[..., Any], out_shardings: Sharding | None = None) ->
     """
 
     def run(*args: Any) -> Any:
-        here = jnp.zeros(())  # on the device where things are computed unless a sharding says otherwise
-        if isinstance(here, Tracer):
+        if isinstance(jnp.zeros(()), Tracer):
             return jax.jit(function, out_shardings=out_shardings)(*args)
-        devices = out_shardings.device_set if out_shardings else here.devices()
-        quick = all(device.platform == "cpu" for device in devices)
+        places = {device.platform for device in out_shardings.device_set} if out_shardings else set()
+        quick = (places or {default_platform()}) == {"cpu"}
         options = {"xla_backend_optimization_level": 1} if quick else None
         return jax.jit(function, out_shardings=out_shardings, compiler_options=options)(*args)
 

@@ -37,6 +37,7 @@ from robustjax.catalog.learned_sets import PAIRS
 from robustjax.catalog.names import named
 from robustjax.data import subsets
 from robustjax.models.cvae import error
+from robustjax.numerics import in_float32
 from robustjax.perturbations import theorems
 from robustjax.perturbations.exported import exported, saved
 from robustjax.perturbations.learned import encoder, learned, perturbed
@@ -166,6 +167,7 @@ def theorem_bounds(
     unit = max(made.beta[-1], 1e-6) / 2
 
     @jax.jit
+    @in_float32
     def compute(params: Params, state: State) -> dict[str, jax.Array]:
         encoding = encoder(model, params, state)(*real)
         space = learned(model, params, state, radius=radius)

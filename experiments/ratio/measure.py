@@ -17,6 +17,7 @@ from robustjax.attacks import autoattack
 from robustjax.bounds.confidence import highest_msp
 from robustjax.data import subsets
 from robustjax.data.sources import Split
+from robustjax.numerics import in_float32
 from robustjax.ood.worst_confidence import confidence_over_radii, worst_confidence
 from robustjax.threats import Threat
 from robustjax.types import Images, Model, Network, frozen
@@ -214,6 +215,7 @@ def counterfactual_evaluation(network: Network, sets: Sets) -> Callable[[Arrays]
     """
 
     @jax.jit
+    @in_float32
     def outputs(x: Images):
         taps = network.model.features(network.params, network.state, x)
         return network.model.apply(network.params, network.state, x)[0], taps[max(taps)]

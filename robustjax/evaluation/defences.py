@@ -18,7 +18,7 @@ from robustjax.attacks.flags import Flag
 from robustjax.attacks.gated_objectives import AttackedDefence, AttackParameters, Target
 from robustjax.attacks.solver import Solver, ValueAndMerit
 from robustjax.data.subsets import batch_subset
-from robustjax.numerics import keys_for
+from robustjax.numerics import in_float32, keys_for
 from robustjax.ood.translate import Defence
 from robustjax.threats import Threat
 from robustjax.types import Batch, Images, Keys
@@ -168,6 +168,7 @@ def one_by_one(defence: Defence, images: Any, *, key: Any = None, samples: int |
     keys = keys_for(jax.random.key(0) if key is None else key, len(images))
 
     @jax.jit
+    @in_float32
     def one(defence: Defence, keys: Any, x: Any) -> Any:
         return attacked(defence, keys, slope="exact", samples=samples).through(x)
 

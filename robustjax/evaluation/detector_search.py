@@ -13,6 +13,7 @@ from robustjax.data.overlap import require_disjoint
 from robustjax.data.sources import Split
 from robustjax.evaluation import scores
 from robustjax.evaluation.mapped import mapped
+from robustjax.numerics import in_float32
 from robustjax.ood import metrics
 from robustjax.ood.detectors import Detector, FitInputs, LastLayer, ScoreInputs
 from robustjax.types import Network
@@ -136,7 +137,7 @@ class _Scored:
             inputs = ScoreInputs(outputs("logits"), self.classes, outputs("features"), head, fitted=fitted)
             return detector.build(inputs)(read)
 
-        run = jax.jit(score)
+        run = jax.jit(in_float32(score))
         return [np.asarray(run(fitted, head, read)) for read in self._activations()]
 
     def _activations(self) -> list[dict[str, Any]]:

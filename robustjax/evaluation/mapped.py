@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PRNGKeyArray, PyTree
 
+from robustjax.numerics import in_float32
 from robustjax.types import Labels, Mask
 
 
@@ -24,7 +25,7 @@ Evaluate = Callable[..., PyTree]  # (key, batches, *arguments) -> numpy arrays o
 
 
 def mapped(fn: Callable[..., PyTree]) -> Evaluate:
-    """Compile a per-example function once and run it over any number of data sets and arguments.
+    """Compile a per-example function once and run it over any number of data sets and arguments, in float32.
 
     Args:
       fn: (keys (b,), batch, *arguments) -> arrays that lead with b. What differs from call to call, such as
@@ -41,7 +42,7 @@ def mapped(fn: Callable[..., PyTree]) -> Evaluate:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.wrap_key_data(words), index)
         return fn(keys, batch, *arguments)
 
-    compiled = jax.jit(one)
+    compiled = jax.jit(in_float32(one))
 
     def evaluate(key: PRNGKeyArray, batches: Iterable[tuple[Labelled, Mask]], *arguments: Any) -> PyTree:
         # The host's copy of the key belongs to no device, so it joins batches that several processes share.

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from robustjax import logit
 from robustjax.data.batches import to_float
 from robustjax.evaluation.runner import Memory
+from robustjax.numerics import in_float32
 from robustjax.types import Bytes, Labels, LogitsFn
 
 Read = Callable[[int, int], np.ndarray]  # (start, stop) -> bytes (stop - start, h, w, c)
@@ -70,7 +71,7 @@ def predictions(
             images = np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])
         return jax.device_put(images, sharding)
 
-    classify = jax.jit(partial(_classified, network))
+    classify = jax.jit(in_float32(partial(_classified, network)))
 
     def take(start: int, answer: Array) -> None:
         stop = min(start + size, count)

@@ -23,6 +23,7 @@ from robustjax.evaluation import pool, suite_state
 from robustjax.evaluation.ahead import cancel, compile_ahead, wait
 from robustjax.evaluation.pool import CaseAt, Cases, Fresh, Segment
 from robustjax.evaluation.suite_state import BROKEN, NONE, NOT_RUN, ROBUST, SuiteState
+from robustjax.numerics import in_float32
 from robustjax.threats import Threat
 from robustjax.traced import SMALL, ByBatch, Steps, operations
 
@@ -374,6 +375,7 @@ def require_feasible(found: Attacked, threat: Threat) -> None:
 
 
 @partial(jax.jit, static_argnames=("answer", "system"))
+@in_float32
 def answered(
     answer: Answer, system: System, key: PRNGKeyArray, index: Array, data: Any, x: Array, arguments: Any
 ) -> dict[str, Array]:

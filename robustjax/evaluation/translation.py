@@ -22,6 +22,7 @@ from robustjax.data.subsets import batch_subset
 from robustjax.evaluation.defence_results import SHOWN, Arrays, DefenceResults
 from robustjax.evaluation.defences import as_argument
 from robustjax.evaluation.headline import percent
+from robustjax.numerics import in_float32
 from robustjax.ood import controls, feature_scores, gaussian_scores, logit_scores
 from robustjax.ood.gates import Gate, score_of, together, window_threshold
 from robustjax.ood.gates import gated as gate_of
@@ -95,7 +96,7 @@ def _last_features(features: Any) -> Callable[..., Any]:
 def detectors(parts: Parts, train: Batch) -> dict[str, Any]:
     """Fit every score on training images: larger on ID images."""
     label = np.asarray(train.label)
-    of_encoder, of_f = (np.asarray(jax.jit(one)(train.image)) for one in parts.features)
+    of_encoder, of_f = (np.asarray(jax.jit(in_float32(one))(train.image)) for one in parts.features)
     margin, energy = (jax.tree_util.Partial(form) for form in (logit_scores.msp_margin, logit_scores.energy))
     return {
         "SSD": score_of(parts.features[0], Unsquared(ssd(of_encoder, covariance="truncated"))),
@@ -118,7 +119,7 @@ def calibrated(score: Score, calibration: Any, *, rate: float = 0.05, distance: 
       rate: the share of them that the gate routes.
       distance: whether the score is minus a distance; the unit of the gap is then the threshold itself.
     """
-    scores = np.asarray(jax.jit(lambda x: score(x))(jnp.asarray(calibration)))
+    scores = np.asarray(jax.jit(in_float32(lambda x: score(x)))(jnp.asarray(calibration)))
     threshold = threshold_keeping(scores, 1 - rate)
     return gate_of(score, threshold, calibration=None if distance else scores)
 
@@ -163,6 +164,7 @@ def detection(
     defence = Defence(parts.f, parts.translate, gate)
 
     @jax.jit
+    @in_float32
     def errs(defence: Defence, other: Any, x: Any, y: Any) -> Any:
         answer = defended(defence)(jax.random.key(0), x)
         logits = (answer.plain, answer.logits, answer.through, other(x))
@@ -175,7 +177,7 @@ def detection(
         out |= dict(zip((f"{name}/{k}" for k in keys), errs(defence, other, x, test.label), strict=True))
         out[f"{name}/shown"] = x[:SHOWN]
     for name, score in scores.items():
-        run = jax.jit(lambda x, score=score: score(x))
+        run = jax.jit(in_float32(lambda x, score=score: score(x)))
         out |= {f"{family}/score/{name}": run(x) for family, x in found.items()}
         out[f"calibration/score/{name}"] = run(jnp.asarray(parts.calibration))
     through = jax.jit(lambda d, x: jnp.clip(d(jax.random.key(0), x), 0, 1))
@@ -209,6 +211,7 @@ def noise_and_shifts(defence: Defence, test: Batch, eps: float, attacked: Any | 
         families[f"{name} {strength:g}"] = moved
 
     @jax.jit
+    @in_float32
     def answered(defence: Defence, x: Any) -> Any:
         answer = defended(defence)(key, x)
         return defence.gate.score(x), answer.routed, answer.plain, answer.logits
@@ -237,6 +240,7 @@ def natural_shifts(
     """Evaluate translators on images darker or sharper: by route, and with every image translated."""
 
     @jax.jit
+    @in_float32
     def answered(defence: Defence, x: Any) -> Any:
         return defended(defence)(jax.random.key(0), x)
 
@@ -254,9 +258,9 @@ def paths(defence: Defence, test: Batch) -> Arrays:
     """Compare the ways to run a defence: both branches or only what is routed, many images or one."""
     key = jax.random.key(0)
     given = as_argument(defence)
-    both = jax.jit(lambda d, x: defended(d)(key, x))(given, test.image)
+    both = jax.jit(in_float32(lambda d, x: defended(d)(key, x)))(given, test.image)
     host, routed = gathered(defence)(key, test.image)
-    plain = np.asarray(jax.jit(defence.logits_fn)(test.image))
+    plain = np.asarray(jax.jit(in_float32(defence.logits_fn))(test.image))
     one = gathered(defence)
     single = np.concatenate([one(key, test.image[i : i + 1])[0] for i in range(min(16, len(test.image)))])
     return {
@@ -295,6 +299,7 @@ def resubmitted(
     """
 
     @jax.jit
+    @in_float32
     def ask(defence: Defence, x: Any) -> Any:
         return predictions(defended(defence), jax.random.key(101), x, draws=times)
 
@@ -331,10 +336,10 @@ def grouped_gate(features: Any, train: Batch, test: Batch, seed: int) -> Gate:
     One Gaussian over the features of 1000 training images, neither scaled to length 1 nor standardised, and a
     threshold from a random window of TEST images.
     """
-    fitted = np.asarray(jax.jit(features)(batch_subset(train, GROUPED_FIT).image))
+    fitted = np.asarray(jax.jit(in_float32(features))(batch_subset(train, GROUPED_FIT).image))
     form = mahalanobis(fitted, np.zeros(len(fitted), int))
     score = score_of(features, form)
-    scores = np.asarray(jax.jit(lambda x: score(x))(test.image))
+    scores = np.asarray(jax.jit(in_float32(lambda x: score(x)))(test.image))
     threshold = window_threshold(jax.random.key(seed), scores, window=min(WINDOW, len(scores)))
     return Gate(score, jnp.float32(threshold), jnp.float32(max(abs(threshold), 1.0)))
 
@@ -359,6 +364,7 @@ def grouped_rows(
     families |= {name: jnp.asarray(at[:n]) for name, at in points.items()}
 
     @jax.jit
+    @in_float32
     def answers(defence: Defence, x: Any) -> Any:
         by_tens = defended(defence, decide=together(defence.gate))
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from robustjax import checks, logit
 from robustjax.attacks import objectives
-from robustjax.bounds.enclosure import differences
+from robustjax.bounds.enclosure import differences_for_training
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.threats import Threat
 from robustjax.types import (
@@ -48,7 +48,7 @@ def ibp(model: Model, threat: Threat, *, clean: Number = 0.5) -> Loss:
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
         checks.batch("ibp", batch)
-        bound = differences(_trained(model, params, state), threat, batch.image)
+        bound = differences_for_training(_trained(model, params, state), threat, batch.image)
         return _total(model, params, state, batch, key, bound, clean)
 
     return loss
@@ -76,9 +76,9 @@ def crown_ibp(model: Model, threat: Threat, *, clean: Number = 0.5, crown: Numbe
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
         checks.batch("crown_ibp", batch)
         network = _trained(model, params, state)
-        bound = differences(network, threat, batch.image)
+        bound = differences_for_training(network, threat, batch.image)
         if not checks.is_zero(crown):
-            lines = differences(network, threat, batch.image, method="crown-ibp")
+            lines = differences_for_training(network, threat, batch.image, method="crown-ibp")
             bound = crown * lines + (1.0 - crown) * bound
         return _total(model, params, state, batch, key, bound, clean)
 
@@ -120,7 +120,7 @@ def sabr(
         return inner.project(ascent(key, objective, batch.image).x, batch.image)
 
     def risk(params: Params, state: State, batch: Batch, attacked: Array, key: PRNGKeyArray):
-        bound = differences(_trained(model, params, state), box, attacked)
+        bound = differences_for_training(_trained(model, params, state), box, attacked)
         return _total(model, params, state, batch, key, bound, clean)
 
     return AdversarialLoss(find, risk)

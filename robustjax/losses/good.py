@@ -5,7 +5,7 @@ from jaxtyping import PRNGKeyArray
 
 from robustjax import checks, logit
 from robustjax.bounds.confidence import log_confidence, widest
-from robustjax.bounds.enclosure import differences
+from robustjax.bounds.enclosure import differences_for_training
 from robustjax.losses.id_and_ood import check_weight
 from robustjax.threats import Threat
 from robustjax.types import Images, Logits, Loss, Model, Number, Pair, Params, State
@@ -50,7 +50,7 @@ def good(model: Model, threat: Threat, *, weight: Number = 1.0, quantile: Number
 
         logits, after = model.apply(params, state, batch.id.image, train=True, key=key)
         risk = logit.cross_entropy(logits, batch.id.label).mean()
-        between = differences(logits_fn, threat, batch.ood)
+        between = differences_for_training(logits_fn, threat, batch.ood)
         bound = widest(between)
         count = round(float(quantile) * len(bound))
         if count < len(bound):

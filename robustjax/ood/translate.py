@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 from numpy.typing import ArrayLike
 
-from robustjax.numerics import fold, keys_for
+from robustjax.numerics import fold, in_float32, keys_for
 from robustjax.ood.gates import Decide, Gate
 from robustjax.types import Images, Keys, Labels, Logits, LogitsFn, Mask
 
@@ -79,20 +79,22 @@ def gathered(
 ) -> Callable[[PRNGKeyArray, Any], tuple[np.ndarray, np.ndarray]]:
     """Translate only what is routed, on the host: cheaper where little is, and f itself where nothing is.
 
-    Inputs that are not routed get the very bits that `jax.jit(defence.logits_fn)` gives the same batch; inside one
+    Inputs that are not routed get the very bits that `jax.jit(in_float32(f))` gives the same batch; inside one
     program with the translator sums may be taken in another order. Routed ones are padded to the batch, so that
     each batch size compiles once.
 
     Returns:
       (key, x) -> (logits, routed) in numpy.
     """
-    plain, rule = jax.jit(defence.logits_fn), decide or defence.gate
+    plain, rule = jax.jit(in_float32(defence.logits_fn)), decide or defence.gate
 
     @jax.jit
+    @in_float32
     def chosen(x: Images) -> Mask:
         return rule(x)
 
     @jax.jit
+    @in_float32
     def through(keys: Keys, x: Images) -> Logits:
         return defence.logits_fn(jnp.clip(defence.translate(keys, x), 0.0, 1.0))
 

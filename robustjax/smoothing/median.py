@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from robustjax import binomial, checks
-from robustjax.numerics import keys_for
+from robustjax.numerics import in_float32, keys_for
 from robustjax.smoothing.noise import Noise
 from robustjax.types import Keys, Objective
 
@@ -89,6 +89,7 @@ def noisy_scores(score: Objective, noise: Noise, *, samples: int, chunk_size: in
     size = min(samples, chunk_size)
     turns = -(-samples // size)
 
+    @in_float32
     def scores(key: Keys, x: Array) -> Float[Array, "b n"]:
         checks.examples("noisy_scores", x, lower=noise.lower, upper=noise.upper)
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
 from robustjax import checks
-from robustjax.numerics import keys_for
+from robustjax.numerics import in_float32, keys_for
 from robustjax.smoothing.noise import Noise
 from robustjax.types import Keys, LogitsFn
 
@@ -54,8 +54,8 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 
     """Count the most likely class over samples of each image under noise.
 
     Images take turns, each with `chunk_size` samples at a time, so memory does not depend on their number and one
-    compiled program serves every number. A sample with a NaN among its logits counts for no class, which lowers every
-    bound.
+    compiled program serves every number. The network computes in float32 on every device. A sample with a NaN among
+    its logits counts for no class, which lowers every bound.
 
     Args:
       logits_fn: the classifier underneath, (c, ...) -> (c, classes); or a segmenter, to (c, h, w, classes).
@@ -73,6 +73,7 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 
     checks.count("votes", "classes", classes, least=2)
     checks.count("votes", "chunk_size", chunk_size)
 
+    @in_float32
     def count(key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b ... k"]:
         checks.setting("votes", "samples", samples, least=0)
         if not jnp.issubdtype(jnp.result_type(samples), jnp.integer):

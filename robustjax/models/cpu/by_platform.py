@@ -6,6 +6,7 @@ of its gradients, which are the same primitive in another role: derivatives of e
 rules of transposition, and each is lowered once, for its platform alone.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
+
+from robustjax.numerics import default_precision
 
 Role = Literal["product", "gradient of x", "gradient of kernel"]
 Mapped = tuple[bool, bool]  # of the left and the right operand: whether it has the axis
@@ -26,6 +29,11 @@ class Product(Protocol):
     Products that are equal must be the same map: take a frozen dataclass of the settings. `plain` is for accelerators,
     the others are for CPUs: `along_x` and `along_kernel` are forms whose transpose in that operand is fast.
     """
+
+    @property
+    def precision(self) -> Any:
+        """Of the products, as jax has it; None for the default."""
+        ...
 
     def plain(self, x: Array, kernel: Array) -> Array:
         """Compute the map as jax does."""
@@ -45,7 +53,13 @@ class Product(Protocol):
 
 
 def multiply(product: Product, x: Array, kernel: Array) -> Array:
-    """Apply a bilinear map, in the form for the platform that the program is compiled for."""
+    """Apply a bilinear map, in the form for the platform that the program is compiled for.
+
+    The default precision is read now, as jax's own operations read it: when the map is lowered it may be another.
+    """
+    asked = default_precision()
+    if asked is not None and product.precision is None and dataclasses.is_dataclass(product):
+        product = dataclasses.replace(product, precision=asked)
     return _bind(x, kernel, product=product, role="product", shape=None, maps=())
 
 

@@ -5,7 +5,8 @@ Computing those is as much work, and stays fast inside loops on a CPU, where dil
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -32,24 +33,37 @@ def doubled(x: Maps, kernel: Float[Array, "k k c o"]) -> Float[Array, "b 2*h 2*w
 class Doubled:
     """The forms of a doubling."""
 
+    precision: Any = None
+
+    @property
+    def quarters(self) -> Convolution:
+        """Say which convolution the forms for CPUs are made of."""
+        return replace(QUARTERS, precision=self.precision)
+
     def plain(self, x: Array, kernel: Array) -> Array:
         """Convolve with a dilated input, as jax does."""
         pad = kernel.shape[0] - 2
         return lax.conv_general_dilated(
-            x, lax.rev(kernel, (0, 1)), (1, 1), ((pad, 2), (pad, 2)), (2, 2), dimension_numbers=FAST
+            x,
+            lax.rev(kernel, (0, 1)),
+            (1, 1),
+            ((pad, 2), (pad, 2)),
+            (2, 2),
+            dimension_numbers=FAST,
+            precision=self.precision,
         )
 
     def product(self, x: Array, kernel: Array) -> Array:
         """Convolve four times, fast where nothing is differentiated."""
-        return _by_quarters(QUARTERS.product, x, kernel)
+        return _by_quarters(self.quarters.product, x, kernel)
 
     def along_x(self, x: Array, kernel: Array) -> Array:
         """Convolve four times, to transpose for the gradient of x."""
-        return _by_quarters(QUARTERS.along_x, x, kernel)
+        return _by_quarters(self.quarters.along_x, x, kernel)
 
     def along_kernel(self, x: Array, kernel: Array) -> Array:
         """Convolve four times, to transpose for the gradient of the kernel."""
-        return _by_quarters(QUARTERS.along_kernel, x, kernel)
+        return _by_quarters(self.quarters.along_kernel, x, kernel)
 
 
 def _by_quarters(convolve: Callable[[Array, Array], Array], x: Array, kernel: Array) -> Array:
