@@ -101,6 +101,7 @@ def test_a_start_may_be_part_of_a_program():
     chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[1], mapped), alone, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_ema_starts_as_a_copy_and_then_follows_the_warmed_up_decay():
     state = training.start(jax.random.key(0), MODEL, TX, ema=True)
     update = training.step(standard(MODEL), TX, ema_decay=0.999)

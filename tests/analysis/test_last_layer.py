@@ -74,6 +74,7 @@ def spurious(n, rng, aligned):
     return noise.astype(np.float32), label, 2 * label + place
 
 
+@pytest.mark.slow
 def test_reweighting_recovers_the_worst_group():
     rng = np.random.default_rng(1)
     train, y, _ = spurious(2000, rng, 0.99)

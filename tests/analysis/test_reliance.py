@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from robustjax.analysis import reliance
 from robustjax.analysis.measures import MEASURES, estimate
@@ -26,6 +27,7 @@ def colour_reader():
     return Model(lambda key: (jnp.ones(()), {}), apply, lambda p, s, x: {})
 
 
+@pytest.mark.slow
 def test_a_network_that_reads_textures():
     recipe = planted.Recipe(noise=0.0, core_scale=0.0)
     source = planted.embedded()

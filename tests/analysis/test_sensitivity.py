@@ -35,6 +35,7 @@ def test_noise_stays_in_its_part(variant):
     assert (np.asarray(moved) * outside == 0).all() and (np.abs(moved).max(axis=(1, 2, 3)) > 0).all()
 
 
+@pytest.mark.slow
 def test_noise_has_its_size():
     wide = jnp.full((4, 64, 64, 3), 0.5)
     mask = jnp.zeros((4, 64, 64)).at[:, :32].set(1.0).at[:, 32:].set(0.5)
@@ -79,6 +80,7 @@ def test_relative_sensitivity_of_published_examples():
     np.testing.assert_allclose(sensitivity.relative(f, b), ratio, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_who_looks_at_the_object_is_hurt_there():
     """A classifier by the brightness of the object, and one by that of the rest."""
     y = jnp.asarray([0, 1, 0, 1, 0, 1], jnp.int32)

@@ -45,6 +45,7 @@ def test_the_mean_converges_like_one_over_the_root_of_the_passes():
         assert np.abs(np.mean(error)) * np.sqrt(passes) < 4 / np.sqrt(200 * K)
 
 
+@pytest.mark.slow
 def test_the_same_image_gets_the_same_noise_and_any_other_image_another():
     logits_fn = jax.jit(averaged(noisy, KEY, samples=2))
     noise = lambda x: np.asarray(logits_fn(x) - net(x))
@@ -57,6 +58,7 @@ def test_the_same_image_gets_the_same_noise_and_any_other_image_another():
     assert (np.abs(other - noise(X)) > 1e-3).any(axis=1).all()
 
 
+@pytest.mark.slow
 def test_fingerprints_differ_where_images_differ():
     """A thousand black and white images, single pixels, permuted pixels: no collision, and every bit is used."""
     rng = np.random.default_rng(1)
@@ -91,6 +93,7 @@ def test_gradients_are_those_of_the_mean_however_the_passes_are_grouped(chunk_si
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_other_means_than_that_of_the_logits():
     logits_fn = averaged(noisy, KEY, samples=50, of=jax.nn.log_softmax)
     assert (jax.nn.logsumexp(logits_fn(X), axis=1) < 0).all()  # a mean of log-probabilities has a smaller sum
@@ -100,6 +103,7 @@ def test_other_means_than_that_of_the_logits():
     )
 
 
+@pytest.mark.slow
 def test_what_an_attack_reports_is_what_the_mean_says_of_its_point():
     """Points are hashed to the last bit, so a rounding between search and verdict would show."""
     logits_fn, threat = averaged(noisy, KEY, samples=3), Threat("linf", 0.1)
@@ -107,6 +111,7 @@ def test_what_an_attack_reports_is_what_the_mean_says_of_its_point():
     np.testing.assert_allclose(found.value, logit.margin(logits_fn(found.x), Y), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_mean_leads_where_one_draw_misleads():
     """A random one of two directions matters at each query; a single fixed draw knows only one of them.
 

@@ -215,6 +215,7 @@ def test_feasible_for_any_shape_radius_box_and_number_of_classes(kind, shape, cl
     check()
 
 
+@pytest.mark.slow
 def test_rows_may_be_dropped_shuffled_padded_and_joined_with_rows_of_another_age():
     solver, keys = apgd(Threat("l2", 0.5), steps=20), jax.random.split(KEY, N)
     advance = jax.jit(lambda state, y, count: solver.advance(lambda x: loss_and_margin(x, y), state, count))

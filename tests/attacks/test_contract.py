@@ -16,7 +16,16 @@ from robustjax.threats import Threat
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 EPS = {"linf": 0.1, "l2": 0.3, "l1": 0.9, "l0": 1.0}
 SLOW = {name: [pytest.mark.slow] if line.slow else [] for name, line in LINES.items()}
-EACH = [pytest.param(name, kind, marks=SLOW[name]) for name, line in LINES.items() for kind in line.norms]
+# The first norm of a line, and all of the machines that the others are made of.
+EACH = [
+    pytest.param(
+        name,
+        kind,
+        marks=[pytest.mark.slow] if kind != line.norms[0] and name not in ("pgd", "apgd") else SLOW[name],
+    )
+    for name, line in LINES.items()
+    for kind in line.norms
+]
 # half_batch leaves half of its rows where they are; frank_wolfe has a set of its own, and a frame all of these pixels.
 ELSEWHERE = {"half_batch", "frank_wolfe", "sparse_rs_frame"}
 NO_ATTACKS = {

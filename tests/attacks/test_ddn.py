@@ -42,6 +42,7 @@ def test_points_are_those_of_the_recursion():
     np.testing.assert_allclose(state.kept.nearest.x[0], nearest, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_first_radius_may_differ_between_rows():
     first = jnp.linspace(0.1, 2.0, 20)
     solver = ddn(Threat("l2", jnp.inf), init_eps=first, steps=3)

@@ -127,6 +127,7 @@ def test_queries_rise_from_turn_to_turn_as_published():
     assert len(shares(100, 0.6)) == 3
 
 
+@pytest.mark.slow
 def test_what_was_found_after_so_many_queries():
     solver = attacks.rays(FREE["linf"], queries=300)
     objective = objectives.margin(net, Y)

@@ -56,6 +56,7 @@ def test_rows_rest_where_they_arrived():
     np.testing.assert_array_equal(solver.finish(late).x, solver.finish(early).x)
 
 
+@pytest.mark.slow
 def test_arrives_inside_the_box_too_at_more_than_the_nearest():
     found = jax.jit(lambda: as_attack(deepfool(Threat("l2", jnp.inf)), leads)(KEY, net, X, Y))()
     nearest = jax.jit(lambda: fab(Threat("l2", jnp.inf))(KEY, net, X, Y))()

@@ -155,6 +155,7 @@ def test_any_objective_has_a_nearest_point_where_it_is_positive():
     assert (((found.x - X) * ray).sum(axis=1) > 0.99 * length).all()
 
 
+@pytest.mark.slow
 def test_is_an_ascent_for_targets_and_random_restarts():
     threat = Threat("linf", 0.2)
     ascent = compose.restarts(boundary(threat, steps=5, start=halfway(threat)), 2, chunk_size=1)
@@ -229,6 +230,7 @@ def test_networks_without_a_slope_leave_a_feasible_point(value):
     assert threat.contains(found.x, X).all() and not (found.value > 0).any()
 
 
+@pytest.mark.slow
 def test_judged_values_and_merits_may_differ():
     """Walk to the boundary of one function and keep where another is positive."""
     solver = boundary(Threat("l2", jnp.inf, -9.0, 9.0), steps=10)

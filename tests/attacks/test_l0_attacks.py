@@ -238,6 +238,7 @@ def test_bad_settings_are_refused_when_built(build, message):
         build()
 
 
+@pytest.mark.slow
 def test_the_suite_counts_pixels_image_by_image():
     """Of a linear network the robust images are known: those whose largest gains do not close the gap."""
     gain, margin = gains()

@@ -345,6 +345,7 @@ def test_evidence_is_finite_and_of_plain_types(name):
         assert all(type(value) is float and np.isfinite(value) for value in flag.evidence.values())
 
 
+@pytest.mark.slow
 def test_an_image_fares_the_same_in_any_batch():
     network = masking_measurements.hoisted(defended("none"), FEW)
     threat = Threat("linf", constant(FEW, EPS), jnp.float32(0), jnp.float32(1))

@@ -118,6 +118,7 @@ def everything(threats, logits_fn, keys, x, y):
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape, classes", [((), 2), ((3, 2, 2), 10), ((7,), 3)])
 def test_feasible_for_any_shape_radius_box_and_number_of_classes(shape, classes):
     rng = np.random.default_rng(classes)
@@ -171,6 +172,7 @@ def test_rows_may_be_dropped_shuffled_padded_and_joined_with_rows_of_another_age
     np.testing.assert_allclose(found.value, expected.value, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_networks_without_a_slope_leave_a_feasible_point():
     y, _, _ = slopes(X)
     threats = [Threat(kind, 0.1) for _, kind in ONE_EACH]

@@ -65,6 +65,7 @@ def proposed_in_slices(kind, delta, eps, draw, i, bump):
     return new * eps / size_of(new, kind) if kind == "l2" else new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["l2", "l1"])
 def test_bumps_move_as_in_slices(kind):
     draw, origin = some_draw(), X
@@ -89,6 +90,7 @@ def test_windows_go_to_the_edge_as_in_slices():
         np.testing.assert_allclose(moved[i], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EPS)
 def test_never_worse_one_forward_pass_per_query_and_no_gradient(kind):
     path, solver = [], square(Threat(kind, EPS[kind]), queries=400)
@@ -219,6 +221,7 @@ def test_the_start_of_an_image_depends_on_its_key_and_on_nothing_else():
     assert (jax.random.key_data(part.key) == jax.random.key_data(whole.key[order])).all()
 
 
+@pytest.mark.slow
 def test_rows_may_be_dropped_shuffled_padded_and_joined_with_rows_of_another_age():
     solver, keys = square(Threat("linf", 0.2), queries=40), jax.random.split(KEY, N)
     advance = jax.jit(lambda state, y, n: solver.advance(classified(net, y, logit.margin), state, n))

@@ -187,6 +187,7 @@ def test_bounds_widen_with_the_radius_and_between_norms():
     )  # the whole box
 
 
+@pytest.mark.slow
 def test_each_example_may_have_its_own_radius():
     params, state = drawn("mlp", 1)
     logits_fn = frozen(NETWORKS["mlp"], params, state)
@@ -365,6 +366,7 @@ def test_a_square_is_exact_across_zero():
     np.testing.assert_allclose(got.high, [[0.09, 0.36]], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_certified_margins_say_who_stands():
     params, state = drawn("mlp", 5)
     logits_fn = frozen(NETWORKS["mlp"], params, state)

@@ -91,6 +91,7 @@ def test_a_clipped_relu_is_bounded_beyond_its_end(cut, method):
     np.testing.assert_allclose([found.low, found.high], cut, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_operations_of_several_results_and_pooling_windows_against_points():
     def fn(x):
         first, second = jnp.split(x @ WEIGHTS[0][:, :6], 2, axis=1)

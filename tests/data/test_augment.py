@@ -90,6 +90,7 @@ def test_resized_crop_of_a_ramp_is_a_part_of_it_as_long_and_anywhere():
         assert stats.kstest(corner[side < 0.9], "uniform").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_resized_crop_of_all_of_the_image_is_the_image():
     whole = augment.resized_crop(area=(1.0, 1.0), ratio=(1.0, 1.0))
     square = jnp.asarray(IMAGES[:, :5, :5])

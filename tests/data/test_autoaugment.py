@@ -181,6 +181,7 @@ def test_an_image_is_treated_alike_in_any_batch():
     assert together.min() >= 0 and together.max() <= 1
 
 
+@pytest.mark.slow
 def test_cutout_windows_have_the_size_and_colour_they_should():
     fill = tuple(np.floor(255 * np.array([0.49, 0.48, 0.45])) / 255)
     images = jnp.ones((2000, 32, 32, 3))

@@ -30,6 +30,7 @@ def test_no_font_is_trained_and_tested():
     assert not any(name.startswith(("DejaVuSans", "STIX")) for name in letters.TEST_FONTS)
 
 
+@pytest.mark.slow
 def test_rendering_is_deterministic(small):
     font = letters.TEST_FONTS[:1]
     again = letters._part(letters._folder(), font, 8)

@@ -41,6 +41,7 @@ def made(name="made", count=40, shape=(6, 6, 3), splits=("train", "test"), class
     return store.Contents(name, "1.0.0", tuple("abcd"[:classes]), parts, "random numbers", "of no use")
 
 
+@pytest.mark.slow
 def test_digits_are_those_of_scikit_learn(shelf):
     from sklearn.datasets import load_digits
 
@@ -327,6 +328,7 @@ def test_processes_that_prepare_at_the_same_time_agree(tmp_path):
     assert not list(tmp_path.glob(".unfinished-*"))
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_never_looks_prepared(tmp_path):
     # 20,000 images take seconds to write; the process is killed as soon as it has begun.
     code = (

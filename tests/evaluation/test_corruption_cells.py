@@ -23,6 +23,7 @@ def network(x):
     return x.reshape(len(x), -1) @ WEIGHTS
 
 
+@pytest.mark.slow
 def test_cells_are_those_of_separate_evaluations():
     """For each cell: corrupt with the image's own keys, round to bytes, classify, count; nothing is shared."""
     found = corruptions.evaluate(network, IMAGES, LABELS, corruptions=NAMES, batch_size=7, seed=3)

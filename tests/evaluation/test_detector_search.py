@@ -54,6 +54,7 @@ def test_the_best_of_the_grid_is_kept(name):
     assert f"validation AUROC {found.best.auroc:.4f}" in in_words(name, found)
 
 
+@pytest.mark.slow
 def test_the_least_fpr_is_kept_where_it_is_asked_for():
     found = search(
         network(), post_processors.energy, {"temperature": (1.0, 0.02, 30.0)}, VALIDATION, TESTS, by="fpr"

@@ -123,6 +123,7 @@ def test_batch_size_and_segments_change_nothing(whole, settings):
     same(score_suite.merge(parts), whole)
 
 
+@pytest.mark.slow
 def test_more_cases_on_the_same_images_are_joined(whole):
     def of(*places):
         one = score_suite.score_suite(network, lambda t: tuple(cases(t)[i] for i in places), batch_size=16)

@@ -388,6 +388,7 @@ def cases_of_three(threat):
     return (autoattack.apgd_ce(threat, steps=2),)
 
 
+@pytest.mark.slow
 def test_a_reference_network_overrules_the_attack():
     """An attack on a network that is always fooled breaks nothing that the reference still gets right."""
     evaluate = suite.over(

@@ -70,6 +70,7 @@ def test_small_boxes_of_the_whole_radius_are_ibp_and_smaller_ones_lie_in_the_bal
     assert worst_by_hand(0.25 * EPS)[0] < loss(params, state, BATCH, KEY)[0] <= whole + 1e-6
 
 
+@pytest.mark.slow
 def test_the_bound_lies_above_every_corner_and_lines_below_intervals():
     network = jax.jit(frozen(MLP, PARAMS, STATE))
     corners = np.array(list(itertools.product([-EPS, EPS], repeat=D)), np.float32)
@@ -87,6 +88,7 @@ def test_the_bound_lies_above_every_corner_and_lines_below_intervals():
     assert attacked <= tight
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_bound():
     """Along a random direction, by differences; the clean loss has no part in it."""
     loss = jax.jit(lambda p: ibp(MLP, THREAT, clean=0.0)(p, STATE, BATCH, KEY)[0])

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from robustjax.losses.contrastive import contrastive, nt_xent, supcon
 from robustjax.models import selfsup
@@ -40,6 +41,7 @@ def test_gradients_are_finite_where_views_agree_exactly():
     assert np.isfinite(jax.jit(jax.grad(lambda z: nt_xent(z, z, temperature=0.1).sum()))(z)).all()
 
 
+@pytest.mark.slow
 def test_the_published_scale_is_seven_times_the_plain_loss():
     model = selfsup.small_encoder(shape=(4, 4, 1), widths=(4,), projection=2)
     params, state = jax.jit(model.init)(jax.random.key(0))

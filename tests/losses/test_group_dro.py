@@ -65,6 +65,7 @@ def test_gradient_takes_the_weights_as_given():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads, jax.grad(fixed)(PARAMS))
 
 
+@pytest.mark.slow
 def test_under_attack_it_is_the_same_risk_at_the_points_of_adversarial_training():
     both = adversarial_group_dro(MODEL, ATTACK, step_size=0.5)
     value, (state, metrics) = both(PARAMS, STATE, BATCH, KEY)
@@ -77,6 +78,7 @@ def test_under_attack_it_is_the_same_risk_at_the_points_of_adversarial_training(
     assert set(metrics) == {"risk", "worst", "robust_accuracy"}
 
 
+@pytest.mark.slow
 def test_it_learns_the_group_that_the_average_forgets():
     """Two groups want opposite answers, the smaller one of them is an eighth of the data."""
     n = 64

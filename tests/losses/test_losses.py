@@ -104,6 +104,7 @@ def test_no_gradient_flows_through_the_attack(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), through, constant)
 
 
+@pytest.mark.slow
 def test_adversarial_is_the_cross_entropy_at_the_attacked_images():
     loss = LOSSES["adversarial"]
     point = ATTACK(jax.random.split(KEY)[0], frozen(MODEL, PARAMS, STATE), BATCH.image, BATCH.label).x
@@ -172,6 +173,7 @@ def test_trades_attack_climbs_the_divergence_from_the_clean_prediction():
     assert found > 2 * drawn
 
 
+@pytest.mark.slow
 def test_trades_gradient_flows_through_both_arguments():
     """With one side of the divergence cut, the gradient is another one."""
     loss = trades(MODEL, ASCENT, beta=1.0)
@@ -224,6 +226,7 @@ def test_awp_with_gamma_zero_is_the_wrapped_loss():
     )
 
 
+@pytest.mark.slow
 def test_free_replays_are_sign_ascent_in_delta_and_descent_in_the_network():
     """Two replays written out by hand."""
     eps, rate = 0.1, 0.5

@@ -20,6 +20,9 @@ from robustjax.models.resnet import BasicBlock, ResNet
 KEY = jax.random.key(0)
 # A hidden layer reads as many features as there are: of another size it can make nothing.
 ONE_SIZE = {"linear", "mlp", "convnet_small", "convnet"}
+# Deep ones, and those that differ from another name in depth, width or activation alone: a second each.
+LARGE = {name for name in MODELS if name.startswith("wideresnet")} - {"wideresnet28_10"}
+LARGE |= {"densenet100", "resnet34", "resnet50", "resnet18_imagenet", "resnet50_imagenet"}
 PRODUCTS = {"dot_general", "conv_general_dilated"}
 
 
@@ -40,7 +43,9 @@ def images(name, count=2, *, channels=3):
     return jax.ShapeDtypeStruct((count, *settings(name)["shape"][:2], channels), jnp.float32)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in MODELS]
+)
 def test_shapes_and_dtypes(name):
     """Logits, features and what is kept are float32, in the mode of training too, whatever the network computes in."""
     gc.collect()  # of what earlier tests left

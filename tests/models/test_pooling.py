@@ -42,6 +42,7 @@ def test_values_and_derivatives(pool, reduction, window, size):
     chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_second_derivative_and_half_precision():
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
 

@@ -51,6 +51,7 @@ def test_taps_in_order_of_depth(factory, settings, side, widths):
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
+@pytest.mark.slow
 def test_training_low_precision_and_the_last_tap():
     settings = dict(depth=10, width=1, classes=4, shape=(8, 8, 3))
     full, half = wideresnet_gowal(**settings), wideresnet_gowal(**settings, dtype=jnp.bfloat16)

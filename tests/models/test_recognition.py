@@ -115,6 +115,7 @@ def test_published_sizes():
     assert {name: size(architecture(name)()) for name in counts} == counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layout"),
     [("ensemble2_gowal10_1_sparse", layouts.gowal), ("wideresnet10_1_cosine", layouts.trades)],
@@ -245,6 +246,7 @@ def test_wrong_constants_disagree_with_the_statistics(images):
     assert wrong.worst > running_statistics.FAR
 
 
+@pytest.mark.slow
 def test_the_distance_of_normal_distributions(images):
     """One layer: statistics moved by 2 deviations and scaled by e in variance are sqrt(4 + 1/2) apart."""
     model = small(Form())

@@ -101,6 +101,7 @@ def randomised(model, seed=0):
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(seed)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "settings"), [(wideresnet, dict(depth=10, width=1)), (densenet, dict(depth=10))]
 )

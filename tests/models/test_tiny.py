@@ -1,10 +1,12 @@
 """The network for images of 8 x 8."""
 
 import jax
+import pytest
 
 from robustjax.models.small import tiny
 
 
+@pytest.mark.slow
 def test_layers_and_taps():
     model = tiny()
     params, state = model.init(jax.random.key(0))

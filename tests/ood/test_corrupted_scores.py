@@ -23,6 +23,7 @@ def linear(x):
     return x.reshape(len(x), -1) @ W
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["raise", "lower"])
 def test_the_worst_of_all_candidates_is_found(direction):
     """A loop over names and severities with the same keys, rounded to bytes in numpy."""
@@ -42,6 +43,7 @@ def test_the_worst_of_all_candidates_is_found(direction):
     assert (scores.argmax(axis=0) > 0).any() or direction == "lower"
 
 
+@pytest.mark.slow
 def test_there_are_ninety_five_candidates():
     assert len(CORRUPTIONS) * len(SEVERITIES) == 95
     search = worst_corruption(linear, direction="raise")
@@ -66,6 +68,7 @@ def test_an_image_nothing_can_worsen_stays():
     np.testing.assert_array_equal(found.x, IMAGES)
 
 
+@pytest.mark.slow
 def test_composing_searches_around_the_corrupted_image():
     eps, positive = 0.05, jnp.abs(W)
     rising = lambda x: x.reshape(len(x), -1) @ positive
@@ -78,6 +81,7 @@ def test_composing_searches_around_the_corrupted_image():
     np.testing.assert_allclose(found.value - first.value, gain, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_neither_ever_raises_the_auroc():
     inside, outside = IMAGES + 0.1, IMAGES
     names = {"names": NAMES[:2], "severities": (3.0,)}

@@ -191,6 +191,7 @@ def test_normal_scores_under_attack(eps):
     assert metrics.detection_error(a - eps, b + eps) == pytest.approx(phi(-both / 2), abs=0.005)
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_analysis():
     """The true AUROC of normal scores lies in about 95 % of the intervals; here in at least 17 of 20."""
     truth, hits = stats.norm.cdf(1 / np.sqrt(2)), 0

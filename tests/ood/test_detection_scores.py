@@ -321,6 +321,7 @@ def test_activations_are_reshaped_as_written():
         shaping.ash_s(percentile=99)
 
 
+@pytest.mark.slow
 def test_odin_moves_and_tempers():
     """On linear logits the sign step raises the log-probability of the prediction; the order is that in float64."""
     kernel = RNG.normal(size=(8, K)).astype(np.float32)
@@ -370,6 +371,7 @@ def test_blends_of_separable_or_constant_scores_stay_finite():
         blend(np.array([[np.nan]]), np.array([[1.0]]))
 
 
+@pytest.mark.slow
 def test_fitted_forms_are_arguments_of_compiled_functions():
     """They are pytrees, so that a bank of features is no constant of a program."""
     kernel, bias = np.ones((6, 2)), np.zeros(2)

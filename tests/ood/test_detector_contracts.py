@@ -212,6 +212,7 @@ def test_labels_that_do_not_fit_are_refused_in_one_line(given, name):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_openood_names_the_same_scores():
     for theirs, ours in OPENOOD_NAMES.items():
         assert detector(theirs) is DETECTORS[ours]

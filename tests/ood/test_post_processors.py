@@ -196,6 +196,7 @@ def test_two_sides_are_clipped_and_features_divided():
         shaping.vra_limits(FEATURES, low=95)
 
 
+@pytest.mark.slow
 def test_the_first_singular_part_goes():
     maps = RNG.normal(size=(4, 5, 3)) + 1
     u, s, v = np.linalg.svd(maps, full_matrices=False)
@@ -219,6 +220,7 @@ def row_sums(maps, p):
     return np.sign(total) * np.abs(total) ** (1 / p)
 
 
+@pytest.mark.slow
 def test_gram_statistics_are_their_definition():
     maps = RNG.normal(size=(3, 2, 2, 4)) * 100
     found = gram.statistics({"a": jnp.asarray(maps, jnp.float32)}, (1, 2, 3))["a"]
@@ -250,6 +252,7 @@ def test_dropout_averages_thinned_predictions():
     close(at(whole), msp_margin(jnp.asarray(Z, jnp.float32)))
 
 
+@pytest.mark.slow
 def test_adascale_follows_its_statistic():
     assert adascale.percentile_of(jnp.asarray([0.0, 2.0, 9.0]), jnp.asarray([1.0, 2, 3, 4]), 60.0, 80.0).tolist() == [
         80.0, 70.0, 60.0

@@ -34,6 +34,7 @@ def unrolled(params, key, x, until, steps):
     return jnp.clip(0.5 * (z + 1), 0, 1)
 
 
+@pytest.mark.slow
 def test_values_and_gradients_are_those_of_the_unrolled_steps():
     x, key = jax.random.uniform(jax.random.key(0), (3, 2, 2, 1), minval=0.3, maxval=0.7), jax.random.key(1)
 

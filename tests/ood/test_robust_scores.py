@@ -89,6 +89,7 @@ def test_published_attacks_climb_a_score_of_activations_itself(name):
         np.testing.assert_allclose(moved, 0 if name == "atom" and is_id else expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_distances_fall_by_the_radius():
     """M = -|x - mu|^2 / 2: pushed up in an l2 ball the distance falls by eps, to no less than 0."""
     form = gaussian_scores.Gaussians(jnp.zeros(12), jnp.eye(12), jnp.full((1, 12), 0.5))
@@ -100,6 +101,7 @@ def test_distances_fall_by_the_radius():
     np.testing.assert_allclose(found.value, -0.5 * (distance + 0.8) ** 2, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_normal_scores_lose_what_the_theory_says():
     """s = x, data N(1, 1), outliers N(-1, 1), radius 0.5: AUROC 0.92135, one side 0.85558, both 0.76025."""
     rng = np.random.default_rng(1)
@@ -131,6 +133,7 @@ def test_an_attack_never_helps_the_detector():
     ).all()
 
 
+@pytest.mark.slow
 def test_the_score_decides_among_objectives_starts_and_searches():
     threat = Threat("linf", 0.1)
     early = jnp.arange(12) < 6
@@ -187,6 +190,7 @@ def test_every_class_is_tried():
     np.testing.assert_allclose(found.value, 2.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_radii_are_monotone_and_feasible_whatever_the_search():
     radii = (0.0, 0.05, 0.1, 0.3)
 
@@ -231,6 +235,7 @@ def test_levels_are_reached_where_truncation_stalls():
         assert (np.round(moved * unit) == 3 * sign).mean() == share  # why this file counts in whole numbers
 
 
+@pytest.mark.slow
 def test_levels_stay_levels():
     """From 8-bit images to 8-bit images, in ball and box, with a start that moves even at radius 1."""
     x = jnp.asarray(RNG.integers(0, 256, (8, 30)) / 255, jnp.float32)
@@ -244,6 +249,7 @@ def test_levels_stay_levels():
     np.testing.assert_array_equal(alone.x, x)
 
 
+@pytest.mark.slow
 def test_saturation_blinds_an_attack_on_probabilities_only():
     """Logits of +-100 z: float32 says 1 at x and has no slope, while the margin is pushed across."""
     logits_fn = lambda x: 100 * jnp.stack([x[:, 0], -x[:, 0]], axis=1)
@@ -255,6 +261,7 @@ def test_saturation_blinds_an_attack_on_probabilities_only():
     np.testing.assert_allclose(seeing.value, 0.0, atol=1e-4)  # max p = 1/2
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_batch():
     search = jax.jit(score_attacks.raised(apgd(Threat("linf", 0.1), steps=5), margin, restarts=2))
     keys = keys_for(KEY, 6)
@@ -263,6 +270,7 @@ def test_results_do_not_depend_on_the_batch():
     np.testing.assert_allclose(search(keys[order], IMAGES[order]).x, whole.x[order], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_runs_under_every_transformation(variant):
     solver = pgd_solver(Threat("linf", 0.1), steps=3, step_size=0.05)
     climbing = [margin, objectives.ce_to_uniform(LOGITS_FN)]

@@ -75,6 +75,7 @@ def test_ssd_refuses_too_few_examples_without_a_way_to_invert():
         ssd(TRAIN, covariance="best")  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_slopes_are_finite_at_the_mean_and_at_features_of_zero():
     form = ssd(TRAIN)
     mean = jnp.asarray(unit(TRAIN).mean(0)[None], jnp.float32)
@@ -144,6 +145,7 @@ def mean(x):
 DEFENCE = Defence(f, halved, gates.gated(mean, float(np.quantile(mean(X), 0.4))))
 
 
+@pytest.mark.slow
 def test_the_formula_and_both_paths():
     routed, keys = np.asarray(mean(X) < DEFENCE.gate.threshold), KEY
     assert 0 < routed.sum() < 24
@@ -198,6 +200,7 @@ def test_random_translators_can_be_asked_again():
 # --- controls -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_noise_of_the_same_size():
     x = jnp.full((8, 6, 6, 1), 0.5)
     signs = controls.sign_noise(KEY, x, 0.2)

@@ -48,6 +48,7 @@ def test_two_linear_classes_have_the_published_closed_form():
     np.testing.assert_allclose(jax.jit(lambda: ascent(KEY, climb, GREY).value)(), 0.721896, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_where_all_classes_are_equal_only_a_random_start_moves():
     threat = Threat("l2", 0.4)
     climb = confidences.over(confidences.kl_from_uniform, two_classes(0.0))

@@ -135,6 +135,7 @@ def test_views_of_colour_images_stay_in_the_box_and_differ():
     assert float(jnp.abs(seen[0] - seen[1]).max()) > 0.01
 
 
+@pytest.mark.slow
 def test_a_crop_of_everything_is_the_image():
     image = jnp.asarray(pixels(3), jnp.float32) / 255
     square = image[:8, :8]

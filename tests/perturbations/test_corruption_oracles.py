@@ -233,6 +233,7 @@ def test_snow_adds_the_same_flakes_upside_down():
     np.testing.assert_allclose(out[..., 0], out[..., 2], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_frost_dims_the_image_and_adds_ice():
     black, grey = (corrupted("frost", 5, np.full((32, 32, 3), v, np.float32)) for v in (0.0, 0.5))
     np.testing.assert_allclose(grey, np.minimum(black + 0.75 * 0.5, 1), atol=1e-5)

@@ -143,6 +143,7 @@ def test_one_key_and_one_severity_serve_a_batch():
     np.testing.assert_allclose(one, corrupted("speckle_noise", 2.0, keys), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7, 21, 3), (1, 5, 1)], ids=str)
 def test_images_of_any_size_and_one_channel(shape):
     x = jnp.asarray(RNG.uniform(size=(2, *shape)), jnp.float32)

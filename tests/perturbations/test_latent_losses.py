@@ -42,6 +42,7 @@ def outcome(loss):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(WEIGHT, STATE, BATCH, KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smoothadv", "macer", "stability"])
 def test_where_the_set_is_all_of_pixel_space_it_is_the_loss_of_pixels(name):
     ascent = pgd(WHOLE.threat, steps=3, step_size=0.1, start=at_origin)

@@ -30,6 +30,7 @@ def toy():
     return Linear()
 
 
+@pytest.mark.slow
 def test_the_loss_at_the_optimum_and_its_divergences_are_those_of_probabilistic_pca(toy):
     top = toy.eigenvalues[:K][toy.active]
     assert toy.active.sum() == 5
@@ -79,6 +80,7 @@ def test_errors_of_a_linear_set_are_the_exact_ones(toy, measured):
     assert (got.nearest <= got.expected).all()
 
 
+@pytest.mark.slow
 def test_both_theorems_hold_for_every_pair(toy):
     found = encoder(toy.model(), toy.params, {})(toy.image[:64], toy.perturbed[:64])
     # In units of the likelihood's deviation, sqrt(beta / 2), where the theorems are stated.
@@ -152,7 +154,8 @@ def test_lengths_are_summarised_and_coverage_counts():
 
 
 @pytest.mark.parametrize(
-    ("dimension", "radius"), [(1, 0.5), (1, 3.0), (6, 4.166), (6, 1.0), (784, 28.0), (6272, 29.0)]
+    ("dimension", "radius"),
+    [(1, 0.5), (1, 3.0), (6, 4.166), (6, 1.0), (784, 28.0), pytest.param(6272, 29.0, marks=pytest.mark.slow)],
 )
 def test_truncated_draws_have_the_right_lengths_and_stay_inside(dimension, radius):
     draw = jax.jit(lambda keys: truncated_normal(keys, 1000, dimension, radius))

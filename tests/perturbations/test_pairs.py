@@ -29,6 +29,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_pairs_depend_on_their_own_image_and_key_only(name):
     draw = jax.jit(FAMILIES[name])
@@ -63,6 +64,7 @@ def test_warped_digits_keep_their_bytes_stay_near_and_keep_their_mass():
     assert (np.abs(middle.std(axis=0) - np.sqrt(224 / 12)) < 0.6).all()
 
 
+@pytest.mark.slow
 def test_lights_have_the_formula_at_their_extremes():
     _, lit = pairs.lighting(dim=0.4, glow=0.0)(KEY, X)
     ratio = np.asarray(lit).sum(axis=(1, 2, 3)) / np.asarray(X).sum(axis=(1, 2, 3))
@@ -80,6 +82,7 @@ def test_lights_have_the_formula_at_their_extremes():
 NAMES = ("brightness", "contrast")
 
 
+@pytest.mark.slow
 def test_corrupted_pairs_hold_the_image_and_one_of_its_corruptions():
     image, perturbed = jax.jit(pairs.corrupted(NAMES, severity=3.0))(KEY, COLOUR)
     np.testing.assert_array_equal(image, COLOUR)
@@ -140,6 +143,7 @@ def test_an_exported_decoder_is_the_decoder_for_every_batch():
     assert "stablehlo" in program.mlir_module() and program.platforms == ("cpu", "cuda")
 
 
+@pytest.mark.slow
 def test_a_saved_decoder_is_portable_without_flatbuffers(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)  # as if it were not installed
     files = saved(exported(decoder(), (8, 8, 1)), tmp_path)

@@ -71,6 +71,7 @@ def test_any_solver_goes_through(name):
     assert (found.value > CLEAN).any()
 
 
+@pytest.mark.slow
 def test_a_larger_box_is_no_weaker_and_refinement_no_worse_than_its_grid():
     values = []
     for limits in ((0.0, 0.0, 0.0), (15.0, 1.0, 1.0), (30.0, 2.0, 2.0)):
@@ -141,6 +142,7 @@ def test_same_under_every_transformation(variant):
     np.testing.assert_allclose(variant(SPACE.sample)(keys, X), jax.jit(SPACE.sample)(keys, X), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_samples_are_in_the_set_and_differ():
     space, directions = _ball()
     drawn = space.sample(KEY, X)

@@ -48,6 +48,7 @@ def test_tries_all_corruptions_at_all_whole_severities():
     assert (found.x >= 0).all() and (found.x <= 1).all()
 
 
+@pytest.mark.slow
 def test_more_strength_and_more_corruptions_are_no_weaker():
     def value(names, strongest, count):
         attack = worst_corruption(
@@ -59,6 +60,7 @@ def test_more_strength_and_more_corruptions_are_no_weaker():
     assert (strong >= weak - 1e-6).all() and (more >= strong - 1e-6).all() and more.sum() > weak.sum()
 
 
+@pytest.mark.slow
 def test_gradients_find_severities_between_the_grid():
     space = strength("contrast")
     coarse = whole_severities(space.threat)

@@ -186,7 +186,9 @@ def harmed(two, tmp_path, part: str, harm: str):
     return folder
 
 
-@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize(
+    "harm", [pytest.param(harm, marks=pytest.mark.slow if harm in ("empty", "half") else ()) for harm in HARM]
+)
 @pytest.mark.parametrize("part", PARTS)
 def test_damage_falls_back_and_says_so(two, tmp_path, part, harm, capfd):
     said: list[str] = []
@@ -204,6 +206,7 @@ def test_damage_falls_back_and_says_so(two, tmp_path, part, harm, capfd):
     assert out.out == "" and out.err == ""
 
 
+@pytest.mark.slow
 def test_damage_to_all_of_them_leaves_none(two, tmp_path):
     folder = harmed(two, tmp_path, "ours", "empty")
     shutil.rmtree(folder / "1" / "state")
@@ -214,6 +217,7 @@ def test_damage_to_all_of_them_leaves_none(two, tmp_path):
     assert {path.name for path in folder.iterdir()} == {"damaged_1", "damaged_2"}
 
 
+@pytest.mark.slow
 def test_damage_is_left_where_it_is_when_only_reading(two, tmp_path):
     folder = harmed(two, tmp_path, "root", "half")
     said: list[str] = []

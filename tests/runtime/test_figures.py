@@ -124,6 +124,7 @@ def test_more_labels_than_images_are_an_error(settings):
 NAMES = ("$\\frac{", "price $5", "US$ and CA$", "猫", "a_b^c", "\\alpha", "한국", "<b>&amp;")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")  # of a missing glyph matplotlib warns
 def test_names_from_data_are_drawn_as_they_are():
     lines = {name: np.arange(3.0) for name in NAMES}

@@ -60,6 +60,7 @@ sys.exit(stop.exit_code)
 """
 
 
+@pytest.mark.slow
 def test_a_preempted_script_saves_and_ends_with_143():
     run = subprocess.Popen(
         [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

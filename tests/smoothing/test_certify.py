@@ -127,6 +127,7 @@ def test_latents_of_a_linear_decoder_have_the_distance_in_latents():
     assert (found.radius <= distance).all() and (distance - found.radius < 0.2)[distance < 2].all()
 
 
+@pytest.mark.slow
 def test_counts_are_of_all_samples_whatever_the_batch_and_one_program_serves_every_number():
     traces = []
 

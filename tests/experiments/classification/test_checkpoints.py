@@ -83,6 +83,7 @@ def test_of_two_look_alikes_the_one_that_was_trained_is_read(file, test_images):
         network_source.open_checkpoint(source(file, architecture="preact_resnet18", **given), test_images)
 
 
+@pytest.mark.slow
 def test_wrong_constants_raise_a_flag(file, test_images):
     named = source(file, architecture="preact_resnet18_wong", normalisation="none")
     _, flag = network_source.open_checkpoint(named, test_images)

@@ -84,6 +84,7 @@ def test_attack_on_a_folder_tree(call, tree, tmp_path, monkeypatch):
     assert wrong.returncode == 2 and "must be like Res256Crop224" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_corrupted_pictures_are_found_by_name(call, tree, tmp_path):
     """At severity 5 the colour of class 0 is gone, so the cells differ; expected is each cell computed by itself."""
     root = tmp_path / "mine-C"

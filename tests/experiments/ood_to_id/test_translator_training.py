@@ -99,6 +99,7 @@ def test_every_kind_is_a_list_of_stages():
             weights = zeros(stage.weights(begun))
 
 
+@pytest.mark.slow
 def test_pairs_are_made_anew_and_slow_attacks_get_a_share():
     model = small.linear(classes=10, shape=(4, 4, 1))
     classifier = Network(model, *jax.jit(model.init)(jax.random.key(0)), {})

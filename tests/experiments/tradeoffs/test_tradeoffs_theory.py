@@ -54,6 +54,7 @@ def test_the_table_is_the_golden_one(results):
         assert (row["relies, by theorem"] == "yes") == (abs(expected["w"][1]) > 1e-9)
 
 
+@pytest.mark.slow
 def test_models_trained_against_pgd_come_near(results):
     assert len(results["trained"]) == 9
     for row in results["trained"]:
