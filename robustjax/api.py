@@ -12,7 +12,7 @@ import numpy as np
 
 from robustjax import checks
 from robustjax.analysis.intervals import Estimate
-from robustjax.attacks import autoattack, masking_checks, masking_measurements
+from robustjax.attacks import autoattack, fast_suite, masking_checks, masking_measurements
 from robustjax.attacks import suites as by_norm
 from robustjax.evaluation import suite as suites
 from robustjax.evaluation.ahead import compile_ahead, wait
@@ -30,7 +30,12 @@ from robustjax.threats import Threat
 from robustjax.traced import SMALL, default_platform
 from robustjax.types import Flag, LogitsFn, Network
 
-SUITES = {"standard": by_norm.standard, "plus": autoattack.plus, "rand": autoattack.rand}
+SUITES = {
+    "standard": by_norm.standard,
+    "plus": autoattack.plus,
+    "rand": autoattack.rand,
+    "fast": fast_suite.fast,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Evaluation:
         one says why the number may be wrong, as a rule too high.
       seconds: of the whole call, compiling included.
       compiling: seconds of these that went into compiling programs; programs: how many.
+      passes: forward and backward passes of the attacks, over all images.
+      standard: of the fast suite, how many passes the standard suite makes of the robust images alone; else None.
     """
 
     title: str
@@ -52,6 +59,8 @@ class Evaluation:
     seconds: float
     compiling: float = 0.0
     programs: int = 0
+    passes: int = 0
+    standard: int | None = None
 
     @property
     def clean(self) -> Estimate:
@@ -77,6 +86,11 @@ class Evaluation:
         lines += [f"  warning: {flag.name}: {flag.says}" for flag in raised]
         if self.flags and not raised:
             lines.append(f"  checks of network, labels and gradients: none of {len(self.flags)} raised")
+        if self.standard is not None:
+            lines.append(
+                f"  {self.passes:,} forward and backward passes; standard makes {self.standard:,} of the robust images "
+                "alone"
+            )
         return "\n".join([*lines, f"  {duration(self.seconds, self.compiling, self.programs)}"])
 
 
@@ -87,7 +101,7 @@ def evaluate(
     *,
     norm: AnyNorm = "linf",
     eps: float = 8 / 255,
-    suite: Literal["standard", "plus", "rand"] = "standard",
+    suite: Literal["standard", "plus", "rand", "fast"] = "standard",
     lower: float = 0.0,
     upper: float = 1.0,
     batch_size: int = 512,
@@ -104,7 +118,8 @@ def evaluate(
       x: (n, h, w, c) bytes, or floats in the box.
       y: (n,) labels, whole numbers from 0.
       norm, eps: of the threat; eps in the units of x, after bytes are divided by 255; in l0 a number of pixels.
-      suite: AutoAttack's version.
+      suite: AutoAttack's version; or "fast", for a quick answer on networks whose gradients are sound: see
+        `attacks.fast_suite`. Where a check raises a flag it is not enough, and the flags say so.
       lower, upper: the box that pixels must stay in.
       batch_size: images on the devices at a time.
       masking: run the gradient-masking checks, on 64 images.
@@ -116,14 +131,16 @@ def evaluate(
 
     Raises:
       ValueError: in one line, for images outside the box or channels first, labels that are not 0..k-1, an impossible
-        radius, another suite than standard in l0, or a network that JAX cannot trace, that gives no logits, gives NaN
-        for every image, or gives an image other logits in another batch.
+        radius, another suite than standard in l0, fast in l1, or a network that JAX cannot trace, that gives no logits,
+        gives NaN for every image, or gives an image other logits in another batch.
 
     Reference: Croce and Hein 2020, arXiv:2003.01690; l1: 2021, arXiv:2103.01208.
     """
     began = time.perf_counter()
     if not isinstance(suite, str) or suite not in SUITES:
         raise ValueError(f"evaluate: suite is {suite!r}, must be one of {', '.join(SUITES)}")
+    if norm == "l1" and suite == "fast":
+        raise ValueError("evaluate: suite is 'fast' in l1, must be standard: it is made for linf and l2")
     if norm == "l0" and suite != "standard":
         raise ValueError(
             f"evaluate: suite is {suite!r} in l0, must be standard: AutoAttack has no attacks there"
@@ -177,14 +194,30 @@ def evaluate(
             )
             seen = masking_checks.checks(key, logits_fn, some_x, some_y, threat, search=search)
             flags = checks.joined(flags, (*seen, *found))
-    what = f"l0 of {eps:g} pixels, {suite} suite" if norm == "l0" else f"{norm} {eps:.4g}, AutoAttack {suite}"
+    passes = sum(int(steps) * case.passes for steps, case in zip(results.steps, cases(threat), strict=True))
+    standard = None
+    if suite == "fast":
+        flags = (*flags, *fast_suite.not_enough(flags))
+        standard = int(results.robust.sum()) * fast_suite.standard_passes(threat, classes=classes)
+    ball = f"l0 of {eps:g} pixels" if norm == "l0" else f"{norm} {eps:.4g}"
+    version = f"AutoAttack {suite}" if norm != "l0" and suite != "fast" else f"{suite} suite"
+    what = f"{ball}, {version}"
     title = f"{what}, {len(images)} images"
     evaluation = Evaluation(
-        title, results, flags, time.perf_counter() - began, compiled.seconds, compiled.programs
+        title,
+        results,
+        flags,
+        time.perf_counter() - began,
+        compiled.seconds,
+        compiled.programs,
+        passes,
+        standard,
     )
     if folder is not None:
         about = {"norm": norm, "eps": eps, "suite": suite, "seed": seed}
-        told = {"flags": [plain(flag) for flag in flags], "made_with": made_with()}
+        told = {"flags": [plain(flag) for flag in flags], "passes": passes, "made_with": made_with()}
+        if standard is not None:
+            told["passes of standard for the robust images"] = standard
         result_files.write(folder, results, {"network": about, **told})
         if memory is not None:
             memory.remove()

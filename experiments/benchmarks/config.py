@@ -3,9 +3,11 @@
 import dataclasses
 from typing import Literal
 
+from experiments.shared import network_source
 from experiments.shared.fields import (
     Count,
     CountOrNone,
+    ImagesOrAll,
     NonNegative,
     OpenShare,
     Positive,
@@ -53,6 +55,40 @@ ATTACK_PRESETS = {
     "smoke": AttackConfig(
         eps=(0.1,), images=(20,), steps=3, queries=10, pgd_steps=3, targets=2, batch_size=32
     ),
+}
+
+
+# --- fast ---
+
+
+@dataclasses.dataclass(frozen=True)
+class FastConfig:
+    """Measure the fast suite beside standard."""
+
+    source: network_source.Source = network_source.Source()
+    norm: Literal["linf", "l2"] = "linf"
+    eps: PositiveRadius = 0.3  # of images in [0, 1]
+    images: ImagesOrAll = 1000  # test images, classified correctly or not; None for all
+    suites: tuple[Literal["standard", "fast"], ...] = (
+        "standard",
+        "fast",
+    )  # which run with each seed, in turns
+    seeds: Count = 1
+    batch_size: Count = 512
+    out: str | None = None  # a file to append one line of JSON to
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        self.source.require()
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(f"--eps is {self.eps:g}, must be at most 1 for images in [0, 1]; write 8/255")
+        if "standard" not in self.suites:
+            raise ValueError(f"--suites are {' '.join(self.suites) or 'none'}, must have standard among them")
+
+
+FAST_PRESETS = {
+    "cpu": FastConfig(),
+    "smoke": FastConfig(images=20, batch_size=32),
 }
 
 

@@ -32,7 +32,7 @@ from experiments.classification.config import ATTACK_PRESETS as PRESETS
 from experiments.classification.config import AttackConfig
 from experiments.shared import command_line, network_source
 from robustjax import checks, runtime
-from robustjax.attacks import masking_checks
+from robustjax.attacks import fast_suite, masking_checks
 from robustjax.catalog import known_checkpoints
 from robustjax.data import Split, subsets
 from robustjax.evaluation import suite
@@ -99,6 +99,8 @@ def main(cfg: AttackConfig) -> None:
     flags = checks.joined(
         flags, masking_checks.from_outcomes(last.attacks, last.outcome, last.margin, black_box=black_box)
     )
+    if cfg.suite == "fast":
+        flags = (*flags, *fast_suite.not_enough(flags))
 
     # --- report ---
     for row in result_files.rows(last):
@@ -108,6 +110,8 @@ def main(cfg: AttackConfig) -> None:
     for flag in flags:
         if flag.raised:
             runtime.say(f"warning: {flag.name}: {flag.says}")
+    passes = sum(int(n) * case.passes for one in curve for n, case in zip(one.steps, ran, strict=True))
+    runtime.say(f"{passes:,} forward and backward passes" + compared(cfg, curve, len(test.info.classes)))
     robust = [float(one.robust.mean()) for one in curve]
     about = {
         **about_all,
@@ -116,12 +120,23 @@ def main(cfg: AttackConfig) -> None:
         "cases": [{"name": case.name, "runs": case.runs, "note": case.note} for case in ran],
         "curve": [{"eps": float(e), "robust": share} for e, share in zip(cfg.grid(), robust, strict=True)],
         "flags": [plain(flag) for flag in flags],
+        "passes": passes,
         "made_with": made_with(),
     }
     result_files.write(out, last, about)
     runtime.say(f"report: {write_report(cfg, it.network, test, curve, ran, flags, out)}")
     for left in out.glob("progress_*.npz"):
         left.unlink()
+
+
+def compared(cfg: AttackConfig, curve: list[Results], classes: int) -> str:
+    """Say beside the passes of the fast suite what standard would make."""
+    if cfg.suite != "fast":
+        return ""
+    each = fast_suite.standard_passes(Threat(*cfg.ball()), classes=classes)
+    return (
+        f"; standard makes {each * sum(int(one.robust.sum()) for one in curve):,} of the robust images alone"
+    )
 
 
 def part_of(split: Split, number: int, parts: int) -> Split:

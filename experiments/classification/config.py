@@ -275,6 +275,8 @@ class AttackConfig:
         norm, eps = self.ball()
         if norm == "linf" and eps > 1:
             raise ValueError(f"--eps is {eps:g}, must be at most 1 for images in [0, 1]; write 8/255")
+        if self.suite == "fast" and norm not in ("linf", "l2"):
+            raise ValueError(f"--suite is fast in {norm}, must be standard: fast is made for linf and l2")
         if norm == "l0" and (eps < 1 or eps != int(eps)):
             raise ValueError(f"--eps is {eps:g}, must be a whole number from 1 in l0: it counts pixels")
         if norm == "l0" and self.radii > eps:
@@ -333,6 +335,7 @@ ATTACK_PRESETS = {
     "standard": AttackConfig(),
     "plus": AttackConfig(suite="plus"),
     "rand": AttackConfig(suite="rand"),
+    "fast": AttackConfig(suite="fast"),
     "pgd": AttackConfig(
         suite="custom", attacks=("pgd-ce", "pgd-margin", "pgd-dlr"), steps=100, step=0.03, restarts=10
     ),

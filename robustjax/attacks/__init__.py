@@ -26,6 +26,7 @@ rays                  the same over vectors of signs, linf
 sign_opt              the same by signs of the change of a distance, l2
 geoda                 the same by hyperplanes, linf and l2
 query_curve           how far a search has come after so many queries
+optimality            how near a search for minimum norms comes to the best of all
 transfer              points made on one network, evaluated on another
 transferable          points that travel: MI, NI, DI, TI, SI, VMI, ensembles of networks
 adaptive              networks as an adaptive attacker sees them: means over randomness, slopes where there are none
@@ -33,6 +34,7 @@ gated_objectives      objectives against a classifier behind a gate and a transl
 case                  one line of an evaluation: a solver on an objective, how often and at what cost
 autoattack            suites of cases, as data
 l0_suite              the suite for l0
+fast_suite            a suite that is quick where gradients are sound
 suites                which of these suits a threat
 masking_checks        gradient-masking checks (flags: each check; masking_measurements: what they measure)
 grid                  every point of a regular grid, and refinement of what a search found

@@ -56,12 +56,14 @@ class Apgd(NamedTuple):
     Attributes:
       steps, shrinking, compat: of the solver.
       classes: how many logits there are; it decides which losses are defined.
+      best_first: rank the targets by their logits at the strongest point of the cases before, not at the image.
     """
 
     steps: int
     shrinking: bool
     compat: Compat
     classes: int | None  # None where only cross-entropy is wanted
+    best_first: bool = False
 
     @property
     def losses(self) -> tuple[TargetedLoss, ...]:
@@ -87,7 +89,7 @@ class Apgd(NamedTuple):
 
             return classified(logits_fn, rows.data, loss)
 
-        return Case("apgd", solver, objective)
+        return Case("apgd", solver, objective, warm_start=self.best_first)
 
     def case(
         self, threat: Threat, name: str, loss: int, *, restarts: int, targets: int = 1, note: str = ""
@@ -105,7 +107,7 @@ def _without_target(loss: OfLogits) -> TargetedLoss:
 
 
 def _target(rows: Rows) -> Labels:
-    ranked = rows.clean["ranked"]
+    ranked = (rows.clean if rows.at_best is None else rows.at_best)["ranked"]
     rank = jnp.minimum(rows.parameters.rank, ranked.shape[1] - 1)
     return jnp.take_along_axis(ranked, rank[:, None], axis=1)[:, 0]
 
@@ -118,7 +120,7 @@ def untargeted(name: str, solver: Solver, loss: OfLogits, *, restarts: int = 1, 
       solver: the search.
       loss: (logits, label) -> what is ascended.
       restarts: runs, with random numbers of their own.
-      settings: `passes`, `start`, `black_box` and `note` of `Case`.
+      settings: `passes`, `start`, `black_box`, `warm_start` and `note` of `Case`.
     Raises:
       ValueError: for a loss that is not `signed` where the solver needs that.
     """
@@ -340,17 +342,27 @@ def worst_case(cases: Sequence[Case]) -> Attack:
         x = jnp.asarray(x).astype(jnp.float32)
         keys, logits = keys_for(key, x.shape[0]), logits_fn(x)
         best = [Found(x, logit.margin(logits, y))]
-        clean = {"ranked": wrong_classes(logits, y, ranked_classes(cases))}
+        width = ranked_classes(cases)
+        clean = {"ranked": wrong_classes(logits, y, width)}
         for case in cases:
+            so_far, at_best = _strongest(best), clean
+            if case.warm_start:
+                at_best = {"ranked": wrong_classes(logits_fn(so_far.x), y, width)}
 
-            def once(run: Array, case: Case = case) -> Found:
-                return case.run_whole(logits_fn, rows_of(case, keys, y, clean, run, x), x)
+            def once(
+                run: Array, case: Case = case, so_far: Found = so_far, at_best: dict[str, Array] = at_best
+            ) -> Found:
+                rows = rows_of(case, keys, y, clean, run, x, best=so_far.x, at_best=at_best)
+                return case.run_whole(logits_fn, rows, x)
 
             best.append(best_of(jax.lax.map(once, jnp.arange(case.runs))))
-        stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *best)
-        return best_of(stacked)
+        return _strongest(best)
 
     return checked_attack("worst_case", attack)
+
+
+def _strongest(found: Sequence[Found]) -> Found:
+    return best_of(jax.tree.map(lambda *rows: jnp.stack(rows), *found))
 
 
 def _check_classes(name: str, classes: int) -> None:

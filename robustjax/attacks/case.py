@@ -25,6 +25,8 @@ class Rows(NamedTuple):
       run: which run of the case this is, from 0.
       step: iterations made so far.
       parameters: those of this run.
+      best: the strongest point of the cases before, where the case has a `warm_start` and a run begins; else None.
+      at_best: what the system under evaluation answers for these points, by name; None without `warm_start`.
     """
 
     key: Keys
@@ -34,6 +36,8 @@ class Rows(NamedTuple):
     run: Int[Array, "b"]
     step: Int[Array, "b"]
     parameters: Any
+    best: Any = None
+    at_best: Any = None
 
 
 class Case(NamedTuple):
@@ -55,6 +59,8 @@ class Case(NamedTuple):
       black_box: whether the solver asks for values only.
       program: hashable, from a threat to this case inside a compiled function; cases whose programs are equal share
         what is compiled, whatever their names. By default every place in a suite has its own.
+      warm_start: whether its runs need to know the strongest point of the cases before and what is answered there, as
+        `Rows.best` and `Rows.at_best`. What an example gets then depends on the cases before too.
       note: where it differs from what its name promises.
     """
 
@@ -68,12 +74,18 @@ class Case(NamedTuple):
     transfer: bool = False
     black_box: bool = False
     program: Hashable = None
+    warm_start: bool = False
     note: str = ""
 
     @property
     def stream(self) -> np.uint32:
         """Tell the case's random numbers from those of others, by its name."""
         return np.uint32(zlib.crc32(self.name.encode()))
+
+    @property
+    def whole(self) -> int:
+        """Count the passes of an example that no run decides."""
+        return self.runs * self.solver.length * self.passes
 
     def init(self, rows: Rows, x: Array) -> Any:
         """Draw the start of a run for each example."""
@@ -91,7 +103,15 @@ class Case(NamedTuple):
 
 
 def rows_of(
-    case: Case, keys: Keys, data: Any, clean: dict[str, Array], run: Int[Array, ""], x: Array
+    case: Case,
+    keys: Keys,
+    data: Any,
+    clean: dict[str, Array],
+    run: Int[Array, ""],
+    x: Array,
+    *,
+    best: Array | None = None,
+    at_best: dict[str, Array] | None = None,
 ) -> Rows:
     """Describe the same run of a case for all examples of a batch, inside a compiled function."""
     parameters = jax.tree.map(
@@ -108,6 +128,8 @@ def rows_of(
         constant(x, run, jnp.int32),
         constant(x, 0, jnp.int32),
         parameters,
+        best if case.warm_start else None,
+        at_best if case.warm_start else None,
     )
 
 

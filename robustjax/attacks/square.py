@@ -22,6 +22,7 @@ from robustjax.attacks.solver import (
     repeat,
     select,
 )
+from robustjax.attacks.starts import Start
 from robustjax.numerics import Norm, constant, divide, keys_for, norm, per_example
 from robustjax.threats import Threat
 from robustjax.types import Found, Keys, PerExample
@@ -54,6 +55,8 @@ def square(
     *,
     queries: int = 5000,
     p_init: float = 0.8,
+    start: Start | None = None,
+    made: int = 0,
     compat: Literal["official"] | None = None,
 ) -> Solver:
     """Propose to change a random window, keep what raises the objective, and let the windows shrink.
@@ -67,6 +70,9 @@ def square(
       queries: proposals; with the start that makes queries + 1 evaluations. The windows shrink after 10, 50,
         200, 500, ... queries, however many there are.
       p_init: share of the features in the first window.
+      start: the first point, projected; by default vertical stripes in linf, tiles of bumps in l2 and l1.
+      made: queries that count as made before the first one, so that a search from a good start begins with smaller
+        windows.
       compat: "official" draws one window for the whole batch and never the last offset, as the authors' code
         does; the result for an image then depends on its batch.
     Returns:
@@ -81,6 +87,7 @@ def square(
       rectangles, and the tiles of the l2 and l1 start cover images of every size.
     """
     checks.count("square", "queries", queries, least=0)
+    checks.count("square", "made", made, least=0)
     checks.setting("square", "p_init", p_init, above=0, most=1)
     if compat not in (None, "official"):
         raise ValueError(f"square: compat is {compat!r}, must be 'official' or None")
@@ -92,8 +99,11 @@ def square(
         x = entered("square", threat, x)
         first, rest = jax.vmap(jax.random.split, out_axes=1)(keys_for(key, x.shape[0]))
         tiles = partial(_tiles, kind)
-        start = (_stripes if kind == "linf" else tiles)(threat, first, _as_images(x))
-        first = threat.project(start.reshape(x.shape), x)
+        if start is None:
+            drawn = (_stripes if kind == "linf" else tiles)(threat, first, _as_images(x)).reshape(x.shape)
+        else:
+            drawn = start(first, x).astype(x.dtype)
+        first = threat.project(drawn, x)
         return Queries(rest, x, first, constant(x, -jnp.inf), nothing_yet(first), constant(x, 0, jnp.int32))
 
     def advance(objective: ValueAndMerit, state: Queries, count: Count) -> Queries:
@@ -108,13 +118,13 @@ def square(
 
             if kind == "linf" and compat is None:
                 # A window often is where it would move to; what was evaluated before need not be again.
-                draw, following = _two_draws(state.key, state.step, grid, p_init)
+                draw, following = _two_draws(state.key, state.step, grid, p_init, made)
                 same = (proposed(draw) == state.x).reshape(len(state.x), -1).all(axis=1)
                 same &= (state.step > 0) & (state.step < queries)
                 draw, step = select(same, following, draw), state.step + same.astype(jnp.int32)
             else:
                 shared, step = compat == "official", state.step
-                draw = _draw(kind, state.key, step, grid, p_init, shared)
+                draw = _draw(kind, state.key, step, grid, p_init, shared, made)
             x = select(step == 0, state.x, proposed(draw))
             value, merit = objective(x.reshape(shape))
             # The start has -inf to beat, which everything but NaN does.
@@ -160,10 +170,10 @@ def moved_bumps(threat: Threat, origin: Array, x: Array, draw: Draw) -> Array:
     return origin + delta
 
 
-def _draw(kind: Norm, keys: Keys, step: Array, x: Array, p_init: float, shared: bool) -> Draw:
+def _draw(kind: Norm, keys: Keys, step: Array, x: Array, p_init: float, shared: bool, made: int = 0) -> Draw:
     height, width, channels = x.shape[1:]
     sides = square_windows.sides(height, width, p_init, odd=kind != "linf")
-    rows, columns = jnp.asarray(sides)[square_windows.phase(step - 1)].T
+    rows, columns = jnp.asarray(sides)[square_windows.phase(step + made - 1)].T
     folded = jax.vmap(jax.random.fold_in)(keys, step)
     u = jax.vmap(lambda k: jax.random.uniform(k, (5 + channels,)))(folded)
     place, sign = u[:, :5], u[:, 5:]
@@ -181,9 +191,10 @@ def _draw(kind: Norm, keys: Keys, step: Array, x: Array, p_init: float, shared: 
     )
 
 
-def _two_draws(keys: Keys, step: Array, x: Array, p_init: float) -> tuple[Draw, Draw]:
+def _two_draws(keys: Keys, step: Array, x: Array, p_init: float, made: int = 0) -> tuple[Draw, Draw]:
     """Draw the proposals of this step and of the next, as rows of one batch."""
-    both = _draw("linf", jnp.concatenate([keys, keys]), jnp.concatenate([step, step + 1]), x, p_init, False)
+    twice, steps = jnp.concatenate([keys, keys]), jnp.concatenate([step, step + 1])
+    both = _draw("linf", twice, steps, x, p_init, False, made)
     return jax.tree.map(lambda a: a[: len(step)], both), jax.tree.map(lambda a: a[len(step) :], both)
 
 

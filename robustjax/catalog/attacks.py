@@ -14,7 +14,7 @@ from typing import Any, Literal
 from jaxtyping import Array
 
 from robustjax import logit
-from robustjax.attacks import autoattack, suites
+from robustjax.attacks import autoattack, fast_suite, suites
 from robustjax.attacks.autoattack import Compat, untargeted
 from robustjax.attacks.boundary_attack import boundary_attack
 from robustjax.attacks.carlini_wagner import carlini_wagner
@@ -144,11 +144,12 @@ ATTACKS: dict[str, Build] = {
     "sign-opt": _by_queries("sign-opt", sign_opt),
     "geoda": _by_queries("geoda", geoda),
 }
-Suite = Literal["standard", "plus", "rand", "custom"]
+Suite = Literal["standard", "plus", "rand", "fast", "custom"]
 SUITES: dict[str, Callable[..., tuple[Case, ...]]] = {
     "standard": suites.standard,
     "plus": autoattack.plus,
     "rand": autoattack.rand,
+    "fast": fast_suite.fast,
 }
 
 
@@ -208,7 +209,7 @@ def _within(threat: Threat, search: Ascent, *, who: str) -> Ascent:
 def suite(
     name: str, threat: Threat, classes: int, *, attacks: Sequence[str] = (), settings: AttackSettings
 ) -> tuple[Case, ...]:
-    """Build a version of AutoAttack by name, in l0 a suite of its own; for "custom" the `attacks` in this order."""
+    """Build a suite by name, in l0 for "standard" one of its own; for "custom" the `attacks` in this order."""
     if name == "custom":
         return tuple(attack(one, threat, classes, settings) for one in attacks)
     return SUITES[name](threat, classes=classes, compat=settings.compat)

@@ -38,6 +38,8 @@ class Fresh(NamedTuple):
     number: Int[Array, "s"]  # of the example in its data set
     run: Int[Array, "s"]
     parameters: Any
+    best: Any = None  # (s, ...) the strongest point of the cases before, for those that enter
+    at_best: Any = None  # what the system answers there
 
 
 class Segment(NamedTuple):
@@ -157,7 +159,17 @@ def segment(
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, fresh.number)
 
         def rows_at(step: Array) -> Rows:
-            return Rows(keys, stream, fresh.data, fresh.clean, fresh.run, step, fresh.parameters)
+            return Rows(
+                keys,
+                stream,
+                fresh.data,
+                fresh.clean,
+                fresh.run,
+                step,
+                fresh.parameters,
+                fresh.best,
+                fresh.at_best,
+            )
 
         def enter(state: Any) -> Any:
             return select(fresh.load, case.init(rows_at(jnp.zeros_like(fresh.run)), fresh.x), state)
@@ -192,7 +204,17 @@ def blank(case: Case, fresh: Fresh) -> Any:
 
     def first(fresh: Fresh) -> Any:
         keys = jax.random.split(jax.random.key(0), len(fresh.run))
-        rows = Rows(keys, case.stream, fresh.data, fresh.clean, fresh.run, fresh.run, fresh.parameters)
+        rows = Rows(
+            keys,
+            case.stream,
+            fresh.data,
+            fresh.clean,
+            fresh.run,
+            fresh.run,
+            fresh.parameters,
+            fresh.best,
+            fresh.at_best,
+        )
         return case.init(rows, fresh.x)
 
     def zeros(leaf: Any) -> Any:

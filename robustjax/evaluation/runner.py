@@ -213,6 +213,7 @@ def runner(
             suite = suite_state.begin(examples.x, clean or asked(np.arange(n), examples.x), listed)
             if begin is not None:
                 suite.x[:], suite.value[:] = begin
+                suite.first[:] = suite.x[: len(suite.first)]
         open_ = ~decided(suite.clean, examples.data)
 
         def one_segment(case: Case, able: np.ndarray, counted: np.ndarray) -> bool:
@@ -306,6 +307,11 @@ def runner(
             case = listed[suite.case]
             broken = (suite.outcome[: suite.case] == BROKEN).any(axis=0) | before
             able, counted = open_ & (~broken | every), open_ & ~broken
+            if case.warm_start:
+                few = np.flatnonzero(able)
+                suite.at_first = {name: np.array(values) for name, values in suite.clean.items()}
+                for name, values in (asked(few, suite.first[few]) if len(few) else {}).items():
+                    suite.at_first[name][few] = values
             if progress:  # the first segment may have to be compiled
                 progress(_progress(suite, listed, able, counted))
             while one_segment(case, able, counted):
@@ -457,7 +463,12 @@ def _fresh(
     number, turn = examples.number[example].astype(np.int32), run.astype(np.int32)
     data, clean = jax.tree.map(lambda values: values[example], (examples.data, suite.clean))
     fields: tuple[Any, ...] = (load, x, data, clean, number, turn, case.parameters_of(run))
-    return Fresh(*fields)
+    if not case.warm_start:
+        return Fresh(*fields)
+    best, at_first = np.zeros_like(x), suite.at_first or suite.clean
+    if entered is not None:
+        best[entered] = suite.first[example[entered]]
+    return Fresh(*fields, best, jax.tree.map(lambda values: values[example], at_first))
 
 
 def _progress(suite: SuiteState, cases: tuple[Case, ...], able: np.ndarray, counted: np.ndarray) -> Progress:

@@ -15,7 +15,7 @@ from robustjax.evaluation.pool import Pool
 
 NOT_RUN, ROBUST, BROKEN = -1, 0, 1
 NONE = np.iinfo(np.int64).max
-PER_EXAMPLE = ("x", "value", "candidate", "candidate_merit", "source", "decided_by")
+PER_EXAMPLE = ("x", "value", "first", "candidate", "candidate_merit", "source", "decided_by")
 PER_CASE = ("outcome", "merit", "steps", "seconds", "runs")
 
 
@@ -28,6 +28,8 @@ class SuiteState:
       clean: by name, (n, ...) what the system answers for the examples themselves.
       x, value: strongest point so far and its merit; `source` is the run of this case that it is from, NONE
         if it is from an earlier case or the example itself.
+      first: (n, ...) the strongest point of the cases before this one, as long as none of them decided the example;
+        empty if no case has a `warm_start`. `at_first` is what the system answers there, by name.
       candidate, candidate_merit: strongest point of a case that transfers, and its merit there.
       decided_by: (n,) the lowest run of this case that decided the example, NONE if none did.
       outcome: (a, n) int8: BROKEN, ROBUST, or NOT_RUN.
@@ -40,6 +42,7 @@ class SuiteState:
     clean: dict[str, np.ndarray]
     x: np.ndarray
     value: np.ndarray
+    first: np.ndarray
     candidate: np.ndarray
     candidate_merit: np.ndarray
     source: np.ndarray
@@ -50,6 +53,7 @@ class SuiteState:
     seconds: np.ndarray
     runs: np.ndarray
     rows: Pool
+    at_first: dict[str, np.ndarray] | None = None
 
     def waiting(self, able: np.ndarray, runs: int, most: int) -> np.ndarray:
         """List the next units of the examples that may be attacked and are not decided, `most` at most."""
@@ -97,6 +101,10 @@ class SuiteState:
         """Go on to the next case."""
         self.source[:], self.decided_by[:] = NONE, NONE
         self.candidate_merit[:] = -np.inf
+        if len(self.first):
+            undecided = ~(self.outcome[: self.case + 1] == BROKEN).any(axis=0)
+            self.first[undecided] = self.x[undecided]
+        self.at_first = None
         self.case, self.next, self.rows = self.case + 1, 0, Pool.empty()
 
 
@@ -109,6 +117,7 @@ def begin(x: np.ndarray, clean: dict[str, np.ndarray], cases: tuple[Case, ...]) 
         clean=clean,
         x=x.copy(),
         value=np.array(clean["merit"], np.float32),
+        first=x.copy() if any(case.warm_start for case in cases) else x[:0],
         candidate=x.copy() if any(case.transfer for case in cases) else x[:0],
         candidate_merit=np.full(n, -np.inf, np.float32),
         source=np.full(n, NONE),

@@ -29,6 +29,25 @@ def test_smoke(trained, tmp_path, capsys, monkeypatch):
     assert pgd["attack"] == "pgd" and "ours" in done.stdout
 
 
+@pytest.mark.slow
+def test_fast_smoke(trained, tmp_path, capsys, monkeypatch):
+    words = ("smoke", "--source.run", trained, "--eps", "0.1", "--out", tmp_path / "lines.jsonl")
+    done = scripts.call(capsys, monkeypatch, "benchmarks.fast", *words)
+    assert done.returncode == 0, done.stderr
+    standard, fast = json.loads((tmp_path / "lines.jsonl").read_text())["results"]
+    assert (standard["suite"], standard["agree %"], standard["passes / standard"]) == ("standard", 100, 1)
+    assert 0 < fast["passes"] < 0.2 * standard["passes"]
+    # Both count the same images, so what they differ by is what one missed and the other found more.
+    gap = (fast["robust %"] - standard["robust %"]) * fast["images"] / 100
+    assert gap == pytest.approx(fast["missed"] - fast["more"])
+
+
+def test_fast_refuses_what_it_cannot_compare(capsys, monkeypatch):
+    words = ("smoke", "--source.run", "there", "--suites", "fast")
+    done = scripts.call(capsys, monkeypatch, "benchmarks.fast", *words)
+    assert done.returncode == 2 and "must have standard among them" in done.stderr
+
+
 def test_queries_smoke(trained, tmp_path, capsys, monkeypatch):
     words = ("smoke", "--run", trained, "--no-peers", "--out", tmp_path / "lines.jsonl")
     done = scripts.call(capsys, monkeypatch, "benchmarks.queries", *words)
