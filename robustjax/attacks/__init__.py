@@ -14,6 +14,7 @@ fmn                   minimum norms in linf, l2, l1 and l0, in balls whose radiu
 sigma_zero            the fewest pixels in l0, by a smooth count of them
 vfga                  one pixel after the other, by gradients and draws
 deepfool              a quick estimate of minimum norms, from linearised boundaries
+super_deepfool        the same in l2 with projections onto the normal, nearer
 carlini_wagner        minimum norms in l2, as a trade with the margin
 square                random search that asks for values only
 sparse_rs             random search for few pixels, a patch or a frame
@@ -108,6 +109,7 @@ from robustjax.attacks.spsa import spsa as spsa
 from robustjax.attacks.square import square as square
 from robustjax.attacks.step_schedule import first_steps as first_steps
 from robustjax.attacks.step_schedule import rising as rising
+from robustjax.attacks.super_deepfool import super_deepfool as super_deepfool
 from robustjax.attacks.transfer import transferred as transferred
 from robustjax.attacks.transferable import at_scales as at_scales
 from robustjax.attacks.transferable import diverse as diverse

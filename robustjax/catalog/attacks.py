@@ -34,6 +34,7 @@ from robustjax.attacks.simba import simba
 from robustjax.attacks.solver import OfLogits, Solver, of_ascent
 from robustjax.attacks.sparse_rs import sparse_rs, sparse_rs_frame, sparse_rs_patch
 from robustjax.attacks.spsa import spsa
+from robustjax.attacks.super_deepfool import super_deepfool
 from robustjax.attacks.transferable import at_scales, diverse, momentum_iterative, translated
 from robustjax.attacks.vfga import vfga
 from robustjax.attacks.zoo import zoo
@@ -114,6 +115,7 @@ ATTACKS: dict[str, Build] = {
     "pgd-margin": _pgd("pgd-margin", logit.margin),
     "pgd-dlr": _pgd("pgd-dlr", logit.dlr),
     "deepfool": lambda t, k, s: untargeted("deepfool", deepfool(t, steps=s.steps), leads, passes=k + 1),
+    "sdf": lambda t, k, s: untargeted("sdf", super_deepfool(t, steps=s.steps), leads, passes=k + 1),
     "ddn": lambda t, k, s: untargeted("ddn", ddn(t, steps=s.steps), logit.cross_entropy),
     "fmn": lambda t, k, s: untargeted("fmn", fmn(t, steps=s.steps), logit.margin),
     "cw": lambda t, k, s: untargeted("cw", carlini_wagner(t, searches=5, steps=s.steps), logit.margin),

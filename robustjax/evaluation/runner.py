@@ -468,7 +468,8 @@ def _fresh(
     best, at_first = np.zeros_like(x), suite.at_first or suite.clean
     if entered is not None:
         best[entered] = suite.first[example[entered]]
-    return Fresh(*fields, best, jax.tree.map(lambda values: values[example], at_first))
+    at_best = jax.tree.map(lambda values: values[example], at_first)
+    return Fresh(*fields)._replace(best=best, at_best=at_best)
 
 
 def _progress(suite: SuiteState, cases: tuple[Case, ...], able: np.ndarray, counted: np.ndarray) -> Progress:

@@ -95,6 +95,7 @@ LINES = {
     "fab_targeted": Line(lambda t: attacks.fab_targeted(t, steps=10), ("linf", "l2"), worse=True),
     "boundary": Line(lambda t: against(attacks.boundary(t, steps=10)), ("l2",), worse=True),
     "deepfool": Line(lambda t: as_attack(attacks.deepfool(t, steps=5)), worse=True),
+    "super_deepfool": Line(lambda t: as_attack(attacks.super_deepfool(t, steps=15)), ("l2",), worse=True, slow=True),
     "ddn": Line(lambda t: as_attack(attacks.ddn(t, steps=60)), ("l2",), worse=True),
     "fmn": Line(lambda t: against(attacks.fmn(t, steps=60)), worse=True),
     "carlini_wagner": Line(

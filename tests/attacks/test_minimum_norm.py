@@ -17,6 +17,7 @@ from robustjax.attacks.hyperplane import onto_hyperplane
 from robustjax.attacks.signed import signed
 from robustjax.attacks.solver import as_attack, classified, until_found
 from robustjax.attacks.starts import gaussian_start
+from robustjax.attacks.super_deepfool import super_deepfool
 from robustjax.numerics import norm
 from robustjax.threats import Threat
 
@@ -27,9 +28,10 @@ X = jnp.asarray(RNG.uniform(0.3, 0.7, size=(N, D)), jnp.float32)
 ON_BOX = jnp.asarray(RNG.uniform(-0.5, 1.5, size=(N, D)).clip(0, 1), jnp.float32)  # many exact 0 and 1
 KEY = jax.random.key(0)
 # How far a result may be from the nearest point. C&W tries a handful of constants, c / 2 apart at best.
-SLACK = {ddn: 1.01, fmn: 1.01, deepfool: 1.0201, carlini_wagner: 1.05}
+SLACK = {ddn: 1.01, fmn: 1.01, deepfool: 1.0201, super_deepfool: 1.0201, carlini_wagner: 1.05}
 CASES = [
     (ddn, "l2"),
+    (super_deepfool, "l2"),
     (carlini_wagner, "l2"),
     *((a, k) for a in (fmn, deepfool) for k in ("linf", "l2", "l1")),
 ]
@@ -37,6 +39,7 @@ QUICK = {
     ddn: {"steps": 15},
     fmn: {"steps": 15},
     deepfool: {},
+    super_deepfool: {"steps": 15},
     carlini_wagner: {"searches": 4, "steps": 15, "step_size": 0.1},
 }
 ONE_EACH = [(ddn, "l2"), (carlini_wagner, "l2"), (fmn, "l1"), (deepfool, "linf")]
