@@ -13,6 +13,8 @@ sensitivity        relative foreground sensitivity: which noise hurts more
 groups             accuracy by class and by group, worst group
 backgrounds        what a change of background does: gap, flips, coarse classes, effective robustness
 saliency           whether what matters to the answer lies on the object
+on_scenes          one network on sets of scenes: predictions, hits under noise, activations
+linear_head        linear heads on frozen activations
 last_layer         deep feature reweighting: refit the last layer on balanced groups
 reliance           all of this for networks of several seeds on paired scenes
 corruption_error   accuracy, mCE and relative mCE on corrupted images

@@ -59,6 +59,7 @@ resize               scale and crop to one size
 ```
 trees                pictures and masks of a published folder tree, decoded when asked for
 waterbirds           landbirds and waterbirds on land and water
+waterbirds_built     the same made anew of CUB and Places
 imagenet9            the backgrounds challenge, and its map of ImageNet's classes
 rival10              ten classes with masks of the objects
 salient_imagenet     soft masks of core and spurious features

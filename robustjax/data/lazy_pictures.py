@@ -58,7 +58,7 @@ class LazyPictures:
             out[i] = self._convert(from_bytes(content, str(self.names[place])))
 
         jobs = zip(range(len(flat)), flat, self.read(flat), strict=True)
-        for _ in _pool().map(decode, jobs):
+        for _ in pool().map(decode, jobs):
             pass
         return out if np.ndim(places) else out[0]
 
@@ -68,7 +68,8 @@ class LazyPictures:
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
+def pool() -> ThreadPoolExecutor:
+    """Share the threads that decode pictures."""
     return ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), thread_name_prefix="decode")
 
 

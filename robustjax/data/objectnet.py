@@ -7,7 +7,6 @@ from PIL import Image
 
 from robustjax.data import trees
 from robustjax.data.pictures import SUFFIXES
-from robustjax.data.resize import to_square
 from robustjax.data.scenes import Scenes
 
 BORDER = 2  # pixels of red around every picture
@@ -18,7 +17,7 @@ def objectnet(root: str | Path, *, size: int = 224) -> tuple[Scenes, np.ndarray]
 
     Args:
       root: objectnet-1.0.
-      size: pixels a side; the red border is cut off first.
+      size: pixels a side; the red border is cut off first, then pictures are scaled and cropped as ImageNet's.
     Returns:
       Scenes of the shared classes, and for each of the 1000 ImageNet classes, in PyTorch's order, its class here or
       -1, for `backgrounds.coarse`.
@@ -61,4 +60,5 @@ def objectnet(root: str | Path, *, size: int = 224) -> tuple[Scenes, np.ndarray]
 
 def _without_border(picture: Image.Image, size: int) -> Image.Image:
     width, height = picture.size
-    return to_square(picture.crop((BORDER, BORDER, width - BORDER, height - BORDER)), size)
+    inside = picture.crop((BORDER, BORDER, width - BORDER, height - BORDER))
+    return trees.scaled_larger_and_cropped(inside, size)

@@ -83,6 +83,7 @@ def salient_imagenet(
         label,
         classes=tuple(wnids.get(k, str(k)) for k in range(1000)),
         masks=[partial(_strongest, paths) for paths in cams],
+        fit=trees.scaled_and_cropped,
         size=size,
     )
 

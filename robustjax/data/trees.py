@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from robustjax.checks import reading
+from robustjax.data import lazy_pictures
 from robustjax.data.pictures import from_bytes
+from robustjax.data.preprocessing import preprocessing
 from robustjax.data.resize import to_square
 from robustjax.data.scenes import Rows, Scenes
 
@@ -29,6 +31,16 @@ def squashed_and_cropped(picture: Image.Image, size: int) -> Image.Image:
     return squashed(picture, larger).crop((edge, edge, edge + size, edge + size))
 
 
+def scaled_and_cropped(picture: Image.Image, size: int) -> Image.Image:
+    """Scale the shorter side to the size, bilinearly, and cut the centre out: as published for Salient ImageNet."""
+    return Image.fromarray(preprocessing(f"Res{size}Crop{size}")(picture))
+
+
+def scaled_larger_and_cropped(picture: Image.Image, size: int) -> Image.Image:
+    """Scale the shorter side to 8/7 of the size and cut the centre out: 256 and 224 pixels, as usual for ImageNet."""
+    return Image.fromarray(preprocessing(f"Res{round(size * 256 / 224)}Crop{size}")(picture))
+
+
 def scenes(
     name: str,
     files: Sequence[Path],
@@ -40,6 +52,7 @@ def scenes(
     places: Sequence[str] = (),
     masks: Sequence[Callable[[], Image.Image]] | None = None,
     fit: Fit = to_square,
+    pictures: Sequence[Callable[[], Image.Image]] | None = None,
 ) -> Scenes:
     """Make a set of pictures in files, with masks that go through the same scaling.
 
@@ -53,6 +66,7 @@ def scenes(
       places: names.
       masks: for each picture, how to get its mask, a grey picture that is white on the object.
       fit: how pictures and masks are brought to the size.
+      pictures: for each file, how to make the picture of it; by default it is opened.
     Raises:
       ValueError: if there are no pictures, one of them is absent, or the size is below 1.
     """
@@ -66,13 +80,19 @@ def scenes(
         )
     where = np.full(len(files), -1, np.int32) if place is None else np.asarray(place, np.int32)
 
+    def one_image(i: int) -> np.ndarray:
+        picture = read_picture(files[i]) if pictures is None else pictures[i]()
+        return np.asarray(fit(picture.convert("RGB"), size))
+
+    def one_mask(i: int) -> np.ndarray:
+        assert masks is not None
+        return np.asarray(fit(masks[i]().convert("L"), size).convert("L"), np.float32) / np.float32(255)
+
     def image(rows: Rows) -> np.ndarray:
-        return np.stack([np.asarray(fit(read_picture(files[i]).convert("RGB"), size)) for i in rows])
+        return np.stack(list(lazy_pictures.pool().map(one_image, map(int, rows))))
 
     def mask(rows: Rows) -> np.ndarray:
-        assert masks is not None
-        grey = (np.asarray(fit(masks[i]().convert("L"), size), np.float32) for i in rows)
-        return np.stack([g / np.float32(255) for g in grey])
+        return np.stack(list(lazy_pictures.pool().map(one_mask, map(int, rows))))
 
     return Scenes(
         name=name,
