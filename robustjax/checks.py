@@ -340,6 +340,37 @@ def classes(who: str, y: Any, count: int) -> Any:
     return y
 
 
+def soft_labels(who: str, y: Any, count: int, *, classes: int | None = None) -> None:
+    """Check a distribution over the classes for each point, as far as it is known.
+
+    Args:
+      who: the function that was called, for the error.
+      y: (b, k), floats.
+      count: how many points there are.
+      classes: how many logits there are, if known.
+    Raises:
+      ValueError: in one line, for another shape or dtype, fewer than two classes, and known rows that are negative or
+        do not sum to 1.
+    """
+    wanted = f"({count}, {classes or 'k'})"
+    if np.ndim(y) != 2 or len(y) != count or y.shape[1] < 2 or (classes and y.shape[1] != classes):
+        raise ValueError(f"{who}: soft labels have shape {np.shape(y)}, must be {wanted}")
+    if not jax.dtypes.issubdtype(y.dtype, np.floating):
+        raise ValueError(f"{who}: soft labels are {y.dtype}, must be floats that sum to 1 in each row")
+    if _readable(y) and y.size:
+        rows = np.asarray(y, np.float64)
+        if not (rows >= 0).all() or np.abs(rows.sum(axis=1) - 1).max() > 1e-3:
+            raise ValueError(
+                f"{who}: soft labels run from {rows.min():g} to {rows.max():g} and their rows sum to "
+                f"{rows.sum(axis=1).min():g} to {rows.sum(axis=1).max():g}, must be at least 0 and sum to 1"
+            )
+
+
+def is_soft(y: Any) -> bool:
+    """Say whether labels are distributions, (b, k) floats, and not classes."""
+    return np.ndim(y) == 2 and hasattr(y, "dtype") and jax.dtypes.issubdtype(y.dtype, np.floating)
+
+
 def answers(who: str, logits: Any, *ys: Any) -> None:
     """Check logits, as they come out of a network, against labels.
 
@@ -367,7 +398,7 @@ def answers(who: str, logits: Any, *ys: Any) -> None:
             labels(who, y, count=len(y), classes=shape[1])
 
 
-def batch(who: str, given: Any, *, labelled: bool = True, pixels: bool = False) -> None:
+def batch(who: str, given: Any, *, labelled: bool = True, pixels: bool = False, soft: bool = False) -> None:
     """Check what a loss is given: images with their labels, or a pair of these and OOD images.
 
     Inside jit it sees shapes and dtypes only; `answers` compares labels with the number of logits.
@@ -377,6 +408,7 @@ def batch(who: str, given: Any, *, labelled: bool = True, pixels: bool = False) 
       given: with `image` and `label`, or with `id`, such a batch, and `ood`, images.
       labelled: whether its labels are used.
       pixels: whether there is a label for every pixel, (b, h, w), of which 255 is unknown.
+      soft: whether labels may be soft, (b, k), as those of mixed images.
     Raises:
       ValueError: in one line, for images that are no floats or not finite, or labels that are not whole numbers from
         0, one for each image or pixel.
@@ -393,6 +425,13 @@ def batch(who: str, given: Any, *, labelled: bool = True, pixels: bool = False) 
             )
     if not labelled:
         return
+    if is_soft(y) and len(y) == len(image) and not pixels:
+        if soft:
+            return soft_labels(who, y, len(image))
+        if np.shape(y)[1] > 1 and not _readable(y):
+            raise ValueError(
+                f"{who}: labels are soft, {tuple(y.shape)}, must be classes ({len(image)},) here"
+            )
     shape = image.shape[:3] if pixels else image.shape[:1]
     if not isinstance(y, jax.Array | np.ndarray) or y.shape != shape:
         said = f"have shape {tuple(y.shape)}" if hasattr(y, "shape") else f"are a {type(y).__name__}"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from robustjax import checks
-from robustjax.types import Labels, Logits, Number, PerExample
+from robustjax.types import Labels, Logits, Number, PerExample, SoftLabels
 
 
 def log_softmax(logits: Logits) -> Logits:
@@ -21,11 +21,18 @@ def log_softmax(logits: Logits) -> Logits:
     return jax.nn.log_softmax(jnp.where(jnp.isinf(largest), among, logits))
 
 
-def cross_entropy(logits: Logits, label: Labels, *, smoothing: Number = 0.0) -> PerExample:
+def cross_entropy(logits: Logits, label: Labels | SoftLabels, *, smoothing: Number = 0.0) -> PerExample:
     """Compute -sum_k q_k log p_k with q = (1 - smoothing) onehot(label) + smoothing / K, in nats.
 
-    With smoothing it is infinite where a class is masked.
+    Of a soft label, a distribution over the classes, q = (1 - smoothing) label + smoothing / K. With smoothing it is
+    infinite where a class is masked.
     """
+    if checks.is_soft(label):
+        checks.answers("cross_entropy", logits)
+        checks.soft_labels("cross_entropy", label, len(logits), classes=logits.shape[-1])
+        log_p = log_softmax(logits)
+        own = _times(label, log_p).sum(axis=-1)
+        return -(_times(1.0 - smoothing, own) + _times(smoothing, log_p.mean(axis=-1)))
     checks.answers("cross_entropy", logits, label)
     log_p = log_softmax(logits)
     return -(_times(1.0 - smoothing, _pick(log_p, label)) + _times(smoothing, log_p.mean(axis=-1)))
@@ -119,8 +126,14 @@ def energy(logits: Logits, *, temperature: Number = 1.0) -> PerExample:
     return jnp.where(known, temperature * jax.nn.logsumexp(finite / temperature, axis=-1), largest)
 
 
-def correct(logits: Logits, label: Labels) -> PerExample:
-    """Say where the arg-max, lowest index on ties, is the label: 1 or 0; never where a logit is NaN."""
+def correct(logits: Logits, label: Labels | SoftLabels) -> PerExample:
+    """Say where the arg-max, lowest index on ties, is the label: 1 or 0; never where a logit is NaN.
+
+    A soft label counts as its likeliest class.
+    """
+    if logits.ndim == 2 and checks.is_soft(label):
+        checks.soft_labels("correct", label, len(logits), classes=logits.shape[-1])
+        label = label.argmax(axis=-1)
     if logits.ndim == 2:
         checks.answers("correct", logits, label)
     right = (logits.argmax(axis=-1) == label) & ~jnp.isnan(logits).any(axis=-1)
@@ -139,7 +152,7 @@ def _minus(a: Array, b: Array) -> Array:
     return jnp.where(same, 0.0, a) - jnp.where(same, 0.0, b)
 
 
-def _times(share: Number, value: Array) -> Array:
+def _times(share: Number | Array, value: Array) -> Array:
     """Multiply, with 0 where the share is 0 and the value infinite."""
     return share * jnp.where((jnp.asarray(share) == 0.0) & jnp.isinf(value), 0.0, value)
 

@@ -1,6 +1,6 @@
 """The training loop's state and its one compiled step, for any Loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,15 +10,16 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from robustjax import checks
 from robustjax.traced import default_platform
-from robustjax.types import Loss, Metrics, Model, Number, Params, State
+from robustjax.types import Images, Loss, Metrics, Model, Number, Params, State
 
 
 class TrainState(NamedTuple):
     """All that a run needs to go on, arrays only.
 
     `key` never changes: step t uses `fold_in(key, t)`, so a resumed run draws what the uninterrupted one would.
-    `ema` averages (params, state), or is None.
+    `ema` averages (params, state), as `exponential` or `even` say, or is None.
     """
 
     step: Int[Array, ""]
@@ -30,6 +31,7 @@ class TrainState(NamedTuple):
 
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+Average = Callable[[PyTree, PyTree, Int[Array, ""]], PyTree]  # (average, new, updates before) -> average
 
 
 def start(
@@ -47,7 +49,7 @@ def start(
       model: what to train.
       tx: the optimiser.
       mesh: where the state lives, replicated; the default device if None.
-      ema: keep a moving average of parameters and BatchNorm statistics.
+      ema: keep an average of parameters and BatchNorm statistics; how is said to `step`.
     """
 
     def draw(key: PRNGKeyArray) -> TrainState:
@@ -81,7 +83,45 @@ def once(function: Callable[..., Any], out_shardings: Sharding | None = None) ->
     return run
 
 
-def step(loss: Loss, tx: optax.GradientTransformation, *, ema_decay: Number = 0.999) -> Step:
+def exponential(decay: Number = 0.999) -> Average:
+    """Build the moving average of the weights: `moving_average` with a decay.
+
+    Raises:
+      ValueError: if a known decay is outside [0, 1].
+    """
+    checks.number("exponential", "decay", decay, least=0, most=1)
+    return lambda average, new, updates: moving_average(average, new, updates, decay)
+
+
+def even(*, start: Number = 0, every: int = 1) -> Average:
+    """Build the even average of the weights after `start` updates, each `every`-th one; until then the newest weights.
+
+    The statistics of BatchNorm that belong to averaged weights are not the average of the iterates': `renewed` computes
+    them.
+
+    Args:
+      start: updates before the first that counts.
+      every: updates from one that counts to the next.
+    Raises:
+      ValueError: if a known start is negative, or every is below 1.
+
+    Reference: Izmailov et al. 2018, arXiv:1803.05407 (SWA).
+    """
+    checks.number("even", "start", start, least=0)
+    checks.count("even", "every", every)
+
+    def average(average: PyTree, new: PyTree, updates: Int[Array, ""]) -> PyTree:
+        since = updates + 1 - jnp.asarray(start, jnp.int32)
+        number = jnp.maximum(since // every, 0)  # of this iterate, from 1
+        counts = (number > 0) & (since % every == 0)
+        share = jnp.where(counts, 1.0 / jnp.maximum(number, 1).astype(jnp.float32), 0.0)
+        share = jnp.where(since <= 0, 1.0, share)
+        return jax.tree.map(lambda a, b: (a + share * (b - a)).astype(b.dtype), average, new)
+
+    return average
+
+
+def step(loss: Loss, tx: optax.GradientTransformation, *, average: Average | None = None) -> Step:
     """Compile (state, batch) -> (state, metrics): one gradient, one update; the old state is donated.
 
     With the state replicated and the batch sharded over a mesh, the compiler adds one mean over devices and
@@ -90,25 +130,28 @@ def step(loss: Loss, tx: optax.GradientTransformation, *, ema_decay: Number = 0.
     Args:
       loss: any `Loss`.
       tx: the optimiser given to `start`.
-      ema_decay: decay of the moving average, capped early on: min(ema_decay, (1 + t) / (10 + t)) after t
-        updates, and the first update copies.
+      average: of the weights, where `start` was asked for one; by default `exponential(0.999)`.
 
     Returns:
       The step; its metrics are the loss's, with `loss`, the value itself.
     """
-    return scheduled(lambda t: loss, tx, ema_decay=ema_decay)
+    return scheduled(lambda t: loss, tx, average=average)
 
 
 def scheduled(
-    loss_at: Callable[[Int[Array, ""]], Loss], tx: optax.GradientTransformation, *, ema_decay: Number = 0.999
+    loss_at: Callable[[Int[Array, ""]], Loss],
+    tx: optax.GradientTransformation,
+    *,
+    average: Average | None = None,
 ) -> Step:
     """Compile a step whose loss follows the number of updates done, traced: a growing radius, a falling weight.
 
     Args:
       loss_at: builds the loss from the count, as in
         `lambda t: adversarial(model, attack(Threat("linf", jnp.minimum(t / 1000, 1.0) * eps)))`.
-      tx, ema_decay: as in `step`.
+      tx, average: as in `step`.
     """
+    averaged = exponential() if average is None else average
 
     def one(now: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(now.key, now.step)
@@ -116,7 +159,7 @@ def scheduled(
         (value, (state, metrics)), grads = slope(now.params, now.state, batch, key)
         updates, opt_state = tx.update(grads, now.opt_state, now.params)
         params = optax.apply_updates(now.params, updates)
-        ema = None if now.ema is None else moving_average(now.ema, (params, state), now.step, ema_decay)
+        ema = None if now.ema is None else averaged(now.ema, (params, state), now.step)
         then = TrainState(now.step + 1, now.key, params, state, opt_state, ema)
         return then, {"loss": value, **metrics}
 
@@ -126,12 +169,58 @@ def scheduled(
 def moving_average(average: PyTree, new: PyTree, updates: Int[Array, ""], decay: Number) -> PyTree:
     """Move an average towards new values, after `updates` earlier ones; the first update copies.
 
+    The decay is capped early on, min(decay, (1 + t) / (10 + t)) after t updates.
+
     Reference: the warm-up of the decay, (1 + t) / (10 + t), is TensorFlow's ExponentialMovingAverage with
       num_updates, used by Rebuffi et al. 2021, arXiv:2103.01946.
     """
     t = updates.astype(jnp.float32)
     keep = jnp.where(updates == 0, 0.0, jnp.minimum(decay, (1.0 + t) / (10.0 + t)))
     return jax.tree.map(lambda a, b: (keep * a + (1.0 - keep) * b).astype(b.dtype), average, new)
+
+
+def renewed(model: Model, params: Params, state: State, images: Iterable[Images]) -> State:
+    """Compute the running statistics of BatchNorm anew, for these parameters: the mean over batches of each one.
+
+    In train mode a statistic r becomes m r + (1 - m) b, with b of the batch and a momentum m, whatever the library. Its
+    value at r = 0 and its slope there give b. What a batch does not move, and what are no floats, stay as they are.
+
+    Args:
+      model: whose `apply` updates the state in train mode, and draws nothing.
+      params: such as averaged ones.
+      state: of which each leaf is replaced.
+      images: batches of one size.
+    Raises:
+      ValueError: if there is no batch.
+
+    Reference: Izmailov et al. 2018, arXiv:1803.05407, section 3.2: averaged weights need statistics of their own.
+    """
+    leaves, form = jax.tree.flatten(state)
+    moving = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)]
+
+    @jax.jit
+    def of_batch(params: Params, x: Images) -> list[tuple[Array, Array]]:
+        def after(values: list[Array]) -> list[Array]:
+            given = list(leaves)
+            for i, value in zip(moving, values, strict=True):
+                given[i] = value
+            new = jax.tree.leaves(model.apply(params, jax.tree.unflatten(form, given), x, train=True)[1])
+            return [new[i] for i in moving]
+
+        zeros = [jnp.zeros_like(leaves[i]) for i in moving]
+        return list(zip(*jax.jvp(after, (zeros,), ([jnp.ones_like(z) for z in zeros],)), strict=True))
+
+    total, count = None, 0
+    for x in images:
+        found = [jnp.where(keep < 1, low / jnp.where(keep < 1, 1.0 - keep, 1.0), leaves[i])
+                 for i, (low, keep) in zip(moving, of_batch(params, x), strict=True)]  # fmt: skip
+        total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
+        count += 1
+    if total is None:
+        raise ValueError("renewed: no batch given, must be at least one")
+    for i, value in zip(moving, total, strict=True):
+        leaves[i] = (value / count).astype(leaves[i].dtype)
+    return jax.tree.unflatten(form, leaves)
 
 
 def for_evaluation(state: TrainState) -> tuple[Params, State]:

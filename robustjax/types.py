@@ -19,6 +19,7 @@ Logits = Float[Array, "b k"]
 OODLogits = Float[Array, "m k"]
 Outputs = Float[Array, "b ... k"]  # logits, or those of each pixel
 Labels = Int[Array, "b"]
+SoftLabels = Float[Array, "b k"]  # a distribution over the classes for each image, as of mixed images
 PerExample = Float[Array, "b"]
 Mask = Bool[Array, "b"]
 Bytes = UInt8[Array, "b h w c"]

@@ -1,10 +1,11 @@
-"""The published numbers of a run's settings: decays of the moving average, learning rates of the cosine."""
+"""Averages of the weights, their statistics, and learning rates of the cosine, by their published formulas."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from robustjax import optimizers, training
+from robustjax.types import Model
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,41 @@ def test_cosine_over_300_epochs():
     np.testing.assert_allclose(
         [rate(t) for t in (0, 75, 150, 225, 300)], [0.1, 0.085355, 0.05, 0.014645, 0.0], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("start, every", [(0, 1), (3, 1), (2, 4)])
+def test_the_even_average_is_the_mean_of_the_iterates_that_count(start, every):
+    iterates = np.random.default_rng(0).normal(size=13).astype(np.float32)
+    average, kept = training.even(start=start, every=every), jnp.float32(99.0)
+    for t, new in enumerate(iterates):
+        kept = average(kept, jnp.float32(new), jnp.int32(t))
+        counted = [
+            iterates[done - 1] for done in range(1, t + 2) if done > start and (done - start) % every == 0
+        ]
+        want = np.mean(counted) if counted else iterates[min(t, max(start - 1, 0))]
+        if counted or t < start:
+            assert float(kept) == pytest.approx(want, abs=1e-5)
+
+
+def test_statistics_of_batchnorm_are_the_means_over_batches():
+    """Of a network without weights before its BatchNorm: moments of the images, whatever the momentum."""
+    images = [jnp.asarray(np.random.default_rng(i).uniform(size=(5, 4, 4, 2)), jnp.float32) for i in range(3)]
+
+    def apply(params, state, x, *, train=False, key=None):
+        moments = {"mean": x.mean(axis=(0, 1, 2)), "var": x.var(axis=(0, 1, 2))}
+        moved = {n: 0.9 * state["norm"][n] + 0.1 * moments[n] for n in moments}
+        return x, {"norm": moved, "count": state["count"] + 1, "still": state["still"]}
+
+    state = {
+        "norm": {"mean": jnp.full(2, 7.0), "var": jnp.full(2, 5.0)},
+        "count": jnp.int32(4),
+        "still": jnp.float32(3.0),
+    }
+    new = training.renewed(Model(lambda key: ({}, state), apply, lambda p, s, x: {}), {}, state, images)
+    np.testing.assert_allclose(
+        new["norm"]["mean"], np.mean([x.mean((0, 1, 2)) for x in images], 0), rtol=1e-5
+    )
+    np.testing.assert_allclose(new["norm"]["var"], np.mean([x.var((0, 1, 2)) for x in images], 0), rtol=1e-5)
+    assert int(new["count"]) == 4 and float(new["still"]) == 3
+    with pytest.raises(ValueError, match="no batch"):
+        training.renewed(Model(lambda key: ({}, state), apply, lambda p, s, x: {}), {}, state, [])

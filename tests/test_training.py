@@ -104,7 +104,7 @@ def test_a_start_may_be_part_of_a_program():
 @pytest.mark.slow
 def test_ema_starts_as_a_copy_and_then_follows_the_warmed_up_decay():
     state = training.start(jax.random.key(0), MODEL, TX, ema=True)
-    update = training.step(standard(MODEL), TX, ema_decay=0.999)
+    update = training.step(standard(MODEL), TX, average=training.exponential(0.999))
     expected = None
     for t in range(5):
         state, _ = update(state, batch(t))

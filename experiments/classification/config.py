@@ -56,7 +56,7 @@ class TrainConfig:
     dtype: str = "float32"  # what the network computes in, or bfloat16; logits and losses stay float32
     remat: bool = False  # recompute what lies inside residual blocks: less memory, a third more time
     # standard, adversarial, half_adversarial, trades, trades_official, mart, fgsm_rs, n_fgsm, free, ibp, crown_ibp,
-    # sabr, or module:name of a function; see catalog.losses
+    # sabr, logitnorm, or module:name of a function; see catalog.losses
     loss: str = "adversarial"
     attack: PGD = PGD()  # the adversary of training
     warmup: Share = 0.0  # share of the run over which the training radius grows from 0 to --attack.eps
@@ -68,6 +68,13 @@ class TrainConfig:
     batch_size: Count = 128  # over all devices
     optimizer: Optimizer = Optimizer()
     ema: bool = False  # evaluate a moving average of the weights
+    swa: Share = 0.0  # evaluate the even average of the weights over this last share of the run, 0 for none
+    extra: str | None = (
+        None  # images of pseudo-labels or a generator beside the labelled, such as cifar10_extra
+    )
+    extra_share: Share = 0.7  # of every batch, with --extra
+    mix: Literal["none", "mixup", "cutmix"] = "none"  # train on pairs of images and their labels in shares
+    mix_alpha: Positive = 1.0  # of the Beta distribution of the shares
     augment: tuple[str, ...] = ()  # of crop, flip, cutout, cutout16, autoaugment_cifar10, autoaugment_svhn
     evaluation: PGD = PGD(steps=20, step=0.1)  # the adversary of validation and test
     validate_every: Count = 250  # updates between validations and checkpoints
@@ -87,7 +94,17 @@ class TrainConfig:
             raise ValueError(f"--smoothing is {self.smoothing:g}, must be 0 with --loss {self.loss}")
         if self.loss == "half_adversarial" and self.batch_size % 2:
             raise ValueError(f"--batch-size is {self.batch_size}, must be even with --loss half_adversarial")
-        if self.awp and self.loss in ("standard", "free", "ibp", "crown_ibp"):
+        if self.ema and self.swa:
+            raise ValueError(f"--ema is set and --swa {self.swa:g}, must be one of them")
+        if self.loss == "free" and (self.swa or self.extra or self.mix != "none"):
+            raise ValueError("--loss is free, must be another one with --swa, --extra or --mix")
+        if self.mix != "none" and self.batch_size % 2:
+            raise ValueError(f"--batch-size is {self.batch_size}, must be even with --mix {self.mix}")
+        if self.mix != "none" and self.loss in losses.LOSSES and self.loss not in losses.TAKE_SOFT_LABELS:
+            raise ValueError(
+                f"--mix is {self.mix}, must be none with --loss {self.loss}, which takes no soft labels"
+            )
+        if self.awp and self.loss in ("standard", "free", "ibp", "crown_ibp", "logitnorm"):
             raise ValueError(
                 f"--awp is {self.awp:g}, must be 0 with --loss {self.loss}, which attacks nothing first"
             )

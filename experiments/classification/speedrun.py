@@ -62,7 +62,7 @@ def main(cfg: SpeedrunConfig) -> int:
         dtype=cfg.dtype,
     )
     tx = cfg.optimizer.over(updates * cfg.epochs)
-    update = training.step(loss_of(cfg, model), tx, ema_decay=cfg.ema_decay)
+    update = training.step(loss_of(cfg, model), tx, average=training.exponential(cfg.ema_decay))
     state = training.start(jax.random.key(cfg.seed), model, tx, mesh, ema=cfg.ema)
     measure = accuracies(
         model,

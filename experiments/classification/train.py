@@ -3,6 +3,7 @@
     python -m experiments.classification.train digits --out runs/digits
     python -m experiments.classification.train mnist --loss trades --beta 6 --out runs/mnist_trades
     python -m experiments.classification.train cifar10 --attack.eps 8/255 --out runs/cifar10
+    python -m experiments.classification.train cifar10 --loss trades --extra cifar10_extra --mix cutmix --out runs/more
     python -m experiments.classification.train digits --loss mine:my_loss --out runs/mine
 
 Start it again with the same --out and it goes on from the newest checkpoint, bit for bit as if it had never
@@ -15,6 +16,7 @@ scheduler tells).
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -30,10 +32,13 @@ from robustjax import data, runtime, training
 from robustjax.analysis import curves
 from robustjax.catalog import augmentations, losses, models
 from robustjax.data import subsets
+from robustjax.data.extra import enriched
 from robustjax.losses.free import optimizer as free_optimizer
 from robustjax.losses.free import parameters as free_parameters
 from robustjax.threats import Threat
 from robustjax.types import Batch, Loss, Model
+
+RENEWED_OVER = 100  # batches of clean training images, for BatchNorm statistics of averaged weights
 
 
 def main(cfg: TrainConfig) -> int:
@@ -47,7 +52,7 @@ def main(cfg: TrainConfig) -> int:
         data.load(cfg.dataset, "validation", data_dir=cfg.data_dir, size=cfg.size), cfg.images
     )
     test = subsets.subset(data.load(cfg.dataset, "test", data_dir=cfg.data_dir, size=cfg.size), cfg.images)
-    stream = partial(
+    feed = partial(
         data.stream,
         train,
         batch_size=cfg.batch_size,
@@ -55,18 +60,23 @@ def main(cfg: TrainConfig) -> int:
         augment=augmentations.augmentation(cfg.augment),
         sharding=sharding,
     )
+    stream = feed
+    if cfg.extra:
+        more = data.load(cfg.extra, "train", data_dir=cfg.data_dir, size=cfg.size)
+        stream = partial(enriched, train, more, share=cfg.extra_share, **feed.keywords)
 
     # --- model, loss and optimiser ---
     classes, shape = len(train.info.classes), train.image.shape[1:]
     model = models.classifier(
         cfg.model, dataset=cfg.dataset, classes=classes, shape=shape, dtype=cfg.dtype, remat=cfg.remat
     )
-    update_loss, tx = loss_at(cfg, model), cfg.optimizer.over(cfg.updates)
+    update_loss, tx = loss_at(cfg, model, classes), cfg.optimizer.over(cfg.updates)
     replays = 1
     if cfg.loss == "free":  # the perturbation is trained like a parameter, on every batch several times
         model = free_parameters(model, shape=(cfg.batch_size, *shape))
         tx = free_optimizer(tx, Threat(cfg.attack.norm, cfg.attack.eps), step_size=cfg.attack.eps)
         replays = cfg.replays
+    average = training.even(start=cfg.updates - math.ceil(cfg.swa * cfg.updates)) if cfg.swa else None
     evaluation_batch = 2 * cfg.batch_size  # larger, since no activations are kept for weights
     measure = accuracies(
         model,
@@ -84,13 +94,14 @@ def main(cfg: TrainConfig) -> int:
         runtime.stopping() as stop,
     ):
         fitted = runtime.fit(
-            training.scheduled(update_loss, tx),
-            training.start(jax.random.key(cfg.seed), model, tx, mesh, ema=cfg.ema),
+            training.scheduled(update_loss, tx, average=average),
+            training.start(jax.random.key(cfg.seed), model, tx, mesh, ema=cfg.ema or bool(cfg.swa)),
             lambda begin, _: replayed(stream, begin, replays),
             total=cfg.updates,
             saved=saved,
             stop=stop,
             run=run,
+            renew=partial(renewed, model, feed) if cfg.swa else None,
             validate=lambda state: measure(state, valid, "valid"),
             record_every=cfg.record_every,
             save_every=cfg.validate_every,
@@ -114,7 +125,7 @@ def main(cfg: TrainConfig) -> int:
     return 0
 
 
-def loss_at(cfg: TrainConfig, model: Model) -> Callable[[jax.Array], Loss]:
+def loss_at(cfg: TrainConfig, model: Model, classes: int) -> Callable[[jax.Array], Loss]:
     """Build the loss from the number of updates done: the radius may grow."""
 
     def at(t: jax.Array) -> Loss:
@@ -131,10 +142,22 @@ def loss_at(cfg: TrainConfig, model: Model) -> Callable[[jax.Array], Loss]:
             smoothing=cfg.smoothing,
             progress=grown,
             awp=cfg.awp,
+            mix=None if cfg.mix == "none" else cfg.mix,
+            mix_alpha=cfg.mix_alpha,
+            classes=classes,
         )
 
     at(jnp.int32(0))  # what is wrong with a loss is said before any work
     return at
+
+
+def renewed(
+    model: Model, feed: Callable[..., Iterator[Batch]], state: training.TrainState
+) -> training.TrainState:
+    """Give averaged weights BatchNorm statistics of their own, over clean training images."""
+    params, net_state = training.for_evaluation(state)
+    images = (batch.image for batch in itertools.islice(feed(), RENEWED_OVER))
+    return state._replace(ema=(params, training.renewed(model, params, net_state, images)))
 
 
 def replayed(stream: Callable[..., Iterator[Batch]], begin: int, times: int) -> Iterator[Batch]:

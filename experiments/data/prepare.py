@@ -9,8 +9,9 @@ fashion_mnist, kmnist, emnist/letters, notmnist, kannada_mnist, kannada_mnist/di
 svhn_cropped, cifar10_corrupted/<type>_<severity>, omniglot, tiny_imagenet, tiny_imagenet/outliers, random_images)
 must agree with the known counts and checksums; gtsrb and gtsrb/aloe are traffic signs as pickles; lsun_crop,
 lsun_resize, isun, places365 and lsun_classroom are OOD sets of pictures without classes; tiny_images/<count> draws OOD
-images from the file of 80 Million Tiny Images, without what the lists beside it name; cifar10_extra are pseudo-labelled
-images; multi_illumination/mip5 is a level of its tree; any other name is a set of your own. Nothing is downloaded. The
+images from the file of 80 Million Tiny Images, without what the lists beside it name; cifar10_extra, cifar10_extra/ddpm
+and the like are further training images of a set, with labels of a network or a generator; multi_illumination/mip5 is a
+level of its tree; any other name is a set of your own. Nothing is downloaded. The
 result is a TFDS data set in $TFDS_DATA_DIR or ~/tensorflow_datasets; the embedded sets (digits, letters, letters/28)
 need none.
 """

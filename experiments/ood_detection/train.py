@@ -4,10 +4,10 @@
     python -m experiments.ood_detection.train fashion_mnist --loss oe --out runs/fashion_oe
     python -m experiments.ood_detection.train cifar10_aloe --ood-sets tiny_imagenet/outliers --out runs/cifar10_aloe
 
-The method is named by --loss: standard, adversarial, trades (which see no OOD images), oe, ceda, acet, half_acet,
-aoe, aloe, ratio, half_ratio, trades_acet, trades_ceda, ntom, atom, sofl, rowl, ccu; or module:name, a function of your
-own (see catalog.ood_losses). --ood-sets names one or more OOD sets, with the part to take after a colon, or noise (see
-catalog.ood_sets). Weights are those published unless --weight is given.
+The method is named by --loss: standard, adversarial, trades, logitnorm (which see no OOD images), oe, mixoe,
+mixoe_mixup, ceda, acet, half_acet, aoe, aloe, ratio, half_ratio, trades_acet, trades_ceda, ntom, atom, sofl, rowl, ccu;
+or module:name, a function of your own (see catalog.ood_losses). --ood-sets names one or more OOD sets, with the part to
+take after a colon, or noise (see catalog.ood_sets). Weights are those published unless --weight is given.
 
 Start it again with the same --out and it goes on bit for bit. Evaluate the last checkpoint, as the papers do, with
 ood_detection.evaluate; report.html says how training went.

@@ -36,10 +36,11 @@ def open_classifier(folder: str, *, data_dir: str | None = None) -> tuple[Networ
     )
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     params = {"network": params} if made["loss"] == "free" else params
-    like = {"ema": (params, state)} if made["ema"] else {"params": params, "state": state}
+    averaged = made["ema"] or made.get("swa")  # which speedruns have not
+    like = {"ema": (params, state)} if averaged else {"params": params, "state": state}
     tree: Any
     tree, step = run.restore(like, best="valid_robust")
-    params, state = tree["ema"] if made["ema"] else (tree["params"], tree["state"])
+    params, state = tree["ema"] if averaged else (tree["params"], tree["state"])
     params = params["network"] if made["loss"] == "free" else params
     checks.finite_weights(f"checkpoint {step} of {folder}", (params, state))
     about = {

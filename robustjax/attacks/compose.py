@@ -11,7 +11,7 @@ from robustjax.attacks import objectives
 from robustjax.attacks.signed import require_signed
 from robustjax.attacks.solver import Solver, better
 from robustjax.numerics import fold, keys_for
-from robustjax.types import Ascent, Attack, Found, Keys, Labels, LogitsFn, Objective
+from robustjax.types import Ascent, Attack, Found, Keys, Labels, LogitsFn, Objective, SoftLabels
 
 Surrogate = Callable[[LogitsFn, Labels], Objective]  # such as objectives.margin
 TargetedSurrogate = Callable[[LogitsFn, Labels, Labels], Objective]  # such as objectives.targeted_margin
@@ -22,12 +22,16 @@ def against(ascent: Ascent, surrogate: Surrogate = objectives.margin) -> Attack:
 
     Raises:
       ValueError: where the ascent looks for the nearest adversarial point and the surrogate is not `signed`; called
-        with known values, for labels that are not 0..k-1 or points outside the box.
+        with known values, for labels that are not 0..k-1 or points outside the box; for soft labels, unless the
+        surrogate takes them, as `objectives.cross_entropy` does.
     """
     _check_surrogate(ascent, surrogate)
 
-    def attack(key: Keys, logits_fn: LogitsFn, x: Array, y: Labels) -> Found:
+    def attack(key: Keys, logits_fn: LogitsFn, x: Array, y: Labels | SoftLabels) -> Found:
         checks.array("against", x)
+        if checks.is_soft(y):
+            checks.soft_labels("against", y, len(x))
+            return ascent(key, surrogate(logits_fn, y), x)
         return ascent(key, surrogate(logits_fn, checks.classes("against", y, len(x))), x)
 
     return attack

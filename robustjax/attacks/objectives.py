@@ -8,15 +8,20 @@ import jax.numpy as jnp
 
 from robustjax import checks, logit
 from robustjax.attacks.signed import signed
-from robustjax.types import Labels, Logits, LogitsFn, Number, Objective
+from robustjax.types import Labels, Logits, LogitsFn, Number, Objective, SoftLabels
 
 
-def cross_entropy(logits_fn: LogitsFn, y: Labels, *, smoothing: Number = 0.0) -> Objective:
-    """Give the cross-entropy of the label, -log p_y.
+def cross_entropy(logits_fn: LogitsFn, y: Labels | SoftLabels, *, smoothing: Number = 0.0) -> Objective:
+    """Give the cross-entropy of the label, -log p_y, or of a soft label, -sum_k y_k log p_k.
 
     Its gradient vanishes in float32 once the network is very sure; `margin` and `dlr` do not.
     """
-    y, seen = _classes("cross_entropy", y), _seen("cross_entropy", logits_fn, y)
+    if checks.is_soft(y):
+        checks.soft_labels("cross_entropy", y, len(y))
+        seen = _seen("cross_entropy", logits_fn)
+    else:
+        y = _classes("cross_entropy", y)
+        seen = _seen("cross_entropy", logits_fn, y)
     return lambda x: logit.cross_entropy(seen(x), y, smoothing=smoothing)
 
 

@@ -26,13 +26,16 @@ from collections.abc import Callable
 
 from robustjax.attacks import compose, objectives
 from robustjax.catalog.names import built, named, parameters
+from robustjax.data.mixing import MIXERS
 from robustjax.losses.adversarial import adversarial, half_adversarial
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.awp import awp as weight_perturbation
 from robustjax.losses.certified import crown_ibp, ibp, sabr
 from robustjax.losses.fast import fgsm_rs, n_fgsm
 from robustjax.losses.free import free
+from robustjax.losses.logitnorm import logitnorm
 from robustjax.losses.mart import mart
+from robustjax.losses.mixed_images import on_mixed_images
 from robustjax.losses.standard import standard
 from robustjax.losses.trades import trades
 from robustjax.threats import Threat
@@ -75,8 +78,15 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "ibp": _ibp,  # certified training: kappa falls from 1 to 1/2 during the warm-up
     "crown_ibp": _crown_ibp,  # likewise, and from lines to intervals
     "sabr": _sabr,  # small boxes of 0.4 of the radius; kappa falls from 1 to 0
+    "logitnorm": logitnorm,
     "free": free,  # needs its own optimiser and every batch several times, see losses.free
 }
+
+
+# Those that take the soft labels of mixed images.
+TAKE_SOFT_LABELS = (
+    "standard", "adversarial", "half_adversarial", "trades", "trades_official", "fgsm_rs", "n_fgsm", "logitnorm",
+)  # fmt: skip
 
 
 def takes(name: str, parameter: str) -> bool:
@@ -98,6 +108,9 @@ def training_loss(
     smoothing: Number = 0.0,
     progress: Number = 1.0,
     awp: float = 0.0,
+    mix: str | None = None,
+    mix_alpha: Number = 1.0,
+    classes: int | None = None,
 ) -> Loss:
     """Build a training loss by name.
 
@@ -105,10 +118,21 @@ def training_loss(
       name: a key of `LOSSES`, or `module:name` of a factory as described above.
       model, threat, ascent, beta, smoothing, progress: what is offered to it; `attack` is the ascent on cross-entropy.
       awp: relative size of an adversarial weight perturbation around the loss, 0 for none.
+      mix: "cutmix" or "mixup": train on images mixed with their neighbours in the batch.
+      mix_alpha: of the Beta distribution of their shares.
+      classes: how many there are; needed with `mix`.
     Raises:
       ValueError: in one line, if there is no such loss, it needs something else, or awp is given with a loss that
-        does not attack before it takes the risk.
+        does not attack before it takes the risk, or mix with a loss of the table that takes no soft labels.
     """
+    if mix is not None:
+        if mix not in MIXERS or classes is None:
+            raise ValueError(f"--mix is {mix!r}, must be of {', '.join(MIXERS)}, with the number of classes")
+        if name in LOSSES and name not in TAKE_SOFT_LABELS:
+            raise ValueError(
+                f"--mix is {mix}, must be none with --loss {name}: of the losses here "
+                f"{', '.join(TAKE_SOFT_LABELS)} take soft labels"
+            )
     offered = {
         "model": model,
         "attack": compose.against(ascent, objectives.cross_entropy),
@@ -120,9 +144,16 @@ def training_loss(
     }
     loss = built(named(LOSSES, name, flag="--loss"), offered, flag=f"--loss {name}")
     if not awp:
-        return loss
+        return (
+            loss if mix is None else on_mixed_images(loss, MIXERS[mix](alpha=mix_alpha), classes=classes or 0)
+        )
     if not isinstance(loss, AdversarialLoss):
         raise ValueError(
             f"--awp is {awp:g}, must be 0 with --loss {name}, which is no AdversarialLoss: it attacks nothing first"
         )
-    return weight_perturbation(loss, gamma=awp)
+    perturbed = weight_perturbation(loss, gamma=awp)
+    return (
+        perturbed
+        if mix is None
+        else on_mixed_images(perturbed, MIXERS[mix](alpha=mix_alpha), classes=classes or 0)
+    )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from robustjax.catalog.names import built, named, parameters
@@ -36,6 +37,10 @@ MODELS: dict[str, Callable[..., Model]] = {
     "wideresnet40_4": partial(wideresnet, depth=40, width=4),
     "wideresnet28_10": partial(wideresnet, depth=28, width=10),
     "wideresnet34_10": partial(wideresnet, depth=34, width=10),
+    # With SiLU (swish), as leaderboards train them on generated images.
+    "wideresnet28_10_silu": partial(wideresnet, depth=28, width=10, activation=jax.nn.silu),
+    "wideresnet34_20_silu": partial(wideresnet, depth=34, width=20, activation=jax.nn.silu),
+    "wideresnet70_16_silu": partial(wideresnet, depth=70, width=16, activation=jax.nn.silu),
 }
 NORMALISATIONS = {
     "cifar10": normalisation.CIFAR10,

@@ -21,6 +21,7 @@ from robustjax.attacks import compose, objectives
 from robustjax.attacks.half_batch import half_batch
 from robustjax.catalog import losses
 from robustjax.catalog.names import built, named
+from robustjax.data import mixing
 from robustjax.losses import batchnorm_modes, confidences, trades_out
 from robustjax.losses.acet import acet
 from robustjax.losses.aloe import aloe, aoe
@@ -29,6 +30,7 @@ from robustjax.losses.batchnorm_modes import BatchNormMode
 from robustjax.losses.ccu import ccu
 from robustjax.losses.confidences import Confidence
 from robustjax.losses.gaussian_mixture import Axes
+from robustjax.losses.mixoe import mixoe
 from robustjax.losses.oe import oe
 from robustjax.losses.ratio import half_ratio, ratio
 from robustjax.losses.rowl import rowl
@@ -153,8 +155,11 @@ METHODS: dict[str, Method] = {
     "standard": _on_id("standard", "nothing"),
     "adversarial": _on_id("adversarial", "ID images"),
     "trades": _on_id("trades", "ID images"),
+    "logitnorm": _on_id("logitnorm", "nothing"),
     "oe": Method(oe, weight=0.5, attacked="nothing"),
     "ceda": Method(functools.partial(oe, weight=1.0, penalty=confidences.log_confidence), attacked="nothing"),
+    "mixoe": Method(mixoe, weight=5.0, attacked="nothing"),  # by CutMix
+    "mixoe_mixup": Method(functools.partial(mixoe, mixer=mixing.blended()), weight=5.0, attacked="nothing"),
     "acet": Method(acet, attacked="OOD images"),
     # As the comparison of ATOM has it.
     "half_acet": Method(

@@ -10,6 +10,7 @@ letters              embedded: letters in the look of the digits, as OOD images
 order                which examples are held out, and the order of every epoch, by hashing
 batches              stream, pairs and evaluation: exact to resume, the same on any number of devices
 augment              crop, flip, cutout on the device
+mixing               two images made one, with their labels: MixUp and CutMix
 projective           rotate, shift and tilt, as traffic signs are augmented
 views                random views for contrastive learning
 autoaugment          the policies of AutoAugment for CIFAR-10 and SVHN, on the device

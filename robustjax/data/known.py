@@ -165,9 +165,6 @@ KNOWN: dict[str, Known] = {
         counts={"train": 34_799, "validation": 4_410, "test": 10_000},
         note="German traffic signs; the test images that ALOE's code draws",
     ),
-    "cifar10_extra": Known(
-        classes=CIFAR10, note="labels are those of a network: more training data, nothing to test on"
-    ),
     "svhn_cropped": Known(
         version="3.1.0", classes=tuple("0123456789"), counts={"train": 73_257, "test": 26_032}
     ),
@@ -183,3 +180,22 @@ KNOWN: dict[str, Known] = {
         for name, count in UNLABELLED.items()
     },
 }
+
+
+def facts(name: str) -> Known:
+    """Say what is known of a set; of one that is not known, nothing.
+
+    SET_extra and SET_extra/WORD are further training images for a known set, with its classes and with labels of a
+    network or a generator.
+    """
+    base = extra_of(name)
+    if base in KNOWN and name not in KNOWN:
+        note = "labels are those of a network or a generator: more training data, nothing to test on"
+        return Known(classes=KNOWN[base].classes, note=note)
+    return KNOWN.get(name, Known())
+
+
+def extra_of(name: str) -> str | None:
+    """Name the set that further training images are for: cifar10 of cifar10_extra/ddpm; None for other sets."""
+    head = name.partition("/")[0]
+    return head.removesuffix("_extra") if head.endswith("_extra") else None

@@ -8,7 +8,7 @@ from robustjax.data import cifar, layouts
 from robustjax.data.decode import digest
 from robustjax.data.extra import pseudo_labelled, unlabelled
 from robustjax.data.gtsrb import gtsrb, tested
-from robustjax.data.known import KNOWN, UNLABELLED, Known
+from robustjax.data.known import UNLABELLED, Known, extra_of, facts
 from robustjax.data.omniglot import omniglot
 from robustjax.data.ood_pictures import unlabelled_pictures
 from robustjax.data.pictures import by_class
@@ -38,7 +38,7 @@ def contents(name: str, folder: Path, *, size: int | None = None) -> Contents:
         raise ValueError(f"{folder}: no such folder")
     if not layouts.files(folder):
         raise ValueError(f"{folder}: holds no files")
-    known = KNOWN.get(name, Known())
+    known = facts(name)
     raw = _read(name, folder, known.only, size)
     if raw is None:
         raise ValueError(
@@ -74,7 +74,7 @@ def _read(name: str, folder: Path, only: str, size: int | None) -> Raw | None:
         return tested(raw) if name.endswith("aloe") else raw
     if name == "random_images":
         return unlabelled(folder)
-    if name == "cifar10_extra":
+    if extra_of(name):
         return pseudo_labelled(folder)
     if name.startswith("tiny_images/"):
         count = name.partition("/")[2]

@@ -9,6 +9,8 @@ mart                   attention to misclassified images
 fast                   one-step training attacks: FGSM-RS and N-FGSM
 free                   one backward pass for network and perturbation
 group_dro              the worst group, plainly and under attack
+mixed_images           a loss on pairs of images mixed, with soft labels
+logitnorm              the direction of the logits alone, against overconfidence
 awp                    adversarial weight perturbation, around any of the above
 sam                    sharpness-aware minimisation, plain and adaptive, around any loss
 ```
@@ -37,6 +39,7 @@ id_and_ood             the shape of them: right around ID images, unsure around 
 confidences            how sure a prediction is: what is made small around OOD images, and what their attacks maximise
 batchnorm_modes        which BatchNorm statistics an attack sees
 oe                     clean OOD images: OE and CEDA
+mixoe                  mixtures of ID and OOD images, unsure in proportion
 acet                   attacked OOD images, clean ID images
 ratio                  attacks on both, l2; with clean data beside
 aloe                   attacks on both, or on ID images alone (AOE), linf
@@ -72,9 +75,12 @@ from robustjax.losses.free import free as free
 from robustjax.losses.good import good as good
 from robustjax.losses.group_dro import adversarial_group_dro as adversarial_group_dro
 from robustjax.losses.group_dro import group_dro as group_dro
+from robustjax.losses.logitnorm import logitnorm as logitnorm
 from robustjax.losses.macer import macer as macer
 from robustjax.losses.mart import mart as mart
 from robustjax.losses.max_clean_adversarial import max_clean_adversarial as max_clean_adversarial
+from robustjax.losses.mixed_images import on_mixed_images as on_mixed_images
+from robustjax.losses.mixoe import mixoe as mixoe
 from robustjax.losses.oe import oe as oe
 from robustjax.losses.ratio import half_ratio as half_ratio
 from robustjax.losses.ratio import ratio as ratio

@@ -28,7 +28,7 @@ def adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -> Adv
     check_smoothing("adversarial", smoothing)
 
     def find(params, state, batch: Batch, key):
-        checks.batch("adversarial", batch)
+        checks.batch("adversarial", batch, soft=True)
         return attack(key, frozen(model, params, state), batch.image, batch.label).x
 
     def risk(params, state, batch: Batch, attacked, key):
@@ -60,7 +60,7 @@ def half_adversarial(model: Model, attack: Attack, *, smoothing: Number = 0.0) -
     check_smoothing("half_adversarial", smoothing)
 
     def find(params, state, batch: Batch, key):
-        checks.batch("half_adversarial", batch)
+        checks.batch("half_adversarial", batch, soft=True)
         _, label = numerics.unpack(batch.label)
         _, image = numerics.unpack(batch.image)
         return attack(key, frozen(model, params, state), image, label).x

@@ -24,7 +24,7 @@ def standard(model: Model, *, smoothing: Number = 0.0) -> Loss:
     check_smoothing("standard", smoothing)
 
     def loss(params: Params, state: State, batch: Batch, key: PRNGKeyArray):
-        checks.batch("standard", batch)
+        checks.batch("standard", batch, soft=True)
         logits, state = model.apply(params, state, batch.image, train=True, key=key)
         risk = logit.cross_entropy(logits, batch.label, smoothing=smoothing).mean()
         return risk, (state, {"risk": risk, "accuracy": logit.correct(logits, batch.label).mean()})

@@ -37,7 +37,7 @@ def trades(
         raise ValueError(f"trades: compat is {compat!r}, must be None or 'official'")
 
     def find(params, state, batch: Batch, key):
-        checks.batch("trades", batch)
+        checks.batch("trades", batch, soft=True)
         logits_fn = frozen(model, params, state)
         return ascent(key, objectives.kl_from(logits_fn, logits_fn(batch.image)), batch.image).x
 

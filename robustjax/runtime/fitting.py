@@ -40,6 +40,7 @@ def fit(
     stop: Stop | None = None,
     run: Run | None = None,
     begun: Callable[[S], S] | None = None,
+    renew: Callable[[S], S] | None = None,
     validate: Callable[[S], Mapping[str, float]] | None = None,
     choose: bool = True,
     record_every: int = 20,
@@ -61,6 +62,8 @@ def fit(
       stop: from `runtime.stopping()`; None where nothing is left to be done but to begin anew.
       run: records metrics and validation scores; None where nothing is recorded.
       begun: what is done to a fresh state before the first update.
+      renew: what is done to a state before each checkpoint but that of a run that is stopped: it may change only what
+        updates do not read and what the next one computes again, such as BatchNorm statistics of averaged weights.
       validate: state -> scores, before each checkpoint.
       choose: let the scores choose the best checkpoint; else only those of the last one count.
       record_every: updates between records.
@@ -97,6 +100,8 @@ def fit(
         if done % save_every == 0 or ended or stopping:
             check_finite((i, metrics), label, state)
             scores = None
+            if renew is not None and not stopping:
+                state = renew(state)
             if validate is not None and not stopping:
                 scores = validate(state)
                 if run is not None:

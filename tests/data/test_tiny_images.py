@@ -110,6 +110,9 @@ def test_pseudo_labelled_images_are_training_data(tmp_path, kind):
     assert contents.classes[:2] == ("airplane", "automobile") and len(contents.classes) == 10
     np.testing.assert_array_equal(contents.parts["train"].image, IMAGE)
     np.testing.assert_array_equal(contents.parts["train"].label, label)
+    # More of another set has its classes, whatever follows the name; of a set that nobody knows, those of the labels.
+    assert len(raw.contents("cifar100_extra/edm", tmp_path).classes) == 100
+    assert raw.contents("mine_extra", tmp_path).classes == tuple("0123456789")
 
 
 def splits(labelled=30, more=50):

@@ -95,7 +95,7 @@ OF_PAIR = {
 LABELS = {
     "below 0": (Y - 1, "the smallest label is -1, must be at least 0"),
     "floats": (Y.astype(jnp.float32), "labels are float32, must be integers"),
-    "one-hot": (jax.nn.one_hot(Y, K), "argmax"),
+    "one-hot": (jax.nn.one_hot(Y, K, dtype=int), "argmax"),
     "booleans": (Y > 0, "labels are bool"),
     "too few": (Y[:2], "must be (4,)"),
     "a column": (Y[:, None], "must be (4,)"),
@@ -157,7 +157,7 @@ def test_functions_of_logits_never_read_a_wrong_label_as_another_class():
 def test_shapes_are_checked_inside_a_compiled_step_too():
     step = training.step(standard(MODEL), sgd(0.1))
     state = training.start(KEY, MODEL, sgd(0.1))
-    refused("argmax", step, state, Batch(X, jax.nn.one_hot(Y, K)))
+    refused("argmax", step, state, Batch(X, jax.nn.one_hot(Y, K, dtype=int)))
 
 
 def test_losses_with_batches_of_their_own():

@@ -49,6 +49,32 @@ def test_stopped_and_resumed_it_ends_bit_identical(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path / "a")] == [0, 5, 10, 15, 20, 24]
 
 
+def test_what_is_renewed_at_checkpoints_is_the_same_after_a_stop(tmp_path):
+    """A state of two parts: one that updates read, and one made of it at each checkpoint."""
+
+    def both(state, batch):
+        first, metrics = update(state[0], batch)
+        return jnp.stack([first, state[1]]), metrics
+
+    def stopped_at_13(state, batch):
+        if batch == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return both(state, batch)
+
+    def run(folder, update):
+        with Checkpoints(folder, keep=2) as saved, stopping() as stop:
+            return fit(
+                update, jnp.zeros(2), batches, total=25, saved=saved, stop=stop, save_every=10,
+                renew=lambda state: jnp.stack([state[0], 7 * state[0]]),
+            )  # fmt: skip
+
+    whole = run(tmp_path / "a", both)
+    assert float(whole.state[1]) == float(7 * whole.state[0])
+    assert run(tmp_path / "b", stopped_at_13).exit_code == 143
+    rest = run(tmp_path / "b", both)
+    assert np.asarray(rest.state).tobytes() == np.asarray(whole.state).tobytes()
+
+
 def test_scores_are_recorded_and_choose_the_checkpoint(tmp_path):
     scores = iter([0.9, 0.1, 0.5])
     trained(tmp_path, validate=lambda state: {"score": next(scores)})

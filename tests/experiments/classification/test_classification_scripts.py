@@ -3,11 +3,13 @@
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 import scripts
 
 from experiments.shared import classifiers, network_source
+from robustjax import runtime
 
 SMOKE = {
     "classification.quickstart": (["smoke"], ["report.html"]),
@@ -69,6 +71,28 @@ def test_options_together(tmp_path, capsys, monkeypatch):
     assert network.about["loss"] == "free" and network.title == "mlp on digits"
     logits = network.logits_fn(test.image[:4].astype(np.float32) / 255)
     assert logits.shape == (4, 10) and np.isfinite(logits).all()
+
+
+def trees_equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.mark.slow
+def test_recipes_of_leaderboards_together(tmp_path, capsys, monkeypatch):
+    """Averaged weights, mixed images and more images, with TRADES and AWP."""
+    words = ["--updates", 4, "--validate-every", 4, "--images", 16, "--extra", "digits", "--extra-share", 0.5]
+    words += ["--swa", 0.5, "--mix", "cutmix", "--loss", "trades", "--awp", 0.01]
+    out = tmp_path / "run"
+    done = scripts.call(capsys, monkeypatch, "classification.train", "smoke", "--out", out, *words)
+    assert done.returncode == 0, done.stderr
+    network, _ = classifiers.open_classifier(str(out))  # of which the average is evaluated
+    like = {"ema": (network.params, network.state), "params": network.params}
+    tree, _ = runtime.open_run(str(out), made_by="classification.train").restore(like, best="valid_robust")
+    assert trees_equal(network.params, tree["ema"][0]) and not trees_equal(network.params, tree["params"])
+    refused = scripts.call(
+        capsys, monkeypatch, "classification.train", "smoke", "--mix", "mixup", "--loss", "mart"
+    )
+    assert refused.returncode == 2 and "soft labels" in refused.stderr
 
 
 MINE = """
