@@ -1,8 +1,12 @@
 """The field's optimisers and learning-rate schedules, from optax; rates are per update, lengths in updates."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from robustjax import checks
 
@@ -39,6 +43,38 @@ def adam(rate: Rate, *, weight_decay: float = 0.0) -> optax.GradientTransformati
         optax.scale_by_adam(),
         optax.scale_by_learning_rate(rate),
     )
+
+
+class InStages(NamedTuple):
+    """State of `in_stages`: the updates done, and the state of the stage's own optimiser."""
+
+    done: Array
+    inner: Any
+
+
+def in_stages(
+    first: optax.GradientTransformation, second: optax.GradientTransformation, *, at: int
+) -> optax.GradientTransformation:
+    """Train with one optimiser for some updates, then begin anew with another: momentum and schedule start over.
+
+    Args:
+      first, second: of the same kind, so that their states have the same shapes.
+      at: updates of the first.
+    Raises:
+      ValueError: if there are none.
+    """
+    checks.count("in_stages", "at", at)
+
+    def init(params: Any) -> InStages:
+        return InStages(jnp.zeros((), jnp.int32), first.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        begins = state.done == at
+        inner = jax.tree.map(lambda new, old: jnp.where(begins, new, old), second.init(params), state.inner)
+        moved, inner = jax.lax.cond(state.done < at, first.update, second.update, updates, inner, params)
+        return moved, InStages(state.done + 1, inner)
+
+    return optax.GradientTransformation(init, update)
 
 
 def piecewise(

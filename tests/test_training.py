@@ -199,9 +199,30 @@ def test_schedules_pass_through_their_stated_values():
     np.testing.assert_allclose([steps(49), steps(51), steps(76)], [1.0, 0.1, 0.01], rtol=1e-5)
 
 
+def test_stages_begin_anew():
+    """Two updates of one optimiser, then three of another: as if the second had never seen the first."""
+
+    def stage(updates):
+        return optimizers.sgd(optimizers.piecewise(0.1, updates, at=(0.5,)), momentum=0.9)
+
+    def run(tx, w, count):
+        opt_state = tx.init(w)
+        for _ in range(count):
+            with jax.numpy_dtype_promotion("standard"):  # optax's schedules count in integers
+                updates, opt_state = jax.jit(tx.update)(4 * w**3, opt_state, w)
+            w = optax.apply_updates(w, updates)
+        return w
+
+    w = jnp.array([1.0, -0.5])
+    both = optimizers.in_stages(stage(2), stage(3), at=2)
+    np.testing.assert_allclose(run(both, w, 5), run(stage(3), run(stage(2), w, 2), 3), rtol=1e-6)
+    assert np.abs(run(both, w, 5) - run(stage(5), w, 5)).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     "build, message",
     [
+        (lambda: optimizers.in_stages(TX, TX, at=0), "at is 0"),
         (lambda: optimizers.sgd(0.1, momentum=1.0), "momentum is 1.0"),
         (lambda: optimizers.sgd(0.1, weight_decay=-1.0), "weight_decay is -1.0"),
         (lambda: optimizers.piecewise(0.1, 10, at=(0.5, 2.0)), "shares of the run"),

@@ -42,9 +42,9 @@ class TrainConfig:
         "published", "kl_from_uniform", "ce_to_uniform", "log_confidence", "negative_entropy", "logit_spread"
     ] = "published"  # what must be small on OOD images, where the method has a choice
     beta: float = 6.0  # of trades, trades_acet and trades_ceda
-    # share of the run before OOD images count; SOFL was published with half, and with a rate that starts again there,
-    # while schedules here go on
-    ood_start: Share = 0.0
+    ood_start: Share = 0.0  # share of the run before OOD images count; half in SOFL as published
+    # begin the optimiser and its schedule anew there, each over its own part of the run, as published for SOFL
+    ood_restart: bool = False
     id_attack: PGD = PGD()  # around ID images, in training
     ood_attack: PGD = PGD()  # around OOD images, in training
     keep_iterate: Literal["last", "best"] = "last"  # which point of a training attack is trained on
@@ -89,6 +89,10 @@ class TrainConfig:
             raise ValueError(f"--ood-batch-size is {self.ood_batch_size}, must be even for {self.loss}")
         if self.loss == "half_ratio" and self.batch_size % 2:
             raise ValueError(f"--batch-size is {self.batch_size}, must be even for half_ratio")
+        if self.ood_restart and not 0 < self.ood_start * self.updates <= self.updates - 1:
+            raise ValueError(
+                f"--ood-restart is given and --ood-start is {self.ood_start:g}, must leave updates before and after"
+            )
 
     def id_ascent(self, scale: Number = 1.0) -> Ascent:
         """Build the training attack around ID images, its radius scaled."""

@@ -15,19 +15,21 @@ ood_detection.evaluate; report.html says how training went.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import NamedSharding
 
 from experiments.ood_detection import networks, train_report, validation
 from experiments.ood_detection.config import TRAIN_PRESETS as PRESETS
 from experiments.ood_detection.config import TrainConfig
 from experiments.shared import command_line
-from robustjax import data, evaluation, runtime, training
+from robustjax import data, evaluation, optimizers, runtime, training
 from robustjax.catalog import augmentations, ood_losses, ood_sets
 from robustjax.data import order
 from robustjax.data.batches import Augment
@@ -60,7 +62,7 @@ def main(cfg: TrainConfig) -> int:
         ccu = cfg.loss == "ccu"
         densities = networks.kept_densities(run, train, ood, seed=cfg.seed) if ccu else None
         model = networks.model_of(cfg, classes=classes, shape=train.image.shape[1:], densities=densities)
-        tx = cfg.optimizer.over(cfg.updates)
+        tx = optimizer_of(cfg)
         tx = ccu_optimizer(tx) if ccu else tx
         update = training.scheduled(loss_at(cfg, model, classes, densities), tx)
 
@@ -92,6 +94,14 @@ def main(cfg: TrainConfig) -> int:
 
 
 # --- the loss and the batches -------------------------------------------------------------------------
+
+
+def optimizer_of(cfg: TrainConfig) -> optax.GradientTransformation:
+    """Build the optimiser of the run, or those of its two stages."""
+    if not cfg.ood_restart:
+        return cfg.optimizer.over(cfg.updates)
+    at = math.ceil(cfg.ood_start * cfg.updates)
+    return optimizers.in_stages(cfg.optimizer.over(at), cfg.optimizer.over(cfg.updates - at), at=at)
 
 
 def loss_at(

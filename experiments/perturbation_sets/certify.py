@@ -7,12 +7,14 @@
 --runs are folders of classification.train, to be certified in pixels, or of train_classifier, in latents; of several,
 logits are averaged. A class is chosen by --selection-samples samples of the noise and its probability bounded by
 --samples others; --up-to RADIUS stops an image as soon as that radius is reached or out of reach. Segmenters get a
-certificate per pixel. Started again with the same --out, images that are done are not done again. Images are shared
-among all devices. The folder gets certificates.npz, certificates.json and report.html.
+certificate per pixel. --predict names images that arrive perturbed: the smoothed network predicts them by the votes of
+--predict-samples samples, or abstains; no certificate covers them. Started again with the same --out, images that are
+done are not done again. Images are shared among all devices. The folder gets certificates.npz, certificates.json and
+report.html.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,60 +24,33 @@ from jax.sharding import Mesh
 from experiments.perturbation_sets import report
 from experiments.perturbation_sets.config import CERTIFY_PRESETS as PRESETS
 from experiments.perturbation_sets.config import CertifyConfig
-from experiments.perturbation_sets.losses import reference_images
-from experiments.perturbation_sets.networks import open_classifier, radius_of, sigma_of
+from experiments.perturbation_sets.losses import inputs_of, reference_images
+from experiments.perturbation_sets.networks import as_images, open_classifier, radius_of, sigma_of
+from experiments.perturbation_sets.predictions import Smoothed, counter, predicted, summary
 from experiments.shared import classifiers, command_line
 from robustjax import binomial, data, runtime
 from robustjax.data import subsets
 from robustjax.perturbations.learned import learned
-from robustjax.perturbations.sets import PerturbationSet
 from robustjax.runtime import strict_json
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.smoothing import curves
 from robustjax.smoothing.certify import Certificate, certify
 from robustjax.smoothing.ensembles import ensemble
 from robustjax.smoothing.latent_attack import attack_smoothed
-from robustjax.smoothing.noise import Noise, in_parameters, in_pixels
+from robustjax.smoothing.noise import in_parameters, in_pixels
 from robustjax.smoothing.segmenters import certify_pixels
 from robustjax.smoothing.sequential import certify_up_to
-from robustjax.smoothing.votes import over_devices, votes
 from robustjax.types import Batch, LogitsFn, Model, Params, State, frozen
 
 Arrays = dict[str, np.ndarray]
-MAY_DIFFER = ("out", "data_dir", "images", "save_every", "attack")
-
-
-class Smoothed(NamedTuple):
-    """A classifier or segmenter to certify, and the images.
-
-    Attributes:
-      title: what the report calls it.
-      logits_fn: the network underneath, or the average of several.
-      noise, sigma: what smooths it, in pixels or latents.
-      info: of the images.
-      image, label: what is certified; labels per image or per pixel.
-      space: in whose latents the noise is; None in pixels.
-    """
-
-    title: str
-    logits_fn: LogitsFn
-    noise: Noise
-    sigma: float
-    info: data.Info
-    image: jax.Array
-    label: np.ndarray
-    space: PerturbationSet | None
-
-    @property
-    def pixelwise(self) -> bool:
-        """Say whether every pixel has a class."""
-        return self.label.ndim == 3
+MAY_DIFFER = ("out", "data_dir", "images", "save_every", "attack", "predict")
 
 
 def main(cfg: CertifyConfig) -> int:
     """Certify some images at a time, then write the report."""
     mesh = runtime.data_mesh()
     smoothed = open_smoothed(cfg, mesh)
+    kinds = smoothed.kinds(cfg.predict)
     total, size = len(smoothed.label), -(-cfg.save_every // mesh.size) * mesh.size
 
     with runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run:
@@ -120,6 +95,14 @@ def main(cfg: CertifyConfig) -> int:
             )
             attacked = right.mean(axis=1)
 
+        # --- predictions of images that arrive perturbed ---
+        perturbed = {
+            kind: run.cached(
+                f"predictions/{kind}", lambda kind=kind: predicted(cfg, smoothed, mesh, keys, kind)
+            )
+            for kind in kinds
+        }
+
         # --- results ---
         settings = ("selection_samples", "samples", "alpha", "up_to", "images", "skip")
         numbers = {
@@ -132,6 +115,7 @@ def main(cfg: CertifyConfig) -> int:
             "radii": radii.tolist(),
             "certified": curves.certified_accuracy(flat, smoothed.label[known], radii).tolist(),
             "attacked": None if attacked is None else attacked.tolist(),
+            "predicted": summary(perturbed, smoothed.label),
         }
         if "samples" in found:
             numbers["samples per image"] = float(found["samples"].mean())
@@ -174,6 +158,8 @@ def _in_pixels(cfg: CertifyConfig, mesh: Mesh) -> Smoothed:
         jnp.asarray(test.image, jnp.float32) / 255,
         test.label,
         None,
+        jnp.asarray(test.image, jnp.float32) / 255,
+        None,
     )
 
 
@@ -196,6 +182,8 @@ def _in_latents(cfg: CertifyConfig, mesh: Mesh) -> Smoothed:
         reference_images(learned_set, test),
         np.asarray(test.label),
         space,
+        as_images(test),
+        inputs_of(learned_set).real,
     )
 
 
@@ -213,13 +201,7 @@ def _chosen(cfg: CertifyConfig, test: data.Split) -> data.Split:
 
 def certifier(cfg: CertifyConfig, smoothed: Smoothed, mesh: Mesh) -> Callable[[jax.Array, jax.Array], Arrays]:
     """Build (keys, images) -> arrays of certificates."""
-    count = votes(
-        smoothed.logits_fn,
-        smoothed.noise,
-        classes=len(smoothed.info.classes),
-        chunk_size=min(cfg.chunk_size, cfg.samples),
-    )
-    count = over_devices(count, mesh)
+    count = counter(smoothed, mesh, chunk_size=min(cfg.chunk_size, cfg.samples))
     shared: Any = {"sigma": smoothed.sigma, "selection_samples": cfg.selection_samples, "alpha": cfg.alpha}
     if smoothed.pixelwise:
         per_pixel = certify_pixels(count, samples=cfg.samples, **shared)
@@ -248,6 +230,11 @@ def in_words(numbers: dict[str, Any]) -> str:
     for r, share, under in zip(numbers["radii"], numbers["certified"], attacked, strict=True):
         more = "" if under is None else f"  attacked {100 * under:5.1f} %"
         lines.append(f"radius {r:.3f}  certified {100 * share:5.1f} %{more}")
+    for row in numbers["predicted"]:
+        lines.append(
+            f"{row['images']}: right {row['right %']} %, abstains {row['abstains %']} %, "
+            f"without noise {row['right without noise %']} %"
+        )
     return "\n".join(lines)
 
 

@@ -287,6 +287,10 @@ class CertifyConfig:
     chunk_size: Count = 500  # samples per forward pass
     save_every: Count = 5  # images, at least one per device, between two lines of progress and two saves
     attack: bool = True  # in latents, also attack the smoothed network
+    # images that arrive perturbed, to be predicted by the smoothed network: clean ones, those that the set was learned
+    # from, the twelve corruptions of CIFAR-10-C that published sets are learned from, the three held out from them
+    predict: tuple[Literal["clean", "perturbed", "corrupted", "held_out"], ...] = ()
+    predict_samples: Count = 100  # of noise per image
     seed: Seed = 0
     out: str = "runs/certified"
     data_dir: str | None = None
@@ -299,9 +303,19 @@ class CertifyConfig:
             raise ValueError(
                 f"--samples is {self.samples}, must be at least log2(1 / alpha), or nothing can be certified"
             )
+        if self.predict and 2 * 0.5**self.predict_samples > self.alpha:
+            raise ValueError(
+                f"--predict-samples is {self.predict_samples}, must be at least 1 + log2(1 / alpha), or nothing can be "
+                "predicted"
+            )
+        if len(set(self.predict)) < len(self.predict):
+            raise ValueError(f"--predict is {' '.join(self.predict)}, must have each kind once")
 
 
-_SMOOTHED = CertifyConfig(runs=("runs/cifar10_smoothing_084",), sigma=0.84, images=500, skip=20, attack=False)
+_SMOOTHED = CertifyConfig(
+    runs=("runs/cifar10_smoothing_084",), sigma=0.84, images=500, skip=20, attack=False,
+    predict=("clean", "corrupted", "held_out"),
+)  # fmt: skip
 CERTIFY_PRESETS = {
     "digits": CertifyConfig(),
     "mnist": CertifyConfig(runs=("runs/mnist",), sigma=0.25, samples=100_000, chunk_size=1000, skip=100),

@@ -51,6 +51,7 @@ from robustjax.types import Batch, Params, State
 
 Arrays = dict[str, np.ndarray]
 CONFORMAL_PAIRS = 99  # fewer allow no finite radius at alpha 0.01
+BETWEEN = 7  # points of an interpolation, its ends among them
 MAY_DIFFER = ("out", "data_dir", "export", "radii")
 
 
@@ -228,7 +229,17 @@ def example_images(
         ascent = ascent_through(space, pgd(space.threat, steps=cfg.steps, step_size=radius / 10))
         return ascent(key, lambda z: jnp.square(z - clean).mean(axis=(1, 2, 3)), clean).x
 
+    @jax.jit
+    def between(clean: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array:
+        """Decode points between encodings, (n, BETWEEN, h, w, c)."""
+        shares = jnp.linspace(0.0, 1.0, BETWEEN)
+        ready = space.prepare(clean)
+        return jax.vmap(
+            lambda t: space.decode(key, ready, (1.0 - t) * first + t * last), out_axes=1
+        )(shares)  # fmt: skip
+
     perturb = jax.jit(perturbed(space))
+    other = real[1].perturbed
     observed = np.stack([np.asarray(one.perturbed) for one in real])
     worst = np.square(observed - np.asarray(clean)).mean(axis=(2, 3, 4)).argmax(axis=0)
     inside = space.threat.project(encoding.mean, space.origin(clean))
@@ -238,6 +249,10 @@ def example_images(
         "latents": latents,
         "clean": np.asarray(clean),
         "real": observed[0],
+        "other": np.asarray(other),
+        "between": np.asarray(
+            between(clean, encoding.mean, encoder(learned_set.model, *trained)(clean, other).mean)
+        ),
         "encoded": np.asarray(space.decode(key, space.prepare(clean), inside)),
         "sampled": np.stack(sampled, axis=1),
         "observed": observed[worst, np.arange(len(clean))],

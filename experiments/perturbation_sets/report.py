@@ -123,6 +123,21 @@ def evaluation(
         ),
         caption="An image, a real perturbation, what decoding its encoding gives, and samples of the set.",
     )
+    if "between" in examples:  # not in folders of earlier versions
+        between = examples["between"]
+        shares = np.linspace(0, 1, between.shape[1])
+        report.picture(
+            image_grids.grid(
+                [
+                    [a, *row, b]
+                    for a, row, b in zip(examples["real"], between, examples["other"], strict=True)
+                ],
+                columns=["real", *(f"{share:.2g}" for share in shares), "another"],
+            ),
+            name="interpolation",
+            caption="From one real perturbation of an image to another: what decoding points between their encodings "
+            "gives.",
+        )
     report.picture(
         image_grids.grid(
             [examples[n] for n in ("clean", "observed", "farthest")],
@@ -259,6 +274,13 @@ def certificates(
         subplot_grid([Subplot("Over the radius", lines, "radius", "%", (0, 102))], across=1, height=2.6),
         caption="Certified accuracy.",
     )
+    if numbers["predicted"]:
+        report.table(
+            numbers["predicted"],
+            caption=f"Images that arrive perturbed, predicted by the votes of {cfg.predict_samples} samples around "
+            "them; the smoothed network abstains where the two classes of most votes could be equally likely. "
+            "Certificates say nothing about these images: they hold around known clean ones. Severity 5.",
+        )
     if pixels:
         chosen = np.where(found.label < 0, 0, found.label)[:6] / max(1, len(classes) - 1)
         maps = [

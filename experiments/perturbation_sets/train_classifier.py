@@ -40,13 +40,12 @@ from experiments.shared import command_line, report_pieces
 from robustjax import data, evaluation, runtime, training
 from robustjax.data import subsets
 from robustjax.evaluation import inside_sets
-from robustjax.perturbations.pairs import corrupted
+from robustjax.perturbations.pairs import HELD_OUT, corrupted
 from robustjax.runtime import strict_json
 from robustjax.runtime.snapshot import in_bytes
 from robustjax.types import Model, Params, State
 
 Arrays = dict[str, np.ndarray]
-HELD_OUT = ("gaussian_blur", "spatter", "saturate")  # corruptions that no set of corruptions is learned from
 MAY_DIFFER = (
     *("out", "data_dir", "save_every", "distributed", "cluster"),
     *("images", "steps", "restarts", "queries", "real_samples"),  # of the evaluation

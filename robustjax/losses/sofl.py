@@ -14,7 +14,7 @@ def sofl(model: Model, *, classes: int, weight: Number = 5.0) -> Loss:
 
     t is the class predicted for z if it is one of those for OOD images, otherwise one of them at random. This is
     the second of two stages; the first trains the same network on ID images alone, by `standard`. As published each
-    stage has 100 epochs and a new optimiser, whose rate starts at 0.1 again.
+    stage has 100 epochs and a new optimiser, whose rate starts at 0.1 again: `optimizers.in_stages`.
 
     Args:
       model: the classifier of K + R outputs; one forward pass serves ID and OOD images.

@@ -33,6 +33,7 @@ STRUCTURED = (
     "pixelate",
     "jpeg_compression",
 )
+HELD_OUT = ("gaussian_blur", "spatter", "saturate")  # that no set is learned from
 
 
 class ImagePair(NamedTuple):

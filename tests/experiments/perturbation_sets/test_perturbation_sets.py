@@ -50,7 +50,7 @@ def test_a_classifier_is_attacked_in_the_set_and_certified_in_its_latents(
     found = json.loads((runs / "classifier" / "robustness.json").read_text())
     assert len(found["robust"]) == len(found["radii"]) and found["observed"] <= found["perturbed"]
     assert "attacked within" in (runs / "classifier" / "report.html").read_text()
-    words = ["smoke", "--runs", runs / "classifier", "--out", tmp_path]
+    words = ["smoke", "--runs", runs / "classifier", "--predict", "clean", "perturbed", "--out", tmp_path]
     done = scripts.call(capsys, monkeypatch, "perturbation_sets.certify", *words)
     assert done.returncode == 0, done.stderr
     numbers = json.loads((tmp_path / "certificates.json").read_text())
@@ -58,6 +58,7 @@ def test_a_classifier_is_attacked_in_the_set_and_certified_in_its_latents(
     # The largest radius that 20 samples can give, by the binomial law.
     assert numbers["radii"][-1] == pytest.approx(numbers["sigma"] * stats.norm.ppf(0.001 ** (1 / 20)))
     assert "Certified accuracy." in (tmp_path / "report.html").read_text()
+    assert [row["images"] for row in numbers["predicted"]] == ["clean", "perturbed"]
 
 
 @pytest.mark.parametrize("script", [train, evaluate, train_classifier, certify])
