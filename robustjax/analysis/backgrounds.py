@@ -1,11 +1,10 @@
 """What a change of background does to predictions, and what it leaves of accuracy. Numpy on the host."""
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def gap(same: Any, random: Any) -> float:
+def gap(same: ArrayLike, random: ArrayLike) -> float:
     """Compute accuracy on backgrounds of the own class minus accuracy on those of a random class.
 
     It cannot exceed the first: give gap / accuracy beside it.
@@ -16,10 +15,10 @@ def gap(same: Any, random: Any) -> float:
 
     Reference: Xiao et al. 2020, arXiv:2006.09994.
     """
-    return float(np.mean(same) - np.mean(random))
+    return float(np.asarray(same).mean() - np.asarray(random).mean())
 
 
-def flip_rate(first: Any, second: Any) -> float:
+def flip_rate(first: ArrayLike, second: ArrayLike) -> float:
     """Say how often the prediction changes with the background.
 
     Args:
@@ -28,7 +27,7 @@ def flip_rate(first: Any, second: Any) -> float:
     return float(np.mean(np.asarray(first) != np.asarray(second)))
 
 
-def coarse(logits: Any, to_coarse: Any, *, restricted: bool = False) -> np.ndarray:
+def coarse(logits: ArrayLike, to_coarse: ArrayLike, *, restricted: bool = False) -> np.ndarray:
     """Turn logits over fine classes into predictions of coarse classes, -1 for none: (n,).
 
     The published evaluation on ImageNet-9 counts a class that maps nowhere as an error, which punishes networks
@@ -53,7 +52,7 @@ def coarse(logits: Any, to_coarse: Any, *, restricted: bool = False) -> np.ndarr
 
 
 def effective_robustness(
-    shifted: Any, clean: Any, *, baseline_shifted: Any, baseline_clean: Any
+    shifted: ArrayLike, clean: ArrayLike, *, baseline_shifted: ArrayLike, baseline_clean: ArrayLike
 ) -> np.ndarray:
     """Compute accuracy under shift beyond what the clean accuracy predicts, by a line through standard models.
 
@@ -76,6 +75,6 @@ def effective_robustness(
     return np.asarray(shifted, np.float64) - 1 / (1 + np.exp(-(slope * _logit(clean) + offset)))
 
 
-def _logit(a: Any) -> np.ndarray:
+def _logit(a: ArrayLike) -> np.ndarray:
     a = np.asarray(a, np.float64)
     return np.log(a) - np.log1p(-a)

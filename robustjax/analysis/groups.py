@@ -1,15 +1,14 @@
 """Accuracy by class and by group, from one value per example. Numpy on the host."""
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from robustjax import checks
 
 Average = np.ndarray | np.floating  # of shape (...), one number where values are (n,)
 
 
-def by_group(values: Any, group: Any, groups: int | None = None) -> np.ndarray:
+def by_group(values: ArrayLike, group: ArrayLike, groups: int | None = None) -> np.ndarray:
     """Average the values of each group: (g, ...), NaN for groups without members.
 
     Args:
@@ -31,17 +30,17 @@ def by_group(values: Any, group: Any, groups: int | None = None) -> np.ndarray:
         return total / count.reshape(-1, *[1] * (values.ndim - 1))
 
 
-def worst_group(values: Any, group: Any) -> Average:
+def worst_group(values: ArrayLike, group: ArrayLike) -> Average:
     """Take the smallest average over groups that have members."""
     return np.nanmin(by_group(values, group), axis=0)
 
 
-def class_balanced(values: Any, label: Any) -> Average:
+def class_balanced(values: ArrayLike, label: ArrayLike) -> Average:
     """Average over the examples of each class, then over classes: every class counts the same."""
     return np.nanmean(by_group(values, label), axis=0)
 
 
-def reweighted(values: Any, group: Any, sizes: Any) -> Average:
+def reweighted(values: ArrayLike, group: ArrayLike, sizes: ArrayLike) -> Average:
     """Average over groups in given proportions, such as those of the training set.
 
     Args:

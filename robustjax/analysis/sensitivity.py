@@ -5,12 +5,13 @@ accuracy, accuracy under noise on the core its spurious accuracy, and the same f
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from robustjax import logit
 from robustjax.analysis.groups import class_balanced
@@ -88,7 +89,7 @@ def under_noise(
     return measure
 
 
-def relative(foreground: Any, background: Any) -> np.ndarray:
+def relative(foreground: ArrayLike, background: ArrayLike) -> np.ndarray:
     """Compute (b - f) / (2 min(m, 1 - m)) with m = (f + b) / 2, in [-1, 1]; 0 where m is 0 or 1.
 
     That is the difference of accuracies over the largest difference that their mean allows. With accuracies
@@ -105,7 +106,7 @@ def relative(foreground: Any, background: Any) -> np.ndarray:
     return np.where(room > 1e-12, (b - f) / np.where(room > 1e-12, room, 1.0), 0.0)
 
 
-def rfs(foreground: Any, background: Any, label: Any) -> np.ndarray:
+def rfs(foreground: ArrayLike, background: ArrayLike, label: ArrayLike) -> np.ndarray:
     """Compute the relative foreground sensitivity of each level, from class-balanced accuracies.
 
     It confounds where a network looks with how much noise it bears at all, which adversarial training raises:
