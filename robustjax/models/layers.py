@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from robustjax.models.cpu import convolve, doubled
+from robustjax.models.cpu import convolve, doubled, multiplied
 
 Initializer = Callable[..., Array]
 DType = Any
@@ -54,19 +54,58 @@ def conv(
     "SAME" would pad a strided convolution on one side only, which moves the sampling grid against PyTorch's.
     """
     pad = kernel // 2 if padding is None else padding
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        feature_group_count=groups,
-        use_bias=bias,
-        kernel_init=init,
-        bias_init=bias_uniform(kernel * kernel * x.shape[-1] // groups),
-        conv_general_dilated=convolve,
-        dtype=dtype,
-        name=name,
-    )(x)
+    drawn = bias_uniform(kernel * kernel * x.shape[-1] // groups) if bias else None
+    return Convolution(features, kernel, stride, pad, groups, init, drawn, dtype, name=name)(x)
+
+
+class Convolution(nn.Module):
+    """`flax.linen.Conv`, with gradients of float32 for its parameters whatever it computes in."""
+
+    features: int
+    kernel: int
+    stride: int
+    pad: int
+    groups: int
+    kernel_init: Initializer
+    bias_init: Initializer | None
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j o"]:
+        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+        x = convolve(
+            x.astype(self.dtype),
+            self.param("kernel", self.kernel_init, shape, jnp.float32),
+            (self.stride, self.stride),
+            ((self.pad, self.pad), (self.pad, self.pad)),
+            feature_group_count=self.groups,
+        )
+        if self.bias_init is None:
+            return x
+        return with_bias(x, self.param("bias", self.bias_init, (self.features,), jnp.float32))
+
+
+class Affine(nn.Module):
+    """`flax.linen.Dense`, with gradients of float32 for its parameters whatever it computes in."""
+
+    features: int
+    kernel_init: Initializer
+    bias_init: Initializer | None
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b ... c"]) -> Float[Array, "b ... k"]:
+        shape = (x.shape[-1], self.features)
+        x = multiplied(x.astype(self.dtype), self.param("kernel", self.kernel_init, shape, jnp.float32))
+        if self.bias_init is None:
+            return x
+        return with_bias(x, self.param("bias", self.bias_init, (self.features,), jnp.float32))
+
+
+def with_bias(x: Float[Array, "b ... o"], bias: Float[Array, "o"]) -> Float[Array, "b ... o"]:
+    """Add a bias in float32, in which its gradient is then summed; the result has the type of x."""
+    bias = bias.reshape((1,) * (x.ndim - 1) + bias.shape)
+    return (x.astype(jnp.float32) + bias).astype(x.dtype)
 
 
 class Doubling(nn.Module):
@@ -81,11 +120,10 @@ class Doubling(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w o"]:
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        x = doubled(x, self.param("kernel", self.kernel_init, shape, jnp.float32).astype(x.dtype))
+        x = doubled(x, self.param("kernel", self.kernel_init, shape, jnp.float32))
         if not self.bias:
             return x
-        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        return x + bias.astype(x.dtype)[None, None, None]
+        return with_bias(x, self.param("bias", self.bias_init, (self.features,), jnp.float32))
 
 
 def linear(
@@ -98,10 +136,8 @@ def linear(
     dtype: DType = jnp.float32,
 ) -> Float[Array, "b ... k"]:
     """Apply an affine map; the bias is drawn as PyTorch does unless `bias_init` is given."""
-    bias_init = bias_init or bias_uniform(x.shape[-1])
-    return nn.Dense(
-        features, use_bias=bias, kernel_init=fan_in_uniform, bias_init=bias_init, dtype=dtype, name=name
-    )(x)
+    drawn = (bias_init or bias_uniform(x.shape[-1])) if bias else None
+    return Affine(features, fan_in_uniform, drawn, dtype, name=name)(x)
 
 
 def recomputed(block: Callable[..., nn.Module], wanted: bool) -> Callable[..., nn.Module]:
@@ -173,7 +209,9 @@ def dense(
     x: Float[Array, "b ... c"], features: int, *, name: str, dtype: DType = jnp.float32
 ) -> Float[Array, "b ... k"]:
     """Apply an affine map drawn as in transformers: a truncated normal distribution of deviation 0.02, bias 0."""
-    return nn.Dense(features, kernel_init=nn.initializers.truncated_normal(0.02), dtype=dtype, name=name)(x)
+    return Affine(features, nn.initializers.truncated_normal(0.02), nn.initializers.zeros, dtype, name=name)(
+        x
+    )
 
 
 def gelu_mlp(

@@ -68,13 +68,13 @@ class Conv(nn.Module):
         side, channels = self.kernel, x.shape[-1]
         kernel = self.param("kernel", self.initial.kernel, (side, side, channels, self.features), jnp.float32)
         bias = self.param("bias", self.initial.bias(side * side * channels), (self.features,), jnp.float32)
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        x = x.astype(self.dtype)
         if self.many:
             x = halved(x, kernel)
         else:
             pad = (side - 1) // 2
             x = convolve(x, kernel, (self.stride, self.stride), ((pad, pad), (pad, pad)))
-        return nn.relu((x if self.pool == 1 else max_pool(x, self.pool)) + bias[None, None, None])
+        return nn.relu(layers.with_bias(x if self.pool == 1 else max_pool(x, self.pool), bias))
 
 
 class ConvNet(nn.Module):
@@ -101,7 +101,7 @@ class ConvNet(nn.Module):
 def _dense(x: Array, features: int, name: str, initial: Initial, dtype: DType) -> Array:
     # Not a method: flax would write its name into the names of operations, by which profiles are read.
     bias = initial.bias(x.shape[-1])
-    return nn.Dense(features, kernel_init=initial.kernel, bias_init=bias, dtype=dtype, name=name)(x)
+    return layers.Affine(features, initial.kernel, bias, dtype, name=name)(x)
 
 
 def linear(

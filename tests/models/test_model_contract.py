@@ -23,7 +23,7 @@ ONE_SIZE = {"linear", "mlp", "convnet_small", "convnet"}
 # Deep ones, and those that differ from another name in depth, width or activation alone: a second each.
 LARGE = {name for name in MODELS if name.startswith("wideresnet")} - {"wideresnet28_10"}
 LARGE |= {"densenet100", "resnet34", "resnet50", "resnet18_imagenet", "resnet50_imagenet"}
-PRODUCTS = {"dot_general", "conv_general_dilated"}
+PRODUCTS = {"dot_general", "conv_general_dilated", "bilinear_by_platform"}
 
 
 def settings(name):

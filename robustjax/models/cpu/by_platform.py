@@ -7,6 +7,7 @@ rules of transposition, and each is lowered once, for its platform alone.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -25,6 +26,9 @@ Mapped = tuple[bool, bool]  # of the left and the right operand: whether it has 
 @runtime_checkable
 class Product(Protocol):
     """A bilinear map of feature maps (b, h, w, c) and a kernel (i, j, c, o), in several forms of the same value.
+
+    The forms get both operands in one type. A kernel of a wider type than x is rounded to that of x; its gradient is
+    computed, and summed over devices, in its own type.
 
     Products that are equal must be the same map: take a frozen dataclass of the settings. `plain` is for accelerators,
     the others are for CPUs: `along_x` and `along_kernel` are forms whose transpose in that operand is fast.
@@ -60,7 +64,7 @@ def multiply(product: Product, x: Array, kernel: Array) -> Array:
     asked = default_precision()
     if asked is not None and product.precision is None and dataclasses.is_dataclass(product):
         product = dataclasses.replace(product, precision=asked)
-    return _bind(x, kernel, product=product, role="product", shape=None, maps=())
+    return _bind(x, kernel, product=product, role="product", shape=None, dtype=None, maps=())
 
 
 def _bind(left: Array, right: Array, **settings: Any) -> Array:
@@ -71,6 +75,7 @@ def _bind(left: Array, right: Array, **settings: Any) -> Array:
       product: the map.
       role: what to compute.
       shape: of the gradient to compute, without mapped axes.
+      dtype: of the result; None for what the product of these operands has.
       maps: which operands have the first axis that is mapped over, which the second, ...; mapped axes come first.
     """
     return _bilinear.bind(*_varying_alike(left, right), **settings)
@@ -84,22 +89,27 @@ def _compute(
     product: Product,
     role: Role,
     shape: tuple[int, ...] | None,
+    dtype: Any,
     maps: tuple[Mapped, ...],
 ) -> Array:
     def value(x: Array, kernel: Array) -> Array:
-        return product.product(x, kernel) if on_cpu else product.plain(x, kernel)
+        kernel = kernel.astype(x.dtype)
+        out = product.product(x, kernel) if on_cpu else product.plain(x, kernel)
+        return out if dtype is None else out.astype(dtype)
 
-    def unknown(known: Array) -> Array:
+    def transposed(form: Callable[[Array], Array], known: Array, cotangent: Array) -> Array:
         # One that varies as the known operand does: else each transposition would add a sum over devices.
-        return _varying(jnp.zeros(shape or (), known.dtype), _axes(known))
+        unknown = _varying(jnp.zeros(shape or (), dtype), _axes(known))
+        given = cotangent.astype(jax.eval_shape(form, unknown).dtype)
+        return jax.linear_transpose(form, unknown)(given)[0]
 
     def gradient_of_x(cotangent: Array, kernel: Array) -> Array:
-        form = product.along_x if on_cpu else product.plain
-        return jax.linear_transpose(lambda x: form(x, kernel), unknown(kernel))(cotangent)[0]
+        form, kernel = product.along_x if on_cpu else product.plain, kernel.astype(dtype)
+        return transposed(lambda x: form(x, kernel), kernel, cotangent)
 
     def gradient_of_kernel(x: Array, cotangent: Array) -> Array:
-        form = product.along_kernel if on_cpu else product.plain
-        return jax.linear_transpose(lambda kernel: form(x, kernel), unknown(x))(cotangent)[0]
+        form, x = product.along_kernel if on_cpu else product.plain, x.astype(dtype)
+        return transposed(lambda kernel: form(x, kernel), x, cotangent)
 
     run = {"product": value, "gradient of x": gradient_of_x, "gradient of kernel": gradient_of_kernel}[role]
     for mapped in reversed(maps):
@@ -108,7 +118,7 @@ def _compute(
 
 
 _bilinear = Primitive("bilinear_by_platform")
-_run = jax.jit(_bilinear.bind, static_argnames=("product", "role", "shape", "maps"))
+_run = jax.jit(_bilinear.bind, static_argnames=("product", "role", "shape", "dtype", "maps"))
 _bilinear.def_impl(lambda left, right, **settings: _run(left, right, **settings))
 mlir.register_lowering(_bilinear, mlir.lower_fun(partial(_compute, False), multiple_results=False))
 mlir.register_lowering(_bilinear, mlir.lower_fun(partial(_compute, True), multiple_results=False), "cpu")
@@ -157,7 +167,8 @@ def _gradient(side: int, cotangent: Array, left: Any, right: Any, **settings: An
     }[role, side]
     maps = tuple((order[0] is None or m[order[0]], order[1] is None or m[order[1]]) for m in maps)
     shape = None if role == "product" else wanted.shape[sum(has) :]
-    out = _bind(left, right, product=settings["product"], role=role, shape=shape, maps=maps)
+    kind = {"product": settings["product"], "role": role, "shape": shape, "dtype": wanted.dtype}
+    out = _bind(left, right, **kind, maps=maps)
     return out.sum([i for i, each in enumerate(has) if not each])
 
 

@@ -40,25 +40,25 @@ def convolve(
 
     Values and derivatives of every order and mode are those of jax up to rounding. Convolutions that are not
     two-dimensional, not NHWC / HWIO / NHWC, grouped, dilated or transposed are passed to jax as they are.
+
+    The kernel may be of a wider type than what it is applied to; its gradient is then summed in its own type.
     """
     plain = (
         not (_dilates(lhs_dilation) or _dilates(rhs_dilation))
         and feature_group_count == batch_group_count == 1
     )
     if not (plain and lhs.ndim == 4 and _order(lhs, rhs, dimension_numbers) == _order(lhs, rhs, FAST)):
-        return lax.conv_general_dilated(
-            lhs,
-            rhs,
-            window_strides,
-            padding,
-            lhs_dilation,
-            rhs_dilation,
+        settings = (
+            tuple(window_strides),
+            padding if isinstance(padding, str) else tuple((low, high) for low, high in padding),
+            lhs_dilation if lhs_dilation is None else tuple(lhs_dilation),
+            rhs_dilation if rhs_dilation is None else tuple(rhs_dilation),
             dimension_numbers,
             feature_group_count,
             batch_group_count,
-            precision,
-            preferred_element_type,
         )
+        other = Other(settings, precision, preferred_element_type)
+        return other.plain(lhs, rhs) if lhs.dtype == rhs.dtype else multiply(other, lhs, rhs)
     strides = (int(window_strides[0]), int(window_strides[1]))
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
@@ -73,6 +73,23 @@ def _dilates(dilation: Sequence[int] | None) -> bool:
 
 def _order(lhs: Array, rhs: Array, dimension_numbers: Any) -> lax.ConvDimensionNumbers:
     return lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+
+
+@dataclass(frozen=True)
+class Other:
+    """A convolution that jax computes on all platforms."""
+
+    settings: tuple[Any, ...]  # of `jax.lax.conv_general_dilated`, those between the kernel and the precision
+    precision: Any = None
+    dtype: Any = None
+
+    def plain(self, x: Array, kernel: Array) -> Array:
+        """Leave it to jax."""
+        return lax.conv_general_dilated(
+            x, kernel, *self.settings, precision=self.precision, preferred_element_type=self.dtype
+        )
+
+    product = along_x = along_kernel = plain
 
 
 @dataclass(frozen=True)
