@@ -193,8 +193,18 @@ class MeanSparse(nn.Module):
         var = self.variable("mean_sparse", "var", jnp.zeros, channels).value
         threshold = self.variable("mean_sparse", "threshold", jnp.zeros, ()).value
         mean, var = (kept.reshape(*(1,) * (x.ndim - 1), -1) for kept in (mean, var))
-        near = jnp.abs(x - mean) < threshold * jnp.sqrt(var)
-        return jnp.where(near, mean, x).astype(x.dtype)
+        exact = x.astype(jnp.float32)
+        near = jnp.abs(exact - mean) < threshold * jnp.sqrt(var)
+        return jnp.where(near, mean, exact).astype(x.dtype)
+
+
+def attention(
+    query: Float[Array, "b n h c"], key: Float[Array, "b m h c"], value: Float[Array, "b m h c"]
+) -> Float[Array, "b n h c"]:
+    """Average values by softmax(query key / sqrt(c)) of each head, which is taken in float32."""
+    scores = jnp.einsum("bnhc,bmhc->bhnm", query, key, preferred_element_type=jnp.float32)
+    shares = jax.nn.softmax(scores / jnp.float32(query.shape[-1] ** 0.5)).astype(value.dtype)
+    return jnp.einsum("bhnm,bmhc->bnhc", shares, value)
 
 
 def layer_norm(

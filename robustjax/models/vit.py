@@ -7,7 +7,6 @@ stage4 the class token after the last normalisation, which the linear layer read
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -33,7 +32,7 @@ class TransformerBlock(nn.Module):
         y = layers.layer_norm(x, name="norm1", dtype=self.dtype)
         y = layers.dense(y, 3 * channels, name="qkv", dtype=self.dtype)
         query, key, value = jnp.moveaxis(y.reshape(-1, count, 3, self.heads, channels // self.heads), 2, 0)
-        y = jax.nn.dot_product_attention(query, key, value).reshape(-1, count, channels)
+        y = layers.attention(query, key, value).reshape(-1, count, channels)
         x = x + layers.dense(y, channels, name="proj", dtype=self.dtype)
         return x + layers.gelu_mlp(layers.layer_norm(x, name="norm2", dtype=self.dtype), dtype=self.dtype)
 

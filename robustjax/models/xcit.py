@@ -66,7 +66,7 @@ class ClassBlock(nn.Module):
             )
             for name, of in (("q", y[:, :1]), ("k", y), ("v", y))
         )
-        seen = jax.nn.dot_product_attention(query, key, value).reshape(-1, 1, channels)
+        seen = layers.attention(query, key, value).reshape(-1, 1, channels)
         seen = layers.dense(seen, channels, name="proj", dtype=self.dtype)
         x = x + _scaled(self, "gamma1", jnp.concatenate([seen, y[:, 1:]], axis=1))
         x = layers.layer_norm(x, name="norm2", dtype=self.dtype)
