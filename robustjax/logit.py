@@ -52,6 +52,15 @@ def margin(logits: Logits, label: Labels) -> PerExample:
     return _minus(jnp.where(own, -jnp.inf, logits).max(axis=-1), _pick(logits, label))
 
 
+def probability_margin(logits: Logits, label: Labels) -> PerExample:
+    """Compute max_{j != y} p_j - p_y, in [-1, 1]: positive exactly where the prediction is wrong (up to ties).
+
+    Reference: Xie et al. 2024, arXiv:2411.15210.
+    """
+    checks.answers("probability_margin", logits, label)
+    return margin(jnp.exp(log_softmax(logits)), label)
+
+
 def targeted_margin(logits: Logits, label: Labels, target: Labels) -> PerExample:
     """Compute z_t - z_y: positive where the target class beats the true one."""
     checks.answers("targeted_margin", logits, label, target)

@@ -6,7 +6,9 @@ pgd                   projected gradient ascent and its one-step form
 step_schedule         a number of steps that grows with training
 half_batch            an ascent for half of a batch
 compose               restarts, the worst of several, all targets, attacks from ascents
+annealed_pgd          PGD whose steps fall to zero
 apgd                  Auto-PGD in linf, l2 and l1, and over shrinking balls
+pma                   the margin of probabilities, one term at a time and then together
 frank_wolfe           ascent in balls of other norms, such as l1.5
 fab                   the nearest point beyond a decision boundary, targeted and not
 ddn                   minimum norms in l2, on spheres whose radius follows the outcome
@@ -65,6 +67,7 @@ attack_comparison     and on how attacks compare
 
 from robustjax.attacks.adaptive import averaged as averaged
 from robustjax.attacks.adaptive import substituted as substituted
+from robustjax.attacks.annealed_pgd import annealed_pgd as annealed_pgd
 from robustjax.attacks.apgd import apgd as apgd
 from robustjax.attacks.apgd import apgd_shrinking as apgd_shrinking
 from robustjax.attacks.boundary_attack import boundary_attack as boundary_attack
@@ -92,6 +95,7 @@ from robustjax.attacks.pgd import fgsm as fgsm
 from robustjax.attacks.pgd import monotone as monotone
 from robustjax.attacks.pgd import pgd as pgd
 from robustjax.attacks.pgd import pgd_solver as pgd_solver
+from robustjax.attacks.pma import pma as pma
 from robustjax.attacks.query_curve import QueryCurve as QueryCurve
 from robustjax.attacks.query_curve import query_curve as query_curve
 from robustjax.attacks.rays import rays as rays

@@ -56,14 +56,12 @@ class Apgd(NamedTuple):
     Attributes:
       steps, shrinking, compat: of the solver.
       classes: how many logits there are; it decides which losses are defined.
-      best_first: rank the targets by their logits at the strongest point of the cases before, not at the image.
     """
 
     steps: int
     shrinking: bool
     compat: Compat
     classes: int | None  # None where only cross-entropy is wanted
-    best_first: bool = False
 
     @property
     def losses(self) -> tuple[TargetedLoss, ...]:
@@ -89,7 +87,7 @@ class Apgd(NamedTuple):
 
             return classified(logits_fn, rows.data, loss)
 
-        return Case("apgd", solver, objective, warm_start=self.best_first)
+        return Case("apgd", solver, objective)
 
     def case(
         self, threat: Threat, name: str, loss: int, *, restarts: int, targets: int = 1, note: str = ""

@@ -33,6 +33,13 @@ def margin(logits_fn: LogitsFn, y: Labels) -> Objective:
 
 
 @signed
+def probability_margin(logits_fn: LogitsFn, y: Labels) -> Objective:
+    """Give the lead of the best other class in probability: max_{j != y} p_j - p_y, in [-1, 1]."""
+    y, seen = _classes("probability_margin", y), _seen("probability_margin", logits_fn, y)
+    return lambda x: logit.probability_margin(seen(x), y)
+
+
+@signed
 def dlr(logits_fn: LogitsFn, y: Labels) -> Objective:
     """Give the difference of logits ratio; with fewer than three classes the margin."""
     y, seen = _classes("dlr", y), _seen("dlr", logits_fn, y)

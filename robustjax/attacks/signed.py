@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from robustjax import logit
 
 F = TypeVar("F", bound=Callable[..., Any])
-LOSSES = (logit.margin, logit.dlr, logit.targeted_margin, logit.targeted_dlr)
+LOSSES = (logit.margin, logit.probability_margin, logit.dlr, logit.targeted_margin, logit.targeted_dlr)
 
 
 def signed(fn: F) -> F:

@@ -27,6 +27,7 @@ from robustjax.attacks.geoda import geoda
 from robustjax.attacks.hop_skip_jump import hop_skip_jump
 from robustjax.attacks.nes import nes
 from robustjax.attacks.pgd import pgd_solver
+from robustjax.attacks.pma import pma
 from robustjax.attacks.rays import rays
 from robustjax.attacks.sigma_zero import sigma_zero
 from robustjax.attacks.sign_opt import sign_opt
@@ -114,6 +115,7 @@ ATTACKS: dict[str, Build] = {
     "pgd-ce": _pgd("pgd-ce", logit.cross_entropy),
     "pgd-margin": _pgd("pgd-margin", logit.margin),
     "pgd-dlr": _pgd("pgd-dlr", logit.dlr),
+    "pma": lambda t, k, s: pma(t, steps=s.steps, restarts=s.restarts),
     "deepfool": lambda t, k, s: untargeted("deepfool", deepfool(t, steps=s.steps), leads, passes=k + 1),
     "sdf": lambda t, k, s: untargeted("sdf", super_deepfool(t, steps=s.steps), leads, passes=k + 1),
     "ddn": lambda t, k, s: untargeted("ddn", ddn(t, steps=s.steps), logit.cross_entropy),

@@ -73,6 +73,8 @@ LINES = {
     "fgsm_rs": Line(lambda t: against(fast.fgsm_rs(t)), ("linf",), 1.8, True),
     "pgd_solver": Line(lambda t: as_attack(attacks.pgd_solver(t, steps=12, step_size=0.4 * t.eps)), ("linf", "l2")),
     "monotone": Line(lambda t: as_attack(attacks.monotone(t, steps=12, step_size=0.4 * t.eps)), ("l2",)),
+    "annealed_pgd": Line(lambda t: as_attack(attacks.annealed_pgd(t, steps=15)), ("linf", "l2"), slow=True),
+    "pma": Line(lambda t: autoattack.worst_case((attacks.pma(t, steps=20),)), ("linf",), slow=True),
     "apgd": Line(lambda t: as_attack(attacks.apgd(t, steps=15))),
     "apgd_shrinking": Line(lambda t: as_attack(attacks.apgd_shrinking(t, steps=20)), ("l1", "l2")),
     "square": Line(lambda t: as_attack(attacks.square(t, queries=60)), reach=4.0),

@@ -105,7 +105,7 @@ def test_targets_come_in_the_order_of_the_strongest_point():
         return jnp.stack([one, 0.9 * one, 3 * x[:, 0] - 1, 0 * one], axis=1)
 
     x, y, threat = jnp.full((1, 2), 0.5), jnp.zeros(1, jnp.int32), Threat("linf", 0.15)
-    case = autoattack.Apgd(8, False, None, 4, best_first=True).case(threat, "apgd-t", 2, restarts=1)
+    case = fast_suite.at_targets(threat, classes=4, targets=1, steps=8)
     clean, best = ({"ranked": wrong_classes(net(z), y, 3)} for z in (x, x + 0.15))
     rows = rows_of(case, keys_for(KEY, 1), y, clean, jnp.int32(0), x, best=x + 0.15, at_best=best)
     assert int(autoattack._target(rows)[0]) == 2
@@ -114,16 +114,20 @@ def test_targets_come_in_the_order_of_the_strongest_point():
 
 def test_passes_by_hand():
     """APGD looks at its start and each step, both ways; FAB makes one forward pass more a step; Square asks.
+    PMA makes two runs of two stages, which begin with a look at their first point.
 
     Standard in linf with five classes, so four targets: 2 * 101 * (1 + 4) + 3 * 100 * 4 + 5001.
     """
     threat = Threat("linf", 0.1)
     assert fast_suite.standard_passes(threat, classes=5) == 2 * 101 * 5 + 3 * 100 * 4 + 5001
     cases = fast_suite.fast(threat, classes=5)
-    assert sum(case.whole for case in cases) == 2 * 26 * (1 + 4) + 301
+    assert [case.whole for case in cases] == [2 * (2 * 12), 2 * (4 * 21), 401]
+    ten = (fast_suite.fast(threat, classes=10), fast_suite.standard_passes(threat, classes=10))
+    assert (sum(case.whole for case in ten[0]), ten[1]) == (827, 9721)
 
 
-def test_it_says_what_it_used_and_when_it_is_not_enough():
+@pytest.mark.slow
+def test_it_says_what_it_used():
     found = robustjax.evaluate(network(W), X, Y, eps=EPS["linf"], suite="fast", masking=False)
     robust = int(closed_form("linf", EPS["linf"]).sum())
     per_image = fast_suite.standard_passes(Threat("linf", 0.1), classes=CLASSES)
@@ -133,6 +137,8 @@ def test_it_says_what_it_used_and_when_it_is_not_enough():
     assert f"standard makes {robust * per_image:,} of the robust images alone" in repr(found)
     assert found.title.startswith("linf 0.05, fast suite")
 
+
+def test_it_says_when_it_is_not_enough():
     assert fast_suite.not_enough((Flag("noise", False, "", {}),)) == ()
     (flag,) = fast_suite.not_enough((Flag("noise", True, "", {}), Flag("one step", False, "", {})))
     assert flag.raised and flag.says.startswith("noise: ") and "run the standard suite" in flag.says
