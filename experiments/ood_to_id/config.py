@@ -21,6 +21,7 @@ from experiments.shared.fields import (
 from robustjax.catalog import models as model_names
 from robustjax.catalog.names import named
 from robustjax.catalog.translators import TRANSLATORS, Sizes
+from robustjax.data.preprocessing import preprocessing
 from robustjax.perturbations.adversarial_pairs import ATTACKS
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.perturbations.tones import SHIFTS
@@ -99,8 +100,11 @@ class TrainConfig:
 
     dataset: str = "digits"  # embedded, enlarged to 16 x 16 pixels; others by name once prepared
     size: Count | None = None  # pixels a side that other sets are scaled and cut to
+    # instead of --size, of large prepared pictures, by name as Res256Crop224: those of --images alone are decoded
+    preprocess: str | None = None
     images: ImagesOrAll = None  # of each part, all for None
-    classifier: str | None = None  # a run folder of classification.train; one is trained by default
+    # a run folder of classification.train, or a file of PyTorch weights (.pt, .safetensors); one is trained by default
+    classifier: str | None = None
     kind: str = (
         "pix2pix"  # of catalog.translators, or module:name of your own function (key, images) -> images
     )
@@ -116,8 +120,14 @@ class TrainConfig:
     data_dir: str | None = None
 
     def check(self) -> None:
-        """Refuse a kind that is neither known nor can be imported."""
+        """Refuse a kind that is neither known nor can be imported, and images of two sizes."""
         named(TRANSLATORS, self.kind, flag="--kind")
+        if self.preprocess is not None:
+            preprocessing(self.preprocess)
+            if self.size is not None:
+                raise ValueError(
+                    f"--size is {self.size} and --preprocess {self.preprocess}, must be one of them"
+                )
 
 
 TRAIN_MAY_DIFFER = ("out", "data_dir", "segment", "save_every", "evaluation_images", "evaluation_steps")
@@ -149,6 +159,16 @@ TRAIN_PRESETS = {
     "mnist": TrainConfig(dataset="mnist", recipe=_MNIST),
     "mnist_small": TrainConfig(dataset="mnist", recipe=_SMALL),  # twenty minutes of a small CPU
     "cifar10": TrainConfig(dataset="cifar10", recipe=_CIFAR),
+    # Not all of ImageNet fits into memory; the classifier is trained already.
+    "imagenet": TrainConfig(
+        dataset="imagenet2012",
+        preprocess="Res256Crop224",
+        images=5000,
+        classifier="data/resnet50.pt",
+        kind="pix2pixhd",
+        recipe=_LARGE,
+        out="runs/translator_imagenet",
+    ),
     "imagenette": TrainConfig(dataset="imagenette/160px-v2", size=160, kind="pix2pixhd", recipe=_LARGE),
     "smoke": TrainConfig(
         images=48, recipe=_SMOKE, evaluation_images=16, evaluation_steps=2, segment=2, save_every=1
@@ -187,6 +207,9 @@ class EvaluateConfig:
     samples: CountOrNone = (
         20  # draws of a random translator in every gradient; 0 for attacks on a fixed draw alone
     )
+    chunk_size: Count | None = (
+        None  # of these draws at a time, all by default: memory is that of so many images
+    )
     averaged_only: tuple[str, ...] = ()  # attacks on the mean of draws; those of --only by default
     averaged_steps: Count | None = None  # of those; --steps by default
     resubmissions: Count = 20
@@ -211,7 +234,7 @@ class EvaluateConfig:
             raise ValueError("--gate grouped goes with --run: a function has a gate of its own")
 
 
-EVALUATE_MAY_DIFFER = ("out", "data_dir", "only", "averaged_only")
+EVALUATE_MAY_DIFFER = ("out", "data_dir", "only", "averaged_only", "chunk_size")
 EVALUATE_PRESETS = {
     "standard": EvaluateConfig(),
     "digits": EvaluateConfig(queries=1000, estimates=20, targets=3, batch_size=128),

@@ -1,5 +1,6 @@
 """The tables and the report of ood_to_id.evaluate."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,18 @@ def lines(it: Evaluation | Comparison) -> list[str]:
         for row in main_rows(one)
     ]
     repeated = [row for rows in it.submissions.values() for row in rows]
-    return [*main, *map(_in_line, [*it.controls, *repeated]), it.headline.says]
+    voted = [voting(mode, rows) for mode, rows in it.submissions.items()]
+    return [*main, *map(_in_line, [*it.controls, *repeated]), *voted, it.headline.says]
+
+
+def voting(mode: str, rows: Sequence[Mapping[str, str]]) -> str:
+    """Say what several submissions to a random translator leave in the worst case: with retries, and by majority."""
+    _, one, every, votes = rows[-1].items()
+    return (
+        f"{mode}: of the points that serve best against each image, {one[0].removesuffix(' %')}: {one[1]} %; "
+        f"{every[0].removesuffix(' %')}, which is what an adversary who may retry leaves: {every[1]} %; "
+        f"{votes[0].removesuffix(' %')}, if the defence answers by vote: {votes[1]} %"
+    )
 
 
 def _in_line(row: dict[str, str]) -> str:
@@ -124,6 +136,9 @@ def evaluation_report(cfg: EvaluateConfig, it: Evaluation) -> Report:
     """Write the report of an evaluation."""
     report, says = Report("A translation defence under attacks that know it", cfg), it.headline.says
     report.text(says[:1].upper() + says[1:] + ".")
+    for mode, rows in it.submissions.items():
+        said = voting(mode, rows)
+        report.text(said[:1].upper() + said[1:] + ".")
     report.text(f"Images: {images_in_words(cfg, it.target)}.")
     for mode, found in it.found.items():
         report.table(

@@ -154,7 +154,10 @@ def open_target(cfg: EvaluateConfig) -> Target:
         return Target(built, None, sets, *sets.tested(cfg.images), float(cfg.eps or 0.0), cfg.random)
     system = open_system(str(cfg.run))
     made = system.settings
-    sets = images.load(made.dataset, made.seed, data_dir=cfg.data_dir, size=made.size)
+    sets = images.load(
+        made.dataset, made.seed, data_dir=cfg.data_dir, size=made.size, preprocess=made.preprocess,
+        images=made.images if made.preprocess else None,
+    )  # fmt: skip
     kind = TRANSLATORS.get(made.kind)
     return Target(
         _defence(cfg, system, sets),
@@ -200,7 +203,7 @@ def _attacked(
         found = purifier.evaluate(
             jax.random.key(cfg.seed), target.defence, target.test.image, target.test.label,
             Threat("linf", target.eps), [case for case in plan if case.attack == name],
-            batch_size=cfg.batch_size, samples=samples, source=target.source,
+            batch_size=cfg.batch_size, samples=samples, chunk_size=cfg.chunk_size, source=target.source,
             pool=(pool.image, pool.label),
         )  # fmt: skip
         left = 100 * found.robust().mean()

@@ -8,6 +8,7 @@ import numpy as np
 
 from robustjax import data
 from robustjax.data import subsets
+from robustjax.data.sources import decoded
 from robustjax.models import resampling
 from robustjax.types import Batch, Images
 
@@ -49,6 +50,7 @@ def load(
     data_dir: str | None = None,
     size: int | None = None,
     images: subsets.Wanted = None,
+    preprocess: str | None = None,
 ) -> Sets:
     """Load a data set: the embedded digits enlarged to 16 x 16, or a prepared one.
 
@@ -58,6 +60,7 @@ def load(
       data_dir: where prepared sets are.
       size: pixels a side that prepared sets are scaled and cut to.
       images: which of each part, see `data.subsets`; all for None.
+      preprocess: of prepared pictures, by name, instead of `size`; only those that are chosen are decoded.
     """
     if dataset == "digits":
         train, valid, test, numbers = _digits(seed)
@@ -65,7 +68,11 @@ def load(
         test, numbers = Sets(train, valid, test, numbers).tested(images)
         return Sets(train, valid, test, numbers)
     parts = [
-        subsets.subset(data.load(dataset, split, data_dir=data_dir, size=size), images)
+        decoded(
+            subsets.subset(
+                data.load(dataset, split, data_dir=data_dir, size=size, preprocess=preprocess), images
+            )
+        )
         for split in ("train", "validation", "test")
     ]
     train, valid, test = (

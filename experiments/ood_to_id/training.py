@@ -13,13 +13,14 @@ from experiments.ood_to_id import images, networks
 from experiments.ood_to_id.config import TRAIN_MAY_DIFFER, TrainConfig
 from experiments.ood_to_id.images import Sets
 from experiments.shared.classifiers import open_classifier
-from robustjax import logit, runtime
+from robustjax import checks, logit, runtime
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
 from robustjax.attacks.pgd import pgd
 from robustjax.catalog.translators import TRANSLATORS, translator
 from robustjax.data import subsets
 from robustjax.data.subsets import batch_subset
+from robustjax.models import weights
 from robustjax.ood.translate import Translate
 from robustjax.perturbations import tones
 from robustjax.runtime import strict_json
@@ -79,13 +80,20 @@ def train_system(cfg: TrainConfig) -> Trained:
       Stopped: if asked to; the same settings go on from there.
     """
     # --- data ---
-    sets = images.load(cfg.dataset, cfg.seed, data_dir=cfg.data_dir, size=cfg.size, images=cfg.images)
+    sets = images.load(
+        cfg.dataset,
+        cfg.seed,
+        data_dir=cfg.data_dir,
+        size=cfg.size,
+        images=cfg.images,
+        preprocess=cfg.preprocess,
+    )
     recipe, folder = cfg.recipe, pathlib.Path(cfg.out)
     with runtime.Run(cfg.out, cfg, may_differ=TRAIN_MAY_DIFFER) as run, stopping() as stop:
         stages = _Stages(run, stop, cfg)
         # --- classifier and encoder ---
         if cfg.classifier is not None:
-            classifier, _ = open_classifier(cfg.classifier, data_dir=cfg.data_dir)
+            classifier = given_classifier(cfg, sets.classes, sets.shape)
             keep_network(folder, "classifier", classifier)
         else:
             model, stage = networks.classifier_stage(sets, recipe, cfg.seed, dataset=cfg.dataset)
@@ -120,6 +128,23 @@ def train_system(cfg: TrainConfig) -> Trained:
     }
     strict_json.write(folder / "system.json", made, indent=2)
     return Trained(folder, rows, pictures, until, shown)
+
+
+def given_classifier(cfg: TrainConfig, classes: int, shape: tuple[int, ...]) -> Network:
+    """Open the classifier that is trained already: a run folder, or a file of PyTorch weights.
+
+    Raises:
+      ValueError: in one line, if it is not there, or has another number of logits than there are classes.
+    """
+    path = cfg.classifier or ""
+    if path.endswith((".pt", ".pth", ".ckpt", ".safetensors")):
+        if not pathlib.Path(path).is_file():
+            raise ValueError(f"--classifier {path}: there is no such file, weights must be downloaded first")
+        return weights.imported(path, classes=classes, shape=shape)
+    network, _ = open_classifier(path, data_dir=cfg.data_dir)
+    few = np.zeros((1, *shape), np.float32)
+    checks.logits(f"--classifier {path}", network.logits_fn, few, classes=classes)
+    return network
 
 
 class _Stages:
@@ -241,7 +266,7 @@ def open_system(folder: str | pathlib.Path) -> System:
     if cfg.classifier is None:
         model = networks.classifier_of(cfg.recipe, cfg.dataset, classes, shape)
     else:
-        model = open_classifier(cfg.classifier)[0].model
+        model = given_classifier(cfg, classes, shape).model
     encoder = networks.encoder_of(cfg.recipe, shape)
     trained = None
     if cfg.kind in TRANSLATORS:

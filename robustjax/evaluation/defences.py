@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from robustjax import logit
 from robustjax.attacks import gated_objectives, masking_checks
@@ -57,8 +57,13 @@ class GatedParameters(NamedTuple):
     place: Any
 
 
-def attacked(defence: Defence, keys: Keys, *, slope: str, samples: int | None) -> AttackedDefence:
-    """Look at a defence as an attacker: a fixed draw or the mean of several, true slopes or those of the identity."""
+def attacked(
+    defence: Defence, keys: Keys, *, slope: str, samples: int | None, chunk_size: int | None = None
+) -> AttackedDefence:
+    """Look at a defence as an attacker: a fixed draw or the mean of several, true slopes or those of the identity.
+
+    Memory is that of `chunk_size` draws at a time, by default of all of them.
+    """
 
     def translate(keys: Keys, x: Images) -> Images:
         return jnp.clip(defence.translate(keys, x), 0.0, 1.0)
@@ -67,14 +72,16 @@ def attacked(defence: Defence, keys: Keys, *, slope: str, samples: int | None) -
         z = translate(keys, x) if slope == "exact" else substituted(partial(translate, keys))(x)
         return defence.logits_fn(z)
 
-    def drawn(noise: PRNGKeyArray, x: Images) -> Array:
+    def drawn(noise: Keys, x: Images) -> Array:
         # An image's draws hang on its own key and its bits, not on who shares its batch.
         own = jax.vmap(lambda key, other: jax.random.fold_in(key, jax.random.bits(other)))(keys, noise)
         return stochastic(own, x)
 
     through = partial(stochastic, keys)
     if samples is not None:
-        through = averaged(drawn, jax.random.key(0), samples=samples, of=jax.nn.log_softmax)
+        through = averaged(
+            drawn, jax.random.key(0), samples=samples, chunk_size=chunk_size, of=jax.nn.log_softmax
+        )
     return AttackedDefence(defence.logits_fn, through, defence.gate.gap, defence.features)
 
 
@@ -105,6 +112,7 @@ class GatedProgram:
     from_source: bool
     transfer: bool
     black_box: bool
+    chunk_size: int | None = None
 
     def __call__(self, threat: Threat) -> Case:
         """Build the case, without its parameters."""
@@ -112,7 +120,9 @@ class GatedProgram:
 
         def objective(systems: Systems, rows: Rows) -> ValueAndMerit:
             defence = systems.source if self.from_source else systems.defence
-            seen = attacked(defence, rows.key, slope=self.slope, samples=self.samples)
+            seen = attacked(
+                defence, rows.key, slope=self.slope, samples=self.samples, chunk_size=self.chunk_size
+            )
             # From soft to hard: the last segment has the width that was asked for.
             late = jnp.minimum((rows.step // SEGMENT + 1) * SEGMENT / solver.length, 1.0)
             its = rows.parameters.settings
@@ -149,10 +159,13 @@ class GatedAnswers(NamedTuple):
     """What the hard defence says of points: both logits, the gap of the gate, margin and merit."""
 
     samples: int | None  # draws of a random translator to average
+    chunk_size: int | None = None  # of them at a time
 
     def __call__(self, systems: Systems, keys: Keys, known: Known, x: Array) -> dict[str, Array]:
         """Run the defence on a batch."""
-        parts = attacked(systems.defence, keys, slope="exact", samples=self.samples)
+        parts = attacked(
+            systems.defence, keys, slope="exact", samples=self.samples, chunk_size=self.chunk_size
+        )
         plain, through, gap = parts.plain(x), parts.through(x), parts.gap(x)
         hard = jnp.where((gap <= 0)[:, None], plain, through)
         wrong = hard.argmax(axis=1) != known.label

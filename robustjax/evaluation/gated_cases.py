@@ -86,7 +86,7 @@ class GatedCase:
     goal: Literal["wrong", "unseen", "end"] = "wrong"
     from_source: bool = False
 
-    def program(self, samples: int | None) -> GatedProgram:
+    def program(self, samples: int | None, chunk_size: int | None = None) -> GatedProgram:
         """Collect what decides which program runs; `samples` are the draws of a random translator to average."""
         return GatedProgram(
             self.surrogate,
@@ -98,10 +98,17 @@ class GatedCase:
             self.from_source,
             self.goal == "end",
             self.model == "TM1",
+            chunk_size,
         )
 
 
-def cases_of(plan: Sequence[GatedCase], threat: Threat, *, samples: int | None = None) -> tuple[Case, ...]:
+def cases_of(
+    plan: Sequence[GatedCase],
+    threat: Threat,
+    *,
+    samples: int | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Case, ...]:
     """Turn the searches of one attack into cases, in this order; neighbours of one program are runs of one case.
 
     Their random numbers hang on their place in the attack.
@@ -110,6 +117,7 @@ def cases_of(plan: Sequence[GatedCase], threat: Threat, *, samples: int | None =
       plan: searches of one name and one goal.
       threat: where points may lie.
       samples: draws of a random translator to average; None to fix the draw.
+      chunk_size: of them at a time, all by default.
     """
     groups: list[list[int]] = []
     for place, one in enumerate(plan):
@@ -118,11 +126,17 @@ def cases_of(plan: Sequence[GatedCase], threat: Threat, *, samples: int | None =
             groups[-1].append(place)
         else:
             groups.append([place])
-    return tuple(_case([plan[i] for i in places], places, threat, samples) for places in groups)
+    return tuple(_case([plan[i] for i in places], places, threat, samples, chunk_size) for places in groups)
 
 
-def _case(some: Sequence[GatedCase], places: Sequence[int], threat: Threat, samples: int | None) -> Case:
-    program = some[0].program(samples)
+def _case(
+    some: Sequence[GatedCase],
+    places: Sequence[int],
+    threat: Threat,
+    samples: int | None,
+    chunk_size: int | None,
+) -> Case:
+    program = some[0].program(samples, chunk_size)
     numbers = {
         name: np.array([getattr(one, name) for one in some], np.float32)
         for name in ("penalty", "warmth", "mix")

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import PRNGKeyArray
 
+from robustjax import checks
 from robustjax.attacks import gated_objectives
 from robustjax.evaluation.defence_results import DefenceResults
 from robustjax.evaluation.defences import GatedAnswers, Known, Systems, as_argument
@@ -30,6 +31,7 @@ def evaluate(
     *,
     batch_size: int = 128,
     samples: int | None = None,
+    chunk_size: int | None = None,
     source: Defence | None = None,
     pool: tuple[Any, Any] | None = None,
     every: bool = True,
@@ -51,6 +53,7 @@ def evaluate(
       plan: what to try, of `gated_cases`.
       batch_size: rows on the device.
       samples: for a random T, draws to average in every value, gradient and answer (EOT); None to fix the draw.
+      chunk_size: of these draws at a time, all by default: memory is that of so many times the rows.
       source: another defence, for searches of kind TM4, which see nothing else.
       pool: images and labels of benign examples, whose features are matched.
       every: run every attack on all examples, not only on those that are robust to the ones before it.
@@ -61,6 +64,8 @@ def evaluate(
       ValueError: if a search needs a source, a pool or features that are not given, or nothing is to be attacked.
     """
     threat = jax.tree.map(jnp.float32, threat)
+    if chunk_size is not None:
+        checks.count("evaluate", "chunk_size", chunk_size)
     images, labels = as_floats(np.asarray(x)), np.asarray(y, np.int32)
     if not len(images) or not plan:
         raise ValueError(
@@ -71,7 +76,7 @@ def evaluate(
     systems = system, system if source is None else as_argument(source)
     size = min(batch_size, len(images))
     settings: dict[str, Any] = {"batch_size": size, "smallest": size, "sharding": sharding}
-    answers = GatedAnswers(samples)
+    answers = GatedAnswers(samples, chunk_size)
 
     nothing = np.zeros((len(labels), 0), np.int32)
     examples = Examples(images, Known(labels, nothing, nothing), np.arange(len(labels)))
@@ -91,7 +96,8 @@ def evaluate(
             ranks = 1 + max(one.rank for one in searches)
             known = _matched(known, system, images, pool, ranks)
         run = runner(
-            Systems, partial(cases_of, searches, samples=samples), answers, partial(_reached, goal),
+            Systems, partial(cases_of, searches, samples=samples, chunk_size=chunk_size), answers,
+            partial(_reached, goal),
             until=goal, **settings,
         )  # fmt: skip
         one = run(

@@ -10,7 +10,7 @@ import pytest
 from robustjax.attacks import flags, gated_objectives, masking_measurements
 from robustjax.attacks.adaptive import substituted
 from robustjax.attacks.gated_objectives import AttackedDefence, AttackParameters, Target
-from robustjax.evaluation import gated_cases, headline, pool, purifier
+from robustjax.evaluation import defences, gated_cases, headline, pool, purifier
 from robustjax.evaluation.defence_results import DefenceResults
 from robustjax.evaluation.gated_cases import GatedCase
 from robustjax.ood.gates import Gate, always
@@ -302,3 +302,21 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit():
     assert kills > 0
     for name in ("wrong", "unseen", "margin", "x", "gradients", "runs"):
         np.testing.assert_array_equal(getattr(found, name), getattr(whole, name), err_msg=name)
+
+
+def test_draws_in_chunks_give_the_values_and_gradients_of_all_at_once():
+    """f after T = x plus noise of its own draw: the mean over four draws, two at a time."""
+    noisy = Defence(
+        f, lambda keys, x: x + 0.2 * jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys), ALWAYS
+    )
+    keys = jax.random.split(KEY, len(X))
+
+    def value(x, chunk_size):
+        seen = defences.attacked(noisy, keys, slope="exact", samples=4, chunk_size=chunk_size)
+        return jnp.square(seen.through(x)).sum()
+
+    one, other = (jax.jit(jax.value_and_grad(lambda x, c=c: value(x, c)))(X) for c in (None, 2))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-2)
+    with pytest.raises(ValueError, match="chunk_size is 0"):
+        purifier.evaluate(KEY, noisy, X, Y, BALL, gated_cases.static(), chunk_size=0)

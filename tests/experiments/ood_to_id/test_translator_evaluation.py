@@ -45,6 +45,7 @@ def test_a_random_translator_is_attacked_by_draw_by_mean_and_by_transfer(
     assert all(single >= every for single, every, _ in columns)
     assert all(np.array(columns[-1]) <= np.min(columns[:-1], axis=0) + 1e-9)
     assert facts["abstaining"]["fixed draw"][-1]["images"] == "worst case"
+    assert f"if the defence answers by vote: {list(rows[-1].values())[-1]} %" in done.stdout
 
 
 def test_the_grouped_gate_compares_and_prints_no_number(system, tmp_path, capsys, monkeypatch):

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scripts
+from PIL import Image
 
 from experiments.ood_to_id import config, images, networks, train, training
+from experiments.ood_to_id.config import TrainConfig
 from experiments.shared import command_line
+from robustjax.data import picture_tree
 from robustjax.models import small
 from robustjax.perturbations.pairs import ImagePair
 from robustjax.types import Batch, Network
@@ -58,9 +61,13 @@ def test_a_function_of_ones_own_is_a_translator(system, tmp_path, capsys, monkey
 def test_presets_are_sound_and_their_networks_take_their_images(name):
     cfg = train.PRESETS[name]
     command_line.validate(cfg)
-    shape = {"digits": (16, 16, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}.get(
-        cfg.dataset, (160, 160, 3)
-    )
+    shape = {
+        "digits": (16, 16, 1),
+        "mnist": (28, 28, 1),
+        "cifar10": (32, 32, 3),
+        "imagenette/160px-v2": (160, 160, 3),
+        "imagenet2012": (224, 224, 3),
+    }[cfg.dataset]
     x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     for kind in (cfg.kind,) if name != "smoke" else config.KINDS:
         model = networks.translator_of(kind, cfg.recipe, shape)
@@ -131,3 +138,37 @@ def test_recipes_are_checked(settings, words):
     recipe = dataclasses.replace(config.Recipe(), **settings)
     with pytest.raises(ValueError, match=words):
         command_line.validate(dataclasses.replace(train.PRESETS["smoke"], recipe=recipe))
+
+
+def test_of_large_pictures_those_that_are_chosen_are_decoded(tmp_path, monkeypatch):
+    """Of twelve pictures of two classes four are asked for of each part, scaled to 8 x 8."""
+    for k in range(12):
+        folder = tmp_path / f"n{k % 2}"
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 16), (20 * k, 0, 0)).save(folder / f"x_{k}.png")
+    decoded = []
+
+    def load(dataset, split, *, data_dir, size, preprocess):
+        assert dataset == "imagenet2012" and size is None
+        found = picture_tree.load(tmp_path, preprocess=preprocess)
+        read = found.image.read
+        found.image.read = lambda rows: decoded.extend(rows) or read(rows)
+        return found
+
+    monkeypatch.setattr(images.data, "load", load)
+    sets = images.load("imagenet2012", 0, images=4, preprocess="Res8Crop8")
+    assert sets.train.image.shape == sets.test.image.shape == (4, 8, 8, 3) and len(decoded) == 3 * 4
+    np.testing.assert_allclose(sets.test.image[:, 0, 0, 0], 20 * sets.numbers / 255, atol=1e-6)
+    with pytest.raises(ValueError, match="must be one of them"):
+        TrainConfig(size=8, preprocess="Res8Crop8").check()
+
+
+def test_a_classifier_that_is_not_there_or_has_other_classes(monkeypatch):
+    with pytest.raises(ValueError, match="no such file, weights must be downloaded"):
+        training.given_classifier(TrainConfig(classifier="none.pt"), 10, (8, 8, 3))
+    model = small.linear(classes=3, shape=(8, 8, 3))
+    network = Network(model, *model.init(jax.random.key(0)))
+    monkeypatch.setattr(training, "open_classifier", lambda path, data_dir: (network, None))
+    assert training.given_classifier(TrainConfig(classifier="runs/x"), 3, (8, 8, 3)) is network
+    with pytest.raises(ValueError, match="gives 3 logits, must give one for each of 10"):
+        training.given_classifier(TrainConfig(classifier="runs/x"), 10, (8, 8, 3))
