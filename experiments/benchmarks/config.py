@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+import tyro
+
 from experiments.shared import network_source
 from experiments.shared.fields import (
     Count,
@@ -274,3 +276,31 @@ ROBUSTBENCH_PRESETS = {
     "full": RobustBenchConfig(),
     "smoke": RobustBenchConfig(out="runs/robustbench_smoke.jsonl", only=("Salman2020Do_R18",)),
 }
+
+
+# --- plan ---
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """Plan a run."""
+
+    script: tyro.conf.Positional[str]  # such as classification.train
+    preset: tyro.conf.Positional[str]  # of the script
+    topology: tuple[str, ...] = (
+        "v5e:1x1",
+    )  # chips and how they are wired, such as v5e:2x4, v5p:2x2x1, h100:8
+    batch_size: Count | None = None  # over all chips; the preset's by default
+    settings: tuple[str, ...] = ()  # other fields of the script, as name=value
+    shape: tuple[Count, ...] = ()  # of an image, (h, w, c), where the data set is not known here
+    classes: CountOrNone = 0  # the same
+    options: tuple[str, ...] = ()  # of the compiler, as name=value
+    out: str | None = None  # a folder for plan.html and plan.jsonl
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        if len(self.shape) not in (0, 3):
+            raise ValueError(f"--shape is {' '.join(map(str, self.shape))}, must be h w c")
+        for word in self.options:
+            if "=" not in word:
+                raise ValueError(f"--options has {word!r}, must be name=value")

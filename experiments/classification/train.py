@@ -19,14 +19,17 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from experiments.classification import train_report
 from experiments.classification.config import MAY_DIFFER, TrainConfig
 from experiments.classification.config import TRAIN_PRESETS as PRESETS
 from experiments.shared import command_line
+from experiments.shared.planned import Planned, placed
 from experiments.shared.validation import accuracies
 from robustjax import data, runtime, training
 from robustjax.analysis import curves
@@ -123,6 +126,33 @@ def main(cfg: TrainConfig) -> int:
     if jax.process_index() == 0:
         train_report.write(cfg, curve, test, updates=updates, note=train.info.note)
     return 0
+
+
+def planned(cfg: TrainConfig, mesh: Mesh, *, shape: tuple[int, ...], classes: int) -> list[Planned]:
+    """List what a run does most of its time, for `benchmarks.plan`: the training step.
+
+    Args:
+      cfg: the settings.
+      mesh: of devices, which need not be there.
+      shape, classes: of the images.
+    Raises:
+      ValueError: for `--loss free`, whose perturbation is trained along.
+    """
+    if cfg.loss == "free":
+        raise ValueError("--loss is free, must be another one to be planned")
+    model = models.classifier(
+        cfg.model, dataset=cfg.dataset, classes=classes, shape=shape, dtype=cfg.dtype, remat=cfg.remat
+    )
+    tx = cfg.optimizer.over(cfg.updates)
+    step: Any = training.scheduled(loss_at(cfg, model, classes), tx)
+
+    def trace() -> Any:
+        state = jax.eval_shape(lambda key: training.start(key, model, tx, ema=cfg.ema), jax.random.key(0))
+        image: Any = jax.ShapeDtypeStruct((cfg.batch_size, *shape), jnp.float32)
+        label: Any = jax.ShapeDtypeStruct((cfg.batch_size,), jnp.int32)
+        return step.trace(placed(state, mesh), placed(Batch(image, label), mesh, *mesh.axis_names))
+
+    return [Planned("training step", trace, cfg.batch_size, cfg.updates)]
 
 
 def loss_at(cfg: TrainConfig, model: Model, classes: int) -> Callable[[jax.Array], Loss]:

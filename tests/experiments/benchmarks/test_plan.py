@@ -1,0 +1,144 @@
+"""A plan's numbers are what one counts by hand from a program's text and a chip's peaks, and its input is checked."""
+
+import dataclasses
+import math
+from importlib.util import find_spec
+
+import pytest
+
+from experiments.benchmarks import chips, compiling, plan
+from experiments.benchmarks.compiling import Compiled
+from experiments.benchmarks.time_bounds import bound
+
+# Two products of 2 * 1000^3 operations on 3 matrices of 4 MB, and one of them again in a fusion with its like.
+TEXT = """HloModule one, is_scheduled=true
+
+%two (a: f32[1000,1000], b: f32[1000,1000]) -> f32[1000,1000] {
+  %a = f32[1000,1000]{1,0} parameter(0)
+  %b = f32[1000,1000]{1,0} parameter(1)
+  %c = f32[1000,1000]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %d = f32[1000,1000]{1,0} dot(%c, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (x: f32[1000,1000], y: f32[1000,1000]) -> f32[1000,1000] {
+  %x = f32[1000,1000]{1,0} parameter(0)
+  %y = f32[1000,1000]{1,0} parameter(1)
+  %copy.1 = f32[1000,1000]{0,1} copy(%x)
+  %z = f32[1000,1000]{1,0} dot(%copy.1, %y), lhs_contracting_dims={1}, rhs_contracting_dims={0}, operand_precision={highest,highest}
+  %w = f32[1000,1000]{1,0} fusion(%z, %y), kind=kOutput, calls=%two
+  ROOT %all = f32[4000,1000]{1,0} all-gather(%w), replica_groups=[1,4]<=[4], dimensions={0}
+}
+"""  # noqa: E501
+MEMORY = {"arguments": 8e6, "outputs": 4e6, "aliased": 4e6, "temporaries": 16e6, "code": 0.0}
+
+
+def made(text=TEXT, memory=MEMORY):
+    return Compiled("step", 64, 100, text, TEXT, memory, 1.0)
+
+
+def slow(**changes):
+    """A chip of round numbers: a product takes 2 ms, 4 MB take 1 ms."""
+    chip = chips.Chip("tpu", 1e12, 4e9, 1e9, 1e6, "by hand")
+    return chips.Topology("v5e", chip._replace(**changes), (2, 2))
+
+
+def test_the_bound_is_the_larger_of_arithmetic_and_bytes_of_each_operation():
+    found = bound(made(), slow())
+    # Copy: 2 MB each way of 4; product: 3 matrices; two products: 3 matrices; all-gather: 1 in, 4 out.
+    assert found.seconds == pytest.approx(1e-3 * (2 + max(2, 3) + max(4, 3) + 5))
+    assert math.isnan(found.by_compiler)
+    assert found.flops == 6e9
+    assert found.share == pytest.approx(6e-3 / 14e-3)
+    assert found.peak == 24e6
+    assert found.largest == int(64 * (1e9 - 8e6) / 16e6)
+    limits = {row.limit for row in found.rows}
+    assert limits <= {"arithmetic", "memory"} and sum(row.seconds for row in found.rows) == pytest.approx(
+        14e-3
+    )
+
+
+def test_the_compilers_cycles_count_where_they_say_more():
+    text = TEXT.replace("calls=%two", 'calls=%two, backend_config={"estimated_cycles":"20000"}')
+    found = bound(made(text), slow())
+    assert found.by_compiler == pytest.approx(20e-3)
+    assert found.least == pytest.approx(20e-3)
+    assert found.rows[0].limit == "compiler"
+
+
+def test_warnings_say_what_to_look_at():
+    rounded, nested, copied, gathered = bound(made(), slow()).warnings
+    assert nested.startswith("29 % of the time")  # 4 of 14 ms
+    assert rounded.startswith("67 % of the arithmetic")  # two of three products; the first asks for all bits
+    assert copied.startswith("14 % of the time")
+    assert gathered.startswith("all-gather of 4.0 MB f32")
+    assert bound(made(), slow(memory=20e6)).warnings[0].startswith("does not fit")
+
+
+def test_a_line_of_the_plan():
+    where = slow()
+    line = plan.row(where, made(), bound(made(), where))
+    assert line["images/s at most"] == pytest.approx(64 / 14e-3)
+    assert line["hours at least"] == pytest.approx(100 * 14e-3 / 3600)
+    assert line["chip-hours at least"] == pytest.approx(4 * 100 * 14e-3 / 3600)
+    assert line["exchanged MB"] == 4.0
+
+
+@pytest.mark.parametrize("text", ["v5e", "v9:1x1", "v5e:0x1", "v5e:1", "v5p:2x2", "h100:512", "v5e:2x4x"])
+def test_other_topologies_are_refused(text):
+    with pytest.raises(ValueError, match="--topology is"):
+        chips.topology(text)
+
+
+def test_topologies_count_chips():
+    assert [chips.topology(text).chips for text in ("v5e:2x4", "v5p:2x2x1", "h200:8")] == [8, 4, 8]
+
+
+def config(**changes):
+    return dataclasses.replace(plan.Config("classification.train", "cifar10"), **changes)
+
+
+def test_settings_are_those_of_the_script():
+    found = plan.script_config(
+        config(batch_size=512, settings=("dtype=bfloat16", "attack.steps=7", "remat=True"))
+    )
+    assert (found.batch_size, found.dtype, found.attack.steps, found.remat) == (512, "bfloat16", 7, True)
+    assert plan.images(config(), found) == ((32, 32, 3), 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"script": "classification.nothing"}, r"script is .classification.nothing"),
+        ({"script": "classification.merge_reports"}, r"must be one with .planned"),
+        ({"preset": "cifar"}, "preset is 'cifar'"),
+        ({"settings": ("remat",)}, "must be name=value"),
+    ],
+)
+def test_wrong_input_ends_in_one_line(changes, match):
+    with pytest.raises(ValueError, match=match):
+        plan.script_config(config(**changes))
+
+
+def test_unknown_images_are_asked_for():
+    settings = dataclasses.replace(plan.script_config(config()), dataset="mine")
+    with pytest.raises(ValueError, match="--shape"):
+        plan.images(config(), settings)
+    assert plan.images(config(shape=(224, 224, 3), classes=7), settings) == ((224, 224, 3), 7)
+
+
+@pytest.mark.slow
+def test_a_chip_is_compiled_for_or_its_compiler_asked_for(tmp_path):
+    cfg = config(preset="smoke", out=str(tmp_path))
+    if find_spec("libtpu") is None:
+        with pytest.raises(ValueError, match="pip install"):
+            plan.main(cfg)
+        return
+    assert plan.main(cfg) == 0
+    assert (tmp_path / "plan.html").exists() and len((tmp_path / "plan.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_one_line():
+    job = compiling.Job("classification.nothing", None, "v5e:1x1", (8, 8, 1), 10, {})
+    with pytest.raises(ValueError, match=r"pip install|ended with exit code"):
+        compiling.compiled(job)
