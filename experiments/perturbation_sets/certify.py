@@ -59,14 +59,14 @@ def main(cfg: CertifyConfig) -> int:
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(cfg.seed), i))(jnp.arange(total))
         starts, chosen = range(0, total, size), smoothed.info.subset
         # The beginning of the official order is that of the whole split, too; a stratified subset has another order.
-        kind = f"{chosen.rule}_" if chosen and chosen.rule == subsets.STRATIFIED else ""
+        rule = f"{chosen.rule}_" if chosen and chosen.rule == subsets.STRATIFIED else ""
         cells: list[Arrays] = []
         bar = runtime.progress(starts, total=len(starts), label=f"certify {total} images, {size} at a time")
         for _, first in bar:
             rows = slice(first, first + size)
             cells.append(
                 run.cached(
-                    f"cells/{kind}{first}_{min(first + size, total)}",
+                    f"cells/{rule}{first}_{min(first + size, total)}",
                     lambda rows=rows: certify_images(keys[rows], smoothed.image[rows]),
                 )
             )
@@ -98,7 +98,8 @@ def main(cfg: CertifyConfig) -> int:
         # --- predictions of images that arrive perturbed ---
         perturbed = {
             kind: run.cached(
-                f"predictions/{kind}", lambda kind=kind: predicted(cfg, smoothed, mesh, keys, kind)
+                f"predictions/{rule}{total}_{kind}",
+                lambda kind=kind: predicted(cfg, smoothed, mesh, keys, kind),
             )
             for kind in kinds
         }

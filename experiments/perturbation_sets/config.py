@@ -219,6 +219,8 @@ class TrainClassifierConfig:
     epochs: Count = 80
     batch_size: Count = 128  # over all devices
     optimizer: Optimizer = Optimizer(name="adam", rate=2e-3, weight_decay=0.0)
+    # radii that networks are attacked at; by default the quartiles of the encodings' norms and the radius
+    radii: tuple[Positive, ...] = ()
     steps: Count = 50  # of the evaluation attack, each a twentieth of the radius long
     restarts: Count = 5
     queries: CountOrNone = 500  # of the attack without gradients, 0 for none
@@ -231,14 +233,20 @@ class TrainClassifierConfig:
     distributed: bool = False
     cluster: Cluster = Cluster()
 
+    def check(self) -> None:
+        """Validate the order of the radii."""
+        if list(self.radii) != sorted(set(self.radii)):
+            raise ValueError(f"--radii is {self.radii}, must grow")
+
 
 _WIDE = TrainClassifierConfig(
     set="runs/cvae_cifar10", model="wideresnet28_10", epochs=100, pad=4, images=None, radius=28.0,
-    optimizer=Optimizer(rate=0.2), attack_start="radius", truncate=False,
+    optimizer=Optimizer(rate=0.2), attack_start="radius", truncate=False, radii=(2.7, 3.9, 10.2, 28.0),
 )  # fmt: skip
 _UNET = TrainClassifierConfig(
     set="runs/cvae_mip5", model="unet", epochs=400, pad=10, images=None, radius=17.0,
     optimizer=Optimizer(name="adam", rate=0.01, weight_decay=0.0), queries=0, attack_start="radius", truncate=False,
+    radii=(7.35, 8.81, 17.0),
 )  # fmt: skip
 CLASSIFIER_PRESETS = {
     "digits": TrainClassifierConfig(),

@@ -11,9 +11,10 @@ certified by `certify`, with noise in latents: smoothed, smoothadv (the smoothed
 --attack-radius times the radius) and macer (its certified radius is made large).
 
 Accuracy is measured on clean images, on real perturbations, on the worst of many real ones, and under PGD with restarts
-at the quartiles and the largest of the encodings' norms, where u = 0 and the encoding of a real perturbation are
-candidates too. Started again with the same --out it goes on bit for bit. Batches are cut over all devices; on several
-machines, run the same command on each with --distributed (and --cluster.* where no scheduler tells).
+at --radii, by default the quartiles and the largest of the encodings' norms, where u = 0 and the encoding of a real
+perturbation are candidates too. Started again with the same --out it goes on bit for bit. Batches are cut over all
+devices; on several machines, run the same command on each with --distributed (and --cluster.* where no scheduler
+tells).
 
 The presets beside digits, scenes and smoke are the settings of Wong and Kolter 2020, arXiv:2007.08450.
 """
@@ -48,7 +49,7 @@ from robustjax.types import Model, Params, State
 Arrays = dict[str, np.ndarray]
 MAY_DIFFER = (
     *("out", "data_dir", "save_every", "distributed", "cluster"),
-    *("images", "steps", "restarts", "queries", "real_samples"),  # of the evaluation
+    *("images", "radii", "steps", "restarts", "queries", "real_samples"),  # of the evaluation
 )
 
 
@@ -146,7 +147,7 @@ def evaluated(
         in_set = inside_sets.in_set(model, autoencoder, pairs, inputs.clean, **effort, queries=cfg.queries)
     natural, attacked = evaluation.mapped(on_images), evaluation.mapped(in_set)
     known = [learned_set.radii[name] for name in RADII if name in learned_set.radii]
-    radii = sorted({r for r in known if r < radius} | {radius})
+    radii = list(cfg.radii) or sorted({r for r in known if r < radius} | {radius})
 
     def rows():
         return batches(test, runtime.over_data(mesh), size=16 if made.pixelwise else 128)
