@@ -69,8 +69,13 @@ def open_run(folder: str | Path, *, made_by: str, needed: Collection[str] = ()) 
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))["config"]
         if missing := [name for name in needed if name not in config]:
             raise ValueError(f"its config has no {missing[0]}")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no run of {made_by} ({type(error).__name__}: {error})") from None
+    except FileNotFoundError:
+        why = "it has no config.json" if path.exists() else "there is no such folder"
+        raise ValueError(f"{path} holds no run of {made_by}: {why}") from None
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        raise ValueError(f"{path} holds no run of {made_by}: its config.json is none of a run") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} holds no run of {made_by}: {error}") from None
     return OpenedRun(path, config)
 
 

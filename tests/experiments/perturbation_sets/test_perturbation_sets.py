@@ -118,11 +118,11 @@ def test_settings_are_checked(cfg, words):
 
 @pytest.mark.slow
 def test_a_folder_of_another_kind_is_refused(runs, tmp_path):
-    with pytest.raises(ValueError, match=r"holds no run of perturbation_sets\.train "):
+    with pytest.raises(ValueError, match=r"holds no run of perturbation_sets\.train:"):
         networks.open_set(str(tmp_path))
-    with pytest.raises(ValueError, match=r"holds no run of perturbation_sets\.train "):
+    with pytest.raises(ValueError, match=r"holds no run of perturbation_sets\.train:"):
         networks.open_set(str(runs / "classifier"))
-    with pytest.raises(ValueError, match=r"holds no run of perturbation_sets\.train_classifier "):
+    with pytest.raises(ValueError, match=r"holds no run of perturbation_sets\.train_classifier:"):
         networks.open_classifier(str(tmp_path))
 
 
