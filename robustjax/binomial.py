@@ -1,7 +1,15 @@
 """Exact statistics of counts, in float64 on the host: Clopper-Pearson bounds, tests, order statistics."""
 
 import numpy as np
-from scipy.special import betainc, betaincinv, ndtr, ndtri  # scipy.stats takes a second to import
+from scipy.special import (  # scipy.stats takes a second to import
+    betainc,
+    betaincinv,
+    betaln,
+    ndtr,
+    ndtri,
+    xlog1py,
+    xlogy,
+)
 
 from robustjax import checks
 
@@ -28,6 +36,43 @@ def lower(wins: Counts, samples: Counts, alpha: float) -> Chances:
 def upper(wins: Counts, samples: Counts, alpha: float) -> Chances:
     """Bound a probability from above: it is more with probability at most alpha. 1 without losses."""
     return np.asarray(1.0 - lower(np.asarray(np.subtract(samples, wins)), samples, alpha))
+
+
+def between(wins: Counts, samples: Counts, alpha: float) -> tuple[Chances, Chances]:
+    """Bound a probability from both sides, for all numbers of samples at once.
+
+    With probability 1 - alpha it lies within these bounds after every sample of an endless sequence, so one may look
+    after any number of samples and stop whenever one likes. They are where the odds of the counts under Beta(1/2, 1/2)
+    against the probability reach 1 / alpha: a martingale, by Ville's inequality.
+
+    Returns:
+      Lower and upper bound; 0 and 1 without samples.
+
+    Reference: Robbins 1970, Annals of Mathematical Statistics 41; for a beta mixture Howard et al. 2021,
+      arXiv:1810.08240.
+    """
+    wins, samples = np.broadcast_arrays(_counts("wins", wins), _counts("samples", samples))
+    checks.number("binomial.between", "alpha", alpha, above=0, below=1)
+    if (wins > samples).any():
+        raise ValueError(
+            f"binomial.between: {wins.max()} wins of {samples.min()} samples, must be at most as many"
+        )
+    low, high = _from_below(wins, samples, alpha), _from_below(np.subtract(samples, wins), samples, alpha)
+    return low, np.asarray(1.0 - high)
+
+
+def _from_below(wins: Counts, samples: Counts, alpha: float) -> Chances:
+    """Find by halving where the odds reach 1 / alpha below the share of wins; the end that is still excluded."""
+    wins, samples = np.asarray(wins), np.asarray(samples)
+    losses = samples - wins
+    mixture = betaln(wins + 0.5, losses + 0.5) - betaln(0.5, 0.5)
+    low, high = np.zeros(wins.shape), wins / np.maximum(samples, 1)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        odds = mixture - xlogy(wins, middle) - xlog1py(losses, -middle)
+        excluded = odds >= -np.log(alpha)
+        low, high = np.where(excluded, middle, low), np.where(excluded, high, middle)
+    return low
 
 
 def radius(chance: Chances, sigma: float) -> Chances:

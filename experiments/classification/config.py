@@ -56,13 +56,15 @@ class TrainConfig:
     dtype: str = "float32"  # what the network computes in, or bfloat16; logits and losses stay float32
     remat: bool = False  # recompute what lies inside residual blocks: less memory, a third more time
     # standard, adversarial, half_adversarial, trades, trades_official, mart, fgsm_rs, n_fgsm, free, ibp, crown_ibp,
-    # sabr, logitnorm, or module:name of a function; see catalog.losses
+    # sabr, logitnorm, and for smoothing gaussian, stability, smoothadv, macer, consistency, smoothmix; or module:name
+    # of a function; see catalog.losses
     loss: str = "adversarial"
     attack: PGD = PGD()  # the adversary of training
     warmup: Share = 0.0  # share of the run over which the training radius grows from 0 to --attack.eps
     beta: NonNegative = 6.0  # weight of the divergence in trades and mart
     awp: NonNegative = 0.0  # relative size of the adversarial weight perturbation, 0 for none
     smoothing: Share = 0.0  # label smoothing
+    sigma: Positive = 0.25  # of the noise in gaussian, stability, smoothadv, macer, consistency and smoothmix
     replays: Count = 4  # how often `free` trains on each batch in a row
     updates: Count = 1000
     batch_size: Count = 128  # over all devices
@@ -104,7 +106,8 @@ class TrainConfig:
             raise ValueError(
                 f"--mix is {self.mix}, must be none with --loss {self.loss}, which takes no soft labels"
             )
-        if self.awp and self.loss in ("standard", "free", "ibp", "crown_ibp", "logitnorm"):
+        unattacked = ("logitnorm", "gaussian", "stability", "macer", "consistency")
+        if self.awp and self.loss in ("standard", "free", "ibp", "crown_ibp", *unattacked):
             raise ValueError(
                 f"--awp is {self.awp:g}, must be 0 with --loss {self.loss}, which attacks nothing first"
             )

@@ -171,6 +171,7 @@ def loss_at(cfg: TrainConfig, model: Model, classes: int) -> Callable[[jax.Array
             beta=cfg.beta,
             smoothing=cfg.smoothing,
             progress=grown,
+            sigma=cfg.sigma,
             awp=cfg.awp,
             mix=None if cfg.mix == "none" else cfg.mix,
             mix_alpha=cfg.mix_alpha,

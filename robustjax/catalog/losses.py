@@ -8,6 +8,7 @@ A loss is a factory that returns a `types.Loss` over a `Batch`. It gets what it 
     threat     the ball of the training attack, at the radius of this update
     beta       weight of a second term
     smoothing  of the labels
+    sigma      of the noise, for classifiers that are to be smoothed
     progress   share of the warm-up that is done, for what changes while the radius grows
 
 So `--loss module:name` takes a function of yours such as
@@ -31,13 +32,19 @@ from robustjax.losses.adversarial import adversarial, half_adversarial
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.awp import awp as weight_perturbation
 from robustjax.losses.certified import crown_ibp, ibp, sabr
+from robustjax.losses.consistency import consistency
 from robustjax.losses.fast import fgsm_rs, n_fgsm
 from robustjax.losses.free import free
 from robustjax.losses.logitnorm import logitnorm
+from robustjax.losses.macer import macer
 from robustjax.losses.mart import mart
 from robustjax.losses.mixed_images import on_mixed_images
+from robustjax.losses.smoothadv import smoothadv
+from robustjax.losses.smoothmix import smoothmix
+from robustjax.losses.stability import augmented, stability
 from robustjax.losses.standard import standard
 from robustjax.losses.trades import trades
+from robustjax.smoothing.noise import white
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Loss, Model, Number
 
@@ -66,6 +73,30 @@ def _sabr(model: Model, threat: Threat, ascent: Ascent, progress: Number) -> Los
     return sabr(model, threat, ascent, clean=1.0 - progress)
 
 
+def _gaussian(model: Model, sigma: Number, smoothing: Number) -> Loss:
+    return augmented(model, white(sigma), smoothing=smoothing)
+
+
+def _stability(model: Model, sigma: Number, beta: Number) -> Loss:
+    return stability(model, white(sigma), weight=beta)
+
+
+def _smoothadv(model: Model, ascent: Ascent, sigma: Number) -> Loss:
+    return smoothadv(model, ascent, sigma=sigma)
+
+
+def _macer(model: Model, sigma: Number) -> Loss:
+    return macer(model, sigma=sigma)
+
+
+def _consistency(model: Model, sigma: Number) -> Loss:
+    return consistency(model, sigma=sigma)
+
+
+def _smoothmix(model: Model, sigma: Number, progress: Number) -> Loss:
+    return smoothmix(model, sigma=sigma, weight=progress)
+
+
 LOSSES: dict[str, Callable[..., Loss]] = {
     "standard": standard,
     "adversarial": adversarial,
@@ -79,6 +110,12 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "crown_ibp": _crown_ibp,  # likewise, and from lines to intervals
     "sabr": _sabr,  # small boxes of 0.4 of the radius; kappa falls from 1 to 0
     "logitnorm": logitnorm,
+    "gaussian": _gaussian,  # classifiers to be smoothed by noise of standard deviation sigma
+    "stability": _stability,
+    "smoothadv": _smoothadv,
+    "macer": _macer,
+    "consistency": _consistency,
+    "smoothmix": _smoothmix,  # its second term grows during the warm-up
     "free": free,  # needs its own optimiser and every batch several times, see losses.free
 }
 
@@ -107,6 +144,7 @@ def training_loss(
     beta: Number = 6.0,
     smoothing: Number = 0.0,
     progress: Number = 1.0,
+    sigma: Number = 0.25,
     awp: float = 0.0,
     mix: str | None = None,
     mix_alpha: Number = 1.0,
@@ -116,7 +154,8 @@ def training_loss(
 
     Args:
       name: a key of `LOSSES`, or `module:name` of a factory as described above.
-      model, threat, ascent, beta, smoothing, progress: what is offered to it; `attack` is the ascent on cross-entropy.
+      model, threat, ascent, beta, smoothing, progress, sigma: what is offered to it; `attack` is the ascent on
+        cross-entropy.
       awp: relative size of an adversarial weight perturbation around the loss, 0 for none.
       mix: "cutmix" or "mixup": train on images mixed with their neighbours in the batch.
       mix_alpha: of the Beta distribution of their shares.
@@ -141,6 +180,7 @@ def training_loss(
         "beta": beta,
         "smoothing": smoothing,
         "progress": progress,
+        "sigma": sigma,
     }
     loss = built(named(LOSSES, name, flag="--loss"), offered, flag=f"--loss {name}")
     if not awp:

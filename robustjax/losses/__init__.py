@@ -20,6 +20,8 @@ max_clean_adversarial  the one of larger loss of an image and what an attack mad
 stability              random perturbations: trained on alone (augmented), or with stable predictions
 smoothadv              adversarial training of the smoothed classifier
 certified              bounds of the worst case in a ball: IBP, CROWN-IBP, SABR
+consistency            noisy copies of an image whose predictions agree
+smoothmix              less certain on the way to where the smoothed classifier is wrong
 macer                  a large certified radius, without attacks
 noise_augmentation     several samples of noise for every image in one batch
 segmentation           a class for every pixel: plain, perturbed, max of clean and adversarial
@@ -66,6 +68,7 @@ from robustjax.losses.ccu import ccu as ccu
 from robustjax.losses.certified import crown_ibp as crown_ibp
 from robustjax.losses.certified import ibp as ibp
 from robustjax.losses.certified import sabr as sabr
+from robustjax.losses.consistency import consistency as consistency
 from robustjax.losses.contrastive import contrastive as contrastive
 from robustjax.losses.diffusion import denoising as denoising
 from robustjax.losses.elbo import elbo as elbo
@@ -90,6 +93,7 @@ from robustjax.losses.sam import asam as asam
 from robustjax.losses.sam import sam as sam
 from robustjax.losses.segmentation import segmentation as segmentation
 from robustjax.losses.smoothadv import smoothadv as smoothadv
+from robustjax.losses.smoothmix import smoothmix as smoothmix
 from robustjax.losses.sofl import sofl as sofl
 from robustjax.losses.stability import augmented as augmented
 from robustjax.losses.stability import stability as stability

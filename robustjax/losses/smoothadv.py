@@ -2,11 +2,25 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from robustjax import checks, logit
 from robustjax.losses.adversarial_loss import AdversarialLoss
 from robustjax.losses.noise_augmentation import noise_augmented
-from robustjax.types import Ascent, Batch, Inputs, Model, Number, PerExample, frozen
+from robustjax.types import (
+    Ascent,
+    Batch,
+    Inputs,
+    Labels,
+    LogitsFn,
+    Model,
+    Number,
+    Objective,
+    PerExample,
+    frozen,
+)
+
+Copies = Float[Array, "n ..."]  # noise or noisy images, some for each image
 
 
 def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, samples: int = 2) -> AdversarialLoss:
@@ -36,13 +50,7 @@ def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, samples: int = 2) 
         checks.batch("smoothadv", batch)
         search, draw = jax.random.split(key)
         noise = noise_augmented(draw, jnp.zeros_like(batch.image), sigma=sigma, samples=samples)
-        logits_fn, label = frozen(model, params, state), jnp.repeat(batch.label, samples)
-
-        def risk_of(x: Inputs) -> PerExample:
-            logits = logits_fn(jnp.repeat(x, samples, axis=0) + noise)
-            log_p = -logit.cross_entropy(logits, label).reshape(-1, samples)
-            return jnp.log(float(samples)) - jax.nn.logsumexp(log_p, axis=1)
-
+        risk_of = smoothed_risk(frozen(model, params, state), noise, batch.label, samples)
         return jnp.repeat(ascent(search, risk_of, batch.image).x, samples, axis=0) + noise
 
     def risk(params, state, batch: Batch, attacked, key):
@@ -52,3 +60,22 @@ def smoothadv(model: Model, ascent: Ascent, *, sigma: Number, samples: int = 2) 
         return value, (state, {"risk": value, "robust_accuracy": logit.correct(logits, label).mean()})
 
     return AdversarialLoss(find, risk)
+
+
+def smoothed_risk(logits_fn: LogitsFn, noise: Copies, label: Labels, samples: int) -> Objective:
+    """Give -log mean_j p_y(x + noise_j), the cross-entropy of the smoothed classifier over samples of the noise.
+
+    Args:
+      logits_fn: the classifier underneath.
+      noise: `samples` in a row for each image, (b samples, ...).
+      label: (b,).
+      samples: for each image.
+    """
+    repeated = jnp.repeat(label, samples)
+
+    def risk_of(x: Inputs) -> PerExample:
+        logits = logits_fn(jnp.repeat(x, samples, axis=0) + noise)
+        log_p = -logit.cross_entropy(logits, repeated).reshape(-1, samples)
+        return jnp.log(float(samples)) - jax.nn.logsumexp(log_p, axis=1)
+
+    return risk_of

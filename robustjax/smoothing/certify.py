@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from robustjax import binomial, checks
 from robustjax.numerics import fold, keys_for
+from robustjax.smoothing.radii import Reach, gaussian
 from robustjax.smoothing.votes import Count, require
 from robustjax.types import Keys
 
@@ -21,8 +22,8 @@ class Certificate(NamedTuple):
 
     Attributes:
       label: class of the smoothed classifier, -1 if it abstains.
-      radius: float64; within this l2 distance the class does not change. In the units of the noise; 0 if it
-        abstains.
+      radius: float64; within this distance, l2 for Gaussian noise, the class does not change. In the units of the
+        noise; 0 if it abstains.
       lower_bound: float64; of the probability that the class wins a sample of the noise.
     """
 
@@ -32,7 +33,13 @@ class Certificate(NamedTuple):
 
 
 def certificate(
-    chosen: np.ndarray, wins: np.ndarray, samples: np.ndarray | int, *, sigma: float, alpha: float
+    chosen: np.ndarray,
+    wins: np.ndarray,
+    samples: np.ndarray | int,
+    *,
+    sigma: float | None = None,
+    alpha: float,
+    reach: Reach | None = None,
 ) -> Certificate:
     """Turn counts into certificates, all other classes together being bounded by 1 - p.
 
@@ -40,18 +47,28 @@ def certificate(
       chosen: classes, (b,), from other samples than these.
       wins: how many of the samples each of them won.
       samples: of the noise.
-      sigma: standard deviation of the noise.
+      sigma: standard deviation of Gaussian noise.
       alpha: probability of being wrong.
+      reach: of other noise, such as `radii.uniform(half_width)`, in the place of sigma.
     Raises:
-      ValueError: if a setting is out of range, or there are more wins than samples.
+      ValueError: if a setting is out of range, sigma and reach are both given or neither, or there are more wins than
+        samples.
     """
-    check("certificate", sigma, alpha)
+    far = reach_of("certificate", sigma, reach)
+    check("certificate", alpha)
     bound = binomial.lower(wins, samples, alpha)
-    return _decided(np.asarray(chosen), bound, sigma)
+    label = np.where(bound >= 0.5, np.asarray(chosen), ABSTAIN).astype(np.int32)
+    return Certificate(label, far.radius(bound), bound)
 
 
 def certify(
-    count: Count, *, sigma: float, selection_samples: int = 100, samples: int = 100_000, alpha: float = 0.001
+    count: Count,
+    *,
+    sigma: float | None = None,
+    selection_samples: int = 100,
+    samples: int = 100_000,
+    alpha: float = 0.001,
+    reach: Reach | None = None,
 ) -> Callable[[Keys, Array], Certificate]:
     """Choose a class by some samples of the noise, bound its probability by others.
 
@@ -61,14 +78,17 @@ def certify(
       selection_samples: for the choice (n0 in the paper).
       samples: for the bound (n in the paper); below log2(1 / alpha) everything abstains.
       alpha: probability with which a certificate may be wrong.
+      reach: for other noise than Gaussian, such as `radii.uniform(half_width)`, in the place of sigma.
     Returns:
       (key, x) -> Certificate; one key, or one per example.
     Raises:
-      ValueError: if sigma is not positive, a number of samples less than 1, or alpha outside (0, 1).
+      ValueError: if sigma is not positive, sigma and reach are both given or neither, a number of samples less than 1,
+        or alpha outside (0, 1).
 
     Reference: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918, CERTIFY.
     """
-    check("certify", sigma, alpha, selection_samples, samples)
+    reach_of("certify", sigma, reach)
+    check("certify", alpha, selection_samples, samples)
     compiled = jax.jit(count)
 
     def run(key: Keys, x: Array) -> Certificate:
@@ -76,7 +96,7 @@ def certify(
         keys = keys_for(key, x.shape[0])
         chosen = np.asarray(compiled(fold(keys, 0), x, selection_samples)).argmax(axis=1)
         wins = np.asarray(compiled(fold(keys, 1), x, samples))[np.arange(len(chosen)), chosen]
-        return certificate(chosen, wins, samples, sigma=sigma, alpha=alpha)
+        return certificate(chosen, wins, samples, sigma=sigma, alpha=alpha, reach=reach)
 
     return run
 
@@ -115,7 +135,7 @@ def predict(
 
     Reference: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918, PREDICT.
     """
-    check("predict", 1.0, alpha, samples)
+    check("predict", alpha, samples)
     compiled = jax.jit(count)
 
     def run(key: Keys, x: Array) -> np.ndarray:
@@ -125,15 +145,24 @@ def predict(
     return run
 
 
-def check(name: str, sigma: float, alpha: float, *numbers: int) -> None:
+def check(name: str, alpha: float, *numbers: int) -> None:
     """Validate the settings of a certificate."""
-    checks.positive(name, "sigma", sigma)
     checks.share(name, "alpha", alpha)
     for number in numbers:
         checks.count(name, "a number of samples", number, most=MOST)
 
 
-def _decided(chosen: np.ndarray, bound: np.ndarray, sigma: float) -> Certificate:
-    sure = bound >= 0.5
-    label = np.where(sure, chosen, ABSTAIN).astype(np.int32)
-    return Certificate(label, binomial.radius(bound, sigma), bound)
+def reach_of(name: str, sigma: float | None, reach: Reach | None) -> Reach:
+    """Give what a bound promises: under Gaussian noise, or under that of `reach`.
+
+    Raises:
+      ValueError: if both or neither are given, or sigma is not positive.
+    """
+    if (sigma is None) == (reach is None):
+        given = "neither is" if sigma is None else "both are"
+        raise ValueError(f"{name}: of sigma and reach {given} given, must be one: sigma for Gaussian noise")
+    if reach is not None:
+        return reach
+    checks.positive(name, "sigma", sigma)
+    assert sigma is not None
+    return gaussian(sigma)

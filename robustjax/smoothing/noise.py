@@ -51,6 +51,45 @@ def in_pixels(sigma: Number, *, lower: float = 0.0, upper: float = 1.0) -> Noise
     return Noise(sample, sigma, lower, upper)
 
 
+def uniform_in_pixels(half_width: Number, *, lower: float = 0.0, upper: float = 1.0) -> Noise:
+    """Add a number from [-half_width, half_width] to every feature; certify with `radii.uniform(half_width)`, in l1.
+
+    Args:
+      half_width: of the interval, in the units of x.
+      lower, upper: as in `in_pixels`.
+    Raises:
+      ValueError: if a known half_width is not positive.
+
+    Reference: Yang et al. 2020, arXiv:2002.08118.
+    """
+    checks.positive("uniform_in_pixels", "half_width", half_width)
+
+    def sample(key: Keys, x: Array, samples: int) -> Inputs:
+        unit = jax.random.uniform(key, (samples, *x.shape), x.dtype, minval=-1.0, maxval=1.0)
+        return x[None] + half_width * unit
+
+    return Noise(sample, half_width / math.sqrt(3), lower, upper)
+
+
+def laplace_in_pixels(scale: Number, *, lower: float = 0.0, upper: float = 1.0) -> Noise:
+    """Add Laplace noise of density exp(-|x| / scale) / (2 scale) to every feature; certify with `radii.laplace(scale)`.
+
+    Args:
+      scale: in the units of x; the standard deviation is sqrt(2) times that.
+      lower, upper: as in `in_pixels`.
+    Raises:
+      ValueError: if a known scale is not positive.
+
+    Reference: Yang et al. 2020, arXiv:2002.08118.
+    """
+    checks.positive("laplace_in_pixels", "scale", scale)
+
+    def sample(key: Keys, x: Array, samples: int) -> Inputs:
+        return x[None] + scale * jax.random.laplace(key, (samples, *x.shape), x.dtype)
+
+    return Noise(sample, scale * math.sqrt(2), lower, upper)
+
+
 def white(sigma: Number) -> Callable[[Keys, Inputs], Inputs]:
     """Build `perturb(key, x)`: one sample of noise for each image, for training (`losses.stability`)."""
     checks.positive("white", "sigma", sigma)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from robustjax import checks
 from robustjax.numerics import fold, keys_for
 from robustjax.smoothing.certify import Certificate, certificate, check
 from robustjax.smoothing.votes import Count, require
@@ -38,7 +39,8 @@ def certify_pixels(
     Reference: Wong and Kolter 2020, arXiv:2007.08450, without `joint`: Fischer et al. 2021, arXiv:2107.00228, on
       the correction.
     """
-    check("certify_pixels", sigma, alpha, selection_samples, samples)
+    checks.positive("certify_pixels", "sigma", sigma)
+    check("certify_pixels", alpha, selection_samples, samples)
     compiled = jax.jit(count)
 
     def run(key: Keys, x: Array) -> Certificate:

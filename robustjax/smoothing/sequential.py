@@ -10,7 +10,8 @@ from jaxtyping import Array
 
 from robustjax import binomial, checks
 from robustjax.numerics import fold, keys_for
-from robustjax.smoothing.certify import ABSTAIN, Certificate, check
+from robustjax.smoothing.certify import ABSTAIN, Certificate, check, reach_of
+from robustjax.smoothing.radii import Reach
 from robustjax.smoothing.votes import Count, require
 from robustjax.types import Keys
 
@@ -25,11 +26,12 @@ class Sequential(NamedTuple):
 def certify_up_to(
     count: Count,
     *,
-    sigma: float,
+    sigma: float | None = None,
     radius: float,
     selection_samples: int = 100,
     phases: Sequence[int] = (100, 1000, 10_000, 100_000),
     alpha: float = 0.001,
+    reach: Reach | None = None,
 ) -> Callable[[Keys, Array], Sequential]:
     """Certify as `certify` does, but stop an example once its radius is reached, or is out of reach.
 
@@ -44,6 +46,7 @@ def certify_up_to(
       selection_samples: for the choice of the class.
       phases: total numbers of samples at the end of each phase, growing.
       alpha: probability with which a certificate may be wrong.
+      reach: for other noise than Gaussian, in the place of sigma.
     Returns:
       (key, x) -> Sequential. Examples that have stopped cost nothing in later phases.
     Raises:
@@ -53,11 +56,12 @@ def certify_up_to(
     Reference: Horvath et al. 2022, arXiv:2106.06946, who split alpha over phases. Deviation: all phases share
       their samples, and a bound of an earlier phase is kept.
     """
-    check("certify_up_to", sigma, alpha, selection_samples, *phases)
+    far = reach_of("certify_up_to", sigma, reach)
+    check("certify_up_to", alpha, selection_samples, *phases)
     checks.not_negative("certify_up_to", "radius", radius)
     if not phases or list(phases) != sorted(set(phases)):
         raise ValueError(f"certify_up_to: phases is {tuple(phases)}, must grow from at least one number")
-    compiled, spent, needed = jax.jit(count), alpha / len(phases), binomial.chance(radius, sigma)
+    compiled, spent, needed = jax.jit(count), alpha / len(phases), far.chance(radius)
 
     def run(key: Keys, x: Array) -> Sequential:
         require("certify_up_to", count, x)
@@ -75,6 +79,6 @@ def certify_up_to(
             if not going.any():
                 break
         label = np.where(bound >= 0.5, chosen, ABSTAIN).astype(np.int32)
-        return Sequential(Certificate(label, binomial.radius(bound, sigma), bound), drawn)
+        return Sequential(Certificate(label, far.radius(bound), bound), drawn)
 
     return run

@@ -9,10 +9,12 @@ from scipy import special, stats
 from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.starts import at_origin
+from robustjax.losses.consistency import consistency
 from robustjax.losses.macer import gap, macer
 from robustjax.losses.max_clean_adversarial import max_clean_adversarial
 from robustjax.losses.noise_augmentation import noise_augmented
 from robustjax.losses.smoothadv import smoothadv
+from robustjax.losses.smoothmix import smoothmix
 from robustjax.losses.stability import augmented, stability
 from robustjax.numerics import keys_for
 from robustjax.smoothing.noise import white
@@ -144,3 +146,53 @@ def test_the_harder_of_two_counts_per_image():
 def test_settings_are_checked(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("compat", [None, "official"])
+def test_consistency_is_its_formula(compat):
+    loss = consistency(MODEL, sigma=0.5, samples=3, weight=4.0, entropy_weight=0.7, compat=compat)
+    (value, (_, metrics)), slope = jax.value_and_grad(loss, has_aux=True)(PARAMS, {}, BATCH, KEY)
+    seen = noise_augmented(jax.random.split(KEY)[0], X, sigma=0.5, samples=3)
+    each = log_p(seen).reshape(6, 3, 3)
+    risk = -each[np.arange(6), :, Y].mean()
+    mean = np.exp(each).mean(axis=1)
+    divergence = (mean[:, None] * (np.log(mean)[:, None] - each)).sum(axis=2).mean()
+    entropy = stats.entropy(special.softmax(mean, axis=1) if compat else mean, axis=1).mean()
+    np.testing.assert_allclose(value, risk + 4 * divergence + (4 if compat else 0.7) * entropy, rtol=1e-5)
+    np.testing.assert_allclose([metrics["risk"], metrics["divergence"]], [risk, divergence], rtol=1e-4)
+    assert jnp.isfinite(slope).all()
+
+
+def test_smoothmix_is_its_formula():
+    """The search is one of normalised steps on the smoothed risk; the rest of it is written out."""
+    sigma, samples, steps, length = 0.3, 2, 3, 0.2
+    loss = smoothmix(MODEL, sigma=sigma, samples=samples, steps=steps, step_size=length, weight=0.5)
+    value, (_, metrics) = loss(PARAMS, {}, BATCH, KEY)
+    inner, outer = jax.random.split(KEY)
+    noise = np.asarray(
+        noise_augmented(jax.random.split(inner)[1], jnp.zeros_like(X), sigma=sigma, samples=samples),
+        np.float64,
+    ).reshape(6, samples, 4)
+    w, far = np.asarray(PARAMS, np.float64), np.asarray(X, np.float64).reshape(6, 4)
+    for _ in range(steps):
+        p = special.softmax((far[:, None] + noise) @ w, axis=2)
+        own = p[np.arange(6), :, Y]
+        one_hot = np.eye(3)[Y][:, None]
+        # The slope of -log mean_j p_y: copies weigh by their share of p_y.
+        slope = ((own / own.sum(axis=1, keepdims=True))[:, :, None] * ((p - one_hot) @ w.T)).sum(axis=1)
+        far = np.clip(far + length * slope / np.linalg.norm(slope, axis=1, keepdims=True), 0, 1)
+    x = np.asarray(X, np.float64).reshape(6, 4)
+    share = np.asarray(jax.random.uniform(jax.random.split(outer, 3)[0], (6,), maxval=0.5), np.float64)[
+        :, None
+    ]
+    each = special.log_softmax((x[:, None] + noise) @ w, axis=2)
+    risk, mean = -each[np.arange(6), :, Y].mean(), np.exp(each).mean(axis=1)
+    between = (1 - share) * x + share * far
+    mixed = special.log_softmax((between[:, None] + noise) @ w, axis=2)
+    target = (1 - share) * mean + share / 3
+    divergence = (target[:, None] * (np.log(target)[:, None] - mixed)).sum(axis=2)
+    right = mean.argmax(axis=1) == Y
+    assert 0 < right.sum() < 6
+    mixture_risk = (right[:, None] * divergence).mean()
+    np.testing.assert_allclose([metrics["risk"], metrics["mixture_risk"]], [risk, mixture_risk], rtol=1e-3)
+    np.testing.assert_allclose(value, risk + 0.5 * mixture_risk, rtol=1e-3)
