@@ -77,7 +77,11 @@ def measured(entry: Known, theirs: Any, *, images: int, seed: int) -> dict[str, 
     import torch
 
     drawn(theirs, seed)
-    side = 224 if (entry.architecture or "").startswith(("vit", "swin")) else SIDES[entry.dataset]
+    side = (
+        224
+        if (entry.architecture or "").startswith(("vit", "swin", "mixednuts_imagenet"))
+        else SIDES[entry.dataset]
+    )
     shape = (side, side, 3)
     x = np.random.default_rng(seed).uniform(size=(images, *shape)).astype(np.float32)
     with torch.no_grad():
@@ -90,12 +94,15 @@ def measured(entry: Known, theirs: Any, *, images: int, seed: int) -> dict[str, 
     name = entry.architecture or ""
     # An entry without constants in the table has them in its file, or none.
     mean, std = (entry.mean, entry.std) if entry.mean else stored or (None, None)
-    given = {} if name.endswith("_standardised") else {"mean": mean, "std": std}
+    given = {} if architectures.normalises_itself(name) else {"mean": mean, "std": std}
+    tensors = weights.settled(name, tensors)
     model = architectures.architecture(name)(classes=CLASSES[entry.dataset], shape=shape, **given)
     params, state = weights.into(model, tensors)
     actual = np.asarray(jax.jit(model.apply)(params, state, x)[0])
     if name.startswith("ensemble"):  # theirs are probabilities, ours their logarithms
         expected = np.log(np.maximum(expected, np.exp(-80.0)))
+    if name.startswith(("ensemble", "adaptive_smoothing")):  # where a probability may underflow
+        expected = np.maximum(expected, -80.0)
         actual = np.maximum(actual, -80.0)
     found = {
         "difference": float(np.abs(actual - expected).max()),
@@ -119,8 +126,9 @@ def drawn(net: Any, seed: int) -> None:
     with torch.no_grad():
         for name, value in net.state_dict().items():
             constant = name.endswith(("mu", "sigma", "mean", "std")) and not name.endswith("running_mean")
-            if constant or not value.is_floating_point():
-                continue  # of normalisation; and counters
+            number = value.ndim == 0 and not name.endswith("threshold")
+            if constant or number or not value.is_floating_point():
+                continue  # of normalisation and of mixtures; and counters
             if value.ndim > 1:
                 value.normal_(0, value[0].numel() ** -0.5, generator=generator)
             elif name.endswith(("running_var", "weight")):
@@ -153,7 +161,15 @@ class Originals:
             import timm
 
             return timm.create_model(name, num_classes=CLASSES[entry.dataset], pretrained=False)
-        return self._entry(entry)()
+        import torch
+
+        # One network keeps its constants on an accelerator, which need not be there.
+        moved = torch.Tensor.cuda
+        torch.Tensor.cuda = lambda self, *_, **__: self
+        try:
+            return self._entry(entry)()
+        finally:
+            torch.Tensor.cuda = moved
 
     def _registered(self, entry: Known) -> str:
         """Name an entry as RobustBench looks it up among timm's networks, or not at all."""
@@ -211,7 +227,9 @@ def _size(name: str) -> float:
     sizes = re.search(r"(?:wideresnet|gowal)(\d+)_(\d+)", name)
     if sizes:
         return float(sizes[1]) * float(sizes[2])
-    large = name.startswith(("ensemble", "swin", "wideresnet_a4")) or re.search(r"_(l|l12)(_|$)", name)
+    large = name.startswith(
+        ("ensemble", "swin", "wideresnet_a4", "adaptive_smoothing", "mixednuts")
+    ) or re.search(r"_(l|l12)(_|$)", name)
     return 800.0 if large else 200.0
 
 

@@ -18,7 +18,7 @@ from robustjax.data import picture_tree, preprocessing, subsets
 from robustjax.data.sources import decoded
 from robustjax.evaluation.suite import as_floats
 from robustjax.models import normalisation, running_statistics, weights
-from robustjax.models.architectures import architecture
+from robustjax.models.architectures import architecture, normalises_itself
 from robustjax.types import Flag, LogitsFn, Model, Network
 
 IMAGENET = "imagenet2012"
@@ -285,10 +285,8 @@ def open_checkpoint(source: Source, test: data.Split) -> tuple[Network, Flag | N
     few = as_floats(test.image[checks.evenly(len(test.label), SEEN if shape[0] <= SMALL else SEEN // 4)])
     networks, apart = [], []
     for name in names:
-        # An image that is standardised by itself has no constants.
-        own = {
-            k: v for k, v in settings.items() if not (k in ("mean", "std") and name.endswith("_standardised"))
-        }
+        # Some networks have no constants that could be given.
+        own = {k: v for k, v in settings.items() if not (k in ("mean", "std") and normalises_itself(name))}
         network = weights.imported(
             files, architecture=name, classes=len(test.info.classes), shape=shape, **own
         )

@@ -15,7 +15,9 @@ densenet         densenet: DenseNet-BC
 ```
 resnet_imagenet  resnet18_imagenet, resnet50_imagenet, wideresnet50_2_imagenet for large images
 resnext          resnext: ResNeXt-29 for small images
+bit              bit_resnet: BiT, with group normalisation and standardised kernels
 convnext         convnext: ConvNeXt-T and larger ones for large images, with other stems
+convnext_v2      convnext_v2: ConvNeXt V2-L and others of its kind
 vit              vit: vision transformers, ViT and DeiT
 xcit             xcit: transformers with attention between channels, for large and small images
 swin             swin: transformers with attention within shifted windows, for large images
@@ -24,6 +26,9 @@ published        the variants of preact that public checkpoints are of
 published_wide   the variants of wideresnet that public checkpoints are of
 standardised     networks that standardise each image by itself
 ensemble         ensembles that average probabilities
+adaptive_smoothing  adaptive_smoothing: a third network decides how far to trust an accurate or a robust one
+mixednuts        mixednuts: the decision of an accurate network and the sharpened probabilities of a robust one
+published_mixtures  the mixtures that public checkpoints are of
 architectures    the networks that published weights are of, by name
 weights          imported: a network with the weights of a PyTorch checkpoint; load, constants, into, fingerprint
 recognition      which architecture the names and shapes of tensors are of

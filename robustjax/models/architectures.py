@@ -11,9 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from robustjax.models import preact, published, published_wide, resnet, resnet_imagenet, small
+from robustjax.models.bit import bit_resnet
 from robustjax.models.convnext import convnext
+from robustjax.models.convnext_v2 import convnext_v2
 from robustjax.models.densenet import densenet
 from robustjax.models.ensemble import ensemble
+from robustjax.models.published_mixtures import MIXTURES
 from robustjax.models.resnext import resnext
 from robustjax.models.swin import swin
 from robustjax.models.vit import vit
@@ -29,6 +32,7 @@ ARCHITECTURES: dict[str, Factory] = {
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
     "resnext29_4x32": resnext,
+    "bit_r152x2": bit_resnet,
     "resnet18_imagenet": resnet_imagenet.resnet18_imagenet,
     "resnet50_imagenet": resnet_imagenet.resnet50_imagenet,
     "wideresnet50_2_imagenet": resnet_imagenet.wideresnet50_2_imagenet,
@@ -42,6 +46,7 @@ ARCHITECTURES: dict[str, Factory] = {
         )
         for suffix, settings in (("", {}), ("_convstem", {"stem": stem}), ("_sparse", {"sparse": True}))
     },
+    "convnext_v2_l": convnext_v2,
     **{
         f"vit_{size}{suffix}": functools.partial(vit, width=width, heads=heads, stem=bool(suffix))
         for size, width, heads in (("s", 384, 6), ("b", 768, 12))
@@ -80,6 +85,7 @@ ARCHITECTURES: dict[str, Factory] = {
     },
     "gowal70_16_sparse": functools.partial(published_wide.wideresnet_gowal, depth=70, width=16, sparse=True),
     "gowal94_16_sparse": functools.partial(published_wide.wideresnet_gowal, depth=94, width=16, sparse=True),
+    **MIXTURES,
 }
 SIZED: tuple[tuple[str, Factory], ...] = (
     (r"wideresnet(?P<depth>\d+)_(?P<width>\d+)", wideresnet),
@@ -116,6 +122,11 @@ def architecture(name: str) -> Factory:
         f"architecture is {name!r}, must be one of {', '.join(ARCHITECTURES)}; other sizes are written as in "
         "wideresnet16_8 or gowal40_4, and ensemble3_NAME averages three"
     )
+
+
+def normalises_itself(name: str) -> bool:
+    """Say whether a network takes no mean and std: it standardises each image, or mixes networks with theirs."""
+    return name.endswith("_standardised") or name in MIXTURES
 
 
 def _ensemble(count: int, factory: Factory) -> Factory:

@@ -4,7 +4,8 @@ Feature taps: stage0 is the stem, stage1 to stage4 the groups of blocks, stage5 
 the linear layer reads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -39,20 +40,20 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXt(nn.Module):
     """A stem to a quarter of the size, four groups of blocks of which all but the first halve it, pooling, linear.
 
-    The stem is a convolution of 4x4 patches, or with `stem` 3x3 convolutions of those widths.
+    The stem is a convolution of 4x4 patches, or with `stem` 3x3 convolutions of those widths; `block` builds a block.
     """
 
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     classes: int
     stem: tuple[int, ...] = ()
-    sparse: bool = False
+    block: Callable[..., nn.Module] = partial(ConvNeXtBlock, False)
     dtype: DType = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Logits:
-        kind = layers.recomputed(ConvNeXtBlock, self.remat)
+        kind = layers.recomputed(self.block, self.remat)
         settings = {"padding": 0, "bias": True, "dtype": self.dtype}
         if self.stem:
             strides = (2, 2) + (1,) * (len(self.stem) - 2)
@@ -66,7 +67,7 @@ class ConvNeXt(nn.Module):
                 x = layers.layer_norm(x, name=f"down{i}_norm", dtype=self.dtype)
                 x = layers.conv(x, width, 2, stride=2, name=f"down{i}_conv", **settings)
             for j in range(depth):
-                x = kind(self.sparse, self.dtype, name=f"stage{i}_block{j}")(x, train)
+                x = kind(dtype=self.dtype, name=f"stage{i}_block{j}")(x, train)
             self.sow("features", f"stage{i}", x)
         x = layers.layer_norm(x.mean(axis=(1, 2)), name="norm", dtype=self.dtype)
         self.sow("features", "stage5", x)
@@ -109,5 +110,5 @@ def convnext(
         raise ValueError(
             f"convnext: there are {len(widths)} widths and {len(depths)} depths, must be as many"
         )
-    net = ConvNeXt(widths, depths, classes, stem, sparse, dtype, remat)
+    net = ConvNeXt(widths, depths, classes, stem, partial(ConvNeXtBlock, sparse), dtype, remat)
     return from_flax(net, shape=shape, mean=mean, std=std)

@@ -118,6 +118,26 @@ def resnext(layer: str) -> tuple[str, ...]:
     )
 
 
+def bit(layer: str) -> tuple[str, ...]:
+    """Name a layer of a BiT ResNet as its authors do."""
+    return _named(
+        layer,
+        {"conv1": "root.conv", "norm": "head.gn", "head": "head.conv"},
+        lambda i, j: f"body.block{i}.unit{j + 1:02d}.",
+        {"conv": lambda k: f"conv{k}", "norm": lambda k: f"gn{k}", "shortcut_conv": "downsample"},
+    )
+
+
+def mixing(layer: str) -> tuple[str, ...]:
+    """Name a layer of the mixing network of adaptive smoothing as its authors do."""
+    return _named(
+        layer,
+        {"conv1x1": "conv1x1", "head": "linear", "norm": "bn"},
+        lambda i, j: f"layers.{i - 1}.{j}.",
+        {"conv": lambda k: f"conv{k}", "norm": lambda k: f"bn{k}", "shortcut_conv": "shortcut.0"},
+    )
+
+
 def sequential(layer: str) -> tuple[str, ...]:
     """Name a layer of a small convolutional network by its place in a `nn.Sequential`, as Wong and Kolter do."""
     places = {"conv0": "0", "conv1": "2", "hidden": "5", "head": "7"}
@@ -133,6 +153,18 @@ def convnext(layer: str) -> tuple[str, ...]:
     if found := re.fullmatch(r"down(\d+)_(norm|conv)", layer):
         return (f"stages.{int(found[1]) - 1}.downsample.{('norm', 'conv').index(found[2])}",)
     return _stem(layer, "stem") or {"norm": ("head.norm",), "head": ("head.fc",)}.get(layer, ())
+
+
+def convnext_v2(layer: str) -> tuple[str, ...]:
+    """Name a layer of a ConvNeXt V2 as its authors do."""
+    if found := re.fullmatch(r"stage(\d+)_block(\d+)/(.+)", layer):
+        names = {"conv_dw": "dwconv", "fc1": "pwconv1", "fc2": "pwconv2", "response": "grn"}
+        return (f"stages.{int(found[1]) - 1}.{found[2]}.{names.get(found[3], found[3])}",)
+    if found := re.fullmatch(r"down(\d+)_(norm|conv)", layer):
+        return (f"downsample_layers.{int(found[1]) - 1}.{('norm', 'conv').index(found[2])}",)
+    outer = {"stem_conv0": "downsample_layers.0.0", "stem_norm0": "downsample_layers.0.1"}
+    outer |= {"norm": "norm", "head": "head"}
+    return (outer[layer],) if layer in outer else ()
 
 
 def vit(layer: str) -> tuple[str, ...]:
@@ -202,7 +234,10 @@ LAYOUTS: tuple[Layout, ...] = (
     gowal_preact,
     huang,
     resnext,
+    bit,
+    mixing,
     convnext,
+    convnext_v2,
     vit,
     xcit,
     swin,

@@ -8,7 +8,27 @@ import re
 from collections.abc import Callable, Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
-HEADS = ("fc.weight", "linear.weight", "logits.weight", "classifier.weight", "head.weight", "7.weight")
+HEADS = (
+    "head.conv.weight",
+    "fc.weight",
+    "linear.weight",
+    "logits.weight",
+    "classifier.weight",
+    "head.weight",
+    "7.weight",
+)
+
+
+# From the accurate and the robust network of a mixture to its name.
+PAIRS = {
+    ("bit_r152x2", "rawideresnet70_16"): "mixednuts_cifar10",
+    ("bit_r152x2", "gowal70_16"): "mixednuts_cifar100",
+    ("convnext_v2_l", "swin_l"): "mixednuts_imagenet",
+}
+SMOOTHED = {
+    10: ("adaptive_smoothing_cifar10_edm",),
+    100: ("adaptive_smoothing_cifar100_edm", "adaptive_smoothing_cifar100_trades"),
+}
 
 
 def recognised(shapes: Shapes) -> tuple[str, ...]:
@@ -18,8 +38,10 @@ def recognised(shapes: Shapes) -> tuple[str, ...]:
       shapes: of the tensors by name, as `weights.load` names them, without constants of normalisation.
     """
     if members := {m[1] for m in (re.match(r"models\.(\d+)\.", name) for name in shapes) if m}:
-        first = {n.removeprefix("models.0."): s for n, s in shapes.items() if n.startswith("models.0.")}
-        return tuple(f"ensemble{len(members)}_{name}" for name in recognised(first))
+        first, second = (recognised(_member(shapes, number)) for number in "01")
+        if mixture := _mixture(shapes, first, second):
+            return mixture
+        return tuple(f"ensemble{len(members)}_{name}" for name in first)
     return next((names for rule in RULES if (names := rule(shapes))), ())
 
 
@@ -41,6 +63,19 @@ def _blocks(shapes: Shapes, pattern: str) -> list[int]:
     found = {(int(m[1]), int(m[2])) for m in (re.match(pattern, name) for name in shapes) if m}
     groups = sorted({i for i, _ in found})
     return [sum(i == group for i, _ in found) for group in groups]
+
+
+def _member(shapes: Shapes, number: str) -> Shapes:
+    prefix = f"models.{number}."
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+
+
+def _mixture(shapes: Shapes, first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    """Name the mixtures of two networks; the constants that tell some apart are no tensors' shapes."""
+    pair = next((pair for pair in PAIRS if pair[0] in first and pair[1] in second), None)
+    if pair and "models.2.conv1x1.weight" not in shapes:
+        return (PAIRS[pair],)
+    return SMOOTHED.get(shapes["models.0.head.conv.weight"][0], ()) if pair and "gowal" in pair[1] else ()
 
 
 def _has(shapes: Shapes, ending: str) -> bool:
@@ -97,6 +132,16 @@ def _huang(shapes: Shapes) -> tuple[str, ...]:
 def _resnext(shapes: Shapes) -> tuple[str, ...]:
     fits = shapes.get("stage_1.0.conv_conv.weight") == (128, 32, 3, 3)
     return ("resnext29_4x32",) if fits and _blocks(shapes, r"stage_(\d+)\.(\d+)\.") == [3, 3, 3] else ()
+
+
+def _bit(shapes: Shapes) -> tuple[str, ...]:
+    fits = _blocks(shapes, r"body\.block(\d+)\.unit(\d+)\.conv1") == [3, 8, 36, 3]
+    return ("bit_r152x2",) if fits and shapes.get("root.conv.weight", (0,))[0] == 128 else ()
+
+
+def _convnext_v2(shapes: Shapes) -> tuple[str, ...]:
+    fits = _blocks(shapes, r"stages\.(\d+)\.(\d+)\.grn") == [3, 3, 27, 3]
+    return ("convnext_v2_l",) if fits and shapes.get("norm.weight") == (1536,) else ()
 
 
 def _sequential(shapes: Shapes) -> tuple[str, ...]:
@@ -183,7 +228,9 @@ RULES: tuple[Callable[[Shapes], tuple[str, ...]], ...] = (
     _gowal_preact,
     _huang,
     _resnext,
+    _bit,
     _convnext,
+    _convnext_v2,
     _vit,
     _xcit,
     _swin,

@@ -34,7 +34,7 @@ class LargeResNet(nn.Module):
     def __call__(self, x: Images, train: bool = False) -> Logits:
         kind = layers.recomputed(self.block, self.remat)
         x = layers.conv(x, 64, 7, stride=2, dtype=self.dtype, name="conv1")
-        x = _pooled(nn.relu(layers.batch_norm(x, train=train, dtype=self.dtype, name="norm1")))
+        x = max_pooled(nn.relu(layers.batch_norm(x, train=train, dtype=self.dtype, name="norm1")))
         self.sow("features", "stage0", x)
         for i, depth in enumerate(self.depths):
             for j in range(depth):
@@ -44,7 +44,7 @@ class LargeResNet(nn.Module):
         return layers.linear(x.mean(axis=(1, 2)), self.classes, dtype=self.dtype, name="head")
 
 
-def _pooled(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
+def max_pooled(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
     """Take the maximum of 3x3 windows at stride 2, padded by 1; after a ReLU zeros pad like -inf.
 
     Rows first, then columns, of slices: the gradient of a window reduction is slow, see `pooling`.

@@ -63,30 +63,37 @@ def state_dict(path: Path, entry: str | None = None) -> dict[str, Array]:
 
 
 def _chosen(found: Any, entry: str | None) -> dict[Any, Any]:
-    everywhere = {"/".join(at): tree for at, tree in _state_dicts(found)}
+    nested = list(_state_dicts(found))
+    everywhere = {"/".join(at): tree for at, tree, _ in nested}
+    beside = {id(tree): last for _, tree, last in nested}
     if entry is not None:
         if entry not in everywhere:
             raise ValueError(f"it has no entry {entry!r}, must be one of {', '.join(map(repr, everywhere))}")
-        return everywhere[entry]
+        return beside[id(everywhere[entry])] | everywhere[entry]
     if isinstance(found, pickles.StandIn):
         raise ValueError(f"it holds an object of class {found.kind}, must be saved as its state_dict()")
     if not everywhere:
         raise ValueError("it holds no state dict")
     if len({id(tree) for tree in everywhere.values()}) > 1:
         raise ValueError(f"it holds several state dicts, name one as entry: {', '.join(everywhere)}")
-    return next(iter(everywhere.values()))
+    chosen = next(iter(everywhere.values()))
+    return beside[id(chosen)] | chosen
 
 
-def _state_dicts(tree: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
+def _state_dicts(
+    tree: Any, at: tuple[str, ...] = (), around: Any = None
+) -> Iterator[tuple[tuple[str, ...], dict[Any, Any], dict[str, Any]]]:
+    """Find each state dict: where it lies, itself, and the last BatchNorm's statistics beside it, as "bn"."""
     if not isinstance(tree, dict):
         return
     if any(
         isinstance(k, str) and "." in k and isinstance(v, pickles.Tensor | Array) for k, v in tree.items()
     ):
-        yield at, tree
+        last = around.get("bn") if isinstance(around, dict) else None
+        yield at, tree, {f"bn.{k}": v for k, v in last.items()} if isinstance(last, dict) else {}
     elif len(at) < DEPTH:
         for key, value in tree.items():
-            yield from _state_dicts(value, (*at, str(key)))
+            yield from _state_dicts(value, (*at, str(key)), tree)
 
 
 # --- formats ------------------------------------------------------------------------------------------

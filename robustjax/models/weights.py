@@ -24,6 +24,7 @@ from robustjax.models import layernames, layouts, recognition, tensorfiles
 from robustjax.models.architectures import ARCHITECTURES as ARCHITECTURES
 from robustjax.models.architectures import architecture as factory_of
 from robustjax.models.layers import DType
+from robustjax.models.published_mixtures import stored as stored_constants
 from robustjax.types import Model, Network, Params, State
 
 Path = str | os.PathLike[str]
@@ -73,11 +74,12 @@ def imported(
     if (mean is None) != (std is None):
         raise ValueError("imported: one of mean and std is given, must be both or neither")
     settings: dict[str, Any] = {}
+    tensors = settled(name, tensors)
     if "mean" in defaults:
         settings = _constants(os.fspath(paths[0]), given, stored, defaults, size[-1])
     elif stored or (given and given != ((0.0,) * size[-1], (1.0,) * size[-1])):
         raise ValueError(
-            f"imported: mean and std are {given or stored}, but {name} standardises each image: leave them out"
+            f"imported: mean and std are {given or stored}, but {name} normalises by its own: leave them out"
         )
     model = factory(classes=classes, shape=size, dtype=dtype, **settings)
     params, state = into(model, tensors)
@@ -129,11 +131,37 @@ def _opened(
         stored, tensors = constants(load(paths[0], entry=entry), channels=channels)
         return tensors, stored
     every = [constants(load(path, entry=entry), channels=channels) for path in paths]
-    if any(stored != every[0][0] for stored, _ in every):
+    tensors = {f"models.{i}.{name}": v for i, (_, of) in enumerate(every) for name, v in of.items()}
+    if all(stored == every[0][0] for stored, _ in every):
+        return tensors, every[0][0]
+    if not any(name.startswith("mix") for name in recognition.recognised(_shapes(tensors))):
         raise ValueError(
             "imported: the members of the ensemble store different mean and std, must be the same"
         )
-    return {f"models.{i}.{name}": v for i, (_, of) in enumerate(every) for name, v in of.items()}, every[0][0]
+    for i, (stored, _) in enumerate(every):
+        for kind, value in zip(("mean", "std"), stored or (), strict=False):
+            tensors[f"models.{i}.{kind}"] = np.asarray(value, np.float32)
+    return tensors, None
+
+
+def settled(architecture: str, tensors: Tensors) -> dict[str, np.ndarray]:
+    """Take the constants of a mixture out of its tensors; those of other networks stay as they are.
+
+    Args:
+      architecture: its name, see `architectures`.
+      tensors: as from `load`.
+    Raises:
+      ValueError: in one line, if a constant is another than that of the architecture.
+    """
+    rest = dict(tensors)
+    for name, expected in stored_constants(architecture).items():
+        if (value := rest.pop(name, None)) is None or expected is None:
+            continue
+        if not np.allclose(np.ravel(value), expected, rtol=1e-5, atol=1e-7):
+            raise ValueError(
+                f"settled: {name} is {np.ravel(value).tolist()}, must be {expected} for {architecture}"
+            )
+    return rest
 
 
 def _constants(
@@ -215,12 +243,13 @@ def into(model: Model, tensors: Tensors) -> tuple[Params, State]:
         every tensor is used; if a value is NaN or infinite, or becomes so in the network's type.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(jax.eval_shape(model.init, jax.random.key(0)))
-    called = min(
-        ([_called(layout, path) for path, _ in leaves] for layout in layouts.LAYOUTS),
-        key=lambda names: sum(not any(name in tensors for name in of) for of in names),
-    )
+    called: dict[int, list[str]] = {}
+    for group in _members(leaves).values():  # each by the layout that names most of its leaves
+        named = ([_called(layout, leaves[i][0]) for i in group] for layout in layouts.LAYOUTS)
+        best = min(named, key=lambda names: sum(not any(name in tensors for name in of) for of in names))
+        called |= dict(zip(group, best, strict=True))
     values, missing, misfits, used = [], [], [], set()
-    for (path, leaf), names in zip(leaves, called, strict=True):
+    for (path, leaf), names in zip(leaves, (called[i] for i in range(len(leaves))), strict=True):
         name = next((name for name in names if name in tensors), None)
         if name is None:
             missing.append(names[0] if names else "/".join(key.key for key in path[1:]))
@@ -231,6 +260,8 @@ def into(model: Model, tensors: Tensors) -> tuple[Params, State]:
             leaf.ndim == 2 and value.ndim == 4 and value.shape[2:] == (1, 1)
         ):  # a 1x1 convolution of single pixels
             value = value[:, :, 0, 0]
+        if leaf.ndim == 1 and value.shape[:-1] == (1, 1, 1):  # one number for each of the last axis
+            value = value[0, 0, 0]
         if value.ndim == leaf.ndim and (turned := value.transpose(_order(value.ndim))).shape == leaf.shape:
             with np.errstate(over="ignore"):
                 values.append(_finite(name, turned, leaf.dtype))
@@ -247,6 +278,15 @@ def into(model: Model, tensors: Tensors) -> tuple[Params, State]:
             f"into: the tensors do not fit the network: {'; '.join(filter(None, parts))}; they seem to be of {seems}"
         )
     return jax.tree_util.tree_unflatten(tree, values)
+
+
+def _members(leaves: Any) -> dict[str, list[int]]:
+    """Group leaves by the network of an ensemble or a mixture that they are of."""
+    found: dict[str, list[int]] = {}
+    for i, (path, _) in enumerate(leaves):
+        first = path[1].key
+        found.setdefault(first if first.isdigit() else "", []).append(i)
+    return found
 
 
 def _finite(name: str, value: np.ndarray, dtype: Any) -> jax.Array:

@@ -34,7 +34,9 @@ def drawn(net, seed=0):
         for name, value in net.state_dict().items():
             if name.endswith("threshold"):
                 value.uniform_(0.1, 0.5, generator=generator)
-            elif name.endswith(("alpha", "beta", "gamma", "gamma1", "gamma2", "gamma3", "temperature")):
+            elif value.ndim and name.endswith(
+                ("alpha", "beta", "gamma", "gamma1", "gamma2", "gamma3", "temperature")
+            ):
                 value.uniform_(0.2, 0.8, generator=generator)
             elif name.endswith(("cls_token", "pos_embed")):
                 value.normal_(0, 0.5, generator=generator)

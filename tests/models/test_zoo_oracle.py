@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from robustjax.models import architectures, recognition, weights
+from robustjax.models.bit import bit_resnet
 from robustjax.models.convnext import convnext
-from robustjax.models.published_wide import rawideresnet, wideresnet34_r, wideresnet_a4
+from robustjax.models.convnext_v2 import convnext_v2
+from robustjax.models.mixednuts import mixednuts
+from robustjax.models.published_mixtures import MIXINGS, WEIGHTINGS, smoothing_cifar
+from robustjax.models.published_wide import rawideresnet, wideresnet34_r, wideresnet_a4, wideresnet_gowal
 from robustjax.models.resnext import resnext
 from robustjax.models.swin import swin
 from robustjax.models.vit import vit
@@ -164,6 +168,14 @@ def compared(
     return weights.load(path)
 
 
+def restored(tmp_path, net):
+    """Load what `compared` saved into a network that it has rounded since."""
+    import torch
+
+    exact = torch.load(tmp_path / "x.pt")["state_dict"]
+    net.float().load_state_dict({name.removeprefix("module."): value for name, value in exact.items()})
+
+
 @pytest.mark.parametrize("case", list(CASES))
 def test_logits_are_those_of_robustbench(tmp_path, monkeypatch, case):
     architecture, build = CASES[case]
@@ -281,3 +293,126 @@ def test_swin(tmp_path, monkeypatch, before):
     names = renamed if before else lambda name: name
     given = dict(mean=(0,) * 3, std=(1,) * 3)
     compared(tmp_path, net, "small", shape=(64, 64, 3), names=names, **given)
+
+
+def test_bit(tmp_path, monkeypatch):
+    net = zoo("architectures.bit_rn_v2").ResNetV2([1, 2, 1, 1], 1, head_size=7)
+    factory = functools.partial(bit_resnet, depths=(1, 2, 1, 1), width=1)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "small", factory)
+    compared(tmp_path, net, "small")
+
+
+def test_convnext_v2(tmp_path, monkeypatch):
+    """Theirs stores mean and deviation, and sees images as they are."""
+    net = zoo("architectures.convnext_v2").ConvNeXtV2(
+        num_classes=7, depths=[1, 2, 1, 1], dims=[8, 16, 24, 32]
+    )
+    del net.mean, net.std
+    factory = functools.partial(convnext_v2, widths=(8, 16, 24, 32), depths=(1, 2, 1, 1))
+    monkeypatch.setitem(architectures.ARCHITECTURES, "small", factory)
+    compared(tmp_path, net, "small", shape=(64, 64, 3), mean=(0,) * 3, std=(1,) * 3)
+
+
+def test_adaptive_smoothing(tmp_path, monkeypatch):
+    """One state dict of all networks, which stores the constants; and three files, as they are published."""
+    module = zoo("architectures.comp_model")
+    import torch
+
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *_: self)  # where theirs keeps constants
+    wide = module.dm_rn.WideResNet
+    monkeypatch.setattr(module.dm_rn, "WideResNet", lambda **s: wide(**{**s, "depth": 10, "width": 4}))
+    small = {"BiT-M-R152x2": lambda **settings: module.bit_rn.ResNetV2([1, 1, 1, 1], 1, **settings)}
+    monkeypatch.setattr(module.bit_rn, "KNOWN_MODELS", small)
+    name = "adaptive_smoothing_cifar100_edm"
+    net = module.CompositeModel(
+        dict(std_model_type="rn152", rob_model_type="wrn7016_silu", in_planes=(256, 64), gamma=2.5)
+        | dict(use_policy=True, policy_graph=True, pn_version=4, parallel=False, num_classes=7)
+    )
+    net.set_gamma_scale_bias(gamma_scale=2.0, gamma_bias=1.3)
+    net.set_alpha_scale_bias(alpha_scale=0.15, alpha_bias=0.84)
+    net.set_base_model_scale(std_scale=2.0, rob_scale=1.0)
+    factory = functools.partial(
+        smoothing_cifar,
+        weighting=WEIGHTINGS[name],
+        data=10,
+        bit=((1, 1, 1, 1), 1),
+        wide=(10, 4),
+        widths=(384, 640, 1024),
+    )
+    monkeypatch.setitem(architectures.ARCHITECTURES, name, factory)
+    together = module.CompositeModelWrapper(net, parallel=False)
+    compared(tmp_path, together, name)
+    restored(tmp_path, together)
+
+    last = {"model": net.policy_net.state_dict(), "bn": net.bn.state_dict(), "epoch": 3}
+    parts = {"m0": net.models[0].state_dict(), "m1": net.models[1].state_dict(), "m2": {"state_dict": last}}
+    for part, state in parts.items():
+        torch.save(state, tmp_path / part)
+    ours = weights.imported(
+        [tmp_path / part for part in parts], architecture=name, classes=7, shape=(SIDE, SIDE, 3)
+    )
+    x = np.random.default_rng(1).uniform(size=(2, SIDE, SIDE, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = together(torch.tensor(x.transpose(0, 3, 1, 2).copy())).numpy()
+    actual = ours.logits_fn(jnp.asarray(x))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["mixednuts_cifar10", "mixednuts_cifar100"])
+def test_mixednuts(tmp_path, monkeypatch, name):
+    """Logits are those of the class; gradients those of what its authors attack."""
+    mixing, maps = zoo("architectures.mixing_net"), zoo("architectures.output_maps")
+    import torch
+
+    sharpening, alpha, gradient_alpha = MIXINGS[name]
+    accurate = zoo("architectures.bit_rn_v2").ResNetV2([1, 1, 1, 1], 1, head_size=7)
+    robust = silu(("dm_wide_resnet", "DMWideResNet"), 7, 10, 1)
+    scale, power, shift = sharpening
+    rob_map = maps.LNClampPowerScaleMap(scale=scale, power=power, clamp_bias=shift, ln_k=250)
+    settings = dict(std_map=maps.HardMaxMap(), rob_map=rob_map, alpha=alpha, alpha_diffable=gradient_alpha)
+    net = mixing.NonLinMixedClassifier(accurate, robust, settings)
+
+    def small(*, classes, shape, dtype):
+        given = dict(classes=classes, shape=shape, dtype=dtype)
+        steady = wideresnet_gowal(depth=10, width=1, mean=MEAN, std=STD, **given)
+        return mixednuts(bit_resnet(depths=(1, 1, 1, 1), width=1, **given), steady, **MIXINGS[name]._asdict())
+
+    monkeypatch.setitem(architectures.ARCHITECTURES, name, small)
+    compared(tmp_path, net, name)
+
+    restored(tmp_path, net)
+    ours = weights.imported(tmp_path / "x.pt", architecture=name, classes=7, shape=(SIDE, SIDE, 3))
+    x = np.random.default_rng(1).uniform(size=(2, SIDE, SIDE, 3)).astype(np.float32)
+    weight = np.random.default_rng(2).normal(size=(2, 7)).astype(np.float32)
+    theirs = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
+    (net(theirs, return_all=True)[1] * torch.tensor(weight)).sum().backward()
+    slope = jax.jit(jax.grad(lambda x: (ours.logits_fn(x) * weight).sum()))(x)
+    assert theirs.grad is not None
+    expected = theirs.grad.numpy().transpose(0, 2, 3, 1)
+    # A rounding at the kink of a ReLU moves single numbers.
+    assert np.linalg.norm(slope - expected) < 0.03 * np.linalg.norm(expected)
+
+
+def test_members_of_mixtures_are_recognised(monkeypatch):
+    import torch
+
+    bit, convnext = zoo("architectures.bit_rn_v2"), zoo("architectures.convnext_v2")
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "linspace", lambda first, last, steps: zeros(steps, device="cpu"))
+    with torch.device("meta"):
+        members = {
+            "bit_r152x2": bit.KNOWN_MODELS["BiT-M-R152x2"](head_size=10),
+            "convnext_v2_l": convnext.convnextv2_large(),
+            "gowal70_16": silu(("dm_wide_resnet", "DMWideResNet"), 10, 70, 16),
+        }
+    shapes = {
+        name: {key: tuple(value.shape) for key, value in net.state_dict().items()}
+        for name, net in members.items()
+    }
+    assert {name: recognition.recognised(of) for name, of in shapes.items()} == {n: (n,) for n in members}
+    pair = {
+        f"models.{i}.{key}": shape
+        for i, name in enumerate(("bit_r152x2", "gowal70_16"))
+        for key, shape in shapes[name].items()
+    }
+    assert recognition.recognised(pair) == ("mixednuts_cifar100",)

@@ -184,6 +184,8 @@ def randomised(net, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in net.state_dict().items():
+            if value.ndim == 0:
+                continue  # a constant
             if value.ndim > 1 and name.endswith("weight"):
                 value.normal_(0, (2 / value[0].numel()) ** 0.5, generator=generator)
             elif name.endswith(("running_var", "weight")):
