@@ -76,6 +76,13 @@ def numbers(cfg: BenchmarkConfig) -> dict[str, list[Number]]:
             _hits(arrays, "test"), arrays["group/test"], resamples=cfg.resamples,
         )  # fmt: skip
 
+    def worst_planted(arrays: Arrays) -> Estimate | None:
+        """Take the worst class on its own or on another background."""
+        names = ("mixed_same", "mixed_other")
+        hits = np.concatenate([_hits(arrays, name) for name in names])
+        group = np.concatenate([2 * arrays[f"label/{name}"] + i for i, name in enumerate(names)])
+        return bootstrap(lambda h, g: float(worst_group(h, g)), hits, group, resamples=cfg.resamples)
+
     def minority(arrays: Arrays) -> Estimate | None:
         def drop(hits: np.ndarray, group: np.ndarray) -> float:
             usual = np.isin(group, (0, 3))
@@ -145,6 +152,11 @@ def numbers(cfg: BenchmarkConfig) -> dict[str, list[Number]]:
             Number("RFS, noise of standard deviation", "RFS", mean_rfs("sigma", "label/original"), -1),
             Number("RFS, noise of l2 norm", "RFS", mean_rfs("l2", "label/original"), -1),
             Number("background alone", "accuracy", accuracy("only_bg_t"), 1),
+            Number("worst group", "accuracy", worst_planted, -1),
+            Number(
+                "flips with the background", "share",
+                estimated(backgrounds.flip_rate, "prediction/mixed_same", "prediction/mixed_other"),
+            ),
             Number("original", "accuracy", accuracy("original")),
             Number("mixed_same", "accuracy", accuracy("mixed_same")),
             Number("mixed_rand", "accuracy", accuracy("mixed_rand")),

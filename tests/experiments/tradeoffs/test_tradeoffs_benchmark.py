@@ -17,8 +17,9 @@ import pytest
 import scripts
 from PIL import Image
 
-from experiments.tradeoffs import benchmark_networks
+from experiments.tradeoffs import benchmark_networks, benchmark_results
 from experiments.tradeoffs.benchmark_config import BENCHMARK_PRESETS
+from robustjax.analysis.intervals import Estimate
 from robustjax.data.imagenet9 import CLASSES, VARIANTS
 from robustjax.data.rival10 import WNIDS
 from robustjax.types import Model, Network
@@ -323,3 +324,43 @@ def test_the_grid_is_that_of_the_paper():
     assert linf == pytest.approx([0.5, 1, 2, 4, 8])
     assert {e.source.architecture for e in entries} == {"resnet18_imagenet", "resnet50_imagenet"}
     assert entries[2].source.checkpoint == "zoo/resnet18_l2_eps0.25.ckpt"
+
+
+def test_what_stands_before_and_behind_a_network():
+    """A name, which may be of RobustBench's zoo, and what it was trained against."""
+
+    def read(words):
+        found = benchmark_networks.entry(words, "zoo")
+        return found.name, found.source, found.norm, found.eps
+
+    name, source, norm, eps = read("Salman2020Do_R18=a/b.pt@linf:4/255")
+    assert name == "Salman2020Do_R18" and source.known == "imagenet2012/linf/Salman2020Do_R18"
+    assert (norm, eps) == ("linf", pytest.approx(4 / 255))
+    name, source, norm, eps = read("a/b.safetensors")
+    assert (name, source.checkpoint, norm, eps) == ("a_b", "a/b.safetensors", None, None)
+    assert read("runs/mine@clean")[2:] == ("l2", 0.0) and read("runs/mine")[1].run == "runs/mine"
+    assert read("x=package.module:f")[1].function == "package.module:f"
+    assert read("resnet18_linf_eps0.5@l2:1")[2:] == ("l2", 1.0)
+    for wrong, match in (("a b=c.pt", "letters, digits"), ("c.pt@linf:x", "must be a number|must end in")):
+        with pytest.raises(ValueError, match=match):
+            read(wrong)
+
+
+def test_the_drop_is_between_images_and_its_interval_adds_in_squares():
+    """0.8 (0.77 to 0.84) minus 0.5 (0.46 to 0.53): 0.3, 0.05 up and 0.0424 down by hand."""
+    found = benchmark_results._difference(Estimate(0.8, 0.77, 0.84), Estimate(0.5, 0.46, 0.53))
+    np.testing.assert_allclose(found, [0.3, 0.3 - np.hypot(0.03, 0.03), 0.3 + np.hypot(0.04, 0.04)])
+
+
+def test_effective_robustness_is_beyond_a_line_through_standard_networks():
+    """On the logit scale the line goes through both standard networks; a third above it gains 0.1."""
+
+    def network(clean, shifted):
+        hits = {"imagenet": np.arange(100) < 100 * clean, "objectnet": np.arange(100) < 100 * shifted}
+        found = {f"prediction/{name}": value.astype(int) for name, value in hits.items()}
+        return found | {f"label/{name}": np.ones(100, int) for name in hits}
+
+    found = {"a": network(0.8, 0.5), "b": network(0.9, 0.7), "c": network(0.8, 0.6)}
+    gained = benchmark_results.effective(found, {"a": True, "b": True})
+    np.testing.assert_allclose([gained[name] for name in "abc"], [0, 0, 0.1], atol=1e-9)
+    assert benchmark_results.effective(found, {"a": True}) == {}
