@@ -97,7 +97,12 @@ def _benchmark(
         for e in entries
     ]
     page.table(rows, caption=f"{benchmark.title}: accuracies as shares of the images.")
-    shown = [n for n in wanted if n.expected or n is wanted[0]]
+    shown = [n for n in wanted if n.expected or n in wanted[:2]]
+    if extra:  # no interval: the line itself is estimated
+        beyond = Number("effective robustness", "accuracy", lambda arrays: None)
+        shown.append(beyond)
+        for name, value in extra.items():
+            estimates[name][beyond.title] = Estimate(value, value, value)
     subplots = [plot for n in shown if (plot := _over_radii(entries, estimates, n)) is not None]
     if subplots:
         page.picture(
@@ -150,7 +155,7 @@ def _over_radii(
                 (e.eps * unit, x)
                 for e in entries
                 if e.series == series and e.eps is not None and (e.norm == norm or not e.eps)
-                if (x := estimates[e.name][number.title]) is not None
+                if (x := estimates[e.name].get(number.title)) is not None
             )
             if any(eps for eps, _ in points):
                 value, low, high = (
@@ -159,7 +164,7 @@ def _over_radii(
                 lines[series] = Line([eps for eps, _ in points], value, low, high)
         if lines:
             radius = "radius in l2" if norm == "l2" else "radius in linf, 255ths"
-            plots.append(Subplot(f"{number.title}, {norm}", lines, radius, number.unit))
+            plots.append(Subplot(number.title, lines, radius, number.unit))
     return tuple(plots) or None
 
 
