@@ -31,6 +31,7 @@ geoda                 the same by hyperplanes, linf and l2
 query_curve           how far a search has come after so many queries
 optimality            how near a search for minimum norms comes to the best of all
 transfer              points made on one network, evaluated on another
+universal             one perturbation for all images, by any search
 transferable          points that travel: MI, NI, DI, TI, SI, VMI, ensembles of networks
 adaptive              networks as an adaptive attacker sees them: means over randomness, slopes where there are none
 gated_objectives      objectives against a classifier behind a gate and a translator
@@ -120,5 +121,7 @@ from robustjax.attacks.transferable import diverse as diverse
 from robustjax.attacks.transferable import ensemble as ensemble
 from robustjax.attacks.transferable import momentum_iterative as momentum_iterative
 from robustjax.attacks.transferable import translated as translated
+from robustjax.attacks.universal import shared as shared
+from robustjax.attacks.universal import universal as universal
 from robustjax.attacks.vfga import vfga as vfga
 from robustjax.attacks.zoo import zoo as zoo

@@ -3,6 +3,9 @@
 ```
 sets               a ball of parameters with a decoder, and attacks, ascents, solvers and losses sent through it
 spatial            rotation, shift, scale and shear
+flow               smooth fields of displacements
+recolour           changes of colour, the same for equal colours
+patch              a square of free pixels, at a place that is given or drawn
 strength           the severity of a corruption as a set, the worst of many corruptions
 corruptions/  the nineteen corruptions of CIFAR-10-C at real severities
 pairs              pairs of images of the same content: noise, warps, lights, corruptions
@@ -21,13 +24,16 @@ sampling           pixels between pixels, and beyond the border
 
 from robustjax.perturbations.exported import exported as exported
 from robustjax.perturbations.exported import saved as saved
+from robustjax.perturbations.flow import flow as flow
 from robustjax.perturbations.learned import encoder as encoder
 from robustjax.perturbations.learned import learned as learned
 from robustjax.perturbations.learned import noisy as noisy
 from robustjax.perturbations.learned import perturbed as perturbed
+from robustjax.perturbations.patch import patch as patch
 from robustjax.perturbations.quality import conformal_radius as conformal_radius
 from robustjax.perturbations.quality import coverage as coverage
 from robustjax.perturbations.quality import quality as quality
+from robustjax.perturbations.recolour import recolour as recolour
 from robustjax.perturbations.relit import relit as relit
 from robustjax.perturbations.sets import PerturbationSet as PerturbationSet
 from robustjax.perturbations.sets import ascent_through as ascent_through

@@ -26,11 +26,12 @@ EACH = [
     for name, line in LINES.items()
     for kind in line.norms
 ]
-# half_batch leaves half of its rows where they are; frank_wolfe has a set of its own, and a frame all of these pixels.
-ELSEWHERE = {"half_batch", "frank_wolfe", "sparse_rs_frame"}
+# half_batch leaves half of its rows where they are; frank_wolfe has a set of its own, a frame all of these pixels, and
+# universal one perturbation for all rows.
+ELSEWHERE = {"half_batch", "frank_wolfe", "sparse_rs_frame", "universal"}
 NO_ATTACKS = {
-    "against", "as_attack", "at_scales", "averaged", "diverse", "ensemble", "query_curve", "substituted", "rising",
-    "signed", "translated",
+    "against", "as_attack", "at_scales", "averaged", "diverse", "ensemble", "query_curve", "shared", "substituted",
+    "rising", "signed", "translated",
 }  # fmt: skip
 
 
