@@ -197,6 +197,7 @@ def evaluate(
     passes = sum(int(steps) * case.passes for steps, case in zip(results.steps, cases(threat), strict=True))
     standard = None
     if suite == "fast":
+        flags = checks.joined(flags, (fast_suite.searched(results.outcome),))
         flags = (*flags, *fast_suite.not_enough(flags))
         standard = int(results.robust.sum()) * fast_suite.standard_passes(threat, classes=classes)
     ball = f"l0 of {eps:g} pixels" if norm == "l0" else f"{norm} {eps:.4g}"

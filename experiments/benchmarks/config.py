@@ -36,6 +36,9 @@ class AttackConfig:
     targets: Count = 9
     repeats: Count = 1  # turns of every contender
     attacks: tuple[AttackName, ...] = ("standard", "pgd")
+    # steps of searches for the nearest adversarial point, in linf and l2, instead of attacks; 0 for none
+    nearest: CountOrNone = 0
+    seed: Seed = 0  # of these searches
     peers: bool = True  # also measure torchattacks and foolbox, if they are installed
     data_dir: str | None = None
     out: str | None = None  # a file to append one line of JSON to

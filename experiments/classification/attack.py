@@ -100,6 +100,7 @@ def main(cfg: AttackConfig) -> None:
         flags, masking_checks.from_outcomes(last.attacks, last.outcome, last.margin, black_box=black_box)
     )
     if cfg.suite == "fast":
+        flags = checks.joined(flags, (fast_suite.searched(last.outcome),))
         flags = (*flags, *fast_suite.not_enough(flags))
 
     # --- report ---

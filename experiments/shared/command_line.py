@@ -64,12 +64,13 @@ def validate(config: Any, prefix: str = "") -> None:
 
 
 def require_writable(folder: str, flag: str) -> None:
-    """Refuse a folder that cannot be written to, before hours of work.
+    """Refuse a folder that cannot be written to, before hours of work; NAME.jsonl is a file that grows by lines.
 
     Raises:
       ValueError: in one line, if it lies in a file, or its nearest folder that is there may not be written to.
     """
     path = pathlib.Path(folder)
+    path = path.parent if path.suffix == ".jsonl" and not path.is_dir() else path
     there = next(p for p in (path, *path.parents) if p.exists())
     if not there.is_dir():
         raise ValueError(f"{flag} is {folder}, must be a folder: {there} is a file")

@@ -1,12 +1,13 @@
-"""The fast suite: AutoAttack's result, on networks whose gradients are sound, for a tenth of its passes."""
+"""The fast suite: near AutoAttack's result, where gradients are sound, for a twelfth of its passes."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Int8
 
 from robustjax import checks, logit
-from robustjax.attacks import suites
+from robustjax.attacks import attack_comparison, suites
 from robustjax.attacks.annealed_pgd import annealed_pgd
 from robustjax.attacks.autoattack import Compat, targeted, untargeted
 from robustjax.attacks.case import Case, Rows
@@ -32,8 +33,8 @@ def fast(threat: Threat, *, classes: int, compat: Compat = None) -> tuple[Case, 
     classes in the order of their logits there; Square from the strongest point so far, with small windows.
 
     Of an image that stays robust it asks 827 passes with ten classes, where the standard suite asks 9,721. Numbers of
-    steps were chosen on networks of digits, MNIST and Fashion-MNIST; what it gives on others is in
-    `experiments/benchmarks/README.md`.
+    steps were chosen on networks of digits, MNIST and Fashion-MNIST. On others it agreed with standard on all of 359
+    images of digits, and on 986 of 1,000 of an MNIST network with masked gradients, where it was 0.8 points higher.
 
     Args:
       threat: where adversarial points may lie, in linf or l2.
@@ -83,8 +84,8 @@ def at_targets(threat: Threat, *, classes: int, targets: int = TARGETS, steps: i
 def around(threat: Threat, *, queries: int = QUERIES, made: int = MADE) -> Case:
     """Search at random from the strongest point of the cases before.
 
-    It asks for values only, but what it finds hangs on the gradients that led to its start: for the gradient-masking
-    checks it is no attack without gradients.
+    It asks for values only, but how far it comes hangs on the gradients that led to its start: for the gradient-masking
+    checks that compare margins it is no attack without gradients. What it alone breaks `searched` counts.
 
     Args:
       threat: in linf, l2 or l1.
@@ -102,6 +103,15 @@ def around(threat: Threat, *, queries: int = QUERIES, made: int = MADE) -> Case:
 def standard_passes(threat: Threat, *, classes: int) -> int:
     """Count the forward and backward passes that the standard suite makes of every image that stays robust."""
     return sum(case.whole for case in suites.standard(threat, classes=classes))
+
+
+def searched(outcome: Int8[np.ndarray, "a n"]) -> Flag:
+    """Look for images that the search around the strongest point breaks and the gradients before it do not.
+
+    Args:
+      outcome: of the suite's cases, in their order: 1 misclassified, 0 robust, -1 not run.
+    """
+    return attack_comparison.alone(outcome[-1:], outcome[:-1])
 
 
 def not_enough(flags: Sequence[Flag]) -> tuple[Flag, ...]:

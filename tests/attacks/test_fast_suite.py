@@ -138,6 +138,14 @@ def test_it_says_what_it_used():
     assert found.title.startswith("linf 0.05, fast suite")
 
 
+def test_it_counts_what_only_the_search_breaks():
+    """One of four images: 25 % is above AutoAttack's 0.2 %. One that a gradient broke before was not tried."""
+    outcome = np.array([[0, 1, 0, 0], [0, -1, 0, 0], [1, -1, 0, 0]], np.int8)
+    flag = fast_suite.searched(outcome)
+    assert flag.raised and flag.evidence["share"] == 0.25
+    assert not fast_suite.searched(np.where(outcome == 1, 0, outcome)).raised
+
+
 def test_it_says_when_it_is_not_enough():
     assert fast_suite.not_enough((Flag("noise", False, "", {}),)) == ()
     (flag,) = fast_suite.not_enough((Flag("noise", True, "", {}), Flag("one step", False, "", {})))

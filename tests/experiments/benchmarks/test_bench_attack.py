@@ -30,6 +30,22 @@ def test_smoke(trained, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_nearest_smoke(trained, tmp_path, capsys, monkeypatch):
+    words = ("smoke", "--runs", trained, "--no-peers", "--nearest", "8", "--out", tmp_path / "lines.jsonl")
+    done = scripts.call(capsys, monkeypatch, "benchmarks.attack", *words)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "lines.jsonl").read_text())["results"]
+    assert {(row["norm"], row["search"]) for row in rows} == {
+        *((norm, f"ours {name}") for norm in ("linf", "l2") for name in ("fmn", "deepfool", "fab")),
+        ("l2", "ours ddn"),
+        ("l2", "ours super_deepfool"),
+    }
+    assert all(row["optimality"] is None or row["optimality"] <= 1 + 1e-6 for row in rows)
+    passes = {row["search"]: row["passes"] for row in rows}
+    assert passes["ours fmn"] == 2 * 9 and passes["ours super_deepfool"] == 11 * 9  # and a last look
+
+
+@pytest.mark.slow
 def test_fast_smoke(trained, tmp_path, capsys, monkeypatch):
     words = ("smoke", "--source.run", trained, "--eps", "0.1", "--out", tmp_path / "lines.jsonl")
     done = scripts.call(capsys, monkeypatch, "benchmarks.fast", *words)
