@@ -10,7 +10,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.venv/compiled
 UPGRADE ?=
 FREE := requests charset-normalizer chardet idna urllib3
 
-.PHONY: demo test test-all test-fast oracles lint docs lock extras clean
+.PHONY: demo test test-all test-fast oracles accelerators lint docs lock extras clean
 
 demo: .venv/demo
 	$(BIN)/python -m experiments.classification.quickstart
@@ -30,6 +30,11 @@ test-fast: .venv/test
 oracles: .venv/test
 	$(PIP) -e '.[oracles]'
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m oracle
+
+# Programs compiled for TPUs that are not there: minutes.
+accelerators: .venv/test
+	$(PIP) -e '.[plan]'
+	$(BIN)/python -m pytest -m accelerator
 
 lint: .venv/dev
 	$(BIN)/ruff check .

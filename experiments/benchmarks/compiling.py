@@ -70,8 +70,10 @@ def compiled(job: Job) -> list[Compiled]:
         todo, done = Path(folder) / "job", Path(folder) / "done"
         todo.write_bytes(pickle.dumps(job))
         command = [sys.executable, "-c", WORK, str(todo), str(done)]
+        # Flags of XLA are those of this host.
+        kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         found = subprocess.run(
-            command, env=os.environ | chips.ENVIRONMENT, capture_output=True, text=True, check=False
+            command, env=kept | chips.ENVIRONMENT, capture_output=True, text=True, check=False
         )
         if not done.exists():
             last = (found.stderr.strip().splitlines() or ["no message"])[-1]

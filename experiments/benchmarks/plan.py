@@ -12,11 +12,12 @@ the host and input are not in it; nothing is measured. Compiling takes half a mi
 
 What is planned is what the script's `planned` lists, for classification.train its training step; data need not be
 there. `--settings` takes fields of the script as its command line has them. `--out` is a folder: plan.html is the page,
-plan.jsonl gets a line for each program and topology.
+plan.jsonl gets a line for each program and topology, plan.md is the table of all its lines.
 """
 
 import dataclasses
 import importlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def main(cfg: Config) -> int:
     """Compile for each topology, bound, print, and write the page."""
     settings = script_config(cfg)
     command_line.validate(cfg)
-    jax.config.update("jax_platforms", "cpu")  # what is here is not what is planned for
+    jax.config.update("jax_platforms", "cpu")  # devices that are here play no part
     where = [chips.topology(text) for text in cfg.topology]
     shape, classes = images(cfg, settings)
     options = dict(word.split("=", 1) for word in cfg.options)
@@ -189,7 +190,41 @@ def write(
             "config": dataclasses.asdict(settings),
         }
         strict_json.append(folder / "plan.jsonl", told)
+    lines = [json.loads(line) for line in (folder / "plan.jsonl").read_text().splitlines()]
+    (folder / "plan.md").write_text(markdown(lines))
     runtime.say(f"page: {page.write(folder / 'plan.html')}")
+
+
+def markdown(lines: list[dict[str, Any]]) -> str:
+    """Tabulate all lines of a folder for a README."""
+    names = (
+        "network",
+        "chips",
+        "images",
+        "bound, ms",
+        "compiler, ms",
+        "images/s",
+        "of peak",
+        "memory, GB",
+        "exchanged, MB",
+    )
+    rows = [names, ("---",) * len(names)]
+    for line in lines:
+        cycles = line["compiler's cycles ms"]
+        rows.append(
+            (
+                f"{line['config'].get('model', line['script'])} {line['config'].get('dtype', '')}".strip(),
+                line["topology"],
+                f"{line['images']:,}",
+                f"{line['bound ms']:.1f}",
+                "-" if cycles is None else f"{cycles:.1f}",
+                f"{line['images/s at most']:,.0f}",
+                f"{100 * line['share of peak at most']:.0f} %",
+                f"{line['memory GB']:.2f}",
+                ", ".join(f"{one['bytes'] / 1e6:.1f} {one['dtype']}" for one in line["exchanges"]) or "-",
+            )
+        )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,17 @@ def test_a_line_of_the_plan():
     assert line["exchanged MB"] == 4.0
 
 
+def test_the_table_of_a_folder():
+    where = slow()
+    exchanges = [{"kind": "all-reduce", "dtype": "f32", "bytes": 45e6, "calls": 1}]
+    line = plan.row(where, made(), bound(made(), where)) | {
+        "script": "classification.train", "config": {"model": "resnet18", "dtype": "bfloat16"}, "exchanges": exchanges,
+    }  # fmt: skip
+    head, rule, row = plan.markdown([line]).splitlines()
+    assert row == "| resnet18 bfloat16 | v5e:2x2 | 64 | 14.0 | - | 4,571 | 43 % | 0.02 | 45.0 f32 |"
+    assert head.count("|") == rule.count("|") == row.count("|")
+
+
 @pytest.mark.parametrize("text", ["v5e", "v9:1x1", "v5e:0x1", "v5e:1", "v5p:2x2", "h100:512", "v5e:2x4x"])
 def test_other_topologies_are_refused(text):
     with pytest.raises(ValueError, match="--topology is"):
