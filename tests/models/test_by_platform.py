@@ -68,6 +68,18 @@ def test_a_program_for_several_platforms_holds_both_forms():
     assert "stablehlo.dot_general" in text and "stablehlo.convolution" in text
 
 
+def test_input_gradients_are_kept_apart_on_tpus():
+    """XLA for TPUs would compute one within the other again and again; no other platform needs it."""
+    x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+
+    def layers(x):
+        return convolve(jnp.tanh(convolve(x, kernel, (1, 1), "SAME")), kernel, (1, 1), "SAME").sum()
+
+    for platform, barriers in (("tpu", 2), ("cuda", 0)):
+        text = jax.jit(jax.grad(layers)).trace(x).lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.optimization_barrier") == barriers
+
+
 FORMS = {
     "convolve": (Convolution((1, 1), ((1, 1), (1, 1))), (3, 3, 5, 12)),
     "convolve, few channels": (Convolution((1, 1), ((1, 1), (1, 1))), (3, 3, 5, 1)),

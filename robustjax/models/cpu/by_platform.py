@@ -82,7 +82,7 @@ def _bind(left: Array, right: Array, **settings: Any) -> Array:
 
 
 def _compute(
-    on_cpu: bool,
+    platform: str,
     left: Array,
     right: Array,
     *,
@@ -92,6 +92,8 @@ def _compute(
     dtype: Any,
     maps: tuple[Mapped, ...],
 ) -> Array:
+    on_cpu = platform == "cpu"
+
     def value(x: Array, kernel: Array) -> Array:
         kernel = kernel.astype(x.dtype)
         out = product.product(x, kernel) if on_cpu else product.plain(x, kernel)
@@ -105,6 +107,10 @@ def _compute(
 
     def gradient_of_x(cotangent: Array, kernel: Array) -> Array:
         form, kernel = product.along_x if on_cpu else product.plain, kernel.astype(dtype)
+        if platform == "tpu":
+            # XLA would compute the input gradient of one layer within that of the layer before it, anew for each of its
+            # tiles.
+            cotangent = jax.lax.optimization_barrier(cotangent)
         return transposed(lambda x: form(x, kernel), kernel, cotangent)
 
     def gradient_of_kernel(x: Array, cotangent: Array) -> Array:
@@ -120,8 +126,10 @@ def _compute(
 _bilinear = Primitive("bilinear_by_platform")
 _run = jax.jit(_bilinear.bind, static_argnames=("product", "role", "shape", "dtype", "maps"))
 _bilinear.def_impl(lambda left, right, **settings: _run(left, right, **settings))
-mlir.register_lowering(_bilinear, mlir.lower_fun(partial(_compute, False), multiple_results=False))
-mlir.register_lowering(_bilinear, mlir.lower_fun(partial(_compute, True), multiple_results=False), "cpu")
+mlir.register_lowering(_bilinear, mlir.lower_fun(partial(_compute, "other"), multiple_results=False))
+for _platform in ("cpu", "tpu"):
+    _lowered = mlir.lower_fun(partial(_compute, _platform), multiple_results=False)
+    mlir.register_lowering(_bilinear, _lowered, _platform)
 
 
 @_bilinear.def_abstract_eval
@@ -129,7 +137,7 @@ def _abstract(
     left: Any, right: Any, *, shape: tuple[int, ...] | None, maps: tuple[Mapped, ...], **settings: Any
 ):
     shapes = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in (left, right)]
-    out = jax.eval_shape(partial(_compute, False, shape=shape, maps=maps, **settings), *shapes)
+    out = jax.eval_shape(partial(_compute, "other", shape=shape, maps=maps, **settings), *shapes)
     # Both operands vary over the same axes of a mesh; so does the result.
     like = left if left.ndim == len(out.shape) else right
     return like.update(shape=out.shape, dtype=out.dtype, weak_type=False)
