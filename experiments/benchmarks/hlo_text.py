@@ -199,6 +199,14 @@ class Program:
         """Find the computation that an operation stands in."""
         return next(part for part in self.computations.values() if part.operations.get(one.name) is one)
 
+    def origin(self, name: str, user: Operation) -> str:
+        """Say in which type an operand was before it was moved or converted to another."""
+        where = self.where(user)
+        line = where.operations[name]
+        while line.opcode in ("transpose", "reshape", "reverse", "bitcast", "copy", "convert"):
+            line = where.operations[line.operands[0]]
+        return line.shapes[0].dtype
+
     def traffic(self, one: Operation, where: Computation) -> float:
         """Count the bytes that an operation reads from and writes to main memory: each operand and result once.
 

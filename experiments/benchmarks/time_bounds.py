@@ -150,14 +150,17 @@ def _warnings(
 
 def _rounded(asked: str) -> list[str]:
     """Say how much arithmetic on float32 is not asked for in full; the compiler's own text has rounded it already."""
-    program, all_, rounded = Program(asked), 0.0, 0.0
+    program, total, rounded = Program(asked), 0.0, 0.0
     for cost in program.costs():
-        for line, count, factors in program.products(cost.operation, program.where(cost.operation)):
-            in_full = all(f.dtype != "f32" for f in factors) or "operand_precision={highest" in line.rest
-            all_ += cost.calls * count
+        where = program.where(cost.operation)
+        for line, count, factors in program.products(cost.operation, where):
+            wide = [name for name, f in zip(line.operands, factors, strict=False) if f.dtype == "f32"]
+            exact = all(program.origin(name, line) != "f32" for name in wide)  # such as gradients of kernels
+            in_full = exact or "operand_precision={highest" in line.rest
+            total += cost.calls * count
             rounded += 0.0 if in_full else cost.calls * count
-    if rounded <= LARGE * all_:
+    if rounded <= LARGE * total:
         return []
     return [
-        f"{100 * rounded / all_:.0f} % of the arithmetic rounds float32 factors (TPUs to bfloat16, GPUs to TF32)"
+        f"{100 * rounded / total:.0f} % of the arithmetic rounds float32 factors (TPUs to bfloat16, GPUs to TF32)"
     ]

@@ -166,6 +166,23 @@ def test_slices_are_not_whole_arrays():
     assert costs["all"].bytes == 32 + 4  # written; the row lies on the chip
 
 
+def test_what_was_converted_is_of_its_first_type():
+    text = """HloModule one
+
+ENTRY %main (x: bf16[5,7], n: f32[7,6]) -> f32[5,6] {
+  x = bf16[5,7] parameter(0)
+  n = f32[7,6] parameter(1)
+  wide = f32[5,7] convert(x)
+  turned = f32[7,5] transpose(wide), dimensions={1,0}
+  ROOT d = f32[5,6] dot(turned, n), lhs_contracting_dims={0}, rhs_contracting_dims={0}
+}
+"""
+    program = Program(text)
+    (cost,) = program.costs()[-1:]
+    assert [program.origin(name, cost.operation) for name in cost.operation.operands] == ["bf16", "f32"]
+    assert cost.flops == 2 * 5 * 6 * 7
+
+
 def test_other_text_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         Program("HloModule nothing\n")
