@@ -9,6 +9,8 @@ from experiments.benchmarks.compiling import Compiled
 from experiments.benchmarks.hlo_text import Cost, Exchange, Program
 
 LARGE = 0.01  # share of the arithmetic from which a product counts as large
+SEEN = 0.8  # share of the arithmetic asked for that is to be seen in the compiled program
+ROUNDED = 0.05  # share of the arithmetic from which rounded factors are told
 NESTED = 0.05  # share of the time from which nested products are told
 DOMINATES = 0.1  # share of the time from which copies are told
 COPIES = ("copy", "transpose", "copy-start", "bitcast-convert")
@@ -86,7 +88,7 @@ def bound(made: Compiled, where: Topology) -> Bound:
         rows=_rows(made.text, costs, each, limits),
         warnings=[
             *_fits(made, where),
-            *_rounded(made.asked),
+            *_arithmetic(made.asked, flops, where.chips),
             *_warnings(program, costs, each, flops, found.exchanges),
         ],
     )
@@ -148,8 +150,8 @@ def _warnings(
     return found
 
 
-def _rounded(asked: str) -> list[str]:
-    """Say how much arithmetic on float32 is not asked for in full; the compiler's own text has rounded it already."""
+def _arithmetic(asked: str, flops: float, devices: int) -> list[str]:
+    """Compare with what was asked for: is all of it seen, and is float32 asked for in full?"""
     program, total, rounded = Program(asked), 0.0, 0.0
     for cost in program.costs():
         where = program.where(cost.operation)
@@ -159,8 +161,13 @@ def _rounded(asked: str) -> list[str]:
             in_full = exact or "operand_precision={highest" in line.rest
             total += cost.calls * count
             rounded += 0.0 if in_full else cost.calls * count
-    if rounded <= LARGE * total:
-        return []
-    return [
-        f"{100 * rounded / total:.0f} % of the arithmetic rounds float32 factors (TPUs to bfloat16, GPUs to TF32)"
-    ]
+    found = []
+    if flops * devices < SEEN * total:
+        found.append(
+            f"only {100 * flops * devices / total:.0f} % of the arithmetic asked for is seen in the compiled program, "
+            "such as where it calls cuDNN: the bound is too low"
+        )
+    if rounded > ROUNDED * total:
+        share = f"{100 * rounded / total:.0f} %"
+        found.append(f"{share} of the arithmetic rounds float32 factors (TPUs to bfloat16, GPUs to TF32)")
+    return found

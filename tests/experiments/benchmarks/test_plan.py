@@ -32,8 +32,8 @@ ENTRY %main (x: f32[1000,1000], y: f32[1000,1000]) -> f32[1000,1000] {
 MEMORY = {"arguments": 8e6, "outputs": 4e6, "aliased": 4e6, "temporaries": 16e6, "code": 0.0}
 
 
-def made(text=TEXT, memory=MEMORY):
-    return Compiled("step", 64, 100, text, TEXT, memory, 1.0)
+def made(text=TEXT, memory=MEMORY, asked=TEXT):
+    return Compiled("step", 64, 100, text, asked, memory, 1.0)
 
 
 def slow(**changes):
@@ -71,6 +71,11 @@ def test_warnings_say_what_to_look_at():
     assert rounded.startswith("67 % of the arithmetic")  # two of three products; the first asks for all bits
     assert copied.startswith("14 % of the time")
     assert gathered.startswith("all-gather of 4.0 MB f32")
+    hidden = TEXT.replace(
+        "fusion(%z, %y), kind=kOutput, calls=%two", 'custom-call(%z, %y), custom_call_target="a"'
+    )
+    one = slow()._replace(sides=(1, 1))
+    assert bound(made(hidden), one).warnings[0].startswith("only 33 % of the arithmetic asked for is seen")
     assert bound(made(), slow(memory=20e6)).warnings[0].startswith("does not fit")
 
 
