@@ -15,12 +15,14 @@ densenet         densenet: DenseNet-BC
 ```
 resnet_imagenet  resnet18_imagenet, resnet50_imagenet, wideresnet50_2_imagenet for large images
 resnext          resnext: ResNeXt-29 for small images
+alexnet          alexnet, as torchvision has it
 bit              bit_resnet: BiT, with group normalisation and standardised kernels
 convnext         convnext: ConvNeXt-T and larger ones for large images, with other stems
 convnext_v2      convnext_v2: ConvNeXt V2-L and others of its kind
 vit              vit: vision transformers, ViT and DeiT
 xcit             xcit: transformers with attention between channels, for large and small images
 swin             swin: transformers with attention within shifted windows, for large images
+rawideresnet_imagenet  rawideresnet_imagenet: RaWRN-101-2, for large images
 preactivated     residual networks that activate before they convolve, in the forms of public code
 published        the variants of preact that public checkpoints are of
 published_wide   the variants of wideresnet that public checkpoints are of

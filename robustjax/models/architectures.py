@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from robustjax.models import preact, published, published_wide, resnet, resnet_imagenet, small
+from robustjax.models.alexnet import alexnet
 from robustjax.models.bit import bit_resnet
 from robustjax.models.convnext import convnext
 from robustjax.models.convnext_v2 import convnext_v2
 from robustjax.models.densenet import densenet
 from robustjax.models.ensemble import ensemble
 from robustjax.models.published_mixtures import MIXTURES
+from robustjax.models.rawideresnet_imagenet import rawideresnet_imagenet
 from robustjax.models.resnext import resnext
 from robustjax.models.swin import swin
 from robustjax.models.vit import vit
@@ -59,6 +61,11 @@ ARCHITECTURES: dict[str, Factory] = {
     },
     "swin_b": swin,
     "swin_l": functools.partial(swin, width=192, heads=(6, 12, 24, 48)),
+    "swin_l_sparse": functools.partial(swin, width=192, heads=(6, 12, 24, 48), sparse=True),
+    "swin_b_mimir": functools.partial(swin, eps=1e-6),
+    "swin_l_mimir": functools.partial(swin, width=192, heads=(6, 12, 24, 48), window=14, eps=1e-6),
+    "alexnet": alexnet,
+    "rawideresnet101_2_imagenet": rawideresnet_imagenet,
     "convnet_small": small.convnet_small,
     "preact_resnet18": preact.preact_resnet18,
     "preact_resnet18_wong": published.preact_resnet18_wong,

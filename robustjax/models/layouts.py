@@ -128,6 +128,22 @@ def bit(layer: str) -> tuple[str, ...]:
     )
 
 
+def peng(layer: str) -> tuple[str, ...]:
+    """Name a layer of a network for large images as Peng et al. do."""
+    return _named(
+        layer,
+        {"conv1": "stem.stem.stem.0", "norm1": "stem.stem.stem.1", "head": "fc"},
+        lambda i, j: f"stages.stage{i}.stage{i}-block{j}.",
+        {
+            "conv": lambda k: f"F.{'abc'[k - 1]}.0",
+            "norm": lambda k: f"F.{'abc'[k - 1]}.1",
+            "excite": lambda k: f"F.se.fc{k}",
+            "shortcut_conv": "proj.0",
+            "shortcut_norm": "proj.1",
+        },
+    )
+
+
 def mixing(layer: str) -> tuple[str, ...]:
     """Name a layer of the mixing network of adaptive smoothing as its authors do."""
     return _named(
@@ -165,6 +181,13 @@ def convnext_v2(layer: str) -> tuple[str, ...]:
     outer = {"stem_conv0": "downsample_layers.0.0", "stem_norm0": "downsample_layers.0.1"}
     outer |= {"norm": "norm", "head": "head"}
     return (outer[layer],) if layer in outer else ()
+
+
+def alexnet(layer: str) -> tuple[str, ...]:
+    """Name a layer of an AlexNet as torchvision does: by its place."""
+    places = {f"conv{i}": f"features.{place}" for i, place in enumerate((0, 3, 6, 8, 10))}
+    places |= {"fc0": "classifier.1", "fc1": "classifier.4", "head": "classifier.6"}
+    return (places[layer],) if layer in places else ()
 
 
 def vit(layer: str) -> tuple[str, ...]:
@@ -207,6 +230,8 @@ def swin_before(layer: str) -> tuple[str, ...]:
 
 def _swin(layer: str, *, down: int, head: str) -> tuple[str, ...]:
     names = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+    names |= {"sparse1": "mlp.meansparse1", "sparse2": "mlp.meansparse2"}
+    names |= {"sparse_attention": "meansparse1", "sparse_sum": "meansparse2"}
     if found := re.fullmatch(r"stage(\d+)_block(\d+)(?:/(.+))?", layer):
         part = names.get(found[3], found[3]) if found[3] else "attn"  # of which the table of positions is
         return (f"layers.{int(found[1]) - 1}.blocks.{found[2]}.{part}",)
@@ -235,7 +260,9 @@ LAYOUTS: tuple[Layout, ...] = (
     huang,
     resnext,
     bit,
+    peng,
     mixing,
+    alexnet,
     convnext,
     convnext_v2,
     vit,

@@ -15,6 +15,7 @@ HEADS = (
     "logits.weight",
     "classifier.weight",
     "head.weight",
+    "classifier.6.weight",
     "7.weight",
 )
 
@@ -215,10 +216,29 @@ def _xcit(shapes: Shapes) -> tuple[str, ...]:
 
 
 def _swin(shapes: Shapes) -> tuple[str, ...]:
+    """Name both of Swin-B where an older layout holds either: a number that normalisations add is not told."""
     table = shapes.get("layers.0.blocks.0.attn.relative_position_bias_table", (0,))
     size = {128: "b", 192: "l"}.get(shapes.get("patch_embed.proj.weight", (0,))[0])
-    known = table[0] == 13**2 and _blocks(shapes, r"layers\.(\d+)\.blocks\.(\d+)\.") == [2, 2, 18, 2]
-    return (f"swin_{size}",) if size and known and not _has(shapes, ".threshold") else ()
+    if not size or _blocks(shapes, r"layers\.(\d+)\.blocks\.(\d+)\.") != [2, 2, 18, 2]:
+        return ()
+    sparse, older = _has(shapes, ".threshold"), "head.weight" in shapes
+    if table[0] == 27**2 and size == "l" and older and not sparse:
+        return ("swin_l_mimir",)
+    if table[0] != 13**2 or (sparse and size == "b"):
+        return ()
+    if sparse:
+        return ("swin_l_sparse",)
+    return ("swin_b", "swin_b_mimir") if size == "b" and older else (f"swin_{size}",)
+
+
+def _alexnet(shapes: Shapes) -> tuple[str, ...]:
+    fits = shapes.get("features.0.weight") == (64, 3, 11, 11) and "classifier.6.weight" in shapes
+    return ("alexnet",) if fits else ()
+
+
+def _peng(shapes: Shapes) -> tuple[str, ...]:
+    depths = _blocks(shapes, r"stages\.stage(\d+)\.stage\d+-block(\d+)\.F\.se\.")
+    return ("rawideresnet101_2_imagenet",) if depths == [7, 11, 18, 1] else ()
 
 
 RULES: tuple[Callable[[Shapes], tuple[str, ...]], ...] = (
@@ -234,6 +254,8 @@ RULES: tuple[Callable[[Shapes], tuple[str, ...]], ...] = (
     _vit,
     _xcit,
     _swin,
+    _alexnet,
+    _peng,
     _sequential,
     _residual,
 )

@@ -18,7 +18,6 @@ from robustjax.models.layers import DType
 from robustjax.models.normalisation import IMAGENET
 from robustjax.types import Images, Logits, Model
 
-EPS = 1e-5  # of its normalisations
 PATCH = 4
 
 
@@ -28,13 +27,15 @@ class WindowBlock(nn.Module):
     heads: int
     window: int
     shift: int
+    eps: float
+    sparse: bool
     dtype: DType
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         height, width, channels = x.shape[1:]
         side, shift, area = self.window, self.shift, self.window**2
-        y = layers.layer_norm(x, name="norm1", eps=EPS, dtype=self.dtype)
+        y = layers.layer_norm(x, name="norm1", eps=self.eps, dtype=self.dtype)
         y = jnp.roll(y, (-shift, -shift), (1, 2)) if shift else y
         grid = (-1, height // side, side, width // side, side, channels)
         y = y.reshape(grid).swapaxes(2, 3).reshape(-1, height * width // area, area, channels)
@@ -55,8 +56,12 @@ class WindowBlock(nn.Module):
         grid = (-1, height // side, width // side, side, side, channels)
         y = y.reshape(grid).swapaxes(2, 3).reshape(-1, height, width, channels)
         x = x + (jnp.roll(y, (shift, shift), (1, 2)) if shift else y)
-        y = layers.layer_norm(x, name="norm2", eps=EPS, dtype=self.dtype)
-        return x + layers.gelu_mlp(y, dtype=self.dtype)
+        x = layers.MeanSparse(name="sparse_attention")(x) if self.sparse else x
+        y = layers.layer_norm(x, name="norm2", eps=self.eps, dtype=self.dtype)
+        y = layers.gelu_mlp(y, sparse=self.sparse, dtype=self.dtype)
+        if not self.sparse:
+            return x + y
+        return layers.MeanSparse(name="sparse_sum")(x + layers.MeanSparse(name="sparse2")(y))
 
 
 class Swin(nn.Module):
@@ -67,26 +72,29 @@ class Swin(nn.Module):
     heads: tuple[int, ...]
     window: int
     classes: int
+    eps: float = 1e-5
+    sparse: bool = False
     dtype: DType = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Logits:
-        kind, dtype = layers.recomputed(WindowBlock, self.remat), self.dtype
+        kind, dtype, eps = layers.recomputed(WindowBlock, self.remat), self.dtype, self.eps
         x = layers.conv(x, self.width, PATCH, stride=PATCH, padding=0, bias=True, dtype=dtype, name="patches")
-        x = layers.layer_norm(x, name="patches_norm", eps=EPS, dtype=dtype)
+        x = layers.layer_norm(x, name="patches_norm", eps=eps, dtype=dtype)
         self.sow("features", "stage0", x)
         for i, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True), start=1):
             if i > 1:
                 x = _joined(x)
-                x = layers.layer_norm(x, name=f"down{i}_norm", eps=EPS, dtype=dtype)
+                x = layers.layer_norm(x, name=f"down{i}_norm", eps=eps, dtype=dtype)
                 x = layers.linear(x, x.shape[-1] // 2, bias=False, dtype=dtype, name=f"down{i}_reduction")
-            shift = self.window // 2 if min(x.shape[1:3]) > self.window else 0
+            side = min(self.window, *x.shape[1:3])
+            shift = side // 2 if min(x.shape[1:3]) > side else 0
             for j in range(depth):
-                block = kind(heads, self.window, shift * (j % 2), dtype, name=f"stage{i}_block{j}")
-                x = block(x, train)
+                settings = {"name": f"stage{i}_block{j}"}
+                x = kind(heads, side, shift * (j % 2), eps, self.sparse, dtype, **settings)(x, train)
             self.sow("features", f"stage{i}", x)
-        x = layers.layer_norm(x, name="norm", eps=EPS, dtype=dtype).mean(axis=(1, 2))
+        x = layers.layer_norm(x, name="norm", eps=eps, dtype=dtype).mean(axis=(1, 2))
         self.sow("features", "stage5", x)
         return layers.dense(x, self.classes, dtype=dtype, name="head")
 
@@ -121,6 +129,8 @@ def swin(
     depths: tuple[int, ...] = (2, 2, 18, 2),
     heads: tuple[int, ...] = (4, 8, 16, 32),
     window: int = 7,
+    eps: float = 1e-5,
+    sparse: bool = False,
     classes: int = 1000,
     shape: tuple[int, ...] = (224, 224, 3),
     mean: Sequence[float] | None = IMAGENET["mean"],
@@ -133,21 +143,26 @@ def swin(
     Args:
       width: channels of the first group; each further one has twice as many.
       depths, heads: blocks and attention heads of each group.
-      window: pixels a side of a window.
+      window: pixels a side of a window, in groups whose maps are not smaller.
+      eps: what normalisations add to a variance; not told by the weights.
+      sparse: with a `layers.MeanSparse` before each GELU, after each hidden layer and after each addition.
       classes: number of logits.
-      shape: of one image, (h, w, c), whose patches make up whole windows in every group: multiples of 224.
+      shape: of one image, (h, w, c), whose patches make up whole windows in every group; 224 pixels a side by default.
       mean, std: normalisation per channel, those of ImageNet by default.
       dtype: what the network computes in; parameters, normalisation and logits are float32.
       remat: keep only what lies between blocks, and compute the rest once more in the backward pass.
     Raises:
       ValueError: if the patches do not make up whole windows, or depths and heads are not as many.
 
-    Reference: Liu et al. 2021, arXiv:2103.14030, as in timm.
+    Reference: Liu et al. 2021, arXiv:2103.14030, as in timm; sparse: Amini et al. 2024, arXiv:2406.05927; with
+      windows of 14 and eps 1e-6: Xu et al. 2024, arXiv:2312.04960.
     """
     if len(depths) != len(heads):
         raise ValueError(f"swin: there are {len(depths)} depths and {len(heads)} heads, must be as many")
-    multiple = PATCH * window * 2 ** (len(depths) - 1)
-    if shape[0] % multiple or shape[1] % multiple:
-        raise ValueError(f"swin: shape is {shape}, must have sides of multiples of {multiple}")
-    net = Swin(width, depths, heads, window, classes, dtype, remat)
+    multiple = PATCH * 2 ** (len(depths) - 1)
+    sides = [[side // (PATCH * 2**i) for side in shape[:2]] for i in range(len(depths))]
+    whole = all(side and side % min(window, *of) == 0 for of in sides for side in of)
+    if any(side % multiple for side in shape[:2]) or not whole:
+        raise ValueError(f"swin: shape is {shape}, must have sides of multiples of {multiple * window}")
+    net = Swin(width, depths, heads, window, classes, eps, sparse, dtype, remat)
     return from_flax(net, shape=shape, mean=mean, std=std)

@@ -53,7 +53,9 @@ LAYOUTS = {
     "densenet16": layouts.dense,
     "densenet16_6": layouts.dense,
     "convnext_b_convstem": layouts.convnext,
-    "swin_b": layouts.swin_before,
+    "swin_b": layouts.swin,
+    "swin_l_mimir": layouts.swin_before,
+    "alexnet": layouts.alexnet,
     "vit_b_convstem": layouts.vit,
     "convnet_small": layouts.sequential,
     "ensemble3_gowal10_1": layouts.gowal,
@@ -73,6 +75,7 @@ def test_each_architecture_is_recognised(name):
     [
         (("wideresnet16_2", "wideresnet16_2_standardised"), layouts.trades),
         (("preact_resnet18", "preact_resnet18_wong"), layouts.common),
+        (("swin_b", "swin_b_mimir"), layouts.swin_before),
     ],
 )
 def test_look_alikes_are_named_together(names, layout):

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from robustjax.models import architectures, recognition, weights
+from robustjax.models.alexnet import alexnet
 from robustjax.models.bit import bit_resnet
 from robustjax.models.convnext import convnext
 from robustjax.models.convnext_v2 import convnext_v2
 from robustjax.models.mixednuts import mixednuts
 from robustjax.models.published_mixtures import MIXINGS, WEIGHTINGS, smoothing_cifar
 from robustjax.models.published_wide import rawideresnet, wideresnet34_r, wideresnet_a4, wideresnet_gowal
+from robustjax.models.rawideresnet_imagenet import rawideresnet_imagenet
 from robustjax.models.resnext import resnext
 from robustjax.models.swin import swin
 from robustjax.models.vit import vit
@@ -295,6 +297,80 @@ def test_swin(tmp_path, monkeypatch, before):
     compared(tmp_path, net, "small", shape=(64, 64, 3), names=names, **given)
 
 
+def test_swin_with_sparse_activations(tmp_path, monkeypatch):
+    module = zoo("architectures.Meansparse_swin_L")
+    depths, heads = (2, 2, 2, 1), (2, 4, 4, 4)
+    net = module.SwinTransformer(64, 4, 3, 7, embed_dim=16, depths=depths, num_heads=heads, window_size=2)
+    factory = functools.partial(swin, width=16, depths=depths, heads=heads, window=2, sparse=True)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "small", factory)
+    compared(tmp_path, net, "small", shape=(64, 64, 3), jumps=True, mean=(0,) * 3, std=(1,) * 3)
+
+
+def test_swin_with_windows_beyond_the_last_maps(tmp_path, monkeypatch):
+    """Maps of 16, 8, 4 and 2 pixels a side with windows of 4: the last group has windows of 2, unshifted."""
+    module = zoo("architectures.MIMIR_swin_transformer")
+    from torch import nn
+
+    depths, heads = (2, 2, 2, 2), (2, 4, 4, 4)
+    norm = functools.partial(nn.LayerNorm, eps=1e-6)
+    net = module.SwinTransformer(
+        64, num_classes=7, embed_dim=16, depths=depths, num_heads=heads, window_size=4, norm_layer=norm
+    )
+    factory = functools.partial(swin, width=16, depths=depths, heads=heads, window=4, eps=1e-6)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "small", factory)
+    compared(tmp_path, net, "small", shape=(64, 64, 3), mean=(0,) * 3, std=(1,) * 3)
+
+
+def test_the_bottlenecks_of_peng(tmp_path, monkeypatch):
+    """Blocks whose squeezing layers have a quarter of what enters, with two groups of channels inside."""
+    module = zoo("architectures.robustarch_wide_resnet")
+    from torch import nn
+
+    widths, depths = (32, 64, 72, 96), (2, 1, 2, 1)
+    net = module.NormalizedConfigurableModel(
+        mean=[0.485, 0.456, 0.406],
+        std=[0.229, 0.224, 0.225],
+        stage_widths=list(widths),
+        kernel=3,
+        strides=[2] * 4,
+        dilation=1,
+        norm_layer=[nn.Identity, nn.BatchNorm2d, nn.BatchNorm2d],
+        activation_layer=[nn.SiLU] * 3,
+        group_widths=[width // 8 for width in widths],
+        bottleneck_multipliers=[0.25] * 4,
+        downsample_norm=nn.BatchNorm2d,
+        depths=list(depths),
+        dense_ratio=None,
+        stem_type=module.Stem,
+        stem_width=8,
+        stem_kernel=7,
+        stem_downsample_factor=2,
+        stem_patch_size=None,
+        ConvBlock=module.Conv2dNormActivation,
+        se_ratio=0.25,
+        se_activation=nn.ReLU,
+        num_classes=7,
+    )
+    factory = functools.partial(rawideresnet_imagenet, stem_width=8, widths=widths, depths=depths)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "small", factory)
+    compared(tmp_path, net, "small", shape=(64, 64, 3))
+
+
+@pytest.mark.parametrize("side", [63, 224])
+def test_alexnet(tmp_path, monkeypatch, side):
+    torchvision = pytest.importorskip("torchvision")
+    zoo("imagenet")
+    from torch import nn
+
+    net = torchvision.models.alexnet(num_classes=7)
+    net.classifier[1], net.classifier[4] = nn.Linear(9216, 64), nn.Linear(64, 64)
+    net.classifier[6] = nn.Linear(64, 7)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "alexnet", functools.partial(alexnet, hidden=64))
+    given = dict(mean=(0,) * 3, std=(1,) * 3)
+    tensors = compared(tmp_path, net, "alexnet", shape=(side, side, 3), **given)
+    assert recognition.recognised({name: of.shape for name, of in tensors.items()}) == ("alexnet",)
+
+
 def test_bit(tmp_path, monkeypatch):
     net = zoo("architectures.bit_rn_v2").ResNetV2([1, 2, 1, 1], 1, head_size=7)
     factory = functools.partial(bit_resnet, depths=(1, 2, 1, 1), width=1)
@@ -393,10 +469,11 @@ def test_mixednuts(tmp_path, monkeypatch, name):
     assert np.linalg.norm(slope - expected) < 0.03 * np.linalg.norm(expected)
 
 
-def test_members_of_mixtures_are_recognised(monkeypatch):
+def test_large_networks_and_mixtures_are_recognised(monkeypatch):
     import torch
 
     bit, convnext = zoo("architectures.bit_rn_v2"), zoo("architectures.convnext_v2")
+    peng = zoo("architectures.robustarch_wide_resnet").get_model
     zeros = torch.zeros
     monkeypatch.setattr(torch, "linspace", lambda first, last, steps: zeros(steps, device="cpu"))
     with torch.device("meta"):
@@ -404,6 +481,7 @@ def test_members_of_mixtures_are_recognised(monkeypatch):
             "bit_r152x2": bit.KNOWN_MODELS["BiT-M-R152x2"](head_size=10),
             "convnext_v2_l": convnext.convnextv2_large(),
             "gowal70_16": silu(("dm_wide_resnet", "DMWideResNet"), 10, 70, 16),
+            "rawideresnet101_2_imagenet": peng("ra_wrn101_2"),
         }
     shapes = {
         name: {key: tuple(value.shape) for key, value in net.state_dict().items()}
