@@ -52,7 +52,7 @@ LABELS = [
     (Y - 2, "the smallest label is -"),
     (np.asarray(Y) + 0.5, "must be whole numbers from 0"),
     (np.asarray(Y, np.int64) + 2**32, "the largest label is 429496729"),
-    (jnp.eye(2)[Y], "take y.argmax"),
+    (jnp.eye(2, dtype=int)[Y], "take y.argmax"),  # of floats cross-entropy takes distributions
     (Y[:2], r"must be \(4,\), one for each image"),
     (Y + 2, "must be below the 2 logits"),
 ]

@@ -85,7 +85,7 @@ def test_pooling_is_that_of_windows(shape):
         return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
     def slices(x):
-        return resnet_imagenet._pooled(x)
+        return resnet_imagenet.max_pooled(x)
 
     def slope(pool):
         return jax.grad(lambda x: jnp.sin(pool(nn.relu(x))).sum())(x)

@@ -470,7 +470,7 @@ def test_mixednuts(tmp_path, monkeypatch, name):
 
 
 def test_large_networks_and_mixtures_are_recognised(monkeypatch):
-    import torch
+    torch = pytest.importorskip("torch")
 
     bit, convnext = zoo("architectures.bit_rn_v2"), zoo("architectures.convnext_v2")
     peng = zoo("architectures.robustarch_wide_resnet").get_model
