@@ -271,6 +271,7 @@ class RobustBenchConfig:
         "runs/robustbench.jsonl"  # one line for each entry; those that are there are not measured again
     )
     only: tuple[str, ...] = ()  # names of entries; all by default
+    page: str | None = None  # file of Markdown to write, with a line for each entry
     images: Count = 2  # random ones, on which logits are compared
     seed: Seed = 0  # of weights and images
 

@@ -65,6 +65,8 @@ def main(cfg: RobustBenchConfig) -> None:
         )
     for line in table(list(done.values())):
         print(line)
+    if cfg.page:
+        runtime.write_whole(pathlib.Path(cfg.page), "\n".join(page(done)).encode())
 
 
 def measured(entry: Known, theirs: Any, *, images: int, seed: int) -> dict[str, Any]:
@@ -220,6 +222,27 @@ def table(lines: list[dict[str, Any]]) -> Iterator[str]:
         total += counts
         yield f"| {dataset}, {threat} | {' | '.join(map(str, counts))} | {worst:.1e} |"
     yield f"| all | {' | '.join(map(str, total))} | |"
+
+
+def page(done: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Write every entry of the zoo: its network here, and the largest difference of logits as measured."""
+    yield "# RobustBench's model zoo, entry by entry"
+    yield ""
+    yield "Made by `python -m experiments.benchmarks.robustbench --page FILE`. The difference is the largest between"
+    yield "our logits and those of RobustBench's class, at the same random weights in float32, over the largest logit."
+    yield ""
+    yield from table(list(done.values()))
+    yield ""
+    yield "| board | entry | network here | difference |"
+    yield "|---|---|---|---|"
+    for entry in sorted(entries(), key=lambda entry: entry.board):
+        line = done.get(entry.board)
+        told = "not compared" if line is None else f"{line['difference'] / line['scale']:.1e}"
+        if line is not None and not line["right"]:
+            told += ", recognised as another"
+        board, _, name = entry.board.rpartition("/")
+        yield f"| {board} | {name} | {entry.architecture or 'not here'} | {told} |"
+    yield ""
 
 
 def _size(name: str) -> float:

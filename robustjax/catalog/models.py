@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from robustjax.catalog.names import built, named, parameters
 from robustjax.models import normalisation, preact, resnet, resnet_imagenet, small
 from robustjax.models.densenet import densenet
+from robustjax.models.densenet_imagenet import densenet121_imagenet
 from robustjax.models.wideresnet import wideresnet
 from robustjax.types import Model
 
@@ -34,6 +35,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     "preact_resnet18": preact.preact_resnet18,
     "densenet40": partial(densenet, depth=40),
     "densenet100": densenet,
+    "densenet121_imagenet": densenet121_imagenet,
     "wideresnet40_4": partial(wideresnet, depth=40, width=4),
     "wideresnet28_10": partial(wideresnet, depth=28, width=10),
     "wideresnet34_10": partial(wideresnet, depth=34, width=10),

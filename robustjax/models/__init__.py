@@ -10,6 +10,7 @@ resnet           resnet18, resnet34, resnet50 for small images
 preact           preact_resnet18
 wideresnet       wideresnet: WRN-depth-width
 densenet         densenet: DenseNet-BC
+densenet_imagenet  densenet121_imagenet for large images
 ```
 
 ```
@@ -64,6 +65,7 @@ depth, and the last one is what the final linear layer reads.
 
 from robustjax.models.adapters import from_flax as from_flax
 from robustjax.models.densenet import densenet as densenet
+from robustjax.models.densenet_imagenet import densenet121_imagenet as densenet121_imagenet
 from robustjax.models.preact import preact_resnet18 as preact_resnet18
 from robustjax.models.published import preact_resnet18_rice as preact_resnet18_rice
 from robustjax.models.published import preact_resnet18_wong as preact_resnet18_wong

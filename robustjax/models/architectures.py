@@ -16,6 +16,7 @@ from robustjax.models.bit import bit_resnet
 from robustjax.models.convnext import convnext
 from robustjax.models.convnext_v2 import convnext_v2
 from robustjax.models.densenet import densenet
+from robustjax.models.densenet_imagenet import densenet121_imagenet
 from robustjax.models.ensemble import ensemble
 from robustjax.models.published_mixtures import MIXTURES
 from robustjax.models.rawideresnet_imagenet import rawideresnet_imagenet
@@ -79,6 +80,7 @@ ARCHITECTURES: dict[str, Factory] = {
     "rawideresnet70_16_sparse": functools.partial(published_wide.rawideresnet, sparse=True),
     "densenet40": functools.partial(densenet, depth=40),
     "densenet100": densenet,
+    "densenet121_imagenet": densenet121_imagenet,
     **{
         f"wideresnet{depth}_{width}": functools.partial(wideresnet, depth=depth, width=width)
         for depth, width in ((28, 4), (28, 10), (34, 10), (34, 15), (34, 20), (40, 2), (40, 4), (70, 16))

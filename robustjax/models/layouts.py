@@ -58,6 +58,15 @@ def dense(layer: str) -> tuple[str, ...]:
     return _named(layer, outer, lambda i, j: f"block{i}.layer.{j}.", parts)
 
 
+def dense_imagenet(layer: str) -> tuple[str, ...]:
+    """Name a layer of a DenseNet-BC for large images as torchvision does."""
+    outer = {"conv1": "features.conv0", "norm_stem": "features.norm0", "head": "classifier"}
+    outer |= {f"transition{i}": f"features.transition{i}.conv" for i in (1, 2, 3)}
+    outer |= {f"norm{i}": f"features.transition{i}.norm" for i in (1, 2, 3)} | {"norm4": "features.norm5"}
+    parts = {"conv": lambda k: f"conv{k}", "norm": lambda k: f"norm{k}"}
+    return _named(layer, outer, lambda i, j: f"features.denseblock{i}.denselayer{j + 1}.", parts)
+
+
 def gowal(layer: str) -> tuple[str, ...]:
     """Name a layer of a wide ResNet as Gowal et al. and many after them do."""
     return _named(
@@ -255,6 +264,7 @@ LAYOUTS: tuple[Layout, ...] = (
     from_zero,
     trades,
     dense,
+    dense_imagenet,
     gowal,
     gowal_preact,
     huang,

@@ -99,6 +99,12 @@ def _dense(shapes: Shapes) -> tuple[str, ...]:
     return (f"densenet{6 * depths[0] + 4}" + (f"_{growth}" if growth != 12 else ""),)
 
 
+def _dense_imagenet(shapes: Shapes) -> tuple[str, ...]:
+    depths = _blocks(shapes, r"features\.denseblock(\d+)\.denselayer(\d+)\.conv2")
+    growth = shapes.get("features.denseblock1.denselayer1.conv2.weight", (0,))[0]
+    return ("densenet121_imagenet",) if (depths, growth) == ([6, 12, 24, 16], 32) else ()
+
+
 def _trades(shapes: Shapes) -> tuple[str, ...]:
     sizes = _wide(shapes, r"block(\d+)\.layer\.(\d+)\.", "bn1.weight")
     if not sizes:
@@ -243,6 +249,7 @@ def _peng(shapes: Shapes) -> tuple[str, ...]:
 
 RULES: tuple[Callable[[Shapes], tuple[str, ...]], ...] = (
     _dense,
+    _dense_imagenet,
     _trades,
     _gowal,
     _gowal_preact,

@@ -28,6 +28,15 @@ def test_the_table_counts_each_board():
     assert here >= 190
 
 
+def test_the_page_has_a_line_for_each_entry():
+    board = "cifar10/l2/Standard"
+    rows = list(robustbench.page({board: line(board, difference=3e-6, right=False)}))
+    written = [row for row in rows if row.count(" | ") == 3 and not row.startswith("| board")]
+    assert len(written) == len(list(entries())) == 206
+    assert "| cifar10/l2 | Standard | wideresnet28_10 | 1.5e-06, recognised as another |" in written
+    assert sum("| not here |" in row for row in written) == sum(not entry.architecture for entry in entries())
+
+
 def test_an_entry_that_is_there_is_not_measured_again(tmp_path, monkeypatch, capsys):
     """Of two entries that are built alike one is measured; the second and a second run take its numbers."""
     built = []

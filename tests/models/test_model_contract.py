@@ -22,13 +22,22 @@ KEY = jax.random.key(0)
 ONE_SIZE = {"linear", "mlp", "convnet_small", "convnet"}
 # Deep ones, and those that differ from another name in depth, width or activation alone: a second each.
 LARGE = {name for name in MODELS if name.startswith("wideresnet")} - {"wideresnet28_10"}
-LARGE |= {"densenet100", "resnet34", "resnet50", "resnet18_imagenet", "resnet50_imagenet"}
+LARGE |= {
+    "densenet100",
+    "densenet121_imagenet",
+    "resnet34",
+    "resnet50",
+    "resnet18_imagenet",
+    "resnet50_imagenet",
+}
 PRODUCTS = {"dot_general", "conv_general_dilated", "bilinear_by_platform"}
 
 
 def settings(name):
     side = 32 if name.endswith("_imagenet") else 8
     size = {"densenet": {"depth": 10, "growth": 2}, "wideresnet": {"depth": 10, "width": 1}}
+    if name == "densenet121_imagenet":
+        return {"classes": 3, "shape": (32, 32, 3), "depths": (1, 2, 1, 1), "growth": 2}
     narrow = next((small for kind, small in size.items() if name.startswith(kind)), {})
     return {"classes": 3, "shape": (side, side, 3), "mean": (0.5,) * 3, "std": (0.2,) * 3, **narrow}
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from robustjax.models import resnet_imagenet
+from robustjax.models.densenet_imagenet import densenet121_imagenet
 from robustjax.models.preact import preact_resnet18
 from robustjax.models.published import preact_resnet18_rice, preact_resnet18_wong
 from robustjax.models.published_wide import wideresnet_gowal
@@ -22,6 +23,7 @@ def size(model):
 @pytest.mark.slow
 def test_parameter_counts():
     assert size(resnet50_imagenet()) == 25_557_032  # as torchvision states them
+    assert size(densenet121_imagenet()) == 7_978_856
     assert size(resnet18_imagenet()) == 11_689_512
     assert size(preact_resnet18_wong()) == size(preact_resnet18()) == 11_171_146
     assert size(preact_resnet18_rice()) == 11_171_146 + 2 * 512

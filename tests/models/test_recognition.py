@@ -52,6 +52,7 @@ LAYOUTS = {
     "resnext29_4x32": layouts.resnext,
     "densenet16": layouts.dense,
     "densenet16_6": layouts.dense,
+    "densenet121_imagenet": layouts.dense_imagenet,
     "convnext_b_convstem": layouts.convnext,
     "swin_b": layouts.swin,
     "swin_l_mimir": layouts.swin_before,

@@ -14,6 +14,7 @@ from robustjax.models.alexnet import alexnet
 from robustjax.models.bit import bit_resnet
 from robustjax.models.convnext import convnext
 from robustjax.models.convnext_v2 import convnext_v2
+from robustjax.models.densenet_imagenet import densenet121_imagenet
 from robustjax.models.mixednuts import mixednuts
 from robustjax.models.published_mixtures import MIXINGS, WEIGHTINGS, smoothing_cifar
 from robustjax.models.published_wide import rawideresnet, wideresnet34_r, wideresnet_a4, wideresnet_gowal
@@ -216,6 +217,16 @@ def test_the_wide_resnet_of_torchvision(tmp_path):
     net = torchvision.models.wide_resnet50_2(num_classes=7)
     given = dict(mean=(0,) * 3, std=(1,) * 3)
     compared(tmp_path, net, "wideresnet50_2_imagenet", shape=(64, 64, 3), **given)
+
+
+def test_the_large_densenet_of_torchvision(tmp_path, monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+    zoo("imagenet")
+    depths, growth = (2, 3, 2, 1), 8
+    factory = functools.partial(densenet121_imagenet, depths=depths, growth=growth)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "small", factory)
+    net = torchvision.models.DenseNet(growth, depths, 2 * growth, num_classes=7)
+    compared(tmp_path, net, "small", shape=(64, 64, 3), mean=(0,) * 3, std=(1,) * 3)
 
 
 def convnext_like(stem=None, sparse=False):
