@@ -96,7 +96,7 @@ def exponential(decay: Number = 0.999) -> Average:
 def even(*, start: Number = 0, every: int = 1) -> Average:
     """Build the even average of the weights after `start` updates, each `every`-th one; until then the newest weights.
 
-    The statistics of BatchNorm that belong to averaged weights are not the average of the iterates': `renewed` computes
+    The statistics of BatchNorm that belong to averaged weights are not the average of the iterates': `renewal` computes
     them.
 
     Args:
@@ -179,27 +179,26 @@ def moving_average(average: PyTree, new: PyTree, updates: Int[Array, ""], decay:
     return jax.tree.map(lambda a, b: (keep * a + (1.0 - keep) * b).astype(b.dtype), average, new)
 
 
-def renewed(model: Model, params: Params, state: State, images: Iterable[Images]) -> State:
-    """Compute the running statistics of BatchNorm anew, for these parameters: the mean over batches of each one.
+def renewal(model: Model) -> Callable[[Params, State, Iterable[Images]], State]:
+    """Build (params, state, batches of images) -> the state with BatchNorm statistics of these parameters.
 
-    In train mode a statistic r becomes m r + (1 - m) b, with b of the batch and a momentum m, whatever the library. Its
-    value at r = 0 and its slope there give b. What a batch does not move, and what are no floats, stay as they are.
+    Each is the mean over batches of what a batch has. In train mode a statistic r becomes m r + (1 - m) b, with b of
+    the batch and a momentum m, whatever the library: its value at r = 0 and its slope there give b. What a batch does
+    not move, and what are no floats, stay as they are. One program serves all calls.
 
     Args:
       model: whose `apply` updates the state in train mode, and draws nothing.
-      params: such as averaged ones.
-      state: of which each leaf is replaced.
-      images: batches of one size.
-    Raises:
-      ValueError: if there is no batch.
+    Returns:
+      The function; called, it raises ValueError if there is no batch.
 
-    Reference: Izmailov et al. 2018, arXiv:1803.05407, section 3.2: averaged weights need statistics of their own.
+    Reference: Izmailov et al. 2018, arXiv:1803.05407: averaged weights (SWA) need statistics of their own.
     """
-    leaves, form = jax.tree.flatten(state)
-    moving = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)]
 
     @jax.jit
-    def of_batch(params: Params, x: Images) -> list[tuple[Array, Array]]:
+    def of_batch(params: Params, state: State, x: Images) -> State:
+        leaves, form = jax.tree.flatten(state)
+        moving = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
         def after(values: list[Array]) -> list[Array]:
             given = list(leaves)
             for i, value in zip(moving, values, strict=True):
@@ -207,20 +206,27 @@ def renewed(model: Model, params: Params, state: State, images: Iterable[Images]
             new = jax.tree.leaves(model.apply(params, jax.tree.unflatten(form, given), x, train=True)[1])
             return [new[i] for i in moving]
 
-        zeros = [jnp.zeros_like(leaves[i]) for i in moving]
-        return list(zip(*jax.jvp(after, (zeros,), ([jnp.ones_like(z) for z in zeros],)), strict=True))
+        zeros, ones = ([filled(leaves[i]) for i in moving] for filled in (jnp.zeros_like, jnp.ones_like))
+        for i, low, keep in zip(moving, *jax.jvp(after, (zeros,), (ones,)), strict=True):
+            leaves[i] = jnp.where(keep < 1, low / jnp.where(keep < 1, 1.0 - keep, 1.0), leaves[i])
+        return jax.tree.unflatten(form, leaves)
 
-    total, count = None, 0
-    for x in images:
-        found = [jnp.where(keep < 1, low / jnp.where(keep < 1, 1.0 - keep, 1.0), leaves[i])
-                 for i, (low, keep) in zip(moving, of_batch(params, x), strict=True)]  # fmt: skip
-        total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
-        count += 1
-    if total is None:
-        raise ValueError("renewed: no batch given, must be at least one")
-    for i, value in zip(moving, total, strict=True):
-        leaves[i] = (value / count).astype(leaves[i].dtype)
-    return jax.tree.unflatten(form, leaves)
+    def renewed(params: Params, state: State, images: Iterable[Images]) -> State:
+        mean, count = state, 0
+        for x in images:
+            count += 1
+            found, share = of_batch(params, state, x), jnp.float32(1 / count)
+            mean = found if count == 1 else jax.tree.map(lambda a, b, s=share: _towards(a, b, s), mean, found)
+        if not count:
+            raise ValueError("renewal: no batch given, must be at least one")
+        return mean
+
+    return renewed
+
+
+def _towards(mean: Array, new: Array, share: Array) -> Array:
+    floats = jnp.issubdtype(new.dtype, jnp.floating)
+    return (mean + share * (new - mean)).astype(new.dtype) if floats else new
 
 
 def for_evaluation(state: TrainState) -> tuple[Params, State]:

@@ -50,21 +50,28 @@ def test_statistics_of_batchnorm_are_the_means_over_batches():
     """Of a network without weights before its BatchNorm: moments of the images, whatever the momentum."""
     images = [jnp.asarray(np.random.default_rng(i).uniform(size=(5, 4, 4, 2)), jnp.float32) for i in range(3)]
 
+    calls = []
+
     def apply(params, state, x, *, train=False, key=None):
+        calls.append(train)
         moments = {"mean": x.mean(axis=(0, 1, 2)), "var": x.var(axis=(0, 1, 2))}
         moved = {n: 0.9 * state["norm"][n] + 0.1 * moments[n] for n in moments}
         return x, {"norm": moved, "count": state["count"] + 1, "still": state["still"]}
 
     state = {
-        "norm": {"mean": jnp.full(2, 7.0), "var": jnp.full(2, 5.0)},
-        "count": jnp.int32(4),
-        "still": jnp.float32(3.0),
+        "norm": {"mean": jnp.full(2, 7.0, jnp.float32), "var": jnp.full(2, 5.0, jnp.float32)},
+        "count": jnp.asarray(np.int32(4)),
+        "still": jnp.asarray(np.float32(3.0)),
     }
-    new = training.renewed(Model(lambda key: ({}, state), apply, lambda p, s, x: {}), {}, state, images)
+    renewed = training.renewal(Model(lambda key: ({}, state), apply, lambda p, s, x: {}))
+    new = renewed({}, state, images)
     np.testing.assert_allclose(
         new["norm"]["mean"], np.mean([x.mean((0, 1, 2)) for x in images], 0), rtol=1e-5
     )
     np.testing.assert_allclose(new["norm"]["var"], np.mean([x.var((0, 1, 2)) for x in images], 0), rtol=1e-5)
     assert int(new["count"]) == 4 and float(new["still"]) == 3
     with pytest.raises(ValueError, match="no batch"):
-        training.renewed(Model(lambda key: ({}, state), apply, lambda p, s, x: {}), {}, state, [])
+        renewed({}, state, [])
+    traced = len(calls)
+    renewed({}, new, images)
+    assert len(calls) == traced  # one program serves all calls

@@ -39,7 +39,7 @@ from robustjax.data.extra import enriched
 from robustjax.losses.free import optimizer as free_optimizer
 from robustjax.losses.free import parameters as free_parameters
 from robustjax.threats import Threat
-from robustjax.types import Batch, Loss, Model
+from robustjax.types import Batch, Loss, Model, State
 
 RENEWED_OVER = 100  # batches of clean training images, for BatchNorm statistics of averaged weights
 
@@ -104,7 +104,7 @@ def main(cfg: TrainConfig) -> int:
             saved=saved,
             stop=stop,
             run=run,
-            renew=partial(renewed, model, feed) if cfg.swa else None,
+            renew=partial(renewed, training.renewal(model), feed) if cfg.swa else None,
             validate=lambda state: measure(state, valid, "valid"),
             record_every=cfg.record_every,
             save_every=cfg.validate_every,
@@ -146,8 +146,10 @@ def planned(cfg: TrainConfig, mesh: Mesh, *, shape: tuple[int, ...], classes: in
     tx = cfg.optimizer.over(cfg.updates)
     step: Any = training.scheduled(loss_at(cfg, model, classes), tx)
 
+    averaged = cfg.ema or bool(cfg.swa)
+
     def trace() -> Any:
-        state = jax.eval_shape(lambda key: training.start(key, model, tx, ema=cfg.ema), jax.random.key(0))
+        state = jax.eval_shape(lambda key: training.start(key, model, tx, ema=averaged), jax.random.key(0))
         image: Any = jax.ShapeDtypeStruct((cfg.batch_size, *shape), jnp.float32)
         label: Any = jax.ShapeDtypeStruct((cfg.batch_size,), jnp.int32)
         return step.trace(placed(state, mesh), placed(Batch(image, label), mesh, *mesh.axis_names))
@@ -183,12 +185,12 @@ def loss_at(cfg: TrainConfig, model: Model, classes: int) -> Callable[[jax.Array
 
 
 def renewed(
-    model: Model, feed: Callable[..., Iterator[Batch]], state: training.TrainState
+    renew: Callable[..., State], feed: Callable[..., Iterator[Batch]], state: training.TrainState
 ) -> training.TrainState:
     """Give averaged weights BatchNorm statistics of their own, over clean training images."""
     params, net_state = training.for_evaluation(state)
     images = (batch.image for batch in itertools.islice(feed(), RENEWED_OVER))
-    return state._replace(ema=(params, training.renewed(model, params, net_state, images)))
+    return state._replace(ema=(params, renew(params, net_state, images)))
 
 
 def replayed(stream: Callable[..., Iterator[Batch]], begin: int, times: int) -> Iterator[Batch]:

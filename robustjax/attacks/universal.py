@@ -8,10 +8,9 @@ from jaxtyping import Array, Float
 
 from robustjax import checks
 from robustjax.attacks import objectives
+from robustjax.attacks.compose import Surrogate
 from robustjax.threats import Threat
 from robustjax.types import Ascent, Images, Keys, Labels, LogitsFn, Objective, PerExample
-
-Surrogate = Callable[[LogitsFn, Labels], Objective]
 
 
 def shared(
@@ -54,7 +53,7 @@ def universal(
       most: see `shared`; the paper's beta is 9 for cross-entropy on ImageNet.
     Returns:
       (key, logits_fn, x, y) -> the perturbation, in the ball; add it and clip to the box. It is made of these images:
-      judge it on others.
+      evaluate it on others.
     Raises:
       ValueError: as `objectives` and `Threat`.
 

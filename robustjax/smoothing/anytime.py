@@ -12,7 +12,7 @@ from robustjax.numerics import fold, keys_for
 from robustjax.smoothing.certify import ABSTAIN, Certificate, check, reach_of
 from robustjax.smoothing.radii import Reach
 from robustjax.smoothing.sequential import Sequential
-from robustjax.smoothing.votes import Count, require
+from robustjax.smoothing.votes import Count, require, require_norm
 from robustjax.types import Keys
 
 
@@ -48,6 +48,7 @@ def certify_within(
       ValueError: if a setting is out of range, or sigma and reach are both given or neither.
     """
     far = reach_of("certify_within", sigma, reach)
+    require_norm("certify_within", count, far.norm)
     check("certify_within", alpha, selection_samples, look_every, most)
     checks.positive("certify_within", "gap", gap)
     if look_every > most:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from robustjax import binomial, checks
 from robustjax.numerics import fold, keys_for
 from robustjax.smoothing.radii import Reach, gaussian
-from robustjax.smoothing.votes import Count, require
+from robustjax.smoothing.votes import Count, require, require_norm
 from robustjax.types import Keys
 
 ABSTAIN = -1  # the label of no decision
@@ -87,7 +87,7 @@ def certify(
 
     Reference: Cohen, Rosenfeld and Kolter 2019, arXiv:1902.02918, CERTIFY.
     """
-    reach_of("certify", sigma, reach)
+    require_norm("certify", count, reach_of("certify", sigma, reach).norm)
     check("certify", alpha, selection_samples, samples)
     compiled = jax.jit(count)
 

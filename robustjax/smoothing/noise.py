@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from robustjax import checks
-from robustjax.numerics import keys_for
+from robustjax.numerics import Norm, keys_for
 from robustjax.perturbations.sets import PerturbationSet
 from robustjax.smoothing.normal_samples import noisy
 from robustjax.types import Inputs, Keys, Number
@@ -24,12 +24,14 @@ class Noise(NamedTuple):
       sample: (key, one image, samples) -> noisy images.
       sigma: standard deviation, which sets the unit of the radius.
       lower, upper: the box that images without noise lie in; images outside are refused.
+      norm: that a radius is measured in; `certify` refuses a `reach` of another.
     """
 
     sample: Sampler
     sigma: Number
     lower: float = -math.inf
     upper: float = math.inf
+    norm: Norm = "l2"
 
 
 def in_pixels(sigma: Number, *, lower: float = 0.0, upper: float = 1.0) -> Noise:
@@ -68,7 +70,7 @@ def uniform_in_pixels(half_width: Number, *, lower: float = 0.0, upper: float = 
         unit = jax.random.uniform(key, (samples, *x.shape), x.dtype, minval=-1.0, maxval=1.0)
         return x[None] + half_width * unit
 
-    return Noise(sample, half_width / math.sqrt(3), lower, upper)
+    return Noise(sample, half_width / math.sqrt(3), lower, upper, "l1")
 
 
 def laplace_in_pixels(scale: Number, *, lower: float = 0.0, upper: float = 1.0) -> Noise:
@@ -87,7 +89,7 @@ def laplace_in_pixels(scale: Number, *, lower: float = 0.0, upper: float = 1.0) 
     def sample(key: Keys, x: Array, samples: int) -> Inputs:
         return x[None] + scale * jax.random.laplace(key, (samples, *x.shape), x.dtype)
 
-    return Noise(sample, scale * math.sqrt(2), lower, upper)
+    return Noise(sample, scale * math.sqrt(2), lower, upper, "l1")
 
 
 def white(sigma: Number) -> Callable[[Keys, Inputs], Inputs]:

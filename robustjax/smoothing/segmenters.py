@@ -9,7 +9,7 @@ from jaxtyping import Array
 from robustjax import checks
 from robustjax.numerics import fold, keys_for
 from robustjax.smoothing.certify import Certificate, certificate, check
-from robustjax.smoothing.votes import Count, require
+from robustjax.smoothing.votes import Count, require, require_norm
 from robustjax.types import Keys
 
 
@@ -40,6 +40,7 @@ def certify_pixels(
       the correction.
     """
     checks.positive("certify_pixels", "sigma", sigma)
+    require_norm("certify_pixels", count, "l2")
     check("certify_pixels", alpha, selection_samples, samples)
     compiled = jax.jit(count)
 

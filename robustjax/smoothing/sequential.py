@@ -12,7 +12,7 @@ from robustjax import binomial, checks
 from robustjax.numerics import fold, keys_for
 from robustjax.smoothing.certify import ABSTAIN, Certificate, check, reach_of
 from robustjax.smoothing.radii import Reach
-from robustjax.smoothing.votes import Count, require
+from robustjax.smoothing.votes import Count, require, require_norm
 from robustjax.types import Keys
 
 
@@ -57,6 +57,7 @@ def certify_up_to(
       their samples, and a bound of an earlier phase is kept.
     """
     far = reach_of("certify_up_to", sigma, reach)
+    require_norm("certify_up_to", count, far.norm)
     check("certify_up_to", alpha, selection_samples, *phases)
     checks.not_negative("certify_up_to", "radius", radius)
     if not phases or list(phases) != sorted(set(phases)):

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
 from robustjax import checks
-from robustjax.numerics import in_float32, keys_for
+from robustjax.numerics import Norm, in_float32, keys_for
 from robustjax.smoothing.noise import Noise
 from robustjax.types import Keys, LogitsFn
 
@@ -29,10 +29,12 @@ class Boxed:
     Attributes:
       count: what counts.
       box: its lower and upper edge. (Not fields of their own: `jax.jit` copies fields, and has a method `lower`.)
+      norm: that its noise certifies in.
     """
 
     count: Count
     box: tuple[float, float]
+    norm: Norm = "l2"
 
     def __call__(self, key: Keys, x: Array, samples: int | Int[Array, "..."]) -> Int[Array, "b ... k"]:
         """Check the images, then count."""
@@ -48,6 +50,19 @@ def require(who: str, count: Count, x: Array) -> None:
     """
     lower, upper = count.box if isinstance(count, Boxed) else (-math.inf, math.inf)
     checks.examples(who, x, lower=lower, upper=upper)
+
+
+def require_norm(who: str, count: Count, norm: Norm) -> None:
+    """Check that a radius in a norm is promised by the noise of a count, if the count knows it.
+
+    Raises:
+      ValueError: in one line, if it is not.
+    """
+    if isinstance(count, Boxed) and count.norm != norm:
+        raise ValueError(
+            f"{who}: radii are in {norm}, but the noise of the count certifies in {count.norm}; for uniform and "
+            "Laplace noise give reach=radii.uniform(half_width) or radii.laplace(scale), for Gaussian noise sigma"
+        )
 
 
 def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 1000) -> Count:
@@ -107,7 +122,7 @@ def votes(logits_fn: LogitsFn, noise: Noise, *, classes: int, chunk_size: int = 
 
         return jax.lax.map(one, (keys_for(key, x.shape[0]), x, amount))
 
-    return Boxed(count, (noise.lower, noise.upper))
+    return Boxed(count, (noise.lower, noise.upper), noise.norm)
 
 
 def over_devices(count: Count, mesh: Mesh) -> Count:
@@ -128,4 +143,4 @@ def over_devices(count: Count, mesh: Mesh) -> Count:
         amount = jnp.broadcast_to(jnp.asarray(samples, jnp.int32), (rows,))[row]
         return shared(keys_for(key, rows)[row], x[row], jnp.where(place < rows, amount, 0))[:rows]
 
-    return Boxed(every, count.box) if isinstance(count, Boxed) else every
+    return Boxed(every, count.box, count.norm) if isinstance(count, Boxed) else every

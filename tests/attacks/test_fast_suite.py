@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diary import Diary
 
 import robustjax
 from robustjax.attacks import autoattack, fast_suite
@@ -61,22 +62,6 @@ def test_it_breaks_what_can_be_broken_of_a_linear_network(norm):
     # Square begins at the strongest point of the cases before, which therefore is a lower bound of what it finds.
     margin = np.where(np.isnan(found.margin), -np.inf, found.margin)
     assert (margin[2] >= margin[:2].max(axis=0) - 1e-5)[found.outcome[2] == ROBUST].all()
-
-
-class Diary:
-    """Keeps everything, and is killed after some segments."""
-
-    def __init__(self, kept=None, lives=10**9):
-        self.kept, self.lives = kept, lives
-
-    def load(self):
-        return self.kept
-
-    def keep(self, arrays):
-        self.kept = {name: np.array(value) for name, value in arrays().items()}
-        self.lives -= 1
-        if self.lives == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.slow

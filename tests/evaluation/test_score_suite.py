@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diary import Diary
 
 from robustjax.attacks.apgd import apgd
 from robustjax.attacks.pgd import pgd
@@ -138,22 +139,6 @@ def test_a_smaller_radius_is_gone_on_from(whole):
     larger = evaluator()(KEY, X, IS_ID, Threat("linf", 0.12), HIDDEN, OUT, given=whole)
     worse = np.where(IS_ID, larger.worst <= whole.worst + 1e-6, larger.worst >= whole.worst - 1e-6)
     assert worse.all()
-
-
-class Diary:
-    """Keeps everything, and is killed after some segments."""
-
-    def __init__(self, kept=None, lives=10**9):
-        self.kept, self.lives = kept, lives
-
-    def load(self):
-        return self.kept
-
-    def keep(self, arrays):
-        self.kept = {name: np.array(value) for name, value in arrays().items()}
-        self.lives -= 1
-        if self.lives == 0:
-            raise KeyboardInterrupt
 
 
 def test_killed_and_resumed_it_is_the_same_bit_for_bit():

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from diary import Diary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -231,22 +232,6 @@ def test_it_finds_what_the_pure_attack_finds(whole):
     np.testing.assert_array_equal(np.asarray(found.value) > 0, ~whole.robust)
     # Images that stand were searched to the end by both.
     np.testing.assert_allclose(found.value[whole.robust], whole.value[whole.robust], atol=2e-5)
-
-
-class Diary:
-    """Keeps everything, and is killed after some segments."""
-
-    def __init__(self, kept=None, lives=10**9):
-        self.kept, self.lives = kept, lives
-
-    def load(self):
-        return self.kept
-
-    def keep(self, arrays):
-        self.kept = {name: np.array(value) for name, value in arrays().items()}
-        self.lives -= 1
-        if self.lives == 0:
-            raise KeyboardInterrupt
 
 
 def test_killed_anywhere_it_goes_on_bit_for_bit(whole):

@@ -114,6 +114,16 @@ def test_one_kind_of_noise_is_asked_for():
         certify(count)
     with pytest.raises(ValueError, match="both are given"):
         certify_up_to(count, sigma=0.3, radius=0.1, reach=radii.uniform(0.3))
+    # The radius of other noise than that which is drawn would promise what does not hold.
+    uniform = votes(first_feature, noise.uniform_in_pixels(0.3, **ANYWHERE), classes=2)
+    for run in (
+        lambda: certify(uniform, sigma=0.3),
+        lambda: certify(count, reach=radii.uniform(0.3)),
+        lambda: certify_up_to(uniform, sigma=0.3, radius=0.1),
+        lambda: anytime.certify_within(uniform, sigma=0.3, gap=0.1),
+    ):
+        with pytest.raises(ValueError, match="the noise of the count certifies in"):
+            run()
     with pytest.raises(ValueError, match="must be at most as many"):
         anytime.certify_within(count, sigma=0.3, gap=0.1, look_every=10, most=5)
     assert certificate(np.asarray([1]), np.asarray([10]), 10, alpha=0.01, reach=radii.uniform(1.0)).label == 1
