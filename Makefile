@@ -10,10 +10,14 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.venv/compiled
 UPGRADE ?=
 FREE := requests charset-normalizer chardet idna urllib3
 
-.PHONY: demo test test-all test-fast oracles accelerators lint docs lock extras clean
+.PHONY: demo cifar10 test test-all test-fast oracles accelerators lint docs lock extras clean
 
 demo: .venv/demo
 	$(BIN)/python -m experiments.classification.quickstart
+
+# Hours: networks for CIFAR-10 on two cores; see experiments/cifar10.mk, which resumes.
+cifar10: .venv/demo
+	$(MAKE) -f experiments/cifar10.mk PYTHON=$(BIN)/python
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'

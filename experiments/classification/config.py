@@ -147,6 +147,21 @@ TRAIN_PRESETS = {
         validate_every=1000,
         record_every=50,
     ),
+    # For two cores without an accelerator: half an hour of one of them.
+    "cifar10_small": TrainConfig(
+        dataset="cifar10",
+        model="resnet8",
+        loss="n_fgsm",
+        attack=_at(8 / 255),
+        evaluation=_at(8 / 255, steps=20, step=0.1),
+        updates=4000,
+        optimizer=Optimizer(rate=0.2),
+        ema=True,
+        augment=("crop", "flip"),
+        validate_every=1000,
+        images=500,
+        record_every=50,
+    ),
     "smoke": TrainConfig(
         model="mlp",
         attack=_at(0.1, steps=2, step=0.5),
@@ -434,6 +449,18 @@ class MergeConfig:
 
     reports: tuple[str, ...] = ()  # folders with results.npz
     out: str = "runs/merged"
+
+
+# --- frontier ---
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontierConfig:
+    """Compare attacked runs by their cost and robustness."""
+
+    runs: tuple[str, ...] = ()  # folders of classification.train, attacked by classification.attack
+    report: str = ""  # name of the report in RUN/attack, where a run has several
+    out: str = "runs/frontier"
 
 
 # --- certify ---

@@ -7,8 +7,8 @@
     python -m experiments.classification.train digits --loss mine:my_loss --out runs/mine
 
 Start it again with the same --out and it goes on from the newest checkpoint, bit for bit as if it had never
-stopped. The folder holds config.json, metrics.jsonl, checkpoints/, figures/ and report.html. The checkpoint
-that is evaluated on the test images is the one with the best accuracy under attack on validation images.
+stopped. The folder holds config.json, metrics.jsonl, cpu_time.jsonl, checkpoints/, figures/ and report.html. The
+checkpoint that is evaluated on the test images is the one with the best accuracy under attack on validation images.
 
 A loss or a model of your own is a function named as module:name; what it gets is in robustjax/catalog/losses.py and
 robustjax/catalog/models.py. Several machines: the same command on each, with --distributed (and --cluster.* where no
@@ -29,6 +29,7 @@ from experiments.classification import train_report
 from experiments.classification.config import MAY_DIFFER, TrainConfig
 from experiments.classification.config import TRAIN_PRESETS as PRESETS
 from experiments.shared import command_line
+from experiments.shared.cpu_time import CpuTime
 from experiments.shared.planned import Planned, placed
 from experiments.shared.validation import accuracies
 from robustjax import data, runtime, training
@@ -96,16 +97,26 @@ def main(cfg: TrainConfig) -> int:
         runtime.Checkpoints(run.folder / "checkpoints", keep=cfg.keep, best="valid_robust") as saved,
         runtime.stopping() as stop,
     ):
+        spent = CpuTime(run.folder, every=cfg.record_every)
+
+        def batches(begin: int, _: Any) -> Iterator[Batch]:
+            spent.start(begin)
+            return replayed(stream, begin, replays)
+
+        def validate(state: training.TrainState) -> dict[str, float]:
+            with spent.paused():
+                return measure(state, valid, "valid")
+
         fitted = runtime.fit(
-            training.scheduled(update_loss, tx, average=average),
+            spent.counted(training.scheduled(update_loss, tx, average=average)),
             training.start(jax.random.key(cfg.seed), model, tx, mesh, ema=cfg.ema or bool(cfg.swa)),
-            lambda begin, _: replayed(stream, begin, replays),
+            batches,
             total=cfg.updates,
             saved=saved,
             stop=stop,
             run=run,
             renew=partial(renewed, training.renewal(model), feed) if cfg.swa else None,
-            validate=lambda state: measure(state, valid, "valid"),
+            validate=validate,
             record_every=cfg.record_every,
             save_every=cfg.validate_every,
             batch_size=cfg.batch_size,

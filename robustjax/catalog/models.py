@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from robustjax.catalog.names import built, named, parameters
-from robustjax.models import normalisation, preact, resnet, resnet_imagenet, small
+from robustjax.models import normalisation, preact, resnet, resnet_imagenet, resnet_small, small
 from robustjax.models.densenet import densenet
 from robustjax.models.densenet_imagenet import densenet121_imagenet
 from robustjax.models.wideresnet import wideresnet
@@ -27,6 +27,8 @@ MODELS: dict[str, Callable[..., Model]] = {
     "mlp": small.mlp,
     "convnet_small": small.convnet_small,
     "convnet": small.convnet,
+    "resnet8": resnet_small.resnet8,
+    "resnet8_48": partial(resnet_small.resnet8, width=48),
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,

@@ -7,6 +7,7 @@ normalisation    channel means and standard deviations of data sets
 adapters         from networks of flax, Equinox, Haiku and PyTorch to a Model, a Network or a function
 small            linear, mlp; convnet_small, convnet, tiny, pooled, strided: a few convolutions and a hidden layer
 resnet           resnet18, resnet34, resnet50 for small images
+resnet_small     resnet8, for a CPU
 preact           preact_resnet18
 wideresnet       wideresnet: WRN-depth-width
 densenet         densenet: DenseNet-BC
@@ -75,6 +76,7 @@ from robustjax.models.resnet import resnet34 as resnet34
 from robustjax.models.resnet import resnet50 as resnet50
 from robustjax.models.resnet_imagenet import resnet18_imagenet as resnet18_imagenet
 from robustjax.models.resnet_imagenet import resnet50_imagenet as resnet50_imagenet
+from robustjax.models.resnet_small import resnet8 as resnet8
 from robustjax.models.small import convnet as convnet
 from robustjax.models.small import convnet_small as convnet_small
 from robustjax.models.small import linear as linear

@@ -239,9 +239,13 @@ SETS_CERTIFY = {
 
 # By command: the presets, the published ones, and those of our own.
 TABLES = {
-    "ratio.compare": (RATIO, RATIO_COMPARE, "digits mnist fashion_mnist cifar10 smoke"),
-    "ood_detection.train": (ood.TRAIN_PRESETS, OOD_TRAIN, "digits mnist fashion_mnist cifar10 smoke"),
-    "ood_detection.evaluate": (ood.EVALUATE_PRESETS, OOD_EVALUATE, "standard strong smoke"),
+    "ratio.compare": (RATIO, RATIO_COMPARE, "digits mnist fashion_mnist cifar10 cifar10_small smoke"),
+    "ood_detection.train": (
+        ood.TRAIN_PRESETS,
+        OOD_TRAIN,
+        "digits mnist fashion_mnist cifar10 cifar10_small smoke",
+    ),
+    "ood_detection.evaluate": (ood.EVALUATE_PRESETS, OOD_EVALUATE, "standard strong cifar10_small smoke"),
     "perturbation_sets.train": (sets.TRAIN_PRESETS, SETS_TRAIN, "digits lit_scenes smoke"),
     "perturbation_sets.evaluate": (sets.EVALUATE_PRESETS, SETS_EVALUATE, "digits smoke"),
     "perturbation_sets.train_classifier": (sets.CLASSIFIER_PRESETS, SETS_CLASSIFIER, "digits scenes smoke"),

@@ -35,7 +35,11 @@ PRODUCTS = {"dot_general", "conv_general_dilated", "bilinear_by_platform"}
 
 def settings(name):
     side = 32 if name.endswith("_imagenet") else 8
-    size = {"densenet": {"depth": 10, "growth": 2}, "wideresnet": {"depth": 10, "width": 1}}
+    size = {
+        "densenet": {"depth": 10, "growth": 2},
+        "wideresnet": {"depth": 10, "width": 1},
+        "resnet8": {"width": 4},
+    }
     if name == "densenet121_imagenet":
         return {"classes": 3, "shape": (32, 32, 3), "depths": (1, 2, 1, 1), "growth": 2}
     narrow = next((small for kind, small in size.items() if name.startswith(kind)), {})

@@ -10,6 +10,7 @@ import pytest
 from robustjax.models.densenet import densenet
 from robustjax.models.preact import preact_resnet18
 from robustjax.models.resnet import resnet18, resnet34, resnet50
+from robustjax.models.resnet_small import resnet8
 from robustjax.models.wideresnet import wideresnet
 
 
@@ -21,6 +22,8 @@ def size(model):
 @pytest.mark.parametrize(
     ("factory", "settings", "count"),
     [
+        # Stem 12 x 32, blocks of 32, 64 and 128 channels, head: 3,520 + 18,560 + 57,728 + 230,144 + 1,290.
+        (resnet8, {}, 311_242),
         (resnet18, {}, 11_173_962),
         (resnet34, {}, 21_282_122),
         (resnet50, {}, 23_520_842),
@@ -55,6 +58,7 @@ def test_preact_count_by_hand():
 @pytest.mark.parametrize(
     ("factory", "settings", "widths"),
     [
+        (resnet8, {}, [32, 32, 64, 128]),
         (resnet18, {}, [64, 64, 128, 256, 512]),
         (resnet50, {}, [64, 256, 512, 1024, 2048]),
         (preact_resnet18, {}, [64, 64, 128, 256, 512]),
@@ -168,6 +172,21 @@ class Torch:
                 x = self.f.relu(x + y)
         return self.head(x)
 
+    def resnet8(self, x):
+        x = self.f.pixel_unshuffle(
+            x, 2
+        )  # colours first, then the places within a block; ours are the other way
+        x = x.reshape(len(x), 3, 4, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
+        x = self.act(self.conv(x, "conv1"), "norm1")
+        for i in range(1, 4):
+            at, stride = f"stage{i}_block0", 2 if i > 1 else 1
+            y = self.act(self.conv(x, f"{at}/conv1", stride), f"{at}/norm1")
+            y = self.norm(self.conv(y, f"{at}/conv2"), f"{at}/norm2")
+            if stride == 2:
+                x = self.norm(self.conv(x, f"{at}/shortcut_conv", 2), f"{at}/shortcut_norm")
+            x = self.f.relu(x + y)
+        return self.head(x)
+
     def pre_activated(self, x, groups, first_widens):
         for i in range(1, groups + 1):
             for j in range(2 if groups == 4 else 1):
@@ -202,6 +221,7 @@ class Torch:
 @pytest.mark.parametrize(
     ("name", "factory", "settings"),
     [
+        ("resnet8", resnet8, {}),
         ("resnet18", resnet18, {}),
         ("preact_resnet18", preact_resnet18, {}),
         ("wrn_10_2", wideresnet, dict(depth=10, width=2)),
