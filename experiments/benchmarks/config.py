@@ -308,3 +308,31 @@ class PlanConfig:
         for word in self.options:
             if "=" not in word:
                 raise ValueError(f"--options has {word!r}, must be name=value")
+
+
+# --- torch_training ---
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchTrainingConfig:
+    """Train by N-FGSM in PyTorch for so many CPU minutes."""
+
+    dataset: str = "cifar10"
+    model: str = "resnet8"  # of `peers.NETWORKS`
+    minutes: Positive = 30.0  # of CPU time, over all threads
+    eps: PositiveRadius = 8 / 255  # linf, of training and of the attack
+    batch_size: Count = 128
+    rate: Positive = 0.2  # at the peak of the cycle
+    suite: Literal["standard", "fast"] = "fast"
+    images: ImagesOrAll = 1000  # test images to attack
+    seed: Seed = 0
+    out: str = "runs/torch_training"
+    data_dir: str | None = None
+
+
+TORCH_TRAINING_PRESETS = {
+    "cifar10_small": TorchTrainingConfig(),
+    "smoke": TorchTrainingConfig(
+        dataset="digits", model="convnet_small", minutes=0.01, batch_size=16, images=12
+    ),
+}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-NETWORKS = ("convnet_small", "convnet", "resnet18")
+NETWORKS = ("convnet_small", "convnet", "resnet8", "resnet18")
 
 
 class Form(NamedTuple):
@@ -61,7 +61,7 @@ def network(name: str, params: Any, state: Any, constants: Mapping[str, Any] | N
     from torch import nn
     from torch.nn import functional as f
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(_cpus())
     running = state.get("batch_stats", {})
 
     def tensor(value: Any) -> Any:
@@ -102,6 +102,16 @@ def network(name: str, params: Any, state: Any, constants: Mapping[str, Any] | N
         def forward(self, x):
             return (x - self.mean) / self.std
 
+    class PixelBlocks(nn.Module):
+        def forward(self, x):  # 2x2 blocks as channels, the place within a block before the colour
+            b, c, h, w = x.shape
+            return (
+                f.pixel_unshuffle(x, 2)
+                .reshape(b, c, 4, h // 2, w // 2)
+                .transpose(1, 2)
+                .reshape(b, 4 * c, h // 2, w // 2)
+            )
+
     class Block(nn.Module):
         def __init__(self, own: Any, found: Any, stride: int):
             super().__init__()
@@ -136,9 +146,11 @@ def network(name: str, params: Any, state: Any, constants: Mapping[str, Any] | N
             )
         body += [norm(params["norm"], running["norm"]), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         body.append(linear(params["head"]))
-    elif name == "resnet18":
-        blocks = [(i, j) for i in range(1, 5) for j in range(2)]
-        body = [conv(params["conv1"]), norm(params["norm1"], running["norm1"]), nn.ReLU()]
+    elif name in ("resnet8", "resnet18"):
+        small = name == "resnet8"
+        blocks = [(i, 0) for i in range(1, 4)] if small else [(i, j) for i in range(1, 5) for j in range(2)]
+        body = [PixelBlocks()] if small else []
+        body += [conv(params["conv1"]), norm(params["norm1"], running["norm1"]), nn.ReLU()]
         for i, j in blocks:
             key = f"stage{i}_block{j}"
             body.append(Block(params[key], running[key], 2 if i > 1 and j == 0 else 1))
@@ -160,3 +172,8 @@ def network(name: str, params: Any, state: Any, constants: Mapping[str, Any] | N
         raise ValueError(f"peers: no PyTorch network for {name!r}, must be one of {', '.join(NETWORKS)}")
     front = [Normalised(**constants)] if constants else []
     return nn.Sequential(*front, *body).eval()
+
+
+def _cpus() -> int:
+    """Count the CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
