@@ -20,6 +20,8 @@ TOWERS = {"threats", "models", "data"}  # do not see each other
 HOMES = {
     "flax": {"models"},
     "tensorflow_datasets": {"data"},
+    "array_record": {"data"},
+    "grain": set(),  # imported by name where workers are asked for
     "sklearn": {"data"},
     "PIL": {"data"},
     "matplotlib": {"data", "runtime"},  # data renders letters from its fonts

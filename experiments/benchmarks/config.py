@@ -282,6 +282,33 @@ ROBUSTBENCH_PRESETS = {
 }
 
 
+# --- reading ---
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadingConfig:
+    """Measure how fast pictures are decoded."""
+
+    dataset: str = "imagenet2012"  # of pictures that are decoded while needed
+    size: Count = 224  # pixels a side
+    batch_size: Count = 256
+    batches: Count = 8  # to measure, for each number of workers
+    workers: tuple[CountOrNone, ...] = ()  # processes, in turns; by default one for each core but one
+    augment: tuple[str, ...] = (
+        "resized_crop",
+    )  # of which only a first resized_crop is done where pictures are decoded
+    plan: str | None = None  # plan.jsonl of benchmarks.plan: what chips ask for
+    seed: Seed = 0
+    data_dir: str | None = None
+    out: str | None = None  # a file to append one line of JSON to
+
+
+READING_PRESETS = {
+    "imagenet": ReadingConfig(),
+    "smoke": ReadingConfig(size=16, batch_size=8, batches=1, workers=(0,)),
+}
+
+
 # --- plan ---
 
 

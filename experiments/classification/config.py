@@ -31,7 +31,7 @@ from robustjax.numerics import AnyNorm, Norm
 from robustjax.perturbations.corruptions.table import CORRUPTIONS
 from robustjax.threats import Threat
 
-MAY_DIFFER = ("out", "data_dir", "distributed", "cluster")  # when a run goes on
+MAY_DIFFER = ("out", "data_dir", "distributed", "cluster", "workers")  # when a run goes on
 
 
 def _at(eps: float, *, steps: int = 10, step: float = 0.25) -> PGD:
@@ -77,7 +77,13 @@ class TrainConfig:
     extra_share: Share = 0.7  # of every batch, with --extra
     mix: Literal["none", "mixup", "cutmix"] = "none"  # train on pairs of images and their labels in shares
     mix_alpha: Positive = 1.0  # of the Beta distribution of the shares
-    augment: tuple[str, ...] = ()  # of crop, flip, cutout, cutout16, autoaugment_cifar10, autoaugment_svhn
+    augment: tuple[str, ...] = ()  # of crop, flip, resized_crop, cutout, autoaugment_cifar10 and others
+    # decode pictures of a set that holds them of several sizes, with --size, while they are needed; done anyway where
+    # they would take more than 8 GiB. A first resized_crop then cuts windows out of the pictures as they are
+    streamed: bool = False
+    workers: CountOrNone | None = (
+        None  # processes that decode such pictures; 0 for threads, by default one for each core but one
+    )
     evaluation: PGD = PGD(steps=20, step=0.1)  # the adversary of validation and test
     validate_every: Count = 250  # updates between validations and checkpoints
     images: ImagesOrAll = 1000  # validation and test images to attack, None for all

@@ -5,6 +5,7 @@
     python -m experiments.classification.train cifar10 --attack.eps 8/255 --out runs/cifar10
     python -m experiments.classification.train cifar10 --loss trades --extra cifar10_extra --mix cutmix --out runs/more
     python -m experiments.classification.train digits --loss mine:my_loss --out runs/mine
+    python -m experiments.classification.train cifar10 --dataset mine --size 64 --augment resized_crop flip
 
 Start it again with the same --out and it goes on from the newest checkpoint, bit for bit as if it had never
 stopped. The folder holds config.json, metrics.jsonl, cpu_time.jsonl, checkpoints/, figures/ and report.html. The
@@ -35,8 +36,9 @@ from experiments.shared.validation import accuracies
 from robustjax import data, runtime, training
 from robustjax.analysis import curves
 from robustjax.catalog import augmentations, losses, models
-from robustjax.data import subsets
+from robustjax.data import feeding, sources, subsets
 from robustjax.data.extra import enriched
+from robustjax.data.random_window import Windows
 from robustjax.losses.free import optimizer as free_optimizer
 from robustjax.losses.free import parameters as free_parameters
 from robustjax.threats import Threat
@@ -51,23 +53,28 @@ def main(cfg: TrainConfig) -> int:
     cfg.cluster.join(cfg.distributed)
     mesh = runtime.data_mesh()
     sharding = runtime.over_data(mesh)
-    train = data.load(cfg.dataset, "train", data_dir=cfg.data_dir, size=cfg.size)
-    valid = subsets.subset(
-        data.load(cfg.dataset, "validation", data_dir=cfg.data_dir, size=cfg.size), cfg.images
+    load = partial(
+        data.load, cfg.dataset, data_dir=cfg.data_dir, size=cfg.size, streamed=cfg.streamed or None
     )
-    test = subsets.subset(data.load(cfg.dataset, "test", data_dir=cfg.data_dir, size=cfg.size), cfg.images)
+    train = load("train")
+    valid, test = (sources.held(subsets.subset(load(part), cfg.images)) for part in ("validation", "test"))
+    windows, on_device, workers = decoding(cfg, train)
     feed = partial(
         data.stream,
         train,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
-        augment=augmentations.augmentation(cfg.augment),
+        augment=augmentations.augmentation(on_device),
         sharding=sharding,
+        windows=windows,
+        workers=workers,
     )
+    reading = data.reading_state(train, batch_size=cfg.batch_size, seed=cfg.seed, windows=windows)
     stream = feed
     if cfg.extra:
         more = data.load(cfg.extra, "train", data_dir=cfg.data_dir, size=cfg.size)
-        stream = partial(enriched, train, more, share=cfg.extra_share, **feed.keywords)
+        kept = {name: value for name, value in feed.keywords.items() if name not in ("windows", "workers")}
+        stream = partial(enriched, train, more, share=cfg.extra_share, **kept)
 
     # --- model, loss and optimiser ---
     classes, shape = len(train.info.classes), train.image.shape[1:]
@@ -117,6 +124,7 @@ def main(cfg: TrainConfig) -> int:
             run=run,
             renew=partial(renewed, training.renewal(model), feed) if cfg.swa else None,
             validate=validate,
+            reading=lambda updates: reading(updates // replays),
             record_every=cfg.record_every,
             save_every=cfg.validate_every,
             batch_size=cfg.batch_size,
@@ -137,6 +145,18 @@ def main(cfg: TrainConfig) -> int:
     if jax.process_index() == 0:
         train_report.write(cfg, curve, test, updates=updates, note=train.info.note)
     return 0
+
+
+def decoding(cfg: TrainConfig, train: data.Split) -> tuple[Windows | None, tuple[str, ...], int]:
+    """Say what is cut where pictures are decoded, which augmentations are left, and how many workers decode."""
+    if not sources.is_streamed(train):
+        return None, cfg.augment, 0
+    if cfg.extra:
+        raise ValueError(
+            f"--extra is {cfg.extra}, must be left out: the images of {cfg.dataset} are decoded while needed"
+        )
+    workers = feeding.usual_workers() if cfg.workers is None else cfg.workers
+    return *augmentations.where_decoded(cfg.augment), workers
 
 
 def planned(cfg: TrainConfig, mesh: Mesh, *, shape: tuple[int, ...], classes: int) -> list[Planned]:

@@ -11,7 +11,10 @@ must agree with the known counts and checksums; gtsrb and gtsrb/aloe are traffic
 lsun_resize, isun, places365 and lsun_classroom are OOD sets of pictures without classes; tiny_images/<count> draws OOD
 images from the file of 80 Million Tiny Images, without what the lists beside it name; cifar10_extra, cifar10_extra/ddpm
 and the like are further training images of a set, with labels of a network or a generator; multi_illumination/mip5 is a
-level of its tree; any other name is a set of your own. Nothing is downloaded. The
+level of its tree; any other name is a set of your own. Nothing is downloaded.
+
+`--keep-files` stores pictures as they are, each with its checksum: what does not fit in memory is read so and decoded
+while training, such as ImageNet from a folder with train/ and val/. The
 result is a TFDS data set in $TFDS_DATA_DIR or ~/tensorflow_datasets; the embedded sets (digits, letters, letters/28)
 need none.
 """
@@ -23,7 +26,7 @@ import tyro
 
 from experiments.shared import command_line
 from experiments.shared.fields import Count
-from robustjax.data import multi_illumination, raw, sources, store
+from robustjax.data import multi_illumination, raw, sources, store, store_pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Config:
     source: str | None = None  # folder of raw files
     data_dir: str | None = None  # where to put it
     size: Count | None = None  # pixels a side that pictures are scaled and cropped to
+    keep_files: bool = (
+        False  # store pictures as they are in their files, of any size, to be decoded while training
+    )
     list: bool = False  # show what is there
 
 
@@ -55,6 +61,19 @@ def main(cfg: Config) -> None:
             raise ValueError(f"{cfg.name}: must end in a level, as in multi_illumination/mip5")
         source = pathlib.Path(cfg.source).expanduser()
         print(f"prepared in {multi_illumination.prepare(source, int(level), root)}")
+        return None
+    # --- pictures as they are ---
+    if cfg.keep_files:
+        if cfg.size:
+            raise ValueError(
+                "--size and --keep-files are given, must be one of them: give --size to the script"
+            )
+        with store.writing(root, "--data-dir or $TFDS_DATA_DIR"):
+            written = store_pictures.write(cfg.name, pathlib.Path(cfg.source).expanduser(), root)
+        for split, count in written.counts.items():
+            print(f"{split}: {count:,} pictures")
+        print(f"{written.bytes:,} bytes of files, each with a checksum. {written.note}".strip())
+        print(f"prepared in {written.folder}; train with --size, such as --size 224")
         return None
     # --- read and write ---
     contents = raw.contents(cfg.name, pathlib.Path(cfg.source).expanduser(), size=cfg.size)

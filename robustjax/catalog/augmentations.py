@@ -5,6 +5,7 @@ from typing import Any
 
 from robustjax.catalog.models import NORMALISATIONS
 from robustjax.data import augment, autoaugment, projective
+from robustjax.data.random_window import Windows
 
 
 def augmentation(names: tuple[str, ...], dataset: str = "") -> augment.Augment | None:
@@ -28,3 +29,19 @@ def augmentation(names: tuple[str, ...], dataset: str = "") -> augment.Augment |
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"--augment has {unknown[0]!r}, must be of {', '.join(known)}")
     return augment.chain(*(known[name]() for name in names)) if names else None
+
+
+def where_decoded(names: tuple[str, ...]) -> tuple[Windows | None, tuple[str, ...]]:
+    """Take off what is done where pictures are decoded, a first `resized_crop`; the rest is done on the device.
+
+    Raises:
+      ValueError: if it comes after another augmentation.
+    """
+    if "resized_crop" not in names:
+        return None, names
+    if names[0] != "resized_crop" or names.count("resized_crop") > 1:
+        raise ValueError(
+            f"--augment is {' '.join(names)}, must begin with resized_crop, once: pictures are cut where they are "
+            "decoded"
+        )
+    return Windows(), names[1:]

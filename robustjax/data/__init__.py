@@ -9,6 +9,8 @@ digits               embedded: scikit-learn's digits
 letters              embedded: letters in the look of the digits, as OOD images
 order                which examples are held out, and the order of every epoch, by hashing
 batches              stream, pairs and evaluation: exact to resume, the same on any number of devices
+feeding              pictures decoded ahead by worker processes of Grain, own rows only
+random_window        windows of random size and shape, as torchvision's RandomResizedCrop
 augment              crop, flip, cutout on the device
 mixing               two images made one, with their labels: MixUp and CutMix
 projective           rotate, shift and tilt, as traffic signs are augmented
@@ -33,6 +35,8 @@ checks               is this array what everything here works on?
 array_pickles        pickles of plain values and arrays, read without running them
 decode               a prepared split as plain arrays, kept beside it
 store                arrays as a prepared TFDS data set, all or nothing
+store_pictures       pictures as a prepared set of checked records, bytes of files kept
+picture_records      such records, and those of TFDS, by number: checked, also in other processes
 raw                  raw files as the contents of a data set, verified against what is known
 known                classes, counts and checksums of public sets
 layouts              raw files that are arrays: idx, npy, npz
@@ -70,6 +74,7 @@ objectnet            objects in unusual places, and the map of ImageNet's classe
 
 from robustjax.data.batches import evaluation as evaluation
 from robustjax.data.batches import pairs as pairs
+from robustjax.data.batches import reading_state as reading_state
 from robustjax.data.batches import stream as stream
 from robustjax.data.sources import Info as Info
 from robustjax.data.sources import Split as Split

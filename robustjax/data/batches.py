@@ -4,8 +4,9 @@ A split stays one array of bytes, on the device if it fits; gathering, conversio
 are one compiled function.
 """
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -17,8 +18,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Integer
 
-from robustjax.data import order
+from robustjax.data import feeding, order
 from robustjax.data.lazy_pictures import LazyPictures
+from robustjax.data.random_window import Windows
 from robustjax.data.sources import Split
 from robustjax.data.tiny_images import Records
 from robustjax.numerics import keys_for
@@ -49,6 +51,8 @@ def stream(
     augment: Augment | None = None,
     sharding: NamedSharding | None = None,
     resident: bool | None = None,
+    windows: Windows | None = None,
+    workers: int = 0,
 ) -> Iterator[Batch]:
     """Yield full training batches without end.
 
@@ -64,14 +68,50 @@ def stream(
       sharding: of the batch axis; by default all on one device. Every process must hold the same split.
       resident: keep the images on every device, instead of copying each batch from the host; by default if
         they take at most 1 GiB.
+      windows: of pictures that are read while needed, cut a random window out of each instead of its centre, where it
+        is decoded: torchvision's RandomResizedCrop.
+      workers: processes of Grain that read and decode such pictures ahead; 0 for threads of this one. The batches are
+        the same for any number. Workers import the main module again, so that a script must start its work under
+        `if __name__ == "__main__":`.
     Raises:
-      ValueError: if a number is out of range, images are no bytes, labels are not in 0..classes - 1, or the batch does
-        not divide over the devices.
+      ValueError: if a number is out of range, images are no bytes, labels are not in 0..classes - 1, the batch does
+        not divide over the devices, or windows or workers are asked for and the images lie in memory.
     """
     _check("stream", split, batch_size, sharding)
     if start < 0:
         raise ValueError(f"stream: start is {start}, must be at least 0")
+    if workers < 0:
+        raise ValueError(f"stream: workers is {workers}, must be at least 0")
+    if windows is not None or workers:
+        if not isinstance(split.image, LazyPictures):
+            raise ValueError(
+                f"stream: windows is {windows} and workers {workers}, must be None and 0: the images of "
+                f"{split.info.name} lie in memory; load with streamed=True"
+            )
+        return _decoded(split, split.image, batch_size, seed, start, augment, sharding, windows, workers)
     return _stream(split, batch_size, seed, start, augment, sharding, resident, lane=0)
+
+
+def reading_state(
+    split: Split, *, batch_size: int, seed: int, windows: Windows | None = None
+) -> Callable[[int], dict[str, Any]]:
+    """Build batches taken -> the state of `stream`, in plain data: what to save to go on bit for bit.
+
+    It is the number of the next batch and what decides which batch that is; it does not depend on workers, processes
+    and devices, any number of which goes on from it.
+
+    Args:
+      split, batch_size, seed, windows: of the stream.
+    """
+    fixed = {
+        "name": f"{split.info.name} {split.info.split}",
+        "images": split.info.count,
+        "SHA-256": split.info.sha256,
+        "batch size": batch_size,
+        "seed": seed,
+        "windows": None if windows is None else [*windows.area, *windows.ratio],
+    }
+    return lambda taken: {"next batch": taken, **fixed}
 
 
 def along(
@@ -164,6 +204,36 @@ def _stream(
     return _fetched(split, rows, order.folded(seed, lane), start, augment, sharding, resident)
 
 
+def _decoded(
+    split: Split,
+    image: LazyPictures,
+    batch_size: int,
+    seed: int,
+    start: int,
+    augment: Augment | None,
+    sharding: NamedSharding | None,
+    windows: Windows | None,
+    workers: int,
+) -> Iterator[Batch]:
+    rows = feeding.ShuffledRows(len(split.label), batch_size, seed=seed, lane=0)
+    own = feeding.own_places(batch_size, sharding)
+    pieces = feeding.Pieces(
+        image, rows, batch_size=batch_size, own=own, start=start, windows=windows, seed=seed, lane=0
+    )
+    settings: dict[str, Any] = {"augment": augment, "sharding": sharding}
+    key = np.uint32(order.folded(seed))
+    local = feeding.fed(pieces, workers)
+
+    def fetched(step: int) -> Any:
+        image = feeding.assembled(next(local), own, batch_size, sharding)
+        return image, _put(split.label, sharding, rows(step))
+
+    # The thread ahead ends before what it reads from.
+    with contextlib.closing(local), contextlib.closing(_ahead(fetched, start)) as ahead:
+        for ready, step in ahead:
+            yield _finished(*ready, None, key, np.uint32(step), **settings)
+
+
 def _fetched(
     split: Split,
     rows: Callable[[int], np.ndarray],
@@ -178,13 +248,18 @@ def _fetched(
     def fetched(step: int) -> Any:
         return fetch(rows(step))
 
-    # A thread ahead: gathering on the host then overlaps with what the caller does with the batch before.
+    for ready, step in _ahead(fetched, start):
+        yield finish(ready, step)
+
+
+def _ahead(fetched: Callable[[int], Any], start: int) -> Generator[tuple[Any, int]]:
+    """Fetch by a thread ahead: gathering on the host overlaps with what the caller does with the batch before."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(fetched, start + ahead) for ahead in range(2))
         for step in count(start):
             ready = waiting.popleft().result()
             waiting.append(pool.submit(fetched, step + 2))
-            yield finish(ready, step)
+            yield ready, step
 
 
 def _steps(

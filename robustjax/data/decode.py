@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from robustjax.checks import reading
 from robustjax.data.lazy_pictures import LazyPictures, numbers
+from robustjax.data.picture_records import PictureRecords, listed, listing, source
 from robustjax.data.pictures import from_bytes
 from robustjax.data.resize import to_square
 from robustjax.data.store import Part, scratch, settle
@@ -34,7 +36,7 @@ def arrays(folder: Path, split: str, *, size: int | None = None) -> Part:
       ValueError: if it holds no images with labels, images of several sizes and `size` is None, or if the
         kept arrays are damaged.
     """
-    kept = folder / (f"decoded-{split}" if size is None else f"decoded-{split}-{size}")
+    kept = _home(folder, split, size)
     if kept.is_dir():
         return _kept(kept)
     part = _decoded(folder, split, size)
@@ -52,12 +54,29 @@ def arrays(folder: Path, split: str, *, size: int | None = None) -> Part:
     return part
 
 
+def kept(folder: Path, split: str, size: int | None) -> bool:
+    """Say whether a stored split lies beside the prepared data as decoded arrays."""
+    return _home(folder, split, size).is_dir()
+
+
+def _home(folder: Path, split: str, size: int | None) -> Path:
+    return folder / (f"decoded-{split}" if size is None else f"decoded-{split}-{size}")
+
+
+def differ(folder: Path) -> bool:
+    """Say whether a prepared set holds colour pictures of several sizes, with labels: what can be streamed."""
+    with reading(folder, "not a prepared data set, delete that folder and prepare it again"):
+        features: Any = tfds.builder_from_directory(folder).info.features
+    found: Any = features["image"] if {"image", "label"} <= set(features) else None
+    return isinstance(found, tfds.features.Image) and found.shape == (None, None, 3)
+
+
 def lazy(folder: Path, split: str, preprocess: str) -> Part:
     """Find the pictures of one stored split, which are decoded when rows are asked for.
 
-    The index is the number at the end of the name of each file, as ImageNet's have it, and otherwise the position in
-    the prepared files. Names and labels are kept beside the prepared data; reading them the first time takes a minute
-    for 50,000 pictures.
+    The index is the official one where the set holds it, else the number at the end of the name of each file, as
+    ImageNet's have it, and otherwise the position in the prepared files. Names and labels are kept beside the prepared
+    data; reading them the first time takes a minute for 50,000 pictures.
 
     Args:
       folder: a prepared data set.
@@ -66,7 +85,6 @@ def lazy(folder: Path, split: str, preprocess: str) -> Part:
     Raises:
       ValueError: if it holds no pictures with labels.
     """
-    kept = folder / f"listed-{split}.npz"
     with reading(folder, "not a prepared data set, delete that folder and prepare it again"):
         features: Any = tfds.builder_from_directory(folder).info.features
     found: Any = features["image"] if {"image", "label"} <= set(features) else None
@@ -75,31 +93,31 @@ def lazy(folder: Path, split: str, preprocess: str) -> Part:
         raise ValueError(
             f"load: preprocess is {preprocess}, must be left out: {folder} holds no pictures in colour"
         )
-    records = _records(folder, split)
     with reading(folder, f"its {split} images cannot be read, delete that folder and prepare it again"):
-        if kept.is_file():
-            with np.load(kept) as file:
-                label, names = file["label"], file["names"]
-        else:
+        records, kept = source(folder, split), listed(folder, split)
+        if not kept:
             label, names = _names(records)
+            kept = {"label": label, "names": names}
             with contextlib.suppress(OSError):  # prepared data that others own: read again every time
-                out = io.BytesIO()
-                np.savez_compressed(out, label=label, names=names)
-                with scratch(folder) as temporary:
-                    (temporary / "listed").write_bytes(out.getvalue())
-                    (temporary / "listed").replace(kept)
+                keep(listing(folder, split), kept)
+        label, names = kept["label"], kept["names"]
         if len(label) != len(records):
             raise ValueError(
-                f"{kept.name} is about {len(label)} pictures, there are {len(records)}: delete it"
+                f"{listing(folder, split).name} is about {len(label)} pictures, there are {len(records)}: delete it"
             )
-    number = numbers(names.tolist())
+    number = kept["index"] if "index" in kept else numbers(names.tolist())
     order = np.arange(len(label)) if number is None else np.argsort(number, kind="stable")
-
-    def read(rows: np.ndarray) -> list[bytes]:
-        return [record["image"] for record in records.__getitems__(order[rows].tolist())]
-
-    image: Any = LazyPictures(names[order], read, preprocess)
+    image: Any = LazyPictures(names[order], PictureRecords(folder, split, order), preprocess)
     return Part(image, label[order], order if number is None else number[order])
+
+
+def keep(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays to a file, all or nothing."""
+    out = io.BytesIO()
+    np.savez_compressed(out, allow_pickle=False, **arrays)
+    with scratch(path.parent) as temporary:
+        (temporary / "listed").write_bytes(out.getvalue())
+        (temporary / "listed").replace(path)
 
 
 def _names(records: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +137,7 @@ def _names(records: Any) -> tuple[np.ndarray, np.ndarray]:
 def labelled(folder: Path, split: str) -> bool:
     """Say whether the first images of a stored split have labels."""
     with reading(folder, f"its {split} images cannot be read, delete that folder and prepare it again"):
-        records = _records(folder, split)
+        records = source(folder, split)
         first = records.__getitems__(list(range(min(len(records), 16))))
         return not first or any(int(record.get("label", 0)) >= 0 for record in first)
 
@@ -141,12 +159,6 @@ def _kept(folder: Path) -> Part:
         if not len(image) == len(label) == len(index):
             raise ValueError("its arrays differ in length")
     return Part(image, label, index)
-
-
-def _records(folder: Path, split: str) -> Any:
-    # Bytes are decoded here: TFDS would want OpenCV, or warn of its absence.
-    builder: Any = tfds.builder_from_directory(folder)
-    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def _decoded(folder: Path, split: str, size: int | None) -> Part:
@@ -179,7 +191,7 @@ def _pixels(
     folder: Path, split: str, shape: tuple[int, int, int], size: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Decode the pictures of a split, in the order they are stored in; with labels and official indices."""
-    records = _records(folder, split)
+    records = source(folder, split)
     total, mode = len(records), "L" if shape[-1] == 1 else "RGB"
     label, index = np.empty(total, np.int32), np.empty(total, np.int64)
     image = np.empty((total, *shape), np.uint8)

@@ -1,6 +1,7 @@
 """Pictures that are decoded when they are asked for: what an array of bytes is, without its memory."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from robustjax.data.pictures import from_bytes
 from robustjax.data.preprocessing import preprocessing, side
 
 Content = bytes | Callable[[], bytes]
+Reader = Callable[[np.ndarray], Sequence[Content]]  # positions -> the content of each file, or what reads it
 NO_DIGEST = "not computed: read while needed"
 THREADS = 16  # at most; Pillow decodes and scales without Python's lock
 
@@ -30,12 +32,7 @@ class LazyPictures:
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(
-        self,
-        names: Sequence[str] | np.ndarray,
-        read: Callable[[np.ndarray], Sequence[Content]],
-        preprocess: str,
-    ) -> None:
+    def __init__(self, names: Sequence[str] | np.ndarray, read: Reader, preprocess: str) -> None:
         self.names, self.preprocess = np.asarray(names, dtype=np.str_), preprocess
         self.shape = (len(self.names), side(preprocess), side(preprocess), 3)
         self.read, self._convert = read, preprocessing(preprocess)
@@ -47,6 +44,17 @@ class LazyPictures:
     def nbytes(self) -> int:
         """Count the bytes that all would take."""
         return int(np.prod(self.shape))
+
+    @property
+    def digest(self) -> str:
+        """Tell these files from others by the CRC-32 of each, where they are known; `NO_DIGEST` where not."""
+        known = getattr(self.read, "checksums", None)
+        sums = None if known is None else known(np.arange(len(self)))
+        return (
+            NO_DIGEST
+            if sums is None
+            else f"CRC-32s:{hashlib.sha256(sums.astype('<u4').tobytes()).hexdigest()}"
+        )
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         places = np.arange(len(self))[rows]
@@ -67,6 +75,37 @@ class LazyPictures:
         return found if dtype is None else found.astype(dtype)
 
 
+class Chosen:
+    """Read some of the pictures of another reader.
+
+    Args:
+      read: of all pictures.
+      places: (m,) which of them.
+    """
+
+    def __init__(self, read: Reader, places: np.ndarray) -> None:
+        self.read, self.places = read, places
+
+    def __call__(self, rows: np.ndarray) -> Sequence[Content]:
+        """Read by positions among the chosen."""
+        return self.read(self.places[rows])
+
+    def name(self, row: int) -> str:
+        """Name a picture in errors."""
+        return name_of(self.read, int(self.places[row]))
+
+    def checksums(self, rows: np.ndarray) -> np.ndarray | None:
+        """Give the CRC-32 of some pictures, if they are known."""
+        known = getattr(self.read, "checksums", None)
+        return None if known is None else known(self.places[rows])
+
+
+def name_of(read: Reader, row: int) -> str:
+    """Name a picture in errors, as its reader does."""
+    named = getattr(read, "name", None)
+    return f"picture {row}" if named is None else named(row)
+
+
 @functools.cache
 def pool() -> ThreadPoolExecutor:
     """Share the threads that decode pictures."""
@@ -78,7 +117,7 @@ def taken(image: Any, rows: np.ndarray) -> Any:
     if not isinstance(image, LazyPictures):
         return np.asarray(image[rows])
     places = np.arange(len(image))[rows]
-    return LazyPictures(image.names[places], lambda some: image.read(places[some]), image.preprocess)
+    return LazyPictures(image.names[places], Chosen(image.read, places), image.preprocess)
 
 
 def numbers(names: Sequence[str]) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -26,6 +27,20 @@ Found = tuple[PurePosixPath, Callable[[], bytes]]  # where a picture is, and how
 Entry = tuple[PurePosixPath, Callable[[], bytes] | None]  # a file, or a folder that nothing reads
 
 
+class Classified(NamedTuple):
+    """Pictures found in folders, one for each class.
+
+    Attributes:
+      splits: by split the pictures, in the order of their paths, and the label of each.
+      classes: their names, sorted.
+      note: what was left out.
+    """
+
+    splits: Mapping[str, list[tuple[Found, int]]]
+    classes: tuple[str, ...]
+    note: str
+
+
 def by_class(folder: Path, only: str = "", *, size: int | None = None) -> Raw | None:
     """Read `<split>/<class>/.../picture.png`, or `<class>/picture.png`.
 
@@ -39,6 +54,30 @@ def by_class(folder: Path, only: str = "", *, size: int | None = None) -> Raw | 
     Raises:
       ValueError: for a damaged picture, pictures of several sizes, pictures outside a class, or a folder beside those
         of the classes that holds no picture: left out, it would shift the labels of the others.
+    """
+    found = classified(folder, only)
+    if found is None:
+        return None
+    grey = all(read_picture(one).mode in ("1", "L") for items in found.splits.values() for one, _ in items)
+    return Raw(
+        {
+            split: part(
+                decoded([one for one, _ in items], size=size, grey=grey),
+                [label for _, label in items],
+                where=folder,
+            )
+            for split, items in found.splits.items()
+        },
+        found.classes,
+        note=found.note,
+    )
+
+
+def classified(folder: Path, only: str = "") -> Classified | None:
+    """Find the pictures of each class, as `by_class` reads them, without reading any; None if there is none.
+
+    Raises:
+      ValueError: for pictures outside a class, or a folder beside those of the classes that holds no picture.
     """
     everything = _entries(folder)
     splits: dict[str, list[tuple[Found, str]]] = {}
@@ -56,19 +95,12 @@ def by_class(folder: Path, only: str = "", *, size: int | None = None) -> Raw | 
     if not splits:
         return None
     note = _left_out(folder, everything, homes) if not only else ""
-    classes = sorted({name for items in splits.values() for _, name in items})
-    grey = all(read_picture(found).mode in ("1", "L") for items in splits.values() for found, _ in items)
-    return Raw(
-        {
-            split: part(
-                decoded([found for found, _ in items], size=size, grey=grey),
-                [classes.index(name) for _, name in items],
-                where=folder,
-            )
-            for split, items in splits.items()
-        },
-        tuple(classes),
-        note=note,
+    classes = tuple(sorted({name for items in splits.values() for _, name in items}))
+    label = {name: i for i, name in enumerate(classes)}
+    return Classified(
+        {split: [(found, label[name]) for found, name in items] for split, items in splits.items()},
+        classes,
+        note,
     )
 
 
@@ -189,7 +221,10 @@ def decoded(found: Sequence[Found], *, size: int | None, grey: bool, turned: boo
         out.append(np.asarray(picture if size is None else to_square(picture, size)))
         if out[-1].shape != out[0].shape:
             (h0, w0), (h, w) = out[0].shape[:2], out[-1].shape[:2]
-            raise ValueError(f"{item[0]}: {h} x {w} pixels, the first picture has {h0} x {w0}; give a size")
+            raise ValueError(
+                f"{item[0]}: {h} x {w} pixels, the first picture has {h0} x {w0}; give a size, or keep them as they "
+                "are (data.prepare --keep-files)"
+            )
     return np.stack(out).reshape(len(out), *out[0].shape[:2], 1 if grey else 3)
 
 

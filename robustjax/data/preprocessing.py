@@ -9,8 +9,11 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from robustjax.data.resize import to_square
+
 Preprocess = Callable[[Image.Image], np.ndarray]  # a picture -> bytes (side, side, 3)
 NAMES = re.compile(r"(?P<bicubic>Bicubic)?(Res(?P<size>[1-9]\d{0,3}))?(Crop(?P<crop>[1-9]\d{0,3}))?")
+SQUARE = re.compile(r"Square(?P<size>[1-9]\d{0,3})")
 USUAL = "Res256Crop224"  # of networks on ImageNet
 
 
@@ -19,7 +22,8 @@ def preprocessing(name: str) -> Preprocess:
 
     `Res256Crop224` scales the shorter side to 256 pixels and cuts the centre of 224 x 224 out; `Crop288` only cuts;
     `Res224` scales both sides to 224, whatever the shape. `Bicubic` before it is the filter, by default bilinear. So
-    `BicubicRes248Crop224` is what timm calls bicubic with a crop of 0.9.
+    `BicubicRes248Crop224` is what timm calls bicubic with a crop of 0.9. `Square224` is what `size` does everywhere:
+    the largest square in the centre, scaled.
 
     Raises:
       ValueError: in one line, for another name, or a crop that is larger than the scaled picture.
@@ -27,6 +31,9 @@ def preprocessing(name: str) -> Preprocess:
     Reference: torchvision's Resize and CenterCrop on pictures of Pillow; names of RobustBench, Croce et al. 2021,
       arXiv:2010.09670.
     """
+    if (square := SQUARE.fullmatch(name)) is not None:
+        length = int(square["size"])
+        return lambda picture: np.asarray(to_square(picture.convert("RGB"), length))
     size, crop, resample = _read(name)
 
     def preprocess(picture: Image.Image) -> np.ndarray:
@@ -45,6 +52,8 @@ def preprocessing(name: str) -> Preprocess:
 
 def side(name: str) -> int:
     """Say how many pixels a side the images have that a preprocessing makes."""
+    if (square := SQUARE.fullmatch(name)) is not None:
+        return int(square["size"])
     size, crop, _ = _read(name)
     return crop or size or 0
 
@@ -53,7 +62,7 @@ def _read(name: str) -> tuple[int | None, int | None, Image.Resampling]:
     match = NAMES.fullmatch(name)
     if match is None or not (match["size"] or match["crop"]) or (match["bicubic"] and not match["size"]):
         raise ValueError(
-            f"preprocessing is {name!r}, must be like Res256Crop224, BicubicRes256Crop224, Crop288 or Res224"
+            f"preprocessing is {name!r}, must be like Res256Crop224, BicubicRes256Crop224, Crop288, Res224 or Square224"
         )
     size, crop = (int(match[group]) if match[group] else None for group in ("size", "crop"))
     if size and crop and crop > size:

@@ -17,7 +17,7 @@ from PIL import Image
 from robustjax import checks
 from robustjax.checks import reading
 from robustjax.data import decode, digits, imagenet_minus, letters, restricted_imagenet, svhn
-from robustjax.data.lazy_pictures import NO_DIGEST, LazyPictures, taken
+from robustjax.data.lazy_pictures import LazyPictures, taken
 from robustjax.data.order import held_out
 from robustjax.data.resize import to_square
 from robustjax.data.store import Contents, Part, check, write, writing
@@ -36,6 +36,7 @@ DERIVED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], tuple[str, ...
 }
 SPLITS = ("train", "validation", "test")
 MOST_CLASSES = 100_000  # without names
+STREAMED = 8 * 2**30  # bytes of images at their size, from which on pictures are not decoded to one array
 
 
 class Subset(NamedTuple):
@@ -54,7 +55,9 @@ class Info:
     classes: tuple[str, ...]
     count: int
     per_class: tuple[int, ...]
-    sha256: str  # of the bytes of `Split.image`
+    sha256: (
+        str  # of the bytes of `Split.image`; of pictures read while needed of the CRC-32 of each, if known
+    )
     source: str
     note: str
     subset: Subset | None = None  # None for a whole split
@@ -77,6 +80,7 @@ def load(
     data_dir: str | Path | None = None,
     size: int | None = None,
     preprocess: str | None = None,
+    streamed: bool | None = None,
 ) -> Split:
     """Load one split of a data set, in the order of its official index.
 
@@ -93,6 +97,9 @@ def load(
       size: scale the images and crop their centres to so many pixels a side.
       preprocess: of prepared pictures, instead of `size`: by name, see `preprocessing`. They are decoded when rows of
         `Split.image` are asked for, and memory stays small; see `decode.lazy` for the order.
+      streamed: with `size`, decode pictures in the same way, to the same bytes as otherwise, while they are needed; by
+        default where the set holds colour pictures of several sizes which would take more than 8 GiB, and are not
+        decoded to an array yet.
     Raises:
       ValueError: if the data set or the split is not there; the message says which command prepares it.
     """
@@ -102,6 +109,8 @@ def load(
         raise ValueError(f"load: size is {size}, must be at least 1 pixel")
     if preprocess is not None and size is not None:
         raise ValueError(f"load: size is {size} and preprocess {preprocess}, must be one of them")
+    if streamed and size is None:
+        raise ValueError("load: streamed is True and size None, must be a size: pixels a side to scale to")
     root = place(data_dir)
     folder = find(name, root)
     if preprocess is not None and (name in EMBEDDED or (folder is None and name in DERIVED)):
@@ -109,7 +118,7 @@ def load(
             f"load: preprocess is {preprocess}, must be left out with {name}, whose size is known"
         )
     if folder is None and name in DERIVED:
-        return _derived(name, split, data_dir, size)
+        return _derived(name, split, data_dir, size, streamed)
     if folder is None and name in EMBEDDED:
         if data_dir is None and "TFDS_DATA_DIR" not in os.environ:
             return _embedded(name, split, size)
@@ -131,6 +140,8 @@ def load(
     if split == "test" and not {"test", "validation"} & set(there) and "test" in builder.info.splits:
         raise ValueError(f"load: the test images of {name} have no labels, load another split")
     stored, keep = _stored(split, there, name)
+    if preprocess is None and size is not None and _streams(folder, stored, size, streamed):
+        preprocess = f"Square{size}"
     part = decode.lazy(folder, stored, preprocess) if preprocess else decode.arrays(folder, stored, size=size)
     if part.label.min() < 0:
         raise ValueError(f"load: the {stored} images of {name} have no labels, load another split")
@@ -151,9 +162,26 @@ def load(
     )
 
 
-def _derived(name: str, split: str, data_dir: str | Path | None, size: int | None) -> Split:
+def _streams(folder: Path, split: str, size: int, wanted: bool | None) -> bool:
+    """Say whether the pictures of a stored split are to be decoded while they are needed."""
+    if wanted is False or (wanted is None and decode.kept(folder, split, size)):
+        return False
+    if wanted is None and counts(folder)[split] * 3 * size * size <= STREAMED:
+        return False
+    can = decode.differ(folder)
+    if wanted and not can:
+        raise ValueError(
+            f"load: streamed is True, must be left out: {folder} holds no colour pictures of several sizes; "
+            "data.prepare NAME --source FOLDER --keep-files stores pictures so"
+        )
+    return can
+
+
+def _derived(
+    name: str, split: str, data_dir: str | Path | None, size: int | None, streamed: bool | None
+) -> Split:
     source, relabel, classes, usual = DERIVED[name]
-    whole = load(source, split, data_dir=data_dir, size=size or usual)
+    whole = load(source, split, data_dir=data_dir, size=size or usual, streamed=streamed)
     label = relabel(whole.label)
     chosen = label >= 0
     return _described(
@@ -191,6 +219,18 @@ def decoded(split: Split) -> Split:
     return dataclasses.replace(
         split, image=image, info=dataclasses.replace(split.info, sha256=decode.digest(image))
     )
+
+
+def is_streamed(split: Split) -> bool:
+    """Say whether the images of a split are decoded while they are needed."""
+    return isinstance(split.image, LazyPictures)
+
+
+def held(split: Split, *, most: int = 2**30) -> Split:
+    """Bring the images of a split into memory if they are at most so many bytes; the digest stays that of the files."""
+    if not is_streamed(split) or split.image.nbytes > most:
+        return split
+    return dataclasses.replace(split, image=np.asarray(split.image))
 
 
 @functools.cache  # letters take seconds to draw
@@ -243,7 +283,7 @@ def _described(part: Part, *, name: str, split: str, classes: Sequence[str], sou
         classes=names,
         count=len(part.label),
         per_class=per_class(part.label, len(names)),
-        sha256=NO_DIGEST if isinstance(part.image, LazyPictures) else decode.digest(part.image),
+        sha256=part.image.digest if isinstance(part.image, LazyPictures) else decode.digest(part.image),
         source=source,
         note=note,
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustjax.data.decode import digest
-from robustjax.data.lazy_pictures import NO_DIGEST, LazyPictures, taken
+from robustjax.data.lazy_pictures import LazyPictures, taken
 from robustjax.data.sources import Info, Split, Subset, per_class
 from robustjax.types import Batch
 
@@ -128,7 +128,7 @@ def of_rows(split: Split, rows: np.ndarray, chosen: Subset) -> Split:
         split.info,
         count=len(rows),
         per_class=per_class(label, len(split.info.classes)),
-        sha256=NO_DIGEST if isinstance(image, LazyPictures) else digest(image),
+        sha256=image.digest if isinstance(image, LazyPictures) else digest(image),
         subset=chosen,
     )
     return dataclasses.replace(split, image=image, label=label, index=split.index[rows], info=info)

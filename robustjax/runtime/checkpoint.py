@@ -61,13 +61,21 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
             self._ranks = {step: self._rank(step) for step in self._manager.all_steps()}
 
-    def save(self, step: int, state: Any, metrics: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        metrics: Mapping[str, Any] | None = None,
+        *,
+        reading: Mapping[str, Any] | None = None,
+    ) -> None:
         """Save a state, in the background once its arrays are copied; a step already saved is left alone.
 
         Args:
           step: the updates done.
           state: any pytree of arrays.
           metrics: numbers to choose the best by, such as {"valid_accuracy": 0.5}.
+          reading: where the batches are, in plain data; see `data.reading_state`.
         Raises:
           ValueError: if metrics are given without the one that chooses the best, or this is read only.
         """
@@ -85,6 +93,7 @@ class Checkpoints:
             "format": FORMAT,
             "step": step,
             "metrics": numbers,
+            "reading": dict(reading or {}),
             "leaves": {
                 name: [*pytree_files.kind(leaf), pytree_files.checksum(stored[name])]
                 for name, leaf in pytree_files.named(state).items()
@@ -104,6 +113,12 @@ class Checkpoints:
         """List the steps saved, oldest first."""
         self.wait()
         return sorted(self._manager.all_steps())
+
+    def reading(self, step: int) -> dict[str, Any]:
+        """Say where the batches were when a step was saved; nothing where that was not saved."""
+        with orbax_logging.orbax():
+            manifest = self._manifest(step)
+        return {} if isinstance(manifest, _Damage) else manifest.get("reading", {})
 
     def restore(self, like: Tree, *, others: bool = False) -> tuple[Tree, int] | None:
         """Read the newest checkpoint that is whole, into the structure, dtypes and shardings of `like`.

@@ -42,6 +42,7 @@ def fit(
     begun: Callable[[S], S] | None = None,
     renew: Callable[[S], S] | None = None,
     validate: Callable[[S], Mapping[str, float]] | None = None,
+    reading: Callable[[int], Mapping[str, Any]] | None = None,
     choose: bool = True,
     record_every: int = 20,
     save_every: int = 1000,
@@ -65,15 +66,19 @@ def fit(
       renew: what is done to a state before each checkpoint but that of a run that is stopped: it may change only what
         updates do not read and what the next one computes again, such as BatchNorm statistics of averaged weights.
       validate: state -> scores, before each checkpoint.
+      reading: updates done -> where the batches are, in plain data, saved beside the state; a run goes on only where it
+        left off, on the same images. See `data.reading_state`.
       choose: let the scores choose the best checkpoint; else only those of the last one count.
       record_every: updates between records.
       save_every: updates between checkpoints.
       label, batch_size: of the progress line.
     Raises:
       ValueError: if the loss, or the state at a checkpoint, is not finite; the last checkpoint stays, and is from
-        before.
+        before. If the checkpoint is of a run on other images, or in another order.
     """
     found = saved.restore(state) if saved is not None else None
+    if saved is not None and found is not None and reading is not None:
+        _same_place(saved.reading(found[1]), reading(found[1]), f"{saved.folder / str(found[1])}")
     state, begin = found or (begun(state) if begun else state, 0)
     if run is not None:
         run.resume(begin)
@@ -107,13 +112,24 @@ def fit(
                 if run is not None:
                     run.record(i, scores)
             if saved is not None:
-                saved.save(done, state, scores if choose or ended else None)
+                place = reading(done) if reading is not None else None
+                saved.save(done, state, scores if choose or ended else None, reading=place)
         if stop is not None and stopping:
             if saved is not None:
                 saved.wait()
                 say(f"stopped after {done} updates, saved; the same command goes on from there")
             return Fitted(state, done, stop.exit_code)
     return Fitted(state, done, 0)
+
+
+def _same_place(was: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Refuse to go on with other batches than those that would have come next; older checkpoints do not say."""
+    for name in was:
+        if was[name] != now.get(name):
+            raise ValueError(
+                f"{where}: {name} of the training images is {now.get(name)!r}, must be {was[name]!r} as it was: go on "
+                "with the same data, or begin anew with another --out"
+            )
 
 
 def check_finite(measured: tuple[int, Mapping[str, Any]] | None, label: str, state: Any = None) -> None:
