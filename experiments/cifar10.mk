@@ -1,7 +1,7 @@
 # CIFAR-10 on two cores: every network and table of the topics' READMEs, in an order that gives tables early.
 #
 #     make cifar10                                    # everything, one after the other
-#     make -f experiments/cifar10.mk classification   # one topic: classification, ratio or ood_detection
+#     make -f experiments/cifar10.mk classification   # one topic: classification, ratio, ood_detection, tradeoffs
 #
 # What is finished is not done again, and what was killed goes on from its last checkpoint. RUNS says where networks are
 # kept; RUN is put before each command, as in RUN="taskset -c 0" for one core. CIFAR-10, the test images of CIFAR-100,
@@ -14,8 +14,8 @@ SEEDS ?= 0 1
 COMMAND := $(RUN) $(PYTHON) -m experiments
 
 .DELETE_ON_ERROR:
-.PHONY: all classification ratio ood_detection
-all: classification ratio ood_detection
+.PHONY: all classification ratio ood_detection tradeoffs
+all: classification ratio ood_detection tradeoffs
 
 # --- classification: linf 8/255, half an hour of one core each unless the name says another time ---
 n_fgsm_10 := --updates 1330
@@ -67,3 +67,26 @@ ood_detection: $(DETECTOR_RUNS:%=$(RUNS)/ood_detection/%/report.html)
 		--out $(RUNS)/ood_detection/evaluated
 	$(COMMAND).ood_detection.evaluate cifar10_small --runs $(SEEDS:%=$(RUNS)/ood_detection/plain_%) \
 		--detectors odin mahalanobis_layers --out $(RUNS)/ood_detection/evaluated_plain
+
+# --- trade-offs: linear heads on frozen networks, pictures on textures ---
+SHORT := --updates 2000
+PGD2 := $(SHORT) --loss adversarial --attack.steps 2 --attack.step 0.75
+clean := $(SHORT) --loss standard
+linf_2 := $(PGD2) --attack.eps 2/255
+linf_4 := $(PGD2) --attack.eps 4/255
+linf_8 := $(PGD2) --attack.eps 8/255
+l2_0.25 := $(PGD2) --attack.norm l2 --attack.eps 0.25
+l2_0.5 := $(PGD2) --attack.norm l2 --attack.eps 0.5
+l2_1 := $(PGD2) --attack.norm l2 --attack.eps 1
+BACKBONES := clean linf_2 linf_4 linf_8 l2_0.25 l2_0.5 l2_1
+
+define backbone
+$(RUNS)/tradeoffs/$(1)_$(2)/report.html:
+	$(COMMAND).classification.train cifar10_small $($(1)) --seed $(2) --out $(RUNS)/tradeoffs/$(1)_$(2)
+endef
+$(foreach seed,$(SEEDS),$(foreach name,$(BACKBONES),$(eval $(call backbone,$(name),$(seed)))))
+against = @$(if $(filter clean,$(1)),clean,$(subst _,:,$(1))$(if $(filter linf%,$(1)),/255))
+
+tradeoffs: $(foreach seed,$(SEEDS),$(BACKBONES:%=$(RUNS)/tradeoffs/%_$(seed)/report.html))
+	$(foreach seed,$(SEEDS),$(COMMAND).tradeoffs.benchmark cifar10 --out $(RUNS)/tradeoffs/benchmark_$(seed) --networks \
+		$(foreach name,$(BACKBONES),$(name)=$(RUNS)/tradeoffs/$(name)_$(seed)$(call against,$(name)));)

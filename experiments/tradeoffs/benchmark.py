@@ -2,6 +2,7 @@
 
     python -m experiments.tradeoffs.benchmark digits --networks runs/mine package.module:network --out runs/benchmark
     python -m experiments.tradeoffs.benchmark imagenet --networks resnet50_l2_eps0 resnet50_l2_eps3 mine.pt@linf:4/255
+    python -m experiments.tradeoffs.benchmark cifar10 --networks runs/cifar10@linf:8/255
     python -m experiments.tradeoffs.benchmark paper
 
 Networks are run folders of classification.train, PyTorch weights, functions `package.module:name`, or names of the

@@ -22,6 +22,9 @@ class BenchmarkConfig:
     zoo: str = "data/robust_imagenet"  # holds NAME.ckpt of every name of the grid
     classes: Count = 1000  # of weights in files
     planted: bool = True  # digits on textures, embedded, with a head fitted to each network
+    # a prepared data set whose pictures are laid on textures, with a head fitted to each network, such as cifar10
+    pictures: str | None = None
+    textures: str = "dtd"  # the prepared data set of these textures, with as many classes or more
     imagenet9: str | None = None  # folder of original/, mixed_same/ ... of the backgrounds challenge
     imagenet9_map: str | None = None  # in_to_in9.json; by default in that folder
     waterbirds: str | None = None  # waterbird_complete95_forest2water2, or CUB_200_2011 with --places
@@ -76,7 +79,7 @@ class BenchmarkConfig:
     def benchmarks(self) -> list[str]:
         """Name the benchmarks to run, in the order of the report."""
         known = ("imagenet9", "rival10", "salient", "waterbirds", "objectnet")
-        return [name for name in known if getattr(self, name)] + (["planted"] if self.planted else [])
+        return [name for name in (*known, "pictures", "planted") if getattr(self, name)]
 
 
 PAPER = BenchmarkConfig(
@@ -92,6 +95,15 @@ PAPER = BenchmarkConfig(
 )
 BENCHMARK_PRESETS = {
     "digits": BenchmarkConfig(size=32),
+    "cifar10": BenchmarkConfig(
+        planted=False,
+        pictures="cifar10",
+        size=32,
+        classes=10,
+        sigma=(0.1, 0.2, 0.4),
+        l2=(7.0, 14.0, 28.0),
+        images=2000,
+    ),
     "imagenet": dataclasses.replace(PAPER, networks=()),
     "paper": PAPER,
     "smoke": BenchmarkConfig(
@@ -106,7 +118,19 @@ BENCHMARK_PRESETS = {
 }
 # Networks and benchmarks may join a folder later: each pair has a file of its own, which says what it was measured on.
 BENCHMARK_MAY_DIFFER = (
-    *("out", "networks", "zoo", "data_dir", "planted", "imagenet9", "imagenet9_map", "waterbirds", "places"),
+    *(
+        "out",
+        "networks",
+        "zoo",
+        "data_dir",
+        "planted",
+        "pictures",
+        "textures",
+        "imagenet9",
+        "imagenet9_map",
+        "waterbirds",
+        "places",
+    ),
     *("segmentations", "rival10", "salient", "salient_answers", "objectnet", "imagenet", "batch_size"),
     *("resamples", "classes"),
 )

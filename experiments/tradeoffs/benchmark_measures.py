@@ -46,7 +46,7 @@ class Measurement:
         elif opened.classes != IMAGENET_CLASSES:  # a network of ImageNet-9's own classes
             to_class = None
         found |= self._answers(network, benchmark, to_class, layer)
-        if benchmark.name in ("rival10", "planted"):
+        if benchmark.name in ("rival10", "pictures", "planted"):
             test = benchmark.sets["test" if benchmark.name == "rival10" else "original"]
             lengths = tuple(cfg.size / PUBLISHED_SIDE * length for length in cfg.l2)
             found |= self._under_noise(network, "sigma", test, noise.gaussian, cfg.sigma, layer)

@@ -33,6 +33,8 @@ ABOUT = {
     "the ImageNet classes that are mapped to the object's. The drop is from ImageNet's validation images of the same "
     "classes; effective robustness is the accuracy beyond what a line through the networks that were trained on clean "
     "images predicts of their accuracy on ImageNet.",
+    "pictures": "Pictures, shrunk, on photographs of textures that agree with the class on 80 % of the images that the "
+    "head was fitted to; those of the test are other photographs.",
     "planted": "Digits on textures that agree with the class on 80 % of the images that the head was fitted to.",
 }
 
@@ -112,7 +114,7 @@ def _benchmark(
         )
     for kind, levels, label in (("sigma", cfg.sigma, "standard deviation of the noise"),
                                 ("l2", cfg.l2, "l2 norm of the noise, for 224 x 224 pixels")):  # fmt: skip
-        test = "label/original" if benchmark.name == "planted" else "label/test"
+        test = "label/test" if benchmark.name == "rival10" else "label/original"
         if f"foreground/{kind}" in found[entries[0].name] and len(levels) > 1:
             page.picture(
                 _over_levels(cfg, entries, found, kind, levels, test, label),

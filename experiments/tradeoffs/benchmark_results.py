@@ -111,6 +111,20 @@ def numbers(cfg: BenchmarkConfig) -> dict[str, list[Number]]:
         "only_bg_b",
         "only_bg_t",
     )
+    on_textures = [
+        Number("background gap", "accuracy lost", gap("prediction", _gap), 1),
+        Number("RFS, noise of standard deviation", "RFS", mean_rfs("sigma", "label/original"), -1),
+        Number("RFS, noise of l2 norm", "RFS", mean_rfs("l2", "label/original"), -1),
+        Number("background alone", "accuracy", accuracy("only_bg_t"), 1),
+        Number("worst group", "accuracy", worst_planted, -1),
+        Number(
+            "flips with the background", "share",
+            estimated(backgrounds.flip_rate, "prediction/mixed_same", "prediction/mixed_other"),
+        ),
+        Number("original", "accuracy", accuracy("original")),
+        Number("mixed_same", "accuracy", accuracy("mixed_same")),
+        Number("mixed_rand", "accuracy", accuracy("mixed_rand")),
+    ]  # fmt: skip
     return {
         "imagenet9": [
             Number("background gap", "accuracy lost", gap("prediction", _gap), 1),
@@ -147,20 +161,8 @@ def numbers(cfg: BenchmarkConfig) -> dict[str, list[Number]]:
             Number("ObjectNet among its classes", "accuracy", accuracy("objectnet", "restricted")),
             Number("drop among its classes", "accuracy lost", drop("restricted")),
         ],
-        "planted": [
-            Number("background gap", "accuracy lost", gap("prediction", _gap), 1),
-            Number("RFS, noise of standard deviation", "RFS", mean_rfs("sigma", "label/original"), -1),
-            Number("RFS, noise of l2 norm", "RFS", mean_rfs("l2", "label/original"), -1),
-            Number("background alone", "accuracy", accuracy("only_bg_t"), 1),
-            Number("worst group", "accuracy", worst_planted, -1),
-            Number(
-                "flips with the background", "share",
-                estimated(backgrounds.flip_rate, "prediction/mixed_same", "prediction/mixed_other"),
-            ),
-            Number("original", "accuracy", accuracy("original")),
-            Number("mixed_same", "accuracy", accuracy("mixed_same")),
-            Number("mixed_rand", "accuracy", accuracy("mixed_rand")),
-        ],
+        "pictures": on_textures,
+        "planted": on_textures,
     }  # fmt: skip
 
 

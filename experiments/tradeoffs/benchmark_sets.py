@@ -6,11 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.tradeoffs.benchmark_config import BenchmarkConfig
-from robustjax import checks
-from robustjax.data import picture_tree, planted
+from robustjax import checks, data
+from robustjax.data import picture_tree, placing, planted
 from robustjax.data.imagenet9 import CLASSES as NINE
 from robustjax.data.imagenet9 import VARIANTS, imagenet9, to_imagenet9
 from robustjax.data.objectnet import objectnet
+from robustjax.data.planted_pictures import PictureRecipe, planted_pictures
 from robustjax.data.rival10 import rival10
 from robustjax.data.salient_imagenet import salient_imagenet
 from robustjax.data.scenes import Scenes, subset
@@ -79,6 +80,7 @@ def opened(cfg: BenchmarkConfig) -> list[Benchmark]:
         "salient": _salient,
         "waterbirds": _waterbirds,
         "objectnet": _objectnet,
+        "pictures": _pictures,
         "planted": _planted,
     }
     return [makers[name](cfg) for name in cfg.benchmarks()]
@@ -185,3 +187,16 @@ def _planted(cfg: BenchmarkConfig) -> Benchmark:
     }
     sets["train"] = planted.planted(recipe, source, split="train", count=min(PLANTED_TRAIN, 10 * count))
     return _benchmark(cfg, "planted", "Digits on textures", sets)
+
+
+def _pictures(cfg: BenchmarkConfig) -> Benchmark:
+    name = cfg.pictures or ""
+    train, test = (data.load(name, split, data_dir=cfg.data_dir) for split in ("train", "test"))
+    textures = data.load(cfg.textures, "test", data_dir=cfg.data_dir)
+    recipe = PictureRecipe(size=cfg.size, object=11 * cfg.size // 16)
+    sets = {
+        variant: planted_pictures(recipe, test, textures, split="test", count=cfg.images, variant=variant)
+        for variant in placing.VARIANTS
+    }
+    sets["train"] = planted_pictures(recipe, train, textures, split="train", count=PLANTED_TRAIN)
+    return _benchmark(cfg, "pictures", f"{name} on textures", sets)

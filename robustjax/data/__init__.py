@@ -25,6 +25,8 @@ lit_scenes           embedded: rendered scenes under 25 lights, with the materia
 multi_illumination   the Multi-Illumination data set: a TFDS builder over the raw tree, at any level
 scenes               images whose foreground and background are known: labels, groups, masks
 planted              real digits on textures: core and spurious features under control
+planted_pictures     pictures of any labelled set on textures, the same
+placing              which background each planted object is shown on
 rebalance            rows so that rare groups, or past errors, count more
 painting             the pieces of a planted scene: enlarged digits, textures
 extra                unlabelled images; pseudo-labelled ones beside the labelled: enriched

@@ -12,14 +12,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from robustjax.data import digits, painting
+from robustjax.data import digits, painting, placing
+from robustjax.data.placing import VARIANTS as VARIANTS
+from robustjax.data.placing import Split, Variant
 from robustjax.data.scenes import Scenes
-
-Split = Literal["train", "validation", "test"]
-Variant = Literal[
-    "original", "mixed_same", "mixed_rand", "mixed_next", "mixed_other", "only_fg", "no_fg", "only_bg_b", "only_bg_t"
-]  # fmt: skip
-VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +127,7 @@ def of_grey(image: np.ndarray, digit: np.ndarray, *, validation: int, test: int)
         raise ValueError(
             f"planted.of_grey: {validation} for validation and {test} for testing, must leave some of {len(grey)}"
         )
-    order = _random(0, 1000).permutation(len(grey))
+    order = placing.stream(0, 1000).permutation(len(grey))
     train, valid, held = np.split(order, [len(grey) - validation - test, len(grey) - test])
     return Source(grey, digit.astype(np.int64), {"train": train, "validation": valid, "test": held})
 
@@ -164,17 +160,11 @@ def planted(
     Raises:
       ValueError: for an unknown split or variant, or a count below 1.
     """
-    if split not in get_args(Split) or variant not in VARIANTS:
-        raise ValueError(
-            f"planted: split is {split!r} and variant {variant!r}, must be of {', '.join(get_args(Split))} "
-            f"and {', '.join(VARIANTS)}"
-        )
-    if count < 1:
-        raise ValueError(f"planted: count is {count}, must be at least 1")
+    placing.require("planted", split, variant, count)
     where, classes, size = get_args(Split).index(split), recipe.classes, recipe.size
 
     # --- which digit, where, on which texture: every stream has its own generator ---
-    stream, pool = _random(seed, where, 1), source.rows[split]
+    stream, pool = placing.stream(seed, where, 1), source.rows[split]
     turns = [pool[stream.permutation(len(pool))] for _ in range(-(-count // len(pool)))]
     base = np.concatenate(turns)[:count]
     offset = stream.randint(0, size - recipe.digit + 1, (count, 2))
@@ -183,8 +173,11 @@ def planted(
         sign = np.where(stream.random_sample(count) < 0.5, -1.0, 1.0)
     digit = source.digit[base]
     label = digit if recipe.task == "multi" else (digit >= 5).astype(np.int64)
-    place = _places(variant, label, _correlated(label, recipe, _random(seed, where, 2)), classes, seed, where)
-    stream = _random(seed, where, 5)
+    usual = placing.correlated(
+        label, classes=classes, correlation=recipe.correlation, random=placing.stream(seed, where, 2)
+    )
+    place = placing.in_variant(variant, label, usual, classes=classes, seed=seed, where=where)
+    stream = placing.stream(seed, where, 5)
     phase, noise = stream.uniform(0, 2 * np.pi, count), stream.standard_normal((count, size, size, 3))
 
     # --- paint ---
@@ -215,35 +208,3 @@ def planted(
         mask=lambda rows: cover[rows],
         index=base.astype(np.int64),
     )
-
-
-def _random(*words: int) -> np.random.RandomState:
-    # The legacy generator: its stream is frozen, that of default_rng may change.
-    state = int(np.random.SeedSequence(list(words)).generate_state(1)[0])
-    return np.random.RandomState(state)
-
-
-def _correlated(label: np.ndarray, recipe: Recipe, stream: np.random.RandomState) -> np.ndarray:
-    """Give a share of each class its own texture and deal out the others evenly among the rest."""
-    place, classes = np.empty_like(label), recipe.classes
-    for c in range(classes):
-        members = stream.permutation(np.flatnonzero(label == c))
-        own = int(np.floor(recipe.correlation * len(members) + 0.5))
-        place[members[:own]] = c
-        rest = np.arange(len(members) - own)
-        place[members[own:]] = (c + 1 + rest % (classes - 1)) % classes
-    return place
-
-
-def _places(
-    variant: str, label: np.ndarray, correlated: np.ndarray, classes: int, seed: int, where: int
-) -> np.ndarray:
-    if variant in ("mixed_same", "only_bg_t"):
-        return label
-    if variant == "mixed_next":
-        return (label + 1) % classes
-    if variant == "mixed_rand":
-        return _random(seed, where, 3).randint(0, classes, len(label))
-    if variant == "mixed_other":
-        return (label + 1 + _random(seed, where, 4).randint(0, classes - 1, len(label))) % classes
-    return correlated

@@ -22,6 +22,7 @@ from experiments.tradeoffs.benchmark_config import BENCHMARK_PRESETS
 from robustjax.analysis.intervals import Estimate
 from robustjax.data.imagenet9 import CLASSES, VARIANTS
 from robustjax.data.rival10 import WNIDS
+from robustjax.data.store import Contents, Part, write
 from robustjax.types import Model, Network
 
 SCRIPT, SIZE, SIDE = "tradeoffs.benchmark", 24, 48
@@ -364,3 +365,45 @@ def test_effective_robustness_is_beyond_a_line_through_standard_networks():
     gained = benchmark_results.effective(found, {"a": True, "b": True})
     np.testing.assert_allclose([gained[name] for name in "abc"], [0, 0, 0.1], atol=1e-9)
     assert benchmark_results.effective(found, {"a": True}) == {}
+
+
+@pytest.mark.slow
+def test_pictures_on_textures(tmp_path, capsys, monkeypatch):
+    """A network that reads the object does not care about the texture, one that reads a corner goes by it alone."""
+    classes = tuple("0123456789")
+
+    def of_one_colour(colours, side):
+        return np.broadcast_to(
+            np.array(colours, np.uint8)[:, None, None], (len(colours), side, side, 3)
+        ).copy()
+
+    def part(count, colour, side):
+        label = np.arange(count) % 10
+        return Part(of_one_colour([colour(k) for k in label], side), label, np.arange(count))
+
+    for name, colour, side, splits in (
+        ("pictures", lambda k: [20 * k + 20, 128, 0], SIDE, ("train", "test")),
+        ("textures", lambda k: [0, 20 * k + 20, 0], SIDE, ("test",)),
+    ):
+        parts = {split: part(200, colour, side) for split in splits}
+        write(Contents(name, "1.0.0", classes, parts, "made here"), tmp_path / "data")
+    words = (
+        "--networks",
+        f"object={MINE}:by_object@clean",
+        f"place={MINE}:by_place@l2:3",
+        "--data-dir",
+        tmp_path / "data",
+    )
+    settings = ("--pictures", "pictures", "--textures", "textures", "--images", 60)
+    done = scripts.call(
+        capsys, monkeypatch, SCRIPT, "cifar10", *settings, *FEW, *words, "--out", tmp_path / "run"
+    )
+    assert done.returncode == 0, done.stderr
+    thing, place = (arrays(tmp_path / "run", "pictures", name) for name in ("object", "place"))
+    for variant in ("original", "mixed_same", "mixed_rand", "mixed_next", "mixed_other", "only_fg"):
+        assert accuracy(thing, variant) == 1
+    # The corner is under the object in one of 81 places.
+    assert accuracy(place, "mixed_same") > 0.9 and accuracy(place, "only_bg_t") == 1
+    assert accuracy(place, "mixed_next") < 0.1
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "pictures on textures" in page
