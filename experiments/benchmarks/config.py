@@ -309,6 +309,61 @@ READING_PRESETS = {
 }
 
 
+# --- first_gpu_run ---
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstGpuRunConfig:
+    """What is measured in the first minutes on a GPU."""
+
+    data: str = (
+        "cifar10.npz"  # x_train, y_train, x_test, y_test: bytes (n, h, w, c) and labels, carried along
+    )
+    bounds: str | None = None  # plan.jsonl of benchmarks.plan for this chip, carried along
+    seconds: Count = 540  # no part begins that is not expected to end within them
+    networks: tuple[str, ...] = (
+        "resnet18",
+        "wideresnet28_10",
+    )  # of catalog.models; the first is attacked and trained
+    batch_sizes: tuple[Count, ...] = (128, 256, 512)
+    dtype: Dtype = "bfloat16"
+    eps: PositiveRadius = 8 / 255  # linf
+    steps: Count = 10  # of PGD in a training step
+    updates: Count = 10  # training steps in a turn
+    turns: Count = 3
+    iterations: Count = 20  # of each attack of AutoAttack, on the largest batch
+    samples: Count = 10_000  # of noise in a certificate
+    chunk_size: Count = 2000  # samples at once
+    sigma: Positive = 0.25  # of the noise
+    certificates: Count = 4  # images
+    epochs: Count = 10  # of N-FGSM with a moving average of the weights
+    rate: Positive = 0.2  # at its peak
+    images: Count = 1000  # test images to attack at the end, by PGD-20
+    peak: Count = 8192  # side of the matrices whose product measures the peak
+    seed: Seed = 0
+    out: str = "runs/first_gpu_run"  # lines.jsonl, a line for each part; what is there is not measured again
+
+
+FIRST_GPU_RUN_PRESETS = {
+    "full": FirstGpuRunConfig(),
+    "smoke": FirstGpuRunConfig(
+        networks=("convnet_small",),
+        batch_sizes=(4, 8),
+        dtype="float32",
+        steps=1,
+        updates=1,
+        turns=1,
+        iterations=2,
+        samples=16,
+        chunk_size=8,
+        certificates=1,
+        epochs=1,
+        images=8,
+        peak=64,
+    ),
+}
+
+
 # --- plan ---
 
 

@@ -10,7 +10,7 @@ devices exchange, and on TPUs how many cycles the compiler expects of each opera
 follows a bound: no call takes less time than, for each operation, the larger of its arithmetic and its bytes. Waiting,
 the host and input are not in it; nothing is measured. Compiling takes half a minute to ten minutes for each topology.
 
-What is planned is what the script's `planned` lists, for classification.train its training step; data need not be
+What is planned is what the script lists in `planned`: a training step, or segments of attacks; data need not be
 there. `--settings` takes fields of the script as its command line has them. `--out` is a folder: plan.html is the page,
 plan.jsonl gets a line for each program and topology, plan.md is the table of all its lines.
 """
@@ -99,13 +99,25 @@ def images(cfg: Config, settings: Any) -> tuple[tuple[int, ...], int]:
     Raises:
       ValueError: if they are neither known nor given.
     """
-    name = getattr(settings, "dataset", "")
+    name = getattr(settings, "dataset", None) or dataset_of(settings)
     shape = cfg.shape or (SHAPES | COLOUR).get(name)
     known = KNOWN.get(name)
     classes = cfg.classes or (len(known.classes) if known and known.classes else 10 * (name == "digits"))
     if not shape or not classes:
         raise ValueError(f"the shape of {name!r} is not known here: give --shape 224 224 3 --classes 1000")
     return tuple(shape), classes
+
+
+def dataset_of(settings: Any) -> str:
+    """Name the data set of the network under evaluation, where a script has one."""
+    source = getattr(settings, "source", None)
+    return source.dataset_of() if source is not None else ""
+
+
+def network_of(config: dict[str, Any], script: str) -> str:
+    """Name the network of a line."""
+    source = config.get("source") or {}
+    return config.get("model") or source.get("architecture") or script
 
 
 def row(where: chips.Topology, made: compiling.Compiled, found: Bound) -> dict[str, Any]:
@@ -199,6 +211,7 @@ def markdown(lines: list[dict[str, Any]]) -> str:
     """Tabulate all lines of a folder for a README."""
     names = (
         "network",
+        "program",
         "chips",
         "images",
         "bound, ms",
@@ -213,7 +226,8 @@ def markdown(lines: list[dict[str, Any]]) -> str:
         cycles = line["compiler's cycles ms"]
         rows.append(
             (
-                f"{line['config'].get('model', line['script'])} {line['config'].get('dtype', '')}".strip(),
+                f"{network_of(line['config'], line['script'])} {line['config'].get('dtype', '')}".strip(),
+                line["program"],
                 line["topology"],
                 f"{line['images']:,}",
                 f"{line['bound ms']:.1f}",

@@ -13,7 +13,6 @@ both on one device. What does not fit into memory is said and left out. Images a
 
 import math
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -26,6 +25,7 @@ import numpy as np
 from experiments.benchmarks import measured_on, peers, profiles, train_steps
 from experiments.benchmarks.config import TRAIN_PRESETS as PRESETS
 from experiments.benchmarks.config import Dtype, Method, Network, TrainConfig
+from experiments.benchmarks.turns import in_turns, peak_flops
 from experiments.shared import command_line
 from robustjax import runtime
 from robustjax.catalog.models import DTYPES
@@ -51,31 +51,11 @@ SETUPS: dict[Network, Setup] = {
 NO_ROOM = ("RESOURCE_EXHAUSTED", "out of memory", "OutOfMemory")  # in what XLA and PyTorch say
 
 
-def in_turns(contenders: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Time every contender `repeats` times, taking turns; seconds."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, turn in contenders.items():
-            begin = time.perf_counter()
-            turn()
-            seconds[name].append(time.perf_counter() - begin)
-    return seconds
-
-
 def forward_flops(model: Model, x: jax.Array) -> float:
     """Count the operations of one forward pass per image, from the program before optimisation."""
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     cost: Any = jax.jit(lambda p, s, x: model.apply(p, s, x)[0]).lower(params, state, x).cost_analysis()
     return (cost[0] if isinstance(cost, list) else cost)["flops"] / x.shape[0]
-
-
-def peak_flops(side: int, dtype: Any) -> float:
-    """Measure the operations per second of a square matrix product, the best of five."""
-    a = jnp.ones((side, side), dtype)
-    product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(product(a))
-    times = in_turns({"product": lambda: jax.block_until_ready(product(a))}, 5)["product"]
-    return 2 * side**3 / min(times)
 
 
 def measure(name: Network, method: Method, count: int, dtype: Dtype, cfg: TrainConfig) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.classification.attack_programs import planned as planned
 from experiments.classification.attack_report import write_report
 from experiments.classification.config import ATTACK_PRESETS as PRESETS
 from experiments.classification.config import AttackConfig

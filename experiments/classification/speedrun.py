@@ -25,6 +25,7 @@ import numpy as np
 from experiments.classification.config import MAY_DIFFER, SpeedrunConfig
 from experiments.classification.config import SPEEDRUN_PRESETS as PRESETS
 from experiments.shared import command_line
+from experiments.shared.planned import Planned, placed, training_images
 from experiments.shared.validation import accuracies
 from robustjax import data, runtime, training
 from robustjax.catalog import augmentations, losses, models
@@ -138,6 +139,33 @@ def main(cfg: SpeedrunConfig) -> int:
         f"{cfg.evaluation.in_words()}"
     )
     return 0
+
+
+def planned(
+    cfg: SpeedrunConfig, mesh: jax.sharding.Mesh, *, shape: tuple[int, ...], classes: int
+) -> list[Planned]:
+    """List what a run does most of its time, for `benchmarks.plan`: an epoch, which is one program.
+
+    Args:
+      cfg: the settings.
+      mesh: of devices, which need not be there.
+      shape, classes: of the images.
+    Raises:
+      ValueError: if the number of images of the data set is not known.
+    """
+    total = training_images(cfg.dataset)
+    updates = total // cfg.batch_size
+    model = models.classifier(cfg.model, dataset=cfg.dataset, classes=classes, shape=shape, dtype=cfg.dtype)
+    tx = cfg.optimizer.over(updates * cfg.epochs)
+    update = training.step(loss_of(cfg, model), tx, average=training.exponential(cfg.ema_decay))
+    epoch = whole_epoch(update, augmentations.augmentation(cfg.augment), mesh, cfg.batch_size)
+
+    def trace() -> Any:
+        state = jax.eval_shape(lambda key: training.start(key, model, tx, ema=cfg.ema), jax.random.key(0))
+        images = jax.ShapeDtypeStruct((total, *shape), jnp.uint8), jax.ShapeDtypeStruct((total,), jnp.int32)
+        return epoch.trace(*placed((state, *images), mesh))
+
+    return [Planned("epoch", trace, updates * cfg.batch_size, cfg.epochs)]
 
 
 def loss_of(cfg: SpeedrunConfig, model: Model) -> Loss:

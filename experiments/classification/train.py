@@ -31,7 +31,7 @@ from experiments.classification.config import MAY_DIFFER, TrainConfig
 from experiments.classification.config import TRAIN_PRESETS as PRESETS
 from experiments.shared import command_line
 from experiments.shared.cpu_time import CpuTime
-from experiments.shared.planned import Planned, placed
+from experiments.shared.planned import Planned, batch_of, of_step
 from experiments.shared.validation import accuracies
 from robustjax import data, runtime, training
 from robustjax.analysis import curves
@@ -176,16 +176,8 @@ def planned(cfg: TrainConfig, mesh: Mesh, *, shape: tuple[int, ...], classes: in
     )
     tx = cfg.optimizer.over(cfg.updates)
     step: Any = training.scheduled(loss_at(cfg, model, classes), tx)
-
-    averaged = cfg.ema or bool(cfg.swa)
-
-    def trace() -> Any:
-        state = jax.eval_shape(lambda key: training.start(key, model, tx, ema=averaged), jax.random.key(0))
-        image: Any = jax.ShapeDtypeStruct((cfg.batch_size, *shape), jnp.float32)
-        label: Any = jax.ShapeDtypeStruct((cfg.batch_size,), jnp.int32)
-        return step.trace(placed(state, mesh), placed(Batch(image, label), mesh, *mesh.axis_names))
-
-    return [Planned("training step", trace, cfg.batch_size, cfg.updates)]
+    batch = batch_of(cfg.batch_size, shape)
+    return [of_step(step, model, tx, batch, mesh, calls=cfg.updates, ema=cfg.ema or bool(cfg.swa))]
 
 
 def loss_at(cfg: TrainConfig, model: Model, classes: int) -> Callable[[jax.Array], Loss]:

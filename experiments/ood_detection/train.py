@@ -23,12 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from experiments.ood_detection import networks, train_report, validation
 from experiments.ood_detection.config import TRAIN_PRESETS as PRESETS
 from experiments.ood_detection.config import TrainConfig
 from experiments.shared import command_line
+from experiments.shared.planned import Planned, batch_of, images_of, of_step
 from robustjax import data, evaluation, optimizers, runtime, training
 from robustjax.catalog import augmentations, ood_losses, ood_sets
 from robustjax.data import order
@@ -91,6 +92,25 @@ def main(cfg: TrainConfig) -> int:
         path = train_report.write(cfg, train, ood, images, runtime.read_metrics(cfg.out))
         runtime.say(f"report: {path}")
     return 0
+
+
+def planned(cfg: TrainConfig, mesh: Mesh, *, shape: tuple[int, ...], classes: int) -> list[Planned]:
+    """List what a run does most of its time, for `benchmarks.plan`: the training step.
+
+    Args:
+      cfg: the settings.
+      mesh: of devices, which need not be there.
+      shape, classes: of the images.
+    Raises:
+      ValueError: for `--loss ccu`, whose densities are fitted to images first.
+    """
+    if cfg.loss == "ccu":
+        raise ValueError("--loss is ccu, must be another one to be planned")
+    model = networks.model_of(cfg, classes=classes, shape=shape, densities=None)
+    tx = optimizer_of(cfg)
+    step = training.scheduled(loss_at(cfg, model, classes, None), tx)
+    batch = Pair(batch_of(cfg.batch_size, shape), images_of(cfg.ood_batch_size, shape))
+    return [of_step(step, model, tx, batch, mesh, calls=cfg.updates, ema=cfg.ema)]
 
 
 # --- the loss and the batches -------------------------------------------------------------------------

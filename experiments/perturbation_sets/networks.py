@@ -105,9 +105,9 @@ def pairs_of(cfg: TrainConfig) -> PairsOf:
 # --- autoencoders ---
 
 
-def autoencoder(cfg: TrainConfig, split: data.Split) -> CVAE:
-    """Build the autoencoder for the pairs that a config makes of some images."""
-    x = jax.ShapeDtypeStruct((1, *split.image.shape[1:]), jnp.float32)
+def autoencoder(cfg: TrainConfig, shape: tuple[int, ...]) -> CVAE:
+    """Build the autoencoder for the pairs that a config makes of images of a shape (h, w, c)."""
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     one = jax.eval_shape(pairs_of(cfg).unlimited, jax.random.key(0), x)
     return named(AUTOENCODERS, cfg.model, flag="--model")(one.image.shape[1:])
 
@@ -152,7 +152,7 @@ def open_set(folder: str, *, data_dir: str | None = None) -> LearnedSet:
     cfg = run.settings(TrainConfig)
     cfg = dataclasses.replace(cfg, data_dir=data_dir or cfg.data_dir)
     parts = splits(cfg)
-    model = autoencoder(cfg, parts[0])
+    model = autoencoder(cfg, parts[0].image.shape[1:])
     (params, state), step = restored(run, model)
     measured = run.folder / "quality.json"
     radii = json.loads(measured.read_text())["encodings"] if measured.exists() else {}

@@ -15,11 +15,14 @@ are cut over all devices; on several machines, run the same command on each with
 scheduler tells).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
 from experiments.perturbation_sets import report
 from experiments.perturbation_sets.config import TRAIN_PRESETS as PRESETS
@@ -34,6 +37,7 @@ from experiments.perturbation_sets.networks import (
     splits,
 )
 from experiments.shared import command_line, report_pieces
+from experiments.shared.planned import Planned, batch_of, of_step, training_images
 from robustjax import data, evaluation, optimizers, runtime, training
 from robustjax.data import subsets
 from robustjax.losses.elbo import elbo, interpolated, on_pairs
@@ -59,19 +63,11 @@ def main(cfg: TrainConfig) -> int:
     # --- data and network ---
     train, valid, test = splits(cfg)
     valid, test = subsets.subset(valid, cfg.images), subsets.subset(test, cfg.images)
-    pairs, model = pairs_of(cfg), autoencoder(cfg, train)
+    pairs, model = pairs_of(cfg), autoencoder(cfg, train.image.shape[1:])
 
     # --- training ---
     total, epoch = cfg.updates(len(train.label))
-    rate, beta = interpolated(cfg.rate_at, cfg.rate), interpolated(cfg.beta_at, cfg.beta)
-    tx = optimizers.adam(
-        lambda t: rate(jnp.asarray(t + 1, jnp.float32) / epoch), weight_decay=cfg.weight_decay
-    )
-
-    def loss_at(t: jax.Array) -> Loss:
-        # The rate follows every update, beta whole epochs.
-        now = beta(jnp.floor(t.astype(jnp.float32) / epoch))
-        return on_pairs(elbo(model, beta=now, likelihood=cfg.likelihood), pairs.augmented)
+    loss_at, tx = learning(cfg, model, pairs.augmented, epoch)
 
     def start_from_another_run(state: training.TrainState) -> training.TrainState:
         if cfg.init_from is None:
@@ -126,6 +122,43 @@ def main(cfg: TrainConfig) -> int:
     page.text(report_pieces.images(valid, test))
     runtime.say(f"report: {page.write(run.folder / 'report.html')}")
     return 0
+
+
+def learning(
+    cfg: TrainConfig, model: CVAE, pairs: Pairs, epoch: float
+) -> tuple[Callable[[jax.Array], Loss], optax.GradientTransformation]:
+    """Build the loss from the number of updates done, and the optimiser, for epochs of so many updates."""
+    rate, beta = interpolated(cfg.rate_at, cfg.rate), interpolated(cfg.beta_at, cfg.beta)
+    tx = optimizers.adam(
+        lambda t: rate(jnp.asarray(t + 1, jnp.float32) / epoch), weight_decay=cfg.weight_decay
+    )
+
+    def loss_at(t: jax.Array) -> Loss:
+        # The rate follows every update, beta whole epochs.
+        now = beta(jnp.floor(t.astype(jnp.float32) / epoch))
+        return on_pairs(elbo(model, beta=now, likelihood=cfg.likelihood), pairs)
+
+    return loss_at, tx
+
+
+def planned(cfg: TrainConfig, mesh: Mesh, *, shape: tuple[int, ...], classes: int) -> list[Planned]:
+    """List what a run does most of its time, for `benchmarks.plan`: the training step, pairs included.
+
+    Args:
+      cfg: the settings.
+      mesh: of devices, which need not be there.
+      shape: of the images; classes play no part.
+    Raises:
+      ValueError: for pairs from a folder or of scenes, whose number is not known, as that of another set may be.
+    """
+    del classes
+    if cfg.folder or cfg.pixelwise:
+        raise ValueError("--folder or --pairs relit is given, must be left out to be planned")
+    total, epoch = cfg.updates(training_images(cfg.dataset))
+    model: Any = autoencoder(cfg, shape)
+    loss_at, tx = learning(cfg, model, pairs_of(cfg).augmented, epoch)
+    step = training.scheduled(loss_at, tx)
+    return [of_step(step, model, tx, batch_of(cfg.batch_size, shape), mesh, calls=total)]
 
 
 def quality_of(cfg: TrainConfig, model: CVAE, pairs: Pairs) -> Any:

@@ -4,8 +4,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+
+from robustjax import training
+from robustjax.data import order
+from robustjax.data.known import KNOWN
+from robustjax.types import Batch
 
 
 class Planned(NamedTuple):
@@ -22,6 +29,64 @@ class Planned(NamedTuple):
     trace: Callable[[], Any]
     images: int
     calls: int
+
+
+def of_step(
+    step: Callable[..., Any],
+    model: Any,
+    tx: optax.GradientTransformation,
+    batch: PyTree,
+    mesh: Mesh,
+    *,
+    calls: int,
+    ema: bool = False,
+    name: str = "training step",
+) -> Planned:
+    """Plan a training step.
+
+    Args:
+      step: (state, batch) -> (state, metrics), compiled.
+      model, tx: what is trained, and how.
+      batch: of shapes, cut over the mesh; its arrays' first dimensions are the images, added up.
+      mesh: of devices.
+      calls: updates in the whole run.
+      ema: whether an average of the weights is kept.
+      name: of the program.
+    """
+
+    def trace() -> Any:
+        state = jax.eval_shape(lambda key: training.start(key, model, tx, ema=ema), jax.random.key(0))
+        traced: Any = step
+        return traced.trace(placed(state, mesh), placed(batch, mesh, *mesh.axis_names))
+
+    images = sum(leaf.shape[0] for leaf in jax.tree.leaves(batch) if len(leaf.shape) > 1)
+    return Planned(name, trace, images, calls)
+
+
+def images_of(count: int, shape: tuple[int, ...]) -> Any:
+    """Describe images (count, h, w, c) in [0, 1]."""
+    return jax.ShapeDtypeStruct((count, *shape), jnp.float32)
+
+
+def batch_of(count: int, shape: tuple[int, ...]) -> Batch:
+    """Describe a batch of images and labels."""
+    labels: Any = jax.ShapeDtypeStruct((count,), jnp.int32)
+    return Batch(images_of(count, shape), labels)
+
+
+def training_images(dataset: str) -> int:
+    """Say about how many images of a known set are trained on, nine in ten of its training images.
+
+    Raises:
+      ValueError: if the set is not known.
+    """
+    known = KNOWN.get(dataset)
+    total = known.counts.get("train", 0) if known else 0
+    if not total:
+        raise ValueError(
+            f"dataset is {dataset!r}, must be one whose number of images is known, such as cifar10"
+        )
+    return total - total // order.HELD_OUT
 
 
 def placed(tree: PyTree, mesh: Mesh, *axes: str) -> PyTree:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -199,23 +200,25 @@ def segment(
 SEGMENT = compiled(segment, static_argnames=("system", "program", "sharding"), donate_argnums=(0,))
 
 
+def first(case: Case, fresh: Fresh) -> Any:
+    """Start a run in every row of `fresh`, with keys that mean nothing: a state of the right shapes."""
+    keys = jax.random.split(jax.random.key(0), len(fresh.run))
+    rows = Rows(
+        keys,
+        case.stream,
+        fresh.data,
+        fresh.clean,
+        fresh.run,
+        fresh.run,
+        fresh.parameters,
+        fresh.best,
+        fresh.at_best,
+    )
+    return case.init(rows, fresh.x)
+
+
 def blank(case: Case, fresh: Fresh) -> Any:
     """Make a state of the right shapes for the rows of `fresh`, to be loaded over; on the host, but for keys."""
-
-    def first(fresh: Fresh) -> Any:
-        keys = jax.random.split(jax.random.key(0), len(fresh.run))
-        rows = Rows(
-            keys,
-            case.stream,
-            fresh.data,
-            fresh.clean,
-            fresh.run,
-            fresh.run,
-            fresh.parameters,
-            fresh.best,
-            fresh.at_best,
-        )
-        return case.init(rows, fresh.x)
 
     def zeros(leaf: Any) -> Any:
         if not _is_key(leaf):
@@ -223,7 +226,7 @@ def blank(case: Case, fresh: Fresh) -> Any:
         words = jax.eval_shape(jax.random.key_data, leaf)
         return jax.random.wrap_key_data(jax.device_put(np.zeros(words.shape, words.dtype)))
 
-    return jax.tree.map(zeros, jax.eval_shape(first, fresh))
+    return jax.tree.map(zeros, jax.eval_shape(partial(first, case), fresh))
 
 
 @jax.jit

@@ -1,14 +1,17 @@
 """A plan's numbers are what one counts by hand from a program's text and a chip's peaks, and its input is checked."""
 
 import dataclasses
+import importlib
 import math
 from importlib.util import find_spec
 
+import jax
 import pytest
 
-from experiments.benchmarks import chips, compiling, plan
+from experiments.benchmarks import chips, compiling, hlo_text, plan
 from experiments.benchmarks.compiling import Compiled
 from experiments.benchmarks.time_bounds import bound
+from robustjax import runtime
 
 # Two products of 2 * 1000^3 operations on 3 matrices of 4 MB, and one of them again in a fusion with its like.
 TEXT = """HloModule one, is_scheduled=true
@@ -95,8 +98,72 @@ def test_the_table_of_a_folder():
         "script": "classification.train", "config": {"model": "resnet18", "dtype": "bfloat16"}, "exchanges": exchanges,
     }  # fmt: skip
     head, rule, row = plan.markdown([line]).splitlines()
-    assert row == "| resnet18 bfloat16 | v5e:2x2 | 64 | 14.0 | - | 4,571 | 43 % | 0.02 | 45.0 f32 |"
+    assert row == "| resnet18 bfloat16 | step | v5e:2x2 | 64 | 14.0 | - | 4,571 | 43 % | 0.02 | 45.0 f32 |"
     assert head.count("|") == rule.count("|") == row.count("|")
+
+
+AUTOATTACK = ("source.checkpoint=none.pt", "source.architecture=convnet_small", "source.dataset=cifar10")
+
+
+def of(script, preset, *settings, batch_size=512, shape=(32, 32, 3)):
+    """What a script plans for the devices that are here."""
+    cfg = plan.script_config(plan.Config(script, preset, batch_size=batch_size, settings=settings))
+    mesh = runtime.data_mesh(jax.devices()[:4])
+    return importlib.import_module(f"experiments.{script}").planned(cfg, mesh, shape=shape, classes=10)
+
+
+def test_autoattack_is_planned_attack_by_attack():
+    """10,000 images are 20 batches: 100 iterations at 1 target and at 9, 5,000 queries, each after a first look."""
+    found = of("classification.attack", "standard", *AUTOATTACK, "images=None", "eps=8/255", "out=x")
+    assert [one.name.partition(",")[0] for one in found] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert [one.calls for one in found] == [20 * 11, 20 * 9 * 11, 20 * 9 * 10, 20 * 501]
+    assert {one.images for one in found} == {512}
+    few = of("classification.attack", "standard", *AUTOATTACK, "eps=8/255", "out=x", batch_size=510)
+    assert few[0].calls == 2 * 11 and few[0].images == 512  # 1,000 images; rows divide over 4 devices
+    with pytest.raises(ValueError, match=r"source.architecture is missing"):
+        of("classification.attack", "standard", AUTOATTACK[0], AUTOATTACK[2], "eps=8/255", "out=x")
+
+
+@pytest.mark.slow
+def test_a_segment_makes_its_iterations():
+    """Ten times a forward and a backward pass for the input, three times the operations of a forward one."""
+    found = of("classification.attack", "standard", *AUTOATTACK, "eps=8/255", "out=x", batch_size=32)
+    text = found[0].trace().lower().compile().as_text()
+    program = hlo_text.Program(text)
+    costs = program.costs()
+    assert not program.unknown_trips
+    # Per image: 4x4 kernels with stride 2, 3 to 16 channels at 16 x 16 and 16 to 32 at 8 x 8, then 2048 to 100 to 10.
+    forward = 2 * (16 * 16 * 16 * 48 + 8 * 8 * 32 * 256 + 2048 * 100 + 100 * 10)
+    assert sum(cost.flops for cost in costs) == pytest.approx(10 * 2 * forward * 32 / 4, rel=0.12)
+
+
+@pytest.mark.parametrize(
+    ("script", "preset", "settings", "images", "calls"),
+    [
+        ("classification.train", "cifar10", ("updates=7",), 512, 7),
+        ("classification.speedrun", "cifar10", (), 87 * 512, 15),  # 45,000 of 50,000 images
+        ("ood_detection.train", "cifar10_aloe", ("updates=9", "ood-batch-size=100"), 612, 9),
+        ("perturbation_sets.train", "cifar10", ("epochs=2",), 512, 2 * 87),
+    ],
+)
+def test_trainings_are_planned(script, preset, settings, images, calls):
+    (one,) = of(script, preset, *settings)
+    assert (one.images, one.calls) == (images, calls)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "preset", "settings"),
+    [
+        ("classification.speedrun", "smoke", ("dataset=mnist",)),
+        ("ood_detection.train", "smoke", ()),
+        ("perturbation_sets.train", "smoke", ("dataset=mnist", "pairs=linf", "model=mnist_dense")),
+    ],
+)
+def test_planned_programs_trace(script, preset, settings):
+    (one,) = of(script, preset, *settings, batch_size=32, shape=(28, 28, 1))
+    with jax.numpy_dtype_promotion("standard"):  # as scripts run
+        assert one.trace().lower().as_text()
 
 
 @pytest.mark.parametrize("text", ["v5e", "v9:1x1", "v5e:0x1", "v5e:1", "v5p:2x2", "h100:512", "v5e:2x4x"])
