@@ -19,6 +19,7 @@ by_platform      bilinear maps with a form for CPUs and a form for other platfor
 convolution      gradients in the order that is fast inside loops; products for 1x1, single pixels and small strides
 affine           the matrix product of an affine layer, the same on all platforms
 planes           convolutions of few channels, as products over planes of pixels
+shifts           gradients of kernels, as products of shifted columns with shifted rows
 transposed       transposed convolutions of stride 2, as four plain ones
 patches          strided convolutions with many kernels, as products over patches
 rewritten        somebody's network with these convolutions

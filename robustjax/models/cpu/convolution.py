@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from robustjax.models.cpu import planes
+from robustjax.models.cpu import planes, shifts
 from robustjax.models.cpu.by_platform import multiply
 
 FAST = ("NHWC", "HWIO", "NHWC")
@@ -157,6 +157,9 @@ class Convolution:
         if self.strides == (1, 1) and max(kernel.shape[:2]) <= 2:
             # The fast order is no help with kernels of two taps: their gradient would take many times this product.
             return blocks(self, x, kernel)
+        if shifts.suits(kernel.shape, self.strides):
+            out = shifts.along_kernel(x, kernel, self.pads, self.precision, devices=_all_cpus())
+            return out if self.dtype is None else out.astype(self.dtype)
         return self._in_fast_order(x, kernel)
 
     def run(self, x: Array, kernel: Array, order: Any, pads: Pads | None = None) -> Array:
@@ -242,6 +245,14 @@ def _cpus() -> int:
     """Count the CPU devices of this process; 1 where a program for CPUs is lowered without any."""
     try:
         return jax.local_device_count("cpu")
+    except RuntimeError:
+        return 1
+
+
+def _all_cpus() -> int:
+    """Count the CPU devices of all processes."""
+    try:
+        return jax.device_count("cpu")
     except RuntimeError:
         return 1
 
