@@ -3,12 +3,14 @@ r"""Certify a classifier by bounds on its logits, and attack it: between both li
     python -m experiments.classification.train digits --loss ibp --attack.eps 0.1 --warmup 0.5 --out runs/ibp
     python -m experiments.classification.certify standard --source.run runs/ibp --eps 0.1 --radii 4
     python -m experiments.classification.certify standard --source.run runs/ibp --methods ibp crown alpha-crown
+    python -m experiments.classification.certify standard --source.run runs/ibp --budget 60
 
 At each radius the methods take the images that none before certified, from the cheapest to the tightest; an image is
 tried at a radius only if it was certified at the one before. The attack is AutoAttack's APGD on cross-entropy and at 9
-targets, and Square with --queries. Certified <= true <= attacked: what is neither certified nor broken is undecided. A
-killed run goes on where it was when started again with the same --out. The folder gets results.json, report.html,
-figures/, and what was found for every image, in certified_*.npz and attacked_*.npz.
+targets, and Square with --queries. Certified <= true <= attacked: what is neither certified nor broken is undecided,
+and goes to branch and bound for --budget seconds an image: on small networks that decides most. A killed run goes on
+where it was when started again with the same --out. The folder gets results.json, report.html, figures/, and what was
+found for every image, in certified_*.npz, attacked_*.npz and branch_*.jsonl.
 """
 
 import pathlib
@@ -17,7 +19,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from experiments.classification import certify_report
+from experiments.classification import certify_branch, certify_report
 from experiments.classification.certify_report import Bracket
 from experiments.classification.config import CERTIFY_PRESETS as PRESETS
 from experiments.classification.config import CertifyConfig
@@ -54,12 +56,18 @@ def main(cfg: CertifyConfig) -> None:
         # --- attack ---
         attacked = run.cached(f"attacked_{who}", lambda: attack(cfg, network, test, out / f"progress_{who}"))
 
+        # --- branch and bound on the rest ---
+        tried, robust = [], attacked["robust"]
+        if cfg.budget:
+            journal = out / f"branch_{who}.jsonl"
+            tried = certify_branch.decide(cfg, network, test, certified["certified"][-1], robust, journal)
+            certified, robust = certify_branch.joined(cfg, tried, certified, robust)
+
         # --- what lies between ---
-        found = Bracket(cfg.grid(), attacked["clean"], certified["certified"], attacked["robust"])
+        found = Bracket(cfg.grid(), attacked["clean"], certified["certified"], robust)
         require_consistent(found)
-        flags = it.flags
         certify_report.say(cfg, found)
-        page = certify_report.write(cfg, network, test, found, certified["seconds"], flags, out)
+        page = certify_report.write(cfg, network, test, found, certified["seconds"], tried, it.flags, out)
         runtime.say(f"report: {page}")
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.classification.certify_branch import Tried
 from experiments.classification.config import CertifyConfig
 from experiments.shared import report_pieces
 from robustjax import runtime
@@ -44,7 +45,7 @@ def rows(cfg: CertifyConfig, found: Bracket) -> list[dict[str, Any]]:
                 "radius": float(eps),
                 **{
                     f"{method} %": 100 * float(found.certified[m, r].mean())
-                    for m, method in enumerate(cfg.methods)
+                    for m, method in enumerate(cfg.columns())
                 },
                 "certified, 95 %": _interval(sure),
                 "attacked %": 100 * attacked.value,
@@ -61,7 +62,7 @@ def say(cfg: CertifyConfig, found: Bracket) -> None:
     for row in rows(cfg, found):
         runtime.say(
             f"{cfg.norm} {row['radius']:.4g}: certified "
-            + ", ".join(f"{method} {row[f'{method} %']:.1f}" for method in cfg.methods)
+            + ", ".join(f"{method} {row[f'{method} %']:.1f}" for method in cfg.columns())
             + f"; attacked {row['attacked %']:.1f}; undecided {row['undecided %']:.1f} %"
         )
 
@@ -72,6 +73,7 @@ def write(
     test: Split,
     found: Bracket,
     seconds: np.ndarray,
+    tried: list[Tried],
     flags: tuple[Flag, ...],
     out: pathlib.Path,
 ) -> pathlib.Path:
@@ -89,16 +91,22 @@ def write(
     page.table(
         table,
         caption="Shares of all images, by radius. A method counts with those to its left; exact 95 % binomial "
-        "intervals over images. Certificates hold up to rounding in float32.",
+        "intervals over images. Certificates hold for the network as it is computed in float32, in any order of sums.",
     )
     page.table(
         [
             {"method": name, "seconds": float(s), "an image": float(s) / len(test.label)}
-            for name, s in zip(cfg.methods, seconds, strict=True)
+            for name, s in zip(cfg.columns(), seconds, strict=True)
         ],
         caption="Seconds at all radii together, with compiling.",
     )
-    bands = {"attacked": found.robust, **{m: found.certified[i] for i, m in enumerate(cfg.methods)}}
+    bands = {"attacked": found.robust, **{m: found.certified[i] for i, m in enumerate(cfg.columns())}}
+    if tried:
+        page.table(
+            [one.row(cfg.norm) for one in tried],
+            caption=f"Branch and bound, {cfg.budget:g} seconds for an image at a radius. The least lead of the label's "
+            "logit over the largest other one lies between the bounds; the upper one is that of a point.",
+        )
     picture = figures.curves(
         np.array([0.0, *found.radii]),
         {name: _line(found.clean, hits) for name, hits in bands.items()},
@@ -118,17 +126,18 @@ def write(
         attacked=[f"{network.title}, {len(test.label)} test images: {json.dumps(network.about)}"],
         attacks=[
             f"APGD on cross-entropy and at 9 targets, {cfg.steps} steps each; Square, {cfg.queries} queries",
-            f"bounds: {', '.join(cfg.methods)}",
+            f"bounds: {', '.join(cfg.columns())}",
         ],
         not_attacked=[
             "other norms and larger radii",
             "FAB",
-            "by branch and bound: undecided images may go either way",
+            *([] if cfg.budget else ["by branch and bound: undecided images may go either way"]),
         ],
     )
     about = {
         "network": network.about, "data": plain(test.info), "config": plain(cfg), "table": table,
-        "clean %": 100 * clean.value, "seconds": seconds.tolist(), "flags": [plain(f) for f in flags],
+        "clean %": 100 * clean.value, "seconds": seconds.tolist(),
+        "branch and bound": [one._asdict() for one in tried], "flags": [plain(f) for f in flags],
         "made_with": made_with(),
     }  # fmt: skip
     strict_json.write(out / "results.json", about)

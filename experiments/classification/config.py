@@ -1,9 +1,10 @@
 """Settings and presets of the scripts of this topic."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge
 
 from experiments.shared import network_source
 from experiments.shared.fields import (
@@ -472,6 +473,10 @@ class FrontierConfig:
 # --- certify ---
 
 
+Split = Literal["activations", "inputs"]
+BRANCH = "branch and bound"
+
+
 @dataclasses.dataclass(frozen=True)
 class CertifyConfig:
     """Certify a classifier by bounds, and attack it."""
@@ -483,6 +488,10 @@ class CertifyConfig:
     methods: tuple[Method, ...] = ("ibp", "crown-ibp", "crown")  # from the cheapest to the tightest
     steps: Count = 100  # of APGD
     queries: Count = 1000  # of Square
+    # seconds of branch and bound for each image that bounds and attacks leave undecided; 0 for none
+    budget: NonNegative = 0.0
+    split: Split = "activations"  # what it cuts: inputs where they are few numbers
+    domains: Annotated[int, Ge(2)] = 64  # sub-domains on the device together
     images: ImagesOrAll = 100  # test images, None for all
     batch_size: Count = 16  # images whose bounds are on the device together
     seed: Seed = 0
@@ -505,6 +514,10 @@ class CertifyConfig:
     def grid(self) -> np.ndarray:
         """List the radii."""
         return np.linspace(0, self.eps, self.radii + 1)[1:]
+
+    def columns(self) -> tuple[str, ...]:
+        """Name what certifies, in this order."""
+        return (*self.methods, BRANCH) if self.budget else self.methods
 
 
 CERTIFY_PRESETS = {

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from robustjax.bounds import rounding
 from robustjax.bounds.arithmetic import Interval, is_affine
 from robustjax.bounds.program import Line, Program, Wire, run
 from robustjax.numerics import TINY, Norm
@@ -55,9 +56,12 @@ def first_layers(program: Program, ball: Ball) -> dict[Wire, Interval]:
 
     centres = prefix(ball.x)
     norms = _dual_norms(prefix, jnp.full(ball.x.shape, program.zero), ball.norm)
-    return {
-        w: Interval(c - ball.eps * n, c + ball.eps * n) for w, c, n in zip(edge, centres, norms, strict=True)
-    }
+    reaches = [ball.eps * n for n in norms]
+    if program.outward:
+        reach = jnp.abs(ball.x) + ball.eps
+        lost = rounding.chain(lines, {program.x: Interval(-reach, reach)}, others=reach.size)
+        reaches = [r + lost[w] for r, w in zip(reaches, edge, strict=True)]
+    return {w: Interval(c - r, c + r) for w, c, r in zip(edge, centres, reaches, strict=True)}
 
 
 def _dual_norms(prefix: Callable[[Array], list[Array]], zero: Array, norm: Norm) -> list[Array]:
@@ -123,6 +127,12 @@ def differences(
             )
             part = jnp.minimum(part, _apart(rows @ ball.x.reshape(-1)) + ball.eps * dual)
         total = total + part
+    if program.outward:
+        count = sum(values[w].low.size for w in ending.cut)
+        lost = rounding.chain(ending.lines, {w: values[w] for w in ending.cut}, others=count)
+        few = 4 * rounding.unit(offset)
+        off = lost[ending.output] if ending.lines else few * rounding.largest(values[ending.output])
+        total = total + off[:, None] + off[None]
     return total
 
 

@@ -6,15 +6,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from robustjax.bounds import rounding
 from robustjax.bounds.activations import curve_of
 from robustjax.bounds.affine import Ball, root
 from robustjax.bounds.arithmetic import Interval, is_affine
+from robustjax.bounds.curves import Turning, turning
 from robustjax.bounds.program import Line, Program, Wire
 from robustjax.bounds.relaxation import Relaxation, interval, relaxed
 
 Values = dict[Wire, Interval]
 Relaxations = Mapping[Wire, Relaxation]  # of operations, by result
 Moved = Mapping[Wire, Interval]  # how lines below and above are turned, by the result of their curve
+Turnings = Mapping[Wire, Turning]  # where those start from
 NOTHING: Moved = {}
 
 
@@ -36,12 +39,17 @@ def least(
     weights = dict(weights)
     rows = next(iter(weights.values())).shape[0]
     offset = jnp.zeros(rows, ball.x.dtype)
+    lost = jnp.zeros_like(offset)  # at most, in sums of offsets
     for out in (out for line in reversed(program.lines) for out in line.outputs):
         if out not in weights:
             continue
         weight, relaxation = weights.pop(out), relaxations[out]
         up, down = jnp.maximum(weight, 0.0), jnp.minimum(weight, 0.0)
         offset += _sum(up, relaxation.low_offset) + _sum(down, relaxation.high_offset)
+        if program.outward:
+            count = rounding.unit(weight) * (relaxation.low_offset.size + len(program.lines) + 2)
+            sums = _sum(up, jnp.abs(relaxation.low_offset)) - _sum(down, jnp.abs(relaxation.high_offset))
+            lost += jax.lax.stop_gradient(count * sums)
         if relaxation.low is relaxation.high:
             pulled = jax.vmap(relaxation.low)(weight)
         else:
@@ -51,7 +59,11 @@ def least(
             ]
         for wire, part in zip(relaxation.wires, pulled, strict=True):
             weights[wire] = weights[wire] + part if wire in weights else part
-    return offset + _over(ball, weights[program.x]) if program.x in weights else offset
+    offset = offset - lost
+    if program.x not in weights:
+        return offset
+    over = _over_outward if program.outward else _over
+    return offset + over(ball, weights[program.x])
 
 
 def _sum(weight: Array, offset: Array) -> Array:
@@ -71,13 +83,49 @@ def _over(ball: Ball, weight: Array) -> Array:
     return jnp.maximum(found, flat @ x - ball.eps * dual)
 
 
-def relaxations_of(program: Program, values: Mapping[Wire, Interval], moved: Moved = NOTHING) -> Relaxations:
-    """Bound every operation by affine functions over intervals of its operands."""
-    return {
-        out: relaxed(line, values, number, moved.get(out))
+def _over_outward(ball: Ball, weight: Array) -> Array:
+    """Minimise as `_over`, with what rounding may take off."""
+    flat = weight.reshape(weight.shape[0], -1)
+    low, high, x = (v.reshape(1, -1) for v in (ball.hull.low, ball.hull.high, ball.x))
+    found = rounding.tree_sum(jnp.maximum(flat, 0.0) * low + jnp.minimum(flat, 0.0) * high)
+    if ball.norm != "linf":
+        # Norms of n numbers are off by n units at most.
+        long = 1.0 + flat.shape[1] * 2 * rounding.unit(flat)
+        dual = jnp.abs(flat).max(axis=1) if ball.norm == "l1" else root(jnp.square(flat).sum(axis=1)) * long
+        found = jnp.maximum(found, rounding.tree_sum(flat * x) - ball.eps * dual)
+    sums = jnp.abs(flat) @ (jnp.maximum(jnp.abs(low), jnp.abs(high)) + jnp.abs(x) + ball.eps)[0]
+    return found - jax.lax.stop_gradient(rounding.SUMMED * rounding.unit(flat) * sums)
+
+
+def relaxations_of(
+    program: Program,
+    values: Mapping[Wire, Interval],
+    moved: Moved = NOTHING,
+    slacks: rounding.Slacks | None = None,
+    turnings: Turnings | None = None,
+) -> Relaxations:
+    """Bound every operation by affine functions over intervals of its operands.
+
+    Args:
+      program: whose operations; where it is `outward`, lines are moved as far as rounding may take them.
+      values: the intervals.
+      moved: how lines are turned.
+      slacks: what rounding does over these intervals or wider ones, where it is known.
+      turnings: where lines start from, where it is known.
+    """
+    known = turnings or {}
+    if slacks is None and program.outward:
+        slacks = rounding.slacks(program, values)
+    found = {
+        out: relaxed(line, values, number, moved.get(out), known.get(out))
         for line in program.lines
         for number, out in enumerate(line.outputs)
     }
+    return {out: _moved(one, slacks[out]) for out, one in found.items()} if slacks else found
+
+
+def _moved(relaxation: Relaxation, by: Array) -> Relaxation:
+    return relaxation._replace(low_offset=relaxation.low_offset - by, high_offset=relaxation.high_offset + by)
 
 
 def by_relaxation(program: Program, ball: Ball, values: Values, *, chunk: int) -> Values:
@@ -92,15 +140,36 @@ def by_relaxation(program: Program, ball: Ball, values: Values, *, chunk: int) -
     relaxations: dict[Wire, Relaxation] = {}
     read = read_by_curves(program)
     for line in program.lines:
-        for number, (out, found) in enumerate(zip(line.outputs, interval(line, tight), strict=True)):
+        for number, (out, found) in enumerate(
+            zip(line.outputs, intervals(program, line, tight), strict=True)
+        ):
             low = jnp.maximum(found.low, values[out].low)
             high = jnp.minimum(found.high, values[out].high)
             relaxations[out] = relaxed(line, tight, number)
+            if program.outward:
+                relaxations[out] = _moved(relaxations[out], rounding.slack(line, tight, number))
             if out in read:
                 back = bounds(program, ball, relaxations, out, low, chunk)
                 low, high = jnp.maximum(low, back.low), jnp.minimum(high, back.high)
             tight[out] = Interval(low, high)
     return tight
+
+
+def intervals(
+    program: Program,
+    line: Line,
+    values: Mapping[Wire, Interval],
+    slacks: rounding.Slacks | None = None,
+) -> list[Interval]:
+    """Bound the results of an operation by intervals, as `relaxation.interval`; outwards if the program is."""
+    found = interval(line, values)
+    if not program.outward:
+        return found
+    known = slacks or {}
+    return [
+        rounding.outward(line, one, values, number, known.get(out))
+        for number, (out, one) in enumerate(zip(line.outputs, found, strict=True))
+    ]
 
 
 def read_by_curves(program: Program) -> set[Wire]:
@@ -116,6 +185,16 @@ def curves_before(program: Program, wire: Wire) -> list[Line]:
             needed.update(line.wires())
             if not is_affine(line) and curve_of(line) is not None:
                 found.append(line)
+    return found
+
+
+def turnings(program: Program, wire: Wire, values: Mapping[Wire, Interval]) -> dict[Wire, Turning]:
+    """Prepare the lines of all curves that a value depends on to be turned."""
+    found = {}
+    for line in curves_before(program, wire):
+        curve = curve_of(line)
+        assert curve is not None
+        found[line.outputs[0]] = turning(curve, values[line.wires()[0]])
     return found
 
 

@@ -4,6 +4,7 @@ Of a line only the slope is chosen; its offset is computed, so that every slope 
 parameters, to be optimised.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -74,6 +75,9 @@ def lowest(curve: Curve, slope: Array, x: Interval) -> Array:
     A convex piece lies above its tangents, so a point where its slope is nearly the one given serves: what is missing
     is at most the difference of both times the width of the piece.
     """
+    if CONVEX not in curve.shapes:  # then it is lowest at an end of a piece
+        ends = [x.low, *(b for _, b, _ in _pieces(curve, x))]
+        return functools.reduce(jnp.minimum, [curve.fn(z) - slope * z for z in ends])
     least = jnp.minimum(curve.fn(x.low) - slope * x.low, curve.fn(x.high) - slope * x.high)
     for a, b, shape in _pieces(curve, x):
         ends = jnp.minimum(curve.fn(a) - slope * a, curve.fn(b) - slope * b)
@@ -152,18 +156,47 @@ def lines(curve: Curve, x: Interval) -> Lines:
     return Lines(low, lowest(curve, low, x), high, highest(curve, high, x))
 
 
-def turned(curve: Curve, x: Interval, moved: Interval) -> Lines:
-    """Bound a function by lines of slopes that differ from the nearest ones' by some part of the range of its slopes.
+class Turning(NamedTuple):
+    """The slopes that lines start from, the range that they may be turned in, and which lines stay as they are."""
+
+    start: Interval
+    range: Interval
+    low_stays: Array
+    high_stays: Array
+
+
+def turning(curve: Curve, x: Interval) -> Turning:
+    """Prepare lines to be turned: they start from those that come nearest to the function on average.
 
     A line that meets the function at both ends stays: it is nearer than every other everywhere.
     """
-    nearest, steep = lines(curve, x), slopes(curve, x)
+    nearest = lines(curve, x)
 
-    def turn(slope: Array, offset: Array, by: Array) -> Array:
-        meets = [jnp.abs(slope * end + offset - curve.fn(end)) <= 1e-6 * (1 + jnp.abs(end)) for end in x]
+    def meets(slope: Array, offset: Array) -> Array:
+        at = [jnp.abs(slope * end + offset - curve.fn(end)) <= 1e-6 * (1 + jnp.abs(end)) for end in x]
+        return at[0] & at[1]
+
+    return Turning(
+        Interval(nearest.low_slope, nearest.high_slope),
+        slopes(curve, x),
+        meets(nearest.low_slope, nearest.low_offset),
+        meets(nearest.high_slope, nearest.high_offset),
+    )
+
+
+def turned(curve: Curve, x: Interval, moved: Interval, known: Turning | None = None) -> Lines:
+    """Bound a function by lines of slopes that differ from the nearest ones' by some part of the range of its slopes.
+
+    Args:
+      curve, x: the function and the interval.
+      moved: by which part of the range, below and above, from -1 to 1.
+      known: from `turning`.
+    """
+    start, steep, low_stays, high_stays = known or turning(curve, x)
+
+    def turn(slope: Array, by: Array, stays: Array) -> Array:
         other = jnp.clip(slope + by * (steep.high - steep.low), steep.low, steep.high)
-        return jnp.where(meets[0] & meets[1], slope, other)
+        return jnp.where(stays, slope, other)
 
-    low = turn(nearest.low_slope, nearest.low_offset, moved.low)
-    high = turn(nearest.high_slope, nearest.high_offset, moved.high)
+    low, high = turn(start.low, moved.low, low_stays), turn(start.high, moved.high, high_stays)
     return Lines(low, lowest(curve, low, x), high, highest(curve, high, x))

@@ -17,7 +17,6 @@ from robustjax.bounds.arithmetic import Interval
 from robustjax.bounds.backward import Relaxations, Values
 from robustjax.bounds.optimised import least_optimised
 from robustjax.bounds.program import Program, Wire, traced
-from robustjax.bounds.relaxation import interval
 from robustjax.numerics import constant, in_float32, per_example
 from robustjax.threats import Threat
 from robustjax.types import Labels, LogitsFn, PerExample
@@ -34,6 +33,7 @@ def enclose(
     *,
     method: Method = "ibp",
     chunk: int = 256,
+    outward: bool = False,
 ) -> Interval:
     """Bound every output of a function over the threat around each example.
 
@@ -53,6 +53,7 @@ def enclose(
       x: points of the box.
       method: one of the above.
       chunk: rows of a hidden layer that go back at a time; more take more memory.
+      outward: add what rounding can do to fn and to its bounds, see `rounding`; else they hold up to that.
 
     Returns:
       The lowest and highest values, of the shape of fn(x). Traced code may sweep, differentiate and train on them.
@@ -68,7 +69,7 @@ def enclose(
         if not isinstance(program.output, Wire):
             known = jnp.asarray(program.output)
             return Interval(known, known)
-        output, values = program.output, _values(program, ball)
+        output, values = program.output, intervals_of(program, ball)
         if method == "ibp" or output == program.x:
             return values[output]
         like = values[output].low
@@ -84,12 +85,18 @@ def enclose(
 
     _method("bounds", method)
     checks.count("bounds", "chunk", chunk)
-    return _mapped(one, fn, threat, x)
+    return _mapped(one, fn, threat, x, outward=outward)
 
 
 @in_float32
 def differences(
-    logits_fn: LogitsFn, threat: Threat, x: Float[Array, "b ..."], *, method: Method = "ibp", chunk: int = 256
+    logits_fn: LogitsFn,
+    threat: Threat,
+    x: Float[Array, "b ..."],
+    *,
+    method: Method = "ibp",
+    chunk: int = 256,
+    outward: bool = False,
 ) -> Float[Array, "b k k"]:
     """Bound all differences of logits from above: entry [k, j] is at least z_k - z_j everywhere in the threat.
 
@@ -97,21 +104,32 @@ def differences(
     grows with K^2 times the width of the last hidden layer.
 
     Args:
-      logits_fn, threat, x, method, chunk: as in `enclose`; the function returns logits (b, k).
+      logits_fn, threat, x, method, chunk, outward: as in `enclose`; the function returns logits (b, k).
     """
-    return differences_for_training(logits_fn, threat, x, method=method, chunk=chunk)
+    return _differences(logits_fn, threat, x, method, chunk, outward=outward)
 
 
 def differences_for_training(
     logits_fn: LogitsFn, threat: Threat, x: Float[Array, "b ..."], *, method: Method = "ibp", chunk: int = 256
 ) -> Float[Array, "b k k"]:
     """Compute as `differences` with products at the default precision: on accelerators fast, and no proof."""
+    return _differences(logits_fn, threat, x, method, chunk, outward=False)
 
+
+def _differences(
+    logits_fn: LogitsFn,
+    threat: Threat,
+    x: Float[Array, "b ..."],
+    method: Method,
+    chunk: int,
+    *,
+    outward: bool,
+) -> Float[Array, "b k k"]:
     def one(program: Program, ball: Ball) -> Array:
         if not isinstance(program.output, Wire):
             known = jnp.asarray(program.output)
             return known[:, None] - known[None]
-        output, values = program.output, _values(program, ball)
+        output, values = program.output, intervals_of(program, ball)
         found = last_differences(program, last_layers(program, output), values, ball)
         if method == "ibp" or output == program.x:
             return found
@@ -131,7 +149,7 @@ def differences_for_training(
     checks.answers("bounds", jax.eval_shape(lambda z: checks.called("bounds", "network", logits_fn, z), x))
     _method("bounds", method)
     checks.count("bounds", "chunk", chunk)
-    return _mapped(one, logits_fn, threat, x)
+    return _mapped(one, logits_fn, threat, x, outward=outward)
 
 
 @in_float32
@@ -146,6 +164,8 @@ def margins(
 ) -> PerExample:
     """Bound max_{j != y} z_j - z_y from above: where it is negative no point of the threat is misclassified.
 
+    That is so for the network as it is computed in floating point: see `rounding`.
+
     Args:
       logits_fn, threat, x, method, chunk: as in `differences`; label: the classes y.
     """
@@ -154,7 +174,7 @@ def margins(
         if not isinstance(program.output, Wire):
             found = program.output - program.output[label]
         else:
-            output, values = program.output, _values(program, ball)
+            output, values = program.output, intervals_of(program, ball)
             found = last_differences(program, last_layers(program, output), values, ball)[:, label]
             if method != "ibp" and output != program.x:
                 relaxations, inside = _lines(program, ball, values, method, chunk)
@@ -173,7 +193,7 @@ def margins(
     )
     _method("bounds", method)
     checks.count("bounds", "chunk", chunk)
-    return _mapped(one, logits_fn, threat, x, label)
+    return _mapped(one, logits_fn, threat, x, label, outward=True)
 
 
 def _method(who: str, method: str) -> None:
@@ -189,28 +209,43 @@ def _lines(
     return backward.relaxations_of(program, values), values
 
 
-def _mapped(one: Callable, fn: Callable[[Array], Array], threat: Threat, x: Array, *others: Array):
+def _mapped(
+    one: Callable, fn: Callable[[Array], Array], threat: Threat, x: Array, *others: Array, outward: bool
+):
     checks.threat("bounds", threat)
     kind = checks.norm("bounds", threat.norm)
     checks.points("bounds", x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
-    eps = per_example(threat.eps, x)
-    low = jnp.broadcast_to(jnp.maximum(x - eps, threat.lower), x.shape)
-    high = jnp.broadcast_to(jnp.minimum(x + eps, threat.upper), x.shape)
     program = recognised(
         traced(lambda z: jnp.squeeze(checks.called("bounds", "network", fn, z[None]), 0), x[0])
-    )
+    )._replace(outward=outward)
 
-    def mapped(x, eps, low, high, *others):
-        return one(program, Ball(x, eps, kind, Interval(low, high)), *others)
+    def mapped(x, eps, hull, *others):
+        return one(program, Ball(x, eps, kind, hull), *others)
 
-    return jax.vmap(mapped)(x, constant(x, threat.eps, x.dtype), low, high, *others)
+    return jax.vmap(mapped)(*around(threat, x, outward=outward), *others)
 
 
-def _values(program: Program, ball: Ball) -> Values:
+def around(threat: Threat, x: Array, *, outward: bool) -> tuple[Array, Array, Interval]:
+    """Return each example, its radius, and the ball's smallest box, cut by the threat's.
+
+    Args:
+      threat, x: the ball and its centres.
+      outward: widen the box by what its ends are rounded by.
+    """
+    eps = per_example(threat.eps, x)
+    if outward:
+        eps = eps + 2 * jnp.finfo(x.dtype).eps * (eps + jax.lax.stop_gradient(jnp.abs(x)))
+    low = jnp.broadcast_to(jnp.maximum(x - eps, threat.lower), x.shape)
+    high = jnp.broadcast_to(jnp.minimum(x + eps, threat.upper), x.shape)
+    return x, constant(x, threat.eps, x.dtype), Interval(low, high)
+
+
+def intervals_of(program: Program, ball: Ball) -> Values:
+    """Bound every value of a program by intervals, and what is affine in the input by dual norms."""
     values: Values = {program.x: ball.hull}
     exact = {} if ball.norm == "linf" else first_layers(program, ball)
     for line in program.lines:
-        results = interval(line, values)
+        results = backward.intervals(program, line, values)
         for wire, found in zip(line.outputs, results, strict=True):
             values[wire] = _both(found, exact[wire]) if wire in exact else found
     return values

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from robustjax.bounds import rounding
 from robustjax.bounds.affine import Ball
 from robustjax.bounds.arithmetic import Interval
-from robustjax.bounds.backward import Moved, Values, curves_before, least, relaxations_of
+from robustjax.bounds.backward import Moved, Values, curves_before, least, relaxations_of, turnings
 from robustjax.bounds.program import Program, Wire
 
 _RATE = 0.05  # of Adam, in parts of the range of slopes
@@ -49,13 +50,16 @@ def least_optimised(
         )
         for line in curves_before(program, wire)
     }
-    first = least(program, ball, relaxations_of(program, values), weights)
+    slacks = rounding.slacks(program, values) if program.outward else {}
+    start = turnings(program, wire, values)
+    first = least(program, ball, relaxations_of(program, values, slacks=slacks), weights)
     if not turns:
         return first
 
     def bound(turns: Moved) -> Float[Array, " rows"]:
         def row(weight: Array, moved: Moved) -> Array:
-            return least(program, ball, relaxations_of(program, values, moved), {wire: weight[None]})[0]
+            relaxations = relaxations_of(program, values, moved, slacks, start)
+            return least(program, ball, relaxations, {wire: weight[None]})[0]
 
         return jax.vmap(row)(weight, turns)
 

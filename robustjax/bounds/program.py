@@ -59,13 +59,16 @@ class Line(NamedTuple):
 class Program(NamedTuple):
     """The operations that depend on the input, in order, and the output.
 
-    `zero` is a zero that varies over the same axes of a mesh as the input.
+    `zero` is a zero that varies over the same axes of a mesh as the input, `shape` is the input's. If `outward`, bounds
+    hold for what the operations compute in floating point, else up to rounding.
     """
 
     lines: list[Line]
     x: Wire
     output: Wire | Constant
     zero: Array
+    shape: tuple[int, ...]
+    outward: bool = False
 
 
 def traced(fn: Callable[[Array], Array], like: Array) -> Program:
@@ -111,7 +114,7 @@ def traced(fn: Callable[[Array], Array], like: Array) -> Program:
         return [read(atom) for atom in jaxpr.outvars]
 
     (output,) = walk(closed.jaxpr, closed.consts, (x,))
-    return Program(lines, x, output, jnp.zeros_like(like.reshape(-1)[0]))
+    return Program(lines, x, output, jnp.zeros_like(like.reshape(-1)[0]), like.shape)
 
 
 def _constant(equation: core.JaxprEqn, inputs: Sequence[Constant]) -> list[Array]:

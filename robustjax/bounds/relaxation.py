@@ -51,7 +51,11 @@ def affine(line: Line, like: Mapping[Wire, Interval], number: int) -> Relaxation
 
 
 def relaxed(
-    line: Line, values: Mapping[Wire, Interval], number: int = 0, moved: Interval | None = None
+    line: Line,
+    values: Mapping[Wire, Interval],
+    number: int = 0,
+    moved: Interval | None = None,
+    turning: curves.Turning | None = None,
 ) -> Relaxation:
     """Bound a result of an operation over intervals of its operands by affine functions.
 
@@ -61,6 +65,7 @@ def relaxed(
       number: of the result, where there are several.
       moved: for functions of one number, by which part of the range of its slopes the lines below and above are turned
         away from those nearest on average.
+      turning: where they start from, if that is known.
 
     Raises:
       ValueError: for an operation that is not supported.
@@ -68,7 +73,7 @@ def relaxed(
     if is_affine(line):
         return affine(line, values, number)
     if (curve := curve_of(line)) is not None:
-        return _curved(curve, line, values, moved)
+        return _curved(curve, line, values, moved, turning)
     wires = list(dict.fromkeys(line.wires()))
     if line.name in ("mul", "dot_general") and len(wires) == 2:
         return _product(line, wires, values)
@@ -82,11 +87,15 @@ def relaxed(
 
 
 def _curved(
-    curve: curves.Curve, line: Line, values: Mapping[Wire, Interval], moved: Interval | None
+    curve: curves.Curve,
+    line: Line,
+    values: Mapping[Wire, Interval],
+    moved: Interval | None,
+    turning: curves.Turning | None,
 ) -> Relaxation:
     (wire,) = dict.fromkeys(line.wires())
     x = values[wire]
-    found = curves.lines(curve, x) if moved is None else curves.turned(curve, x, moved)
+    found = curves.lines(curve, x) if moved is None else curves.turned(curve, x, moved, turning)
     return Relaxation(
         [wire],
         lambda weight: [weight * found.low_slope],

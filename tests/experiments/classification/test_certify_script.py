@@ -4,6 +4,8 @@ import json
 import pathlib
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scripts
@@ -87,3 +89,32 @@ def test_what_is_certified_cannot_be_broken():
 def test_settings_are_checked(run, tmp_path, words, message):
     done = run("--out", tmp_path, *words)
     assert done.returncode == 2 and message in done.stderr
+
+
+def hat(x):
+    """A network that always says 0: the second logit is a hat over the mean of the image, 0.1 high at most."""
+    s = 10.0 * (x.reshape(len(x), -1).mean(axis=1) - 0.3)
+    rise = jax.nn.relu(s + 0.1) - 2.0 * jax.nn.relu(s) + jax.nn.relu(s - 0.1)
+    return jnp.stack([jnp.full_like(s, 0.11), rise, *[jnp.full_like(s, -1.0)] * 8], axis=1)
+
+
+@pytest.mark.slow
+def test_branch_and_bound_decides_what_bounds_leave_open(run, tmp_path):
+    """A hat that stays below the first logit: every image of a 0 is robust at every radius, the others are wrong."""
+    source = ("--source.function", "test_certify_script:hat", "--methods", "ibp", "crown")
+    words = (*source, "--eps", "0.06", "--radii", "1", "--budget", "60", "--domains", "4", "--out", tmp_path)
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    (row,) = found["table"]
+    assert row["branch and bound %"] == row["attacked %"] == found["clean %"] > row["crown %"]
+    assert row["undecided %"] == 0.0
+    tried = found["branch and bound"]
+    assert {one["status"] for one in tried} == {"certified"} and all(
+        0 < one["lower"] <= one["upper"] for one in tried
+    )
+    assert "Branch and bound, 60 seconds" in (tmp_path / "report.html").read_text()
+    again = run(*words)  # the journal tells what was found
+    assert again.returncode == 0 and "sub-domains" not in again.stdout + again.stderr
+    (journal,) = tmp_path.glob("branch_*.jsonl")
+    assert len(journal.read_text().splitlines()) == len(tried)

@@ -1,0 +1,115 @@
+"""Branch and bound on what bounds and attacks leave undecided, image by image, with a journal."""
+
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.classification.config import BRANCH, CertifyConfig
+from robustjax import runtime
+from robustjax.bounds import branch_and_bound
+from robustjax.data import Split
+from robustjax.evaluation.suite import as_floats
+from robustjax.runtime import strict_json
+from robustjax.threats import Threat
+from robustjax.types import Network
+
+
+class Tried(NamedTuple):
+    """What came of one image at one radius.
+
+    Attributes:
+      radius, image: which, images by their place among those evaluated.
+      status: certified, attacked or undecided.
+      lower, upper: bounds on the least lead of the label's logit; None for one that is infinite.
+      seconds: that it took, with compiling.
+      bounded: sub-domains.
+    """
+
+    radius: float
+    image: int
+    status: str
+    lower: float | None
+    upper: float | None
+    seconds: float
+    bounded: int
+
+    def row(self, norm: str) -> dict[str, Any]:
+        """Tabulate."""
+        return {
+            f"{norm} radius" if name == "radius" else name: value for name, value in self._asdict().items()
+        }
+
+
+def decide(
+    cfg: CertifyConfig,
+    network: Network,
+    test: Split,
+    certified: np.ndarray,
+    robust: np.ndarray,
+    journal: pathlib.Path,
+) -> list[Tried]:
+    """Try every image at every radius where it is neither certified nor broken, until the budget of each ends.
+
+    At a radius an image is tried if it is certified at the one before. What the journal tells is not tried again.
+
+    Args:
+      cfg, network, test: the settings, the network and the images.
+      certified, robust: (r, n) what is known before.
+      journal: a line of JSON for each image at a radius.
+    """
+    known = {(one.radius, one.image): one for one in read(journal)}
+    done: list[Tried] = []
+    able = np.ones(len(test.label), bool)
+    for eps, sure, stands in zip(cfg.grid(), certified, robust, strict=True):
+        threat = Threat(cfg.norm, float(eps))
+        verify = branch_and_bound(network, threat, inputs=cfg.split == "inputs", batch_size=cfg.domains)
+        for i in np.flatnonzero(able & stands & ~sure):
+            one = known.get((float(eps), int(i)))
+            if one is None:
+                began = time.monotonic()
+                image = as_floats(test.image[i : i + 1])[0]
+                found = verify(
+                    image, test.label[i], lambda began=began: time.monotonic() - began < cfg.budget
+                )
+                one = Tried(
+                    float(eps), int(i), found.status, *(_finite(v) for v in (found.lower, found.upper)),
+                    time.monotonic() - began, found.bounded,
+                )  # fmt: skip
+                strict_json.append(journal, one._asdict())
+                runtime.say(
+                    f"{cfg.norm} {eps:.4g}  {BRANCH}: image {i} {one.status}, {one.bounded} sub-domains, "
+                    f"{one.seconds:.1f} s"
+                )
+            done.append(one)
+        able = sure | np.isin(
+            np.arange(len(sure)), [d.image for d in done if d.radius == eps and d.status == "certified"]
+        )
+    return done
+
+
+def joined(
+    cfg: CertifyConfig, done: list[Tried], certified: Mapping[str, np.ndarray], robust: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Add what was decided to the certificates of all methods (m, r, n) and to what attacks left (r, n)."""
+    sure, robust = certified["certified"][-1].copy(), robust.copy()
+    for one in done:
+        r = int(np.flatnonzero(cfg.grid() == one.radius)[0])
+        sure[r, one.image] |= one.status == "certified"
+        if one.status == "attacked":  # and at every larger radius
+            robust[r:, one.image] = False
+    seconds = np.append(certified["seconds"], sum(one.seconds for one in done))
+    return {"certified": np.concatenate([certified["certified"], sure[None]]), "seconds": seconds}, robust
+
+
+def read(journal: pathlib.Path) -> list[Tried]:
+    """Read a journal; a last line that was not written to its end is left out."""
+    lines = journal.read_text().split("\n")[:-1] if journal.exists() else []
+    return [Tried(**json.loads(line)) for line in lines]
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

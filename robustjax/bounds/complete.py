@@ -1,0 +1,258 @@
+"""Complete verification: cut the threat into sub-domains until each is certified, or a point is misclassified."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustjax import checks
+from robustjax.bounds import open_domains
+from robustjax.bounds.backward import Moved
+from robustjax.bounds.branching import Programs, compiled
+from robustjax.bounds.domains import Domain, Whole
+from robustjax.bounds.open_domains import Queue
+from robustjax.threats import Threat
+from robustjax.types import LogitsFn, Model, Network, frozen
+
+Status = Literal["certified", "attacked", "undecided"]
+FIRST_STEPS = 40  # of Adam on the whole threat: sub-domains start from its slopes
+_TOGETHER = 5  # steps between two looks at the bounds
+
+
+class Verdict(NamedTuple):
+    """What was found out about one example.
+
+    Attributes:
+      status: "certified": no point of the threat is misclassified; "attacked": `point` is; else "undecided".
+      lower: at most the least lead, over the threat, of the label's logit over the largest other one.
+      upper: the least lead of the points met.
+      point: where that is.
+      bounded: how many sub-domains were bounded.
+    """
+
+    status: Status
+    lower: float
+    upper: float
+    point: np.ndarray
+    bounded: int
+
+
+class Search(NamedTuple):
+    """Where branch and bound of one example is.
+
+    Attributes:
+      whole, turns: what is known over the threat, and slopes to start from, by class.
+      queue: the open sub-domains.
+      lower: the least bound of those that are certified or given up.
+      upper, point: the least lead met, and where.
+      bounded: sub-domains so far.
+    """
+
+    whole: Whole
+    turns: Moved
+    queue: Queue
+    lower: float
+    upper: float
+    point: np.ndarray
+    bounded: int
+
+
+class Settings(NamedTuple):
+    """What stays the same: compiled programs, the threat, sub-domains at a time, steps, cuts, and the budget."""
+
+    run: Programs
+    threat: Threat
+    batch_size: int
+    steps: int
+    depth: int
+    going: Callable[[], bool]
+
+
+def always() -> bool:
+    """Go on without a budget."""
+    return True
+
+
+def branch_and_bound(
+    network: LogitsFn | Network,
+    threat: Threat,
+    *,
+    inputs: bool = False,
+    batch_size: int = 64,
+    steps: int = 15,
+    candidates: int = 3,
+    depth: int = 64,
+    chunk: int = 1024,
+) -> Callable[..., Verdict]:
+    """Decide for one example at a time whether any point of a threat is misclassified.
+
+    Every other class, over the whole threat, is a sub-domain at first. The one with the lowest bound is cut in two at a
+    number that a ReLU (or another curve) reads, or at one of the input: of the candidates, ranked by `cuts`, at the one
+    whose halves have the best bounds. Halves that beta-CROWN bounds above 0 are certified; the others are cut again.
+    Bounds hold for the network as computed in floating point, see `rounding`.
+
+    Args:
+      network: images (b, h, w, c) -> logits, made of the operations that `bounds` knows; or a `Network`, whose programs
+        are compiled once for all its weights.
+      threat: norm, radius and box.
+      inputs: cut the input alone, and bound every hidden number anew in each half: for inputs of few numbers. Else the
+        input is cut when no curve is left.
+      batch_size: sub-domains on the device together.
+      steps: of Adam for each.
+      candidates: cuts that are tried.
+      depth: cuts of one sub-domain at most; then it is given up.
+      chunk: rows of a hidden layer that go back at a time.
+
+    Returns:
+      verify(x, label, going=always) -> Verdict, for one image (h, w, c) and its class. `going` is asked between batches
+      whether to go on; once it says no, the example is undecided. Programs are compiled by the first call.
+
+    Raises:
+      ValueError: for settings out of range, or a network with an operation that has no bounds.
+
+    Reference: Wang et al. 2021, arXiv:2103.06624, beta-CROWN; the trial of candidates is De Palma et al. 2021,
+      arXiv:2104.06718, filtered smart branching. Hidden intervals stay those of the whole threat but for what intervals
+      gain from the cuts.
+    """
+    who = "branch_and_bound"
+    checks.threat("bounds", threat)
+    norm = checks.norm("bounds", threat.norm)
+    for name, value in (("steps", steps), ("candidates", candidates), ("depth", depth), ("chunk", chunk)):
+        checks.count(who, name, value)
+    if batch_size < 2:
+        raise ValueError(f"{who}: batch_size is {batch_size}, must be at least 2: the halves of a sub-domain")
+    if isinstance(network, Network):
+        apply, weights = _applied(network.model), (network.params, network.state)
+    else:
+        apply, weights = _called(network), ()
+
+    @functools.cache
+    def programs_for(shape: tuple[int, ...]) -> Programs:
+        made = compiled(apply, norm, shape, inputs=inputs, candidates=candidates, chunk=chunk)
+        return made(weights)
+
+    def verify(x: Any, label: Any, going: Callable[[], bool] = always) -> Verdict:
+        x = jnp.asarray(x, jnp.float32)
+        checks.points("bounds", x[None], eps=threat.eps, lower=threat.lower, upper=threat.upper)
+        run = programs_for(x.shape)
+        checks.labels(who, np.asarray(label)[None], count=1, classes=run.classes)
+        settings = Settings(run, threat, batch_size, steps, depth, going)
+        now = begin(settings, x, int(label))
+        while len(now.queue.bound) and now.upper > 0 and going():
+            now = advance(settings, now)
+        lower = min([now.lower, *now.queue.bound.tolist()])
+        status: Status = "attacked" if now.upper <= 0 else "certified" if lower > 0 else "undecided"
+        return Verdict(status, lower, now.upper, now.point, now.bounded)
+
+    return verify
+
+
+@functools.lru_cache(maxsize=16)
+def _applied(model: Model) -> Callable[[Any, jax.Array], jax.Array]:
+    return lambda weights, x: frozen(model, *weights)(x)
+
+
+def _called(logits_fn: LogitsFn) -> Callable[[Any, jax.Array], jax.Array]:
+    return lambda weights, x: logits_fn(x).astype(jnp.float32)
+
+
+def begin(settings: Settings, x: jax.Array, label: int) -> Search:
+    """Bound the lead over each other class over the whole threat, and keep the slopes that were best for it."""
+    run = settings.run
+    whole = run.whole(settings.threat, x, jnp.int32(label))
+    points, leads = run.lead(settings.threat, whole, x[None])
+    others = np.delete(np.arange(run.classes, dtype=np.int32), label)
+    turns, none = run.turns(whole, jnp.zeros(run.classes)), open_domains.nothing(settings.depth, run.places)
+    now = Search(whole, turns, none, np.inf, np.inf, np.asarray(x), 0)
+    now = _met(now, points, leads)
+    if now.upper <= 0:
+        return now._replace(lower=-np.inf)
+    return _bounded(
+        settings, now, open_domains.uncut(others, settings.depth), np.full(len(others), -np.inf), first=True
+    )
+
+
+def advance(settings: Settings, now: Search) -> Search:
+    """Cut the sub-domains with the lowest bounds in two, and bound the halves."""
+    count = min(settings.batch_size // 2, len(now.queue.bound))
+    order = np.argsort(now.queue.bound, kind="stable")
+    parents = open_domains.take(now.queue, order[:count])
+    now = now._replace(queue=open_domains.take(now.queue, order[count:]))
+    room = (parents.domain.place < 0).any(axis=1) & (parents.place[:, 0] >= 0)
+    now = now._replace(lower=min([now.lower, *parents.bound[~room].tolist()]))  # given up
+    parents = open_domains.take(parents, np.flatnonzero(room))
+    if not len(parents.bound):
+        return now
+    halves = [open_domains.halves(parents, c) for c in range(parents.place.shape[1])]
+    if len(halves) > 1:
+        worst = np.stack([_tried(settings, now, parents, c, half) for c, half in enumerate(halves)])
+        best = worst.argmax(axis=0)
+    else:
+        best = np.zeros(len(parents.bound), int)
+    chosen = jax.tree.map(lambda *parts: np.stack(parts), *halves)  # (c, 2 n, ...)
+    both = np.concatenate([best, best])
+    domain = jax.tree.map(lambda v: v[both, np.arange(len(both))], chosen)
+    return _bounded(settings, now, domain, np.concatenate([parents.bound] * 2))
+
+
+def _tried(settings: Settings, now: Search, parents: Queue, number: int, halves: Domain) -> np.ndarray:
+    """Rate a cut of each parent by the worse of its halves, bounded without a step, and a little by the better one."""
+    found = []
+    for domain, rows in open_domains.batches(halves, settings.batch_size):
+        inside = settings.run.enter(now.whole, domain)
+        bound = settings.run.start(now.whole, domain, now.turns, inside).bound
+        found.append(np.where(inside.empty, np.inf, bound)[:rows])
+    pair = np.concatenate(found).reshape(2, -1)
+    pair = np.clip(np.nan_to_num(pair, nan=-np.inf), -1e30, 0.0)
+    return np.where(parents.place[:, number] < 0, -np.inf, pair.min(axis=0) + 0.1 * pair.max(axis=0))
+
+
+def _bounded(
+    settings: Settings, now: Search, domain: Domain, floor: np.ndarray, *, first: bool = False
+) -> Search:
+    """Bound sub-domains, given bounds of what they are parts of, and queue those that stay open."""
+    run, start = settings.run, 0
+    for part, rows in open_domains.batches(domain, settings.batch_size):
+        if not settings.going():
+            # What is not bounded yet keeps the bound of what it is a part of.
+            return now._replace(lower=min([now.lower, *floor[start:].tolist()]))
+        inside = run.enter(now.whole, part)
+        state = run.start(now.whole, part, now.turns, inside)
+        for number in range(FIRST_STEPS if first else settings.steps):
+            if number % _TOGETHER == 0 and (
+                not settings.going() or (np.asarray(state.bound)[:rows] > 0).all()
+            ):
+                break
+            state = run.step(now.whole, part, inside, state, jnp.int32(number))
+        seen = run.look(now.whole, part, inside, state.free)
+        now = _met(now, *run.lead(settings.threat, now.whole, seen.point))
+        if first:
+            now = now._replace(turns=_kept(now.turns, part.other[:rows], state.free.turns))
+        bound = np.fmax(np.where(inside.empty, np.inf, state.bound)[:rows], floor[start : start + rows])
+        multiplier = np.asarray(state.free.multiplier)
+        places = (np.asarray(v) for v in (seen.place, seen.end, seen.scale))
+        queued = Queue(part._replace(multiplier=multiplier), np.zeros(len(multiplier)), *places)
+        queued = open_domains.take(queued, np.arange(rows))._replace(bound=bound)
+        now = now._replace(
+            queue=open_domains.joined(now.queue, open_domains.take(queued, np.flatnonzero(bound <= 0))),
+            lower=min([now.lower, *bound[bound > 0].tolist()]),
+            bounded=now.bounded + rows,
+        )
+        start += rows
+    return now
+
+
+def _met(now: Search, points: jax.Array, leads: jax.Array) -> Search:
+    """Keep the point where the label's class leads least; NaN logits are misclassified."""
+    lead = np.nan_to_num(np.asarray(leads), nan=-np.inf)
+    best = int(lead.argmin())
+    if lead[best] >= now.upper:
+        return now
+    return now._replace(upper=float(lead[best]), point=np.asarray(points[best]))
+
+
+def _kept(turns: Moved, others: np.ndarray, found: Moved) -> Moved:
+    return jax.tree.map(lambda t, f: t.at[others].set(f[: len(others)]), turns, found)
