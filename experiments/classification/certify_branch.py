@@ -75,10 +75,9 @@ def decide(
                 found = verify(
                     image, test.label[i], lambda began=began: time.monotonic() - began < cfg.budget
                 )
-                one = Tried(
-                    float(eps), int(i), found.status, *(_finite(v) for v in (found.lower, found.upper)),
-                    time.monotonic() - began, found.bounded,
-                )  # fmt: skip
+                seconds = time.monotonic() - began
+                ends = _finite(found.lower), _finite(found.upper)
+                one = Tried(float(eps), int(i), found.status, *ends, seconds, found.bounded)
                 strict_json.append(journal, one._asdict())
                 runtime.say(
                     f"{cfg.norm} {eps:.4g}  {BRANCH}: image {i} {one.status}, {one.bounded} sub-domains, "

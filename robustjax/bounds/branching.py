@@ -23,7 +23,7 @@ from robustjax.numerics import Norm, in_float32
 from robustjax.threats import Threat
 from robustjax.types import LogitsFn
 
-_SLOPES, _MULTIPLIERS, _DECAY = 0.1, 0.2, 0.95  # rates of Adam, and by what they fall from step to step
+_SLOPES, _MULTIPLIERS = 0.1, 0.5  # rates of Adam at first
 
 
 class Free(NamedTuple):
@@ -53,7 +53,7 @@ class Programs(NamedTuple):
       whole: (threat, x, label) -> what is known over the threat.
       enter: (whole, domains) -> what is known inside each.
       start: (whole, domains, turns, inside) -> bounds before the first step.
-      step: (whole, domains, inside, bounded, number) -> bounds after another one.
+      step: (whole, domains, inside, bounded, rate) -> bounds after another one, of so many times the first rates.
       look: (whole, domains, inside, free) -> places to cut, by rank.
       lead: (threat, whole, points) -> the points in the threat, and the label's logit there less the largest other one.
       turns: (whole, classes) -> turns for each of so many classes that change nothing.
@@ -159,10 +159,10 @@ def programs(
         return jax.vmap(one)(many, inside, free)
 
     def start(whole: Whole, many: Domain, turns: Moved, inside: Inside) -> Bounded:
-        free = Free(jax.tree.map(lambda t: t[many.other], turns), many.multiplier)
+        free = Free(jax.tree.map(lambda t: t[many.other], turns), jnp.asarray(many.multiplier))
         return Bounded(free, optax.scale_by_adam().init(free), bounds(whole, many, inside, free))  # pyright: ignore[reportArgumentType]
 
-    def step(whole: Whole, many: Domain, inside: Inside, now: Bounded, number: Array) -> Bounded:
+    def step(whole: Whole, many: Domain, inside: Inside, now: Bounded, rate: Array) -> Bounded:
         def total(free: Free) -> tuple[Array, Array]:
             found = bounds(whole, many, inside, free)
             return found.sum(), found
@@ -170,8 +170,8 @@ def programs(
         (_, found), slope = jax.value_and_grad(total, has_aux=True)(now.free)
         slope = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0.0), slope)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a number to a whole one
-            change, adam = optax.scale_by_adam().update(slope, now.adam)
-        rate = _DECAY ** number.astype(jnp.float32)
+            changed: Any = optax.scale_by_adam().update(slope, now.adam)
+        change, adam = changed
         turns = jax.tree.map(
             lambda t, c: jnp.clip(t + _SLOPES * rate * c, -1.0, 1.0), now.free.turns, change.turns
         )
@@ -203,5 +203,5 @@ def programs(
 
     classes = jax.eval_shape(logits_fn, like[None]).shape[1]
     return Programs(
-        whole, enter, start, step, look, lead, turns, classes, min(candidates, domains.numbers(program).count)
+        whole, enter, start, step, look, lead, turns, classes, min(candidates, domains.numbers(program).total)
     )

@@ -19,6 +19,7 @@ from robustjax.types import LogitsFn, Model, Network, frozen
 
 Status = Literal["certified", "attacked", "undecided"]
 FIRST_STEPS = 40  # of Adam on the whole threat: sub-domains start from its slopes
+_FADING = 0.03  # of the rates of Adam, over all steps
 _TOGETHER = 5  # steps between two looks at the bounds
 
 
@@ -221,16 +222,17 @@ def _bounded(
             return now._replace(lower=min([now.lower, *floor[start:].tolist()]))
         inside = run.enter(now.whole, part)
         state = run.start(now.whole, part, now.turns, inside)
-        for number in range(FIRST_STEPS if first else settings.steps):
+        steps = FIRST_STEPS if first else settings.steps
+        for number in range(steps):
             if number % _TOGETHER == 0 and (
                 not settings.going() or (np.asarray(state.bound)[:rows] > 0).all()
             ):
                 break
-            state = run.step(now.whole, part, inside, state, jnp.int32(number))
+            state = run.step(now.whole, part, inside, state, jnp.float32(_FADING ** (number / steps)))
         seen = run.look(now.whole, part, inside, state.free)
         now = _met(now, *run.lead(settings.threat, now.whole, seen.point))
         if first:
-            now = now._replace(turns=_kept(now.turns, part.other[:rows], state.free.turns))
+            now = now._replace(turns=_kept(now.turns, np.asarray(part.other)[:rows], state.free.turns))
         bound = np.fmax(np.where(inside.empty, np.inf, state.bound)[:rows], floor[start : start + rows])
         multiplier = np.asarray(state.free.multiplier)
         places = (np.asarray(v) for v in (seen.place, seen.end, seen.scale))

@@ -99,13 +99,13 @@ def places(
     end[program.x] = 0.5 * (hull.low + hull.high)
 
     gains = every.flat(gain)
-    of_input = jnp.arange(every.count) < every.inputs
+    of_input = jnp.arange(every.total) < every.inputs
     last = ~of_input if inputs else of_input
     first = jnp.where(last, 0.0, gains)
     # What is cut last counts less than anything that is cut first.
     then = jnp.where(last, gains, 0.0) / jnp.maximum(jnp.where(last, gains, 0.0).max(), TINY)
     rank = first / jnp.maximum(first.max(), TINY) + 1e-9 * then
-    best, place = jax.lax.top_k(rank, min(count, every.count))
+    best, place = jax.lax.top_k(rank, min(count, every.total))
     return Places(
         jnp.where(best > 0, place, -1),
         every.flat(end)[place],
@@ -131,14 +131,14 @@ def _gaps(line: Line, inside: Inside, turns: Moved) -> Gaps:
     (out,), x = line.outputs, inside.values[wire]
     lines = curves.turned(curve, x, turns[out], inside.turnings[out])
     middle = 0.5 * (x.low + x.high)
-    end, inside = middle, jnp.zeros(middle.shape, bool)
+    end, broken = middle, jnp.zeros(middle.shape, bool)
     for value in curve.breaks:
         at = jnp.broadcast_to(jnp.asarray(value, middle.dtype), middle.shape)
         within = (at > x.low) & (at < x.high)
-        nearer = within & (~inside | (jnp.abs(at - middle) < jnp.abs(end - middle)))
-        end, inside = jnp.where(nearer, at, end), inside | within
+        nearer = within & (~broken | (jnp.abs(at - middle) < jnp.abs(end - middle)))
+        end, broken = jnp.where(nearer, at, end), broken | within
     straight = all(shape == curves.STRAIGHT for shape in curve.shapes)
-    able = inside if straight else inside | (x.high - x.low > _WIDE * (1.0 + jnp.abs(middle)))
+    able = broken if straight else broken | (x.high - x.low > _WIDE * (1.0 + jnp.abs(middle)))
     points = jnp.stack([x.low, end, x.high])
     value = curve.fn(points)
     low, low_end, high, high_end = (v[None] for v in lines)

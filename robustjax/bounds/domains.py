@@ -20,7 +20,7 @@ from robustjax.bounds.activations import curve_of
 from robustjax.bounds.affine import Ball
 from robustjax.bounds.arithmetic import Interval, is_affine
 from robustjax.bounds.backward import Moved, Relaxations, Turnings, Values
-from robustjax.bounds.program import Program, Wire
+from robustjax.bounds.program import Constant, Program, Wire
 from robustjax.numerics import Norm
 
 
@@ -53,12 +53,12 @@ class Domain(NamedTuple):
       multiplier: (d,) at least 0.
     """
 
-    other: Array
-    place: Array
-    side: Array
-    end: Array
-    scale: Array
-    multiplier: Array
+    other: Constant
+    place: Constant
+    side: Constant
+    end: Constant
+    scale: Constant
+    multiplier: Constant
 
 
 class Inside(NamedTuple):
@@ -76,7 +76,7 @@ class Numbers(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """Count them."""
         return sum(self._sizes)
 
@@ -124,7 +124,7 @@ def enter(program: Program, norm: Norm, whole: Whole, domain: Domain, *, chunk: 
     for number, sign in ((0, 1.0), (1, -1.0)):
         known = every.flat({w: whole.values[w][number] for w in every.wires})
         new = jnp.where(domain.side == sign, domain.end, -sign * jnp.inf)
-        at = known.at[_drop(domain.place, every.count)]
+        at = known.at[_drop(domain.place, every.total)]
         ends.append(every.apart(at.max(new, mode="drop") if sign > 0 else at.min(new, mode="drop")))
     cut = {w: Interval(ends[0][w], ends[1][w]) for w in every.wires}
 
@@ -163,10 +163,10 @@ def bound(
     every, output, values = numbers(program), program.output, inside.values
     assert isinstance(output, Wire)
     row = jnp.zeros_like(values[output].low).at[whole.label].add(1.0).at[domain.other].add(-1.0)
-    place = _drop(domain.place, every.count)
+    place = _drop(domain.place, every.total)
     hidden = (domain.place >= every.inputs).astype(row.dtype)  # cuts of the input are in its interval
     push = domain.side * domain.scale * domain.multiplier * hidden
-    pushed = every.apart(jnp.zeros(every.count, row.dtype).at[place].add(push, mode="drop"))
+    pushed = every.apart(jnp.zeros(every.total, row.dtype).at[place].add(push, mode="drop"))
     weights = {w: -pushed[w][None] for w in every.wires[1:]} | {output: row[None]}
     found = backward.least(program, Ball(whole.x, whole.eps, norm, hull), relaxations, weights)[0]
 
@@ -182,5 +182,5 @@ def relaxations_of(program: Program, whole: Whole, inside: Inside, moved: Moved)
     return backward.relaxations_of(program, inside.values, moved, whole.slacks, inside.turnings)
 
 
-def _drop(place: Array, count: int) -> Array:
+def _drop(place: Constant, count: int) -> Array:
     return jnp.where(place < 0, count, place)

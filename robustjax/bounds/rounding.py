@@ -183,7 +183,8 @@ def _shape(line: Line) -> tuple[int, ...]:
 def _terms(line: Line) -> tuple[float, float]:
     """Count the terms that are summed for one number at most, forwards and by the transposed operation."""
     name, params = line.name, line.equation.params
-    shapes = [tuple(getattr(atom.aval, "shape", ())) for atom in line.equation.invars]
+    atoms: list[Any] = [atom.aval for atom in line.equation.invars]
+    shapes: list[tuple[int, ...]] = [tuple(aval.shape) for aval in atoms]
     result = math.prod(_shape(line))
     operand = max(
         (math.prod(s) for s, v in zip(shapes, line.inputs, strict=True) if isinstance(v, Wire)), default=1
