@@ -83,7 +83,7 @@ def certificates(cfg: CertifyConfig, network: Network, test: Split) -> dict[str,
             if len(rows):
                 done = certify_bounds(
                     network, test.image[rows], test.label[rows], norm=cfg.norm, eps=float(eps), method=method,
-                    batch_size=cfg.batch_size,
+                    outward=cfg.outward, batch_size=cfg.batch_size,
                 )  # fmt: skip
                 sure[rows] = done.certificate.label == test.label[rows]
                 seconds[m] += done.seconds

@@ -66,7 +66,9 @@ def decide(
     able = np.ones(len(test.label), bool)
     for eps, sure, stands in zip(cfg.grid(), certified, robust, strict=True):
         threat = Threat(cfg.norm, float(eps))
-        verify = branch_and_bound(network, threat, inputs=cfg.split == "inputs", batch_size=cfg.domains)
+        verify = branch_and_bound(
+            network, threat, inputs=cfg.split == "inputs", batch_size=cfg.domains, outward=cfg.outward
+        )
         for i in np.flatnonzero(able & stands & ~sure):
             one = known.get((float(eps), int(i)))
             if one is None:

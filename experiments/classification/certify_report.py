@@ -91,7 +91,8 @@ def write(
     page.table(
         table,
         caption="Shares of all images, by radius. A method counts with those to its left; exact 95 % binomial "
-        "intervals over images. Certificates hold for the network as it is computed in float32, in any order of sums.",
+        "intervals over images. Certificates hold "
+        + ("for the network as computed in float32." if cfg.outward else "up to rounding in float32."),
     )
     page.table(
         [

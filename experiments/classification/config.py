@@ -486,6 +486,8 @@ class CertifyConfig:
     eps: PositiveRadius = 0.1  # the largest, of images in [0, 1]
     radii: Count = 4  # evenly up to --eps
     methods: tuple[Method, ...] = ("ibp", "crown-ibp", "crown")  # from the cheapest to the tightest
+    # certify the network as computed in float32, not that of real numbers, as other verifiers do
+    outward: bool = True
     steps: Count = 100  # of APGD
     queries: Count = 1000  # of Square
     # seconds of branch and bound for each image that bounds and attacks leave undecided; 0 for none

@@ -81,6 +81,7 @@ def compiled(
     inputs: bool,
     candidates: int,
     chunk: int,
+    outward: bool,
 ) -> Callable[[Any], Programs]:
     """Compile what branch and bound computes, once for all weights of a network.
 
@@ -88,7 +89,7 @@ def compiled(
       apply: (weights, images) -> logits.
       norm: of the threats.
       shape: of an image.
-      inputs, candidates, chunk: as in `programs`.
+      inputs, candidates, chunk, outward: as in `programs`.
 
     Returns:
       From weights to the programs of that network.
@@ -97,8 +98,9 @@ def compiled(
     def of(weights: Any) -> Programs:
         like = jnp.zeros(shape, jnp.float32)
         return programs(
-            functools.partial(apply, weights), norm, like, inputs=inputs, candidates=candidates, chunk=chunk
-        )
+            functools.partial(apply, weights), norm, like, inputs=inputs, candidates=candidates, chunk=chunk,
+            outward=outward,
+        )  # fmt: skip
 
     def whole_program(name: str) -> Callable[..., Any]:
         return jax.jit(in_float32(lambda weights, *given: getattr(of(weights), name)(*given)))
@@ -115,7 +117,14 @@ def compiled(
 
 
 def programs(
-    logits_fn: LogitsFn, norm: Norm, like: Array, *, inputs: bool, candidates: int, chunk: int
+    logits_fn: LogitsFn,
+    norm: Norm,
+    like: Array,
+    *,
+    inputs: bool,
+    candidates: int,
+    chunk: int,
+    outward: bool,
 ) -> Programs:
     """Write down what branch and bound computes for a network.
 
@@ -126,23 +135,24 @@ def programs(
       inputs: cut the input and bound every value anew by linear relaxation; else cut what curves read.
       candidates: how many places to cut are named.
       chunk: rows of a hidden layer that go back at a time.
+      outward: add what rounding can do.
 
     Raises:
       ValueError: for an operation that has no bounds, or logits that do not depend on the image.
     """
     program = recognised(
         traced(lambda z: jnp.squeeze(checks.called("bounds", "network", logits_fn, z[None]), 0), like)
-    )._replace(outward=True)
+    )._replace(outward=outward)
     if not isinstance(program.output, Wire) or program.output == program.x:
         raise ValueError(
             "branch_and_bound: the logits are the image or a constant, must be computed from the image"
         )
 
     def whole(threat: Threat, x: Array, label: Array) -> Whole:
-        x, eps, hull = jax.tree.map(lambda v: v[0], around(threat, x[None], outward=True))
+        x, eps, hull = jax.tree.map(lambda v: v[0], around(threat, x[None], outward=outward))
         ball = Ball(x, eps, norm, hull)
         values = backward.by_relaxation(program, ball, intervals_of(program, ball), chunk=chunk)
-        return Whole(x, eps, label, values, rounding.slacks(program, values))
+        return Whole(x, eps, label, values, rounding.slacks(program, values) if outward else {})
 
     def enter(whole: Whole, many: Domain) -> Inside:
         def one(domain: Domain) -> Inside:

@@ -19,6 +19,7 @@ from robustjax.types import LogitsFn, Model, Network, frozen
 
 Status = Literal["certified", "attacked", "undecided"]
 FIRST_STEPS = 40  # of Adam on the whole threat: sub-domains start from its slopes
+ROUNDING = 1e-4  # what a bound must exceed that holds up to rounding
 _FADING = 0.03  # of the rates of Adam, over all steps
 _TOGETHER = 5  # steps between two looks at the bounds
 
@@ -62,13 +63,14 @@ class Search(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What stays the same: compiled programs, the threat, sub-domains at a time, steps, cuts, and the budget."""
+    """What stays the same: programs, threat, sub-domains at a time, steps, cuts, what bounds must exceed, budget."""
 
     run: Programs
     threat: Threat
     batch_size: int
     steps: int
     depth: int
+    above: float
     going: Callable[[], bool]
 
 
@@ -87,13 +89,14 @@ def branch_and_bound(
     candidates: int = 3,
     depth: int = 64,
     chunk: int = 1024,
+    outward: bool = True,
 ) -> Callable[..., Verdict]:
     """Decide for one example at a time whether any point of a threat is misclassified.
 
     Every other class, over the whole threat, is a sub-domain at first. The one with the lowest bound is cut in two at a
     number that a ReLU (or another curve) reads, or at one of the input: of the candidates, ranked by `cuts`, at the one
     whose halves have the best bounds. Halves that beta-CROWN bounds above 0 are certified; the others are cut again.
-    Bounds hold for the network as computed in floating point, see `rounding`.
+    If `outward`, bounds hold for the network as computed in floating point, see `rounding`.
 
     Args:
       network: images (b, h, w, c) -> logits, made of the operations that `bounds` knows; or a `Network`, whose programs
@@ -106,6 +109,8 @@ def branch_and_bound(
       candidates: cuts that are tried.
       depth: cuts of one sub-domain at most; then it is given up.
       chunk: rows of a hidden layer that go back at a time.
+      outward: add what rounding can do in whatever order sums are taken, which costs deep networks a part of their
+        certificates; else a sub-domain is certified if its bound is above 1e-4, and holds up to rounding.
 
     Returns:
       verify(x, label, going=always) -> Verdict, for one image (h, w, c) and its class. `going` is asked between batches
@@ -132,7 +137,9 @@ def branch_and_bound(
 
     @functools.cache
     def programs_for(shape: tuple[int, ...]) -> Programs:
-        made = compiled(apply, norm, shape, inputs=inputs, candidates=candidates, chunk=chunk)
+        made = compiled(
+            apply, norm, shape, inputs=inputs, candidates=candidates, chunk=chunk, outward=outward
+        )
         return made(weights)
 
     def verify(x: Any, label: Any, going: Callable[[], bool] = always) -> Verdict:
@@ -140,12 +147,14 @@ def branch_and_bound(
         checks.points("bounds", x[None], eps=threat.eps, lower=threat.lower, upper=threat.upper)
         run = programs_for(x.shape)
         checks.labels(who, np.asarray(label)[None], count=1, classes=run.classes)
-        settings = Settings(run, threat, batch_size, steps, depth, going)
+        settings = Settings(run, threat, batch_size, steps, depth, 0.0 if outward else ROUNDING, going)
         now = begin(settings, x, int(label))
         while len(now.queue.bound) and now.upper > 0 and going():
             now = advance(settings, now)
         lower = min([now.lower, *now.queue.bound.tolist()])
-        status: Status = "attacked" if now.upper <= 0 else "certified" if lower > 0 else "undecided"
+        status: Status = (
+            "attacked" if now.upper <= 0 else "certified" if lower > settings.above else "undecided"
+        )
         return Verdict(status, lower, now.upper, now.point, now.bounded)
 
     return verify
@@ -225,7 +234,7 @@ def _bounded(
         steps = FIRST_STEPS if first else settings.steps
         for number in range(steps):
             if number % _TOGETHER == 0 and (
-                not settings.going() or (np.asarray(state.bound)[:rows] > 0).all()
+                not settings.going() or (np.asarray(state.bound)[:rows] > settings.above).all()
             ):
                 break
             state = run.step(now.whole, part, inside, state, jnp.float32(_FADING ** (number / steps)))
@@ -239,8 +248,10 @@ def _bounded(
         queued = Queue(part._replace(multiplier=multiplier), np.zeros(len(multiplier)), *places)
         queued = open_domains.take(queued, np.arange(rows))._replace(bound=bound)
         now = now._replace(
-            queue=open_domains.joined(now.queue, open_domains.take(queued, np.flatnonzero(bound <= 0))),
-            lower=min([now.lower, *bound[bound > 0].tolist()]),
+            queue=open_domains.joined(
+                now.queue, open_domains.take(queued, np.flatnonzero(bound <= settings.above))
+            ),
+            lower=min([now.lower, *bound[bound > settings.above].tolist()]),
             bounded=now.bounded + rows,
         )
         start += rows

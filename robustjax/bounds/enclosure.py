@@ -161,13 +161,14 @@ def margins(
     *,
     method: Method = "ibp",
     chunk: int = 256,
+    outward: bool = True,
 ) -> PerExample:
     """Bound max_{j != y} z_j - z_y from above: where it is negative no point of the threat is misclassified.
 
-    That is so for the network as it is computed in floating point: see `rounding`.
+    If `outward`, that is so for the network as it is computed in floating point: see `rounding`.
 
     Args:
-      logits_fn, threat, x, method, chunk: as in `differences`; label: the classes y.
+      logits_fn, threat, x, method, chunk, outward: as in `differences`; label: the classes y.
     """
 
     def one(program: Program, ball: Ball, label: Array) -> Array:
@@ -193,7 +194,7 @@ def margins(
     )
     _method("bounds", method)
     checks.count("bounds", "chunk", chunk)
-    return _mapped(one, logits_fn, threat, x, label, outward=True)
+    return _mapped(one, logits_fn, threat, x, label, outward=outward)
 
 
 def _method(who: str, method: str) -> None:
