@@ -128,9 +128,11 @@ def cases() -> list[Case]:
     """List the forms, each with sizes from the networks that use it."""
     many, doubled = _forms(Halved()), _forms(Doubled())
     return [
-        convolution("3x3, fast order, 64 to 64 at 16x16", 16, (3, 3, 64, 64)),
-        convolution("3x3, fast order, 256 to 256 at 4x4", 4, (3, 3, 256, 256)),
-        convolution("3x3, fast order, stride 2, 64 to 128 at 16x16", 16, (3, 3, 64, 128), stride=2),
+        convolution("3x3, 32 to 32 at 16x16", 16, (3, 3, 32, 32)),
+        convolution("3x3, 64 to 64 at 32x32", 32, (3, 3, 64, 64)),
+        convolution("3x3, 64 to 64 at 16x16", 16, (3, 3, 64, 64)),
+        convolution("3x3, 256 to 256 at 4x4", 4, (3, 3, 256, 256)),
+        convolution("3x3, stride 2, 64 to 128 at 16x16", 16, (3, 3, 64, 128), stride=2),
         convolution("5x5, one input channel to 32 at 28x28", 28, (5, 5, 1, 32)),
         convolution("5x5, 32 to 64 at 14x14", 14, (5, 5, 32, 64)),
         convolution("1x1 as a product, 64 to 128 at 16x16", 16, (1, 1, 64, 128), pad=0),
