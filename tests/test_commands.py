@@ -1,4 +1,4 @@
-"""Every command that a README prints is one that runs: its script exists, and its preset and flags parse and validate.
+"""Every command of a README or of cifar10.mk is one that runs: its script exists, preset and flags parse and validate.
 
 (What the scripts then do is tested by their smoke presets.)
 """
@@ -7,6 +7,8 @@ import importlib
 import pathlib
 import re
 import shlex
+import subprocess
+import typing
 
 import pytest
 import tyro
@@ -33,12 +35,25 @@ def commands(text):
         yield words.strip()
 
 
+def made():
+    """List the commands that cifar10.mk would run for one seed, in order."""
+    done = subprocess.run(
+        ["make", "--dry-run", "--file", "experiments/cifar10.mk", "SEEDS=0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = re.sub(r"\\\n\s*", " ", done.stdout).splitlines()
+    return [line.partition(" -m ")[2].strip(" ;") for line in lines]
+
+
 COMMANDS = {
     f"{path.relative_to(ROOT)}: {words}": words
     for path in READMES
     for words in commands(path.read_text())
     if "experiments.<topic>" not in words and "PLACE.PLACE" not in words
-}
+} | {f"experiments/cifar10.mk: {words}": words for words in made()}
 
 
 # A type that tyro does not understand prints a warning above the output of every command.
@@ -48,7 +63,7 @@ def test_printed_commands_parse(name):
     module, *words = shlex.split(COMMANDS[name].replace("[preset]", "").replace("[--flag value]", ""))
     script = importlib.import_module(module)
     if not hasattr(script, "PRESETS"):
-        tyro.cli(script.Config, args=words, console_outputs=False)
+        tyro.cli(typing.get_type_hints(script.main)["cfg"], args=words, console_outputs=False)
         return
     presets = script.PRESETS
     chosen = (
@@ -80,3 +95,4 @@ def test_every_table_and_figure_of_a_paper_has_a_command():
 
 def test_there_are_commands():
     assert len(COMMANDS) > 40
+    assert all(words.startswith("experiments.") for words in made()) and len(made()) > 30
