@@ -171,6 +171,8 @@ class Program:
             return convolution_flops(
                 one, *(where.operations[name].shapes[0].dims for name in one.operands[:2])
             )
+        if by_cudnn(one):
+            return cudnn_flops(one, *(where.operations[name].shapes[0].dims for name in one.operands[:2]))
         return sum(self._flops_of(name) for name in one.called()) if one.opcode in CALLING else 0.0
 
     @functools.cache  # noqa: B019  a program lives as long as its page
@@ -182,7 +184,7 @@ class Program:
         self, one: Operation, where: Computation
     ) -> list[tuple[Operation, float, tuple[Shape, ...]]]:
         """List the products within an operation: the line, its arithmetic, the shapes of both factors."""
-        if one.opcode in ("dot", "convolution"):
+        if one.opcode in ("dot", "convolution") or by_cudnn(one):
             factors = tuple(where.operations[name].shapes[0] for name in one.operands[:2])
             return [(one, self.flops(one, where), factors)]
         if one.opcode not in CALLING:
@@ -276,6 +278,7 @@ class Program:
         return shape.traffic
 
 
+CUDNN = '"__cudnn$conv'
 CALLING = ("fusion", "call", "while", "conditional", "async-start", "map", "reduce", "custom-call")
 
 
@@ -316,8 +319,34 @@ def _lines(program: Program, one: Operation) -> Iterator[Operation]:
             yield from _lines(program, line)
 
 
-def convolution_flops(one: Operation, lhs: tuple[int, ...], rhs: tuple[int, ...]) -> float:
-    """Count a convolution: 2 for every product of a pixel, not of padding or of holes between pixels, and its sum."""
+def by_cudnn(one: Operation) -> bool:
+    """Say whether a line calls cuDNN for a convolution, as XLA's programs for NVIDIA's GPUs do."""
+    return one.opcode == "custom-call" and CUDNN in one.rest
+
+
+def cudnn_flops(one: Operation, first: tuple[int, ...], second: tuple[int, ...]) -> float:
+    """Count a convolution by cuDNN, or a gradient of one: as many as the convolution itself has.
+
+    The window and the meaning of dimensions are those of the convolution, also for gradients.
+    """
+    result = one.shapes[0].dims
+    if f"{CUDNN}BackwardInput" in one.rest:  # of the result's gradient and the kernel
+        return convolution_flops(one, result, second, first)
+    if f"{CUDNN}BackwardFilter" in one.rest:  # of the images and the result's gradient
+        return convolution_flops(one, first, result, second)
+    return convolution_flops(one, first, second)
+
+
+def convolution_flops(
+    one: Operation, lhs: tuple[int, ...], rhs: tuple[int, ...], result: tuple[int, ...] | None = None
+) -> float:
+    """Count a convolution: 2 for every product of a pixel, not of padding or of holes between pixels, and its sum.
+
+    Args:
+      one: the line.
+      lhs, rhs: shapes of the images and the kernel.
+      result: shape of what they make; by default that of the line.
+    """
     labels = _first(r"dim_labels=(\S+?)(?:,|$)", one.rest)
     left, rest = labels.split("_")
     right, out = rest.split("->")
@@ -331,7 +360,7 @@ def convolution_flops(one: Operation, lhs: tuple[int, ...], rhs: tuple[int, ...]
         else [0] * len(spatial)
     )
     holes, spread = (_numbers(window.get(k), 1, len(spatial)) for k in ("lhs_dilate", "rhs_dilate"))
-    result = one.shapes[0].dims
+    result = result or one.shapes[0].dims
     total = 2.0 * result[out.index("b")] * result[out.index("f")] * rhs[right.index("i")]
     for n, i in enumerate(spatial):
         long, wide = lhs[left.index(str(i))], result[out.index(str(i))]

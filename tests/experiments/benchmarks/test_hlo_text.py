@@ -131,6 +131,30 @@ def test_a_grouped_convolution_sees_its_own_channels():
     assert convolution(shapes, "size=1x1") == 2 * (2 * 16) * 8 * 3
 
 
+@pytest.mark.parametrize(
+    ("target", "shapes"),
+    [
+        # 5 pixels, 3 taps padded by 1: 13 pairs; 2 channels to 4, 7 images.
+        ("convForward", ("f32[7,2,5,1]", "f32[4,2,3,1]", "f32[7,4,5,1]")),
+        ("convBackwardInput", ("f32[7,4,5,1]", "f32[4,2,3,1]", "f32[7,2,5,1]")),
+        ("convBackwardFilter", ("f32[7,2,5,1]", "f32[7,4,5,1]", "f32[4,2,3,1]")),
+    ],
+)
+def test_a_convolution_by_cudnn_and_its_gradients_count_alike(target, shapes):
+    left, right, out = shapes
+    text = f"""HloModule one
+
+ENTRY %main (x: {left}, k: {right}) -> {out} {{
+  %x = {left} parameter(0)
+  %k = {right} parameter(1)
+  %c = ({out}, u8[64]) custom-call(%x, %k), window={{size=3x1 pad=1_1x0_0}}, dim_labels=bf01_oi01->bf01, custom_call_target="__cudnn${target}"
+  ROOT %r = {out} get-tuple-element(%c), index=0
+}}
+"""
+    found = [cost for cost in Program(text).costs() if cost.operation.opcode == "custom-call"]
+    assert [cost.flops for cost in found] == [2 * 13 * 2 * 4 * 7]
+
+
 SLICED = """HloModule one
 
 %take (p0: f32[100,8], p1: s32[]) -> f32[1,8] {
