@@ -13,7 +13,6 @@ RUN ?=
 SEEDS ?= 0 1
 COMMAND := $(RUN) $(PYTHON) -m experiments
 
-.DELETE_ON_ERROR:
 .PHONY: all classification ratio ood_detection tradeoffs
 all: classification ratio ood_detection tradeoffs
 

@@ -23,6 +23,7 @@ from experiments.shared import command_line
 from experiments.shared.cpu_time import cpu_minutes
 from robustjax import runtime
 from robustjax.analysis.intervals import Estimate, bootstrap, proportion
+from robustjax.catalog import losses
 from robustjax.checks import reading
 from robustjax.evaluation.results import Results
 from robustjax.runtime import result_files, strict_json, subplots
@@ -147,20 +148,23 @@ def require_comparable(runs: Sequence[Trained]) -> None:
 
 def lines_of(runs: Sequence[Trained]) -> list[str]:
     """Name each run by the settings in which runs differ, but for seed and length."""
-    names = [
-        n
-        for n in dict.fromkeys(n for run in runs for n in run.settings)
-        if n.split(".")[0] not in IN_ONE_LINE
-    ]
-    differ = [n for n in names if any(run.settings.get(n) != runs[0].settings.get(n) for run in runs)]
+    used = [{name: value for name, value in run.settings.items() if counts(name, run)} for run in runs]
+    names = list(dict.fromkeys(name for each in used for name in each))
+    differ = [name for name in names if len({str(each[name]) for each in used if name in each}) > 1]
     return [
-        ", ".join(
-            str(run.settings.get(n)) if n in ("loss", "model") else f"{n} {run.settings.get(n)}"
-            for n in differ
-        )
-        or str(run.settings["loss"])
-        for run in runs
+        ", ".join(str(each[n]) if n in ("loss", "model") else f"{n} {each[n]}" for n in differ if n in each)
+        or str(each["loss"])
+        for each in used
     ]
+
+
+def counts(name: str, run: Trained) -> bool:
+    """Say whether a setting makes a training another one: steps do not where a loss has an attack of its own."""
+    if name.split(".")[0] in IN_ONE_LINE:
+        return False
+    loss = run.settings["loss"]
+    own = loss in losses.LOSSES and not (losses.takes(loss, "ascent") or losses.takes(loss, "attack"))
+    return not (own and name in ("attack.steps", "attack.step", "attack.restarts"))
 
 
 def frontier(minutes: Sequence[float], robust: Sequence[float]) -> list[bool]:

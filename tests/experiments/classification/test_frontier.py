@@ -61,6 +61,35 @@ def test_what_is_on_the_frontier():
     assert frontier.frontier([10, 9], [0.3, 0.3]) == [False, True]
 
 
+def test_lines_are_named_by_what_made_a_difference():
+    """N-FGSM takes one step, whatever the settings of PGD say."""
+
+    def run(**settings):
+        plain = {
+            "loss": "adversarial",
+            "attack.steps": 2,
+            "attack.eps": 0.1,
+            "awp": 0.0,
+            "seed": 0,
+            "updates": 9,
+        }
+        return frontier.Trained("", plain | settings, 1.0, None, {})
+
+    fast, slow = run(**{"loss": "n_fgsm", "attack.steps": 10}), run(**{"attack.steps": 7})
+    assert frontier.lines_of([run(), fast, run(seed=1, updates=3)]) == [
+        "adversarial",
+        "n_fgsm",
+        "adversarial",
+    ]
+    assert frontier.lines_of([run(), fast, slow]) == [
+        "adversarial, attack.steps 2",
+        "n_fgsm",
+        "adversarial, attack.steps 7",
+    ]
+    assert frontier.lines_of([run(), run(awp=0.5)]) == ["awp 0.0", "awp 0.5"]
+    assert frontier.lines_of([run(), run(seed=1)]) == ["adversarial", "adversarial"]
+
+
 @pytest.fixture(scope="module")
 def attacked(trained, tmp_path_factory):
     """Two runs that differ in their seed alone, of 1.5 and 3 CPU-minutes, attacked at one radius."""
