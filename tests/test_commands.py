@@ -4,6 +4,7 @@
 """
 
 import importlib
+import os
 import pathlib
 import re
 import shlex
@@ -37,9 +38,13 @@ def commands(text):
 
 def made():
     """List the commands that cifar10.mk would run for one seed, in order."""
+    alone = {
+        name: value for name, value in os.environ.items() if not name.startswith("MAKE")
+    }  # of `make test`
     done = subprocess.run(
-        ["make", "--dry-run", "--file", "experiments/cifar10.mk", "SEEDS=0"],
+        ["make", "--dry-run", "--no-print-directory", "--file", "experiments/cifar10.mk", "SEEDS=0"],
         cwd=ROOT,
+        env=alone,
         capture_output=True,
         text=True,
         check=True,
