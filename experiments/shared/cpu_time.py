@@ -29,12 +29,13 @@ class CpuTime:
 
     def __init__(self, folder: str | Path, *, every: int) -> None:
         self._file, self._every = Path(folder) / FILE, every
-        self._began, self._done = time.process_time(), 0
+        self._began, self._done, self._known = time.process_time(), 0, True
 
     def start(self, updates: int) -> None:
-        """Go on from what was spent on so many updates."""
+        """Go on from what was spent on so many updates; where that is not known, nothing is written any more."""
         before = [line for line in _lines(self._file) if line["step"] <= updates]
         spent = before[-1]["cpu_seconds"] if before else 0.0
+        self._known = bool(before) or not updates
         self._began, self._done = time.process_time() - spent, updates
 
     def counted(self, update: Callable[[S, Any], tuple[S, Any]]) -> Callable[[S, Any], tuple[S, Any]]:
@@ -43,19 +44,24 @@ class CpuTime:
         def one(state: S, batch: Any) -> tuple[S, Any]:
             state, metrics = update(state, batch)
             self._done += 1
-            if self._done % self._every == 0 and jax.process_index() == 0:
-                line = {"step": self._done, "cpu_seconds": round(time.process_time() - self._began, 2)}
-                strict_json.append(self._file, line)
+            if self._done % self._every == 0:
+                self._write()
             return state, metrics
 
         return one
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out what is done meanwhile."""
+        """Write the time, and leave out what is done meanwhile: validation, which follows the last update too."""
+        self._write()
         began = time.process_time()
         yield
         self._began += time.process_time() - began
+
+    def _write(self) -> None:
+        if self._known and jax.process_index() == 0:
+            line = {"step": self._done, "cpu_seconds": round(time.process_time() - self._began, 2)}
+            strict_json.append(self._file, line)
 
 
 def cpu_minutes(folder: str | Path) -> float | None:

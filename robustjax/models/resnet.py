@@ -11,26 +11,28 @@ from jaxtyping import Array, Float
 
 from robustjax.models import layers
 from robustjax.models.adapters import from_flax
-from robustjax.models.layers import DType
+from robustjax.models.layers import DType, Initializer
 from robustjax.types import Images, Logits, Model
 
 CIFAR = (32, 32, 3)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+    """Two 3x3 convolutions around a shortcut, with kernels drawn by `kernel_init`."""
 
     features: int
     stride: int
     dtype: DType
+    kernel_init: Initializer = layers.fan_in_uniform
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j o"]:
-        y = layers.conv(x, self.features, 3, stride=self.stride, dtype=self.dtype, name="conv1")
-        y = nn.relu(layers.batch_norm(y, train=train, dtype=self.dtype, name="norm1"))
-        y = layers.conv(y, self.features, 3, dtype=self.dtype, name="conv2")
-        y = layers.batch_norm(y, train=train, dtype=self.dtype, name="norm2")
-        return nn.relu(y + _shortcut(x, self.features, self.stride, train, self.dtype))
+        init, dtype = self.kernel_init, self.dtype
+        y = layers.conv(x, self.features, 3, stride=self.stride, init=init, dtype=dtype, name="conv1")
+        y = nn.relu(layers.batch_norm(y, train=train, dtype=dtype, name="norm1"))
+        y = layers.conv(y, self.features, 3, init=init, dtype=dtype, name="conv2")
+        y = layers.batch_norm(y, train=train, dtype=dtype, name="norm2")
+        return nn.relu(y + _shortcut(x, self.features, self.stride, train, dtype, init))
 
 
 class Bottleneck(nn.Module):
@@ -57,10 +59,12 @@ class Bottleneck(nn.Module):
         return nn.relu(y + _shortcut(x, 4 * self.features, self.stride, train, self.dtype))
 
 
-def _shortcut(x: Array, features: int, stride: int, train: bool, dtype: DType) -> Array:
+def _shortcut(
+    x: Array, features: int, stride: int, train: bool, dtype: DType, init: Initializer = layers.fan_in_uniform
+) -> Array:
     if stride == 1 and x.shape[-1] == features:
         return x.astype(dtype)
-    x = layers.conv(x, features, 1, stride=stride, dtype=dtype, name="shortcut_conv")
+    x = layers.conv(x, features, 1, stride=stride, init=init, dtype=dtype, name="shortcut_conv")
     return layers.batch_norm(x, train=train, dtype=dtype, name="shortcut_norm")
 
 

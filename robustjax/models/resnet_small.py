@@ -14,29 +14,8 @@ from jaxtyping import Array, Float
 from robustjax.models import layers
 from robustjax.models.adapters import from_flax
 from robustjax.models.layers import DType
+from robustjax.models.resnet import CIFAR, BasicBlock
 from robustjax.types import Images, Logits, Model
-
-CIFAR = (32, 32, 3)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, drawn for the backward pass (He et al. 2015)."""
-
-    features: int
-    stride: int
-    dtype: DType
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b i j o"]:
-        settings = {"dtype": self.dtype, "init": layers.he_fan_out}
-        y = layers.conv(x, self.features, 3, stride=self.stride, name="conv1", **settings)
-        y = nn.relu(layers.batch_norm(y, train=train, dtype=self.dtype, name="norm1"))
-        y = layers.conv(y, self.features, 3, name="conv2", **settings)
-        y = layers.batch_norm(y, train=train, dtype=self.dtype, name="norm2")
-        if self.stride != 1 or x.shape[-1] != self.features:
-            x = layers.conv(x, self.features, 1, stride=self.stride, name="shortcut_conv", **settings)
-            x = layers.batch_norm(x, train=train, dtype=self.dtype, name="shortcut_norm")
-        return nn.relu(y + x)
 
 
 class ResNet8(nn.Module):
@@ -57,7 +36,10 @@ class ResNet8(nn.Module):
         for i in range(3):
             for j in range(self.depth):
                 stride = 2 if i > 0 and j == 0 else 1
-                x = BasicBlock(self.width * 2**i, stride, self.dtype, name=f"stage{i + 1}_block{j}")(x, train)
+                kind = BasicBlock(
+                    self.width * 2**i, stride, self.dtype, layers.he_fan_out, name=f"stage{i + 1}_block{j}"
+                )
+                x = kind(x, train)
             self.sow("features", f"stage{i + 1}", x)
         return layers.linear(x.mean(axis=(1, 2)), self.classes, dtype=self.dtype, name="head")
 

@@ -53,6 +53,16 @@ def test_cpu_time_leaves_out_pauses_and_lost_updates(clock, tmp_path):
     spent.start(20)
     updates(spent, 20)
     assert cpu_time.cpu_minutes(tmp_path) == pytest.approx(4.0)
+    updates(spent, 5)  # the end of a run, which is validated
+    with spent.paused():
+        clock.now += 1000
+    assert cpu_time.cpu_minutes(tmp_path) == pytest.approx(4.5)
+    # A run whose first part was not counted has no time, rather than that of its rest.
+    (tmp_path / "later").mkdir()
+    spent = cpu_time.CpuTime(tmp_path / "later", every=10)
+    spent.start(20)
+    updates(spent, 20)
+    assert cpu_time.cpu_minutes(tmp_path / "later") is None
 
 
 def test_what_is_on_the_frontier():
