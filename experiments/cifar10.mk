@@ -1,7 +1,8 @@
 # CIFAR-10 on two cores: every network and table of the topics' READMEs, in an order that gives tables early.
 #
 #     make cifar10                                    # everything, one after the other
-#     make -f experiments/cifar10.mk classification   # one topic: classification, ratio, ood_detection, tradeoffs
+#     make -f experiments/cifar10.mk classification   # one topic: classification, ratio, ood_detection, tradeoffs,
+#                                                   # perturbation_sets, ood_to_id
 #
 # What is finished is not done again, and what was killed goes on from its last checkpoint. RUNS says where networks are
 # kept; RUN is put before each command, as in RUN="taskset -c 0" for one core. CIFAR-10, the test images of CIFAR-100,
@@ -13,8 +14,8 @@ RUN ?=
 SEEDS ?= 0 1
 COMMAND := $(RUN) $(PYTHON) -m experiments
 
-.PHONY: all classification ratio ood_detection tradeoffs
-all: classification ratio ood_detection tradeoffs
+.PHONY: all classification ratio ood_detection tradeoffs perturbation_sets ood_to_id
+all: classification ratio ood_detection tradeoffs perturbation_sets ood_to_id
 
 # --- classification: linf 8/255, half an hour of one core each unless the name says another time ---
 n_fgsm_10 := --updates 1330
@@ -89,3 +90,46 @@ against = @$(if $(filter clean,$(1)),clean,$(subst _,:,$(1))$(if $(filter linf%,
 tradeoffs: $(foreach seed,$(SEEDS),$(BACKBONES:%=$(RUNS)/tradeoffs/%_$(seed)/report.html))
 	$(foreach seed,$(SEEDS),$(COMMAND).tradeoffs.benchmark cifar10 --out $(RUNS)/tradeoffs/benchmark_$(seed) --networks \
 		$(foreach name,$(BACKBONES),$(name)=$(RUNS)/tradeoffs/$(name)_$(seed)$(call against,$(name)));)
+
+# --- perturbation sets: corruptions, and networks trained on the set ---
+SET = $(RUNS)/perturbation_sets/set_$(1)
+METHODS := plain real augmented adversarial smoothed
+
+define learned
+$(call SET,$(1))/report.html:
+	$(COMMAND).perturbation_sets.train cifar10_small --seed $(1) --out $(call SET,$(1))
+
+$(call SET,$(1))_evaluated/report.html: $(call SET,$(1))/report.html
+	$(COMMAND).perturbation_sets.evaluate cifar10_small --run $(call SET,$(1)) --out $(call SET,$(1))_evaluated
+
+$(RUNS)/perturbation_sets/certified_$(1)/report.html: $(RUNS)/perturbation_sets/smoothed_$(1)/report.html
+	$(COMMAND).perturbation_sets.certify cifar10_small --runs $(RUNS)/perturbation_sets/smoothed_$(1) \
+		--out $(RUNS)/perturbation_sets/certified_$(1)
+endef
+define trained_on_set
+$(RUNS)/perturbation_sets/$(1)_$(2)/report.html: $(call SET,$(2))/report.html
+	$(COMMAND).perturbation_sets.train_classifier cifar10_small --set $(call SET,$(2)) --method $(1) --seed $(2) \
+		--out $(RUNS)/perturbation_sets/$(1)_$(2)
+endef
+$(foreach seed,$(SEEDS),$(eval $(call learned,$(seed))))
+$(foreach seed,$(SEEDS),$(foreach name,$(METHODS),$(eval $(call trained_on_set,$(name),$(seed)))))
+
+perturbation_sets: $(foreach seed,$(SEEDS),$(call SET,$(seed))_evaluated/report.html \
+	$(METHODS:%=$(RUNS)/perturbation_sets/%_$(seed)/report.html) $(RUNS)/perturbation_sets/certified_$(seed)/report.html)
+
+# --- OOD-to-ID: before the plainly trained networks of the trade-offs; each is also attacked by way of the other ---
+define translator
+$(RUNS)/ood_to_id/$(1)/report.html: $(RUNS)/tradeoffs/clean_$(1)/report.html
+	$(COMMAND).ood_to_id.train cifar10_small --classifier $(RUNS)/tradeoffs/clean_$(1) --seed $(1) \
+		--out $(RUNS)/ood_to_id/$(1)
+endef
+define defence
+$(RUNS)/ood_to_id/evaluated_$(1)/report.html: $(RUNS)/ood_to_id/0/report.html $(RUNS)/ood_to_id/1/report.html
+	$(COMMAND).ood_to_id.evaluate cifar10_small --run $(RUNS)/ood_to_id/$(1) --source $(RUNS)/ood_to_id/$(2) \
+		--seed $(1) --out $(RUNS)/ood_to_id/evaluated_$(1)
+endef
+$(foreach seed,0 1,$(eval $(call translator,$(seed))))
+$(eval $(call defence,0,1))
+$(eval $(call defence,1,0))
+
+ood_to_id: $(SEEDS:%=$(RUNS)/ood_to_id/evaluated_%/report.html)

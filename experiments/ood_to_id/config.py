@@ -144,6 +144,9 @@ _CIFAR = Recipe(
     width=64, critic_width=64, critic_layers=2, epochs=50, decay=50, eps=8 / 255, shares=(0.25, 0.5, 1.0),
     as_bytes=True,
 )  # fmt: skip
+_CIFAR_SMALL = dataclasses.replace(
+    _SMALL, classifier="resnet8", classifier_epochs=5, eps=8 / 255, shares=(0.25, 0.5, 1.0), as_bytes=True
+)
 _LARGE = dataclasses.replace(
     _CIFAR, depth=4, blocks=9, critic_layers=3, batch_size=8, encoder_batch=128, epochs=10, decay=10, eps=4 / 255,
     pairs_of=2000,
@@ -159,6 +162,7 @@ TRAIN_PRESETS = {
     "mnist": TrainConfig(dataset="mnist", recipe=_MNIST),
     "mnist_small": TrainConfig(dataset="mnist", recipe=_SMALL),  # twenty minutes of a small CPU
     "cifar10": TrainConfig(dataset="cifar10", recipe=_CIFAR),
+    "cifar10_small": TrainConfig(dataset="cifar10", recipe=_CIFAR_SMALL, out="runs/translator_cifar10_small"),
     # Not all of ImageNet fits into memory; the classifier is trained already.
     "imagenet": TrainConfig(
         dataset="imagenet2012",
@@ -238,6 +242,10 @@ EVALUATE_MAY_DIFFER = ("out", "data_dir", "only", "averaged_only", "chunk_size")
 EVALUATE_PRESETS = {
     "standard": EvaluateConfig(),
     "digits": EvaluateConfig(queries=1000, estimates=20, targets=3, batch_size=128),
+    "cifar10_small": EvaluateConfig(
+        run="runs/translator_cifar10_small", images=500, steps=50, restarts=1, targets=3, penalties=(15.0,),
+        queries=1000, estimates=20,
+    ),
     "smoke": EvaluateConfig(
         images=8, fit_images=64, steps=2, restarts=1, targets=0, queries=1, estimates=0, samples=2, resubmissions=2,
         batch_size=8, only=("PGD", "A1"),

@@ -41,7 +41,7 @@ class TrainConfig:
     pairs: str = "lighting"
     limit: Count | None = None  # perturbations per image, drawn once; by default new ones at every step
     pad: Count | None = None  # crop out of a border of this width and flip, both images of a pair alike
-    # dense, mnist_dense, mnist_conv, stn, rectangle, scenes, scenes_small, or module:name
+    # dense, mnist_dense, mnist_conv, stn, rectangle, rectangle_small, scenes, scenes_small, or module:name
     model: str = "dense"
     likelihood: Likelihood = "gaussian"
     epochs: Count = 200
@@ -130,6 +130,16 @@ TRAIN_PRESETS = {
     "cifar10": _CIFAR,
     "cifar10_nooriginal": replace(_CIFAR, pairs="corrupted_twice", beta_at=(0, 400)),
     "cifar10_withoriginal": replace(_CIFAR, pairs="corrupted_or_clean", beta_at=(0, 400)),
+    # For two cores without an accelerator: half an hour of one of them.
+    "cifar10_small": replace(
+        _CIFAR,
+        model="rectangle_small",
+        epochs=10,
+        rate_at=(0, 4, 10),
+        rate=(0, 2e-3, 0),
+        beta_at=(0, 4),
+        out="runs/cvae_cifar10_small",
+    ),
     "mip5": _scenes(
         5, epochs=1000, rate_at=(0, 400, 1000), rate=(1e-4, 1e-3, 0), beta_at=(0, 400), beta=(0, 1)
     ),
@@ -184,6 +194,7 @@ EVALUATE_PRESETS = {
     "mnist_stn_rts_limited_1": replace(_STN, run="runs/cvae_mnist_rts_1"),
     "mnist_stn_rts_limited_5": replace(_STN, run="runs/cvae_mnist_rts_5"),
     "cifar10": _CORRUPTED,
+    "cifar10_small": EvaluateConfig(run="runs/cvae_cifar10_small", pairs="corrupted", restarts=2, images=500),
     "cifar10_nooriginal": replace(_CORRUPTED, run="runs/cvae_cifar10_nooriginal"),
     "cifar10_withoriginal": replace(_CORRUPTED, run="runs/cvae_cifar10_withoriginal", radii=(34.0,)),
     "mip5": EvaluateConfig(run="runs/cvae_mip5", radii=(7.35, 8.81, 17.0), images=None, batch_size=16),
@@ -250,6 +261,19 @@ _UNET = TrainClassifierConfig(
 )  # fmt: skip
 CLASSIFIER_PRESETS = {
     "digits": TrainClassifierConfig(),
+    "cifar10_small": TrainClassifierConfig(
+        set="runs/cvae_cifar10_small",
+        model="resnet8",
+        attack_steps=4,
+        pad=4,
+        epochs=5,
+        optimizer=Optimizer(rate=0.2),
+        steps=20,
+        restarts=1,
+        queries=0,
+        real_samples=20,
+        images=500,
+    ),
     "scenes": TrainClassifierConfig(
         set="runs/cvae_lit", model="unet_small", epochs=60, batch_size=32, restarts=2, queries=0
     ),
@@ -326,6 +350,7 @@ _SMOOTHED = CertifyConfig(
 )  # fmt: skip
 CERTIFY_PRESETS = {
     "digits": CertifyConfig(),
+    "cifar10_small": CertifyConfig(samples=2000, images=200, predict=("clean", "corrupted", "held_out")),
     "mnist": CertifyConfig(runs=("runs/mnist",), sigma=0.25, samples=100_000, chunk_size=1000, skip=100),
     "cifar10_smoothing_084": _SMOOTHED,
     "cifar10_smoothing_122": replace(_SMOOTHED, runs=("runs/cifar10_smoothing_122",), sigma=1.22),

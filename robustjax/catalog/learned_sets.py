@@ -23,6 +23,9 @@ AUTOENCODERS: dict[str, Callable[[tuple[int, ...]], CVAE]] = {  # from the shape
     "mnist_conv": lambda shape: cvae_small.mnist_conv(),
     "stn": lambda shape: cvae_stn.mnist_stn(shape=shape),
     "rectangle": lambda shape: cvae_rectangle.rectangle(shape=shape),
+    "rectangle_small": lambda shape: cvae_rectangle.rectangle(
+        shape=shape, latents=128, wide=32, blocks=2, side=2
+    ),
     "scenes": lambda shape: unet.scenes(shape=shape),
     "scenes_small": lambda shape: unet.scenes(
         shape=shape, widths=(16, 32, 32), latents=(16, 8, 8), grids=((8, 12), (8, 12), (4, 6))

@@ -1,4 +1,4 @@
-"""The conditional autoencoder for CIFAR-10: residual networks that keep the resolution."""
+"""The conditional autoencoder for CIFAR-10: residual networks at one resolution, of pixels or blocks of them."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -48,9 +48,11 @@ class Encoder(nn.Module):
     wide: int
     narrow: int
     blocks: int
+    side: int = 1
 
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> tuple[Array, Array]:
+        x = layers.blocks_of_pixels(x, self.side)
         x = Trunk(self.narrow, self.wide, self.narrow, self.blocks, name="trunk")(x, train)
         x = nn.relu(layers.batch_norm(x, train=train, name="norm")).reshape(x.shape[0], -1)
         mean = layers.linear(x, self.latents, name="mean")
@@ -63,12 +65,14 @@ class Decoder(nn.Module):
     wide: int
     narrow: int
     blocks: int
+    side: int = 1
 
     @nn.compact
     def __call__(self, x: Images, z: Float[Array, "b k"], train: bool = False) -> Images:
+        x = layers.blocks_of_pixels(x, self.side)
         drawn = layers.linear(z, x[0, ..., 0].size, name="map").reshape(*x.shape[:3], 1)
         trunk = Trunk(x.shape[-1], self.wide, self.narrow, self.blocks, name="trunk")
-        return trunk(jnp.concatenate([x, drawn], axis=-1), train)
+        return layers.pixels_of_blocks(trunk(jnp.concatenate([x, drawn], axis=-1), train), self.side)
 
 
 def rectangle(
@@ -78,6 +82,7 @@ def rectangle(
     wide: int = 64,
     narrow: int = 16,
     blocks: int = 4,
+    side: int = 1,
 ) -> CVAE:
     """Build the autoencoder for CIFAR-10; its log-variances stay between ln 1e-3 and ln 10.
 
@@ -86,8 +91,14 @@ def rectangle(
       latents: how many.
       wide, narrow: channels between and inside residual blocks.
       blocks: per network.
+      side: of the blocks of pixels that the networks see as one pixel; divides h and w.
+
+    Raises:
+      ValueError: if the blocks do not fit the image.
 
     Reference: Wong and Kolter 2020, arXiv:2007.08450: 34,332,992 parameters with these settings.
     """
-    prior, posterior = (Encoder(latents, wide, narrow, blocks) for _ in range(2))
-    return from_modules(prior, posterior, Decoder(wide, narrow, blocks), dimension=latents, shape=shape)
+    if side < 1 or shape[0] % side or shape[1] % side:
+        raise ValueError(f"rectangle: side is {side} and shape {shape}, must divide height and width")
+    prior, posterior = (Encoder(latents, wide, narrow, blocks, side) for _ in range(2))
+    return from_modules(prior, posterior, Decoder(wide, narrow, blocks, side), dimension=latents, shape=shape)

@@ -147,6 +147,20 @@ def recomputed(block: Callable[..., nn.Module], wanted: bool) -> Callable[..., n
     return nn.remat(block, static_argnums=(2,)) if wanted else block  # pyright: ignore[reportArgumentType]
 
 
+def blocks_of_pixels(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b i j d"]:
+    """Turn every side x side block of pixels into one pixel of side^2 times the channels, row by row."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // side, w // side, side * side * c)
+
+
+def pixels_of_blocks(x: Float[Array, "b i j d"], side: int) -> Float[Array, "b h w c"]:
+    """Take apart what `blocks_of_pixels` puts together."""
+    b, h, w, d = x.shape
+    x = x.reshape(b, h, w, side, side, d // side**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * side, w * side, d // side**2)
+
+
 def batch_norm(x: Array, *, train: bool, name: str, affine: bool = True, dtype: DType = jnp.float32) -> Array:
     """Normalise by the statistics of the batch (train) or by running ones: momentum 0.9, eps 1e-5.
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from robustjax.models import layers
 from robustjax.models.adapters import from_flax
@@ -29,7 +28,12 @@ class ResNet8(nn.Module):
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Logits:
         x = layers.conv(
-            blocks_of_pixels(x), self.width, 3, dtype=self.dtype, init=layers.he_fan_out, name="conv1"
+            layers.blocks_of_pixels(x, 2),
+            self.width,
+            3,
+            dtype=self.dtype,
+            init=layers.he_fan_out,
+            name="conv1",
         )
         x = nn.relu(layers.batch_norm(x, train=train, dtype=self.dtype, name="norm1"))
         self.sow("features", "stage0", x)
@@ -42,12 +46,6 @@ class ResNet8(nn.Module):
                 x = kind(x, train)
             self.sow("features", f"stage{i + 1}", x)
         return layers.linear(x.mean(axis=(1, 2)), self.classes, dtype=self.dtype, name="head")
-
-
-def blocks_of_pixels(x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
-    """Turn every 2x2 block of pixels into one pixel of four times the channels, row by row."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
 
 
 def resnet8(

@@ -246,10 +246,14 @@ TABLES = {
         "digits mnist fashion_mnist cifar10 cifar10_small smoke",
     ),
     "ood_detection.evaluate": (ood.EVALUATE_PRESETS, OOD_EVALUATE, "standard strong cifar10_small smoke"),
-    "perturbation_sets.train": (sets.TRAIN_PRESETS, SETS_TRAIN, "digits lit_scenes smoke"),
-    "perturbation_sets.evaluate": (sets.EVALUATE_PRESETS, SETS_EVALUATE, "digits smoke"),
-    "perturbation_sets.train_classifier": (sets.CLASSIFIER_PRESETS, SETS_CLASSIFIER, "digits scenes smoke"),
-    "perturbation_sets.certify": (sets.CERTIFY_PRESETS, SETS_CERTIFY, "digits mnist smoke"),
+    "perturbation_sets.train": (sets.TRAIN_PRESETS, SETS_TRAIN, "digits lit_scenes cifar10_small smoke"),
+    "perturbation_sets.evaluate": (sets.EVALUATE_PRESETS, SETS_EVALUATE, "digits cifar10_small smoke"),
+    "perturbation_sets.train_classifier": (
+        sets.CLASSIFIER_PRESETS,
+        SETS_CLASSIFIER,
+        "digits scenes cifar10_small smoke",
+    ),
+    "perturbation_sets.certify": (sets.CERTIFY_PRESETS, SETS_CERTIFY, "digits mnist cifar10_small smoke"),
 }
 
 

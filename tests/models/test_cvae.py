@@ -21,6 +21,9 @@ SMALL = {
     "conv": cvae_small.mnist_conv,
     "stn": lambda: cvae_stn.mnist_stn(shape=(6, 6, 1), latents=4),
     "rectangle": lambda: cvae_rectangle.rectangle(shape=(8, 8, 3), latents=6, wide=8, narrow=4, blocks=1),
+    "rectangle of blocks": lambda: cvae_rectangle.rectangle(
+        shape=(8, 8, 3), latents=6, wide=8, narrow=4, blocks=1, side=2
+    ),
     "scenes": lambda: unet.scenes(shape=(7, 9, 3), widths=(4, 4), latents=(4, 3), grids=((7, 9), (3, 4))),
 }
 
@@ -59,6 +62,11 @@ def test_scenes_of_every_size_share_their_parameters(size):
     assert out.shape == x.shape
 
 
+def test_blocks_that_do_not_fit_the_image_are_refused():
+    with pytest.raises(ValueError, match=r"side is 3 .* must divide height and width"):
+        cvae_rectangle.rectangle(side=3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_networks_run_in_both_modes(name):
@@ -77,7 +85,7 @@ def test_networks_run_in_both_modes(name):
     assert out.shape == x.shape and (pixels > 0).all() and (pixels < 1).all()
     # In evaluation mode nobody sees their neighbours.
     np.testing.assert_allclose(judge(x.at[1:].set(0.0))[1][0], out[0], atol=1e-5)
-    if name in ("dense", "rectangle", "scenes"):
+    if name in ("dense", "rectangle", "rectangle of blocks", "scenes"):
         assert abs(float(found.log_variance.mean()) + 2.3026) < 0.3
         assert (found.log_variance > -6.9078).all() and (found.log_variance < 2.3027).all()
 

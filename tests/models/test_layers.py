@@ -33,3 +33,13 @@ def test_biases_are_scaled_by_their_own_fan_in():
     params = _Both().init(jax.random.key(0), jnp.zeros((1, 4, 4, 7)))["params"]
     assert 0 < jnp.abs(params["conv"]["bias"]).max() <= (9 * 7) ** -0.5
     assert 0 < jnp.abs(params["head"]["bias"]).max() <= 8**-0.5
+
+
+def test_blocks_of_pixels_are_read_row_by_row_and_taken_apart_again():
+    x = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 6, 3)
+    found = layers.blocks_of_pixels(x, 2)
+    assert found.shape == (2, 2, 3, 12)
+    by_hand = [x[1, 2, 4], x[1, 2, 5], x[1, 3, 4], x[1, 3, 5]]  # the block in row 1, column 2
+    np.testing.assert_array_equal(found[1, 1, 2], np.concatenate(by_hand))
+    np.testing.assert_array_equal(layers.pixels_of_blocks(found, 2), x)
+    np.testing.assert_array_equal(layers.blocks_of_pixels(x, 1), x)
