@@ -112,12 +112,20 @@ def commit(folder: Path | None = None) -> dict[str, Any] | None:
         return None
 
 
+def command() -> str:
+    """Give the command line as one would type it again: a module by its name, a script by its path."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is None:
+        return shlex.join(["python", *sys.argv])
+    return shlex.join(["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]])
+
+
 def made_with() -> dict[str, Any]:
     """What is running now: date, command, versions, commit, devices and processes."""
     kinds = [device.device_kind for device in jax.devices()]
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": command(),
         "versions": versions(),
         "git": commit(),
         "platform": jax.default_backend(),

@@ -5,7 +5,10 @@ import enum
 import hashlib
 import importlib
 import json
+import runpy
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +217,18 @@ def test_the_commit_is_that_of_tracked_files_only(tmp_path):
     assert provenance.commit(tmp_path / "installed") is None
     (tmp_path / "code.py").write_text("2")
     assert provenance.commit(tmp_path) == {"commit": head, "dirty": True}
+
+
+def test_the_command_is_what_one_would_type_again(tmp_path, monkeypatch):
+    (tmp_path / "topic").mkdir()
+    for where in ("topic/script.py", "topic/__main__.py", "alone.py"):
+        (tmp_path / where).write_text(
+            "from robustjax.runtime import provenance\nsaid = provenance.command()\n"
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["any", "preset", "--out", "my runs"])
+    for module, name in (("topic.script", "topic.script"), ("topic.__main__", "topic")):
+        said = runpy.run_module(module, run_name="__main__", alter_sys=True)["said"]
+        assert said == f"python -m {name} preset --out 'my runs'"
+    said = runpy.run_path(str(tmp_path / "alone.py"), run_name="__main__")["said"]
+    assert shlex.split(said) == ["python", str(tmp_path / "alone.py"), "preset", "--out", "my runs"]
