@@ -84,7 +84,7 @@ define backbone
 $(RUNS)/tradeoffs/$(1)_$(2)/report.html:
 	$(COMMAND).classification.train cifar10_small $($(1)) --seed $(2) --out $(RUNS)/tradeoffs/$(1)_$(2)
 endef
-$(foreach seed,$(SEEDS),$(foreach name,$(BACKBONES),$(eval $(call backbone,$(name),$(seed)))))
+$(foreach seed,$(sort $(SEEDS) 0 1),$(foreach name,$(BACKBONES),$(eval $(call backbone,$(name),$(seed)))))
 against = @$(if $(filter clean,$(1)),clean,$(subst _,:,$(1))$(if $(filter linf%,$(1)),/255))
 
 tradeoffs: $(foreach seed,$(SEEDS),$(BACKBONES:%=$(RUNS)/tradeoffs/%_$(seed)/report.html))
