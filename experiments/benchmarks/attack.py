@@ -11,10 +11,10 @@ The contenders take turns, each with random numbers of its own, so that a noisy 
 robust accuracy is the mean over the turns. Our seconds are those of compiled
 programs; what compiling took is shown beside. Needs torch, torchattacks and foolbox: pip install -e '.[peers]'.
 
---nearest 100 measures searches for the nearest adversarial point instead, with as many steps, in linf and l2:
-AttackBench's optimality (1 for a search that is nowhere beaten, over all radii), the median distance and passes per
-image, on the images that are classified correctly; ours and adversarial-library's on the same weights, if it is
-installed: pip install adv-lib.
+--nearest 200 measures searches for the nearest adversarial point instead, of about as many forward and backward
+passes, in linf, l2 and l1: AttackBench's optimality (1 for a search that is nowhere beaten, over all radii), the
+median distance and passes made per image, on the images that are classified correctly; ours, and
+adversarial-library's and foolbox's on the same weights, if they are installed: pip install adv-lib foolbox numba.
 """
 
 import itertools
@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import measured_on, minimum_norm, peers, score_attacks
+from experiments.benchmarks import measured_on, minimum_norm, minimum_norm_peers, peers, score_attacks
 from experiments.benchmarks.config import ATTACK_PRESETS as PRESETS
 from experiments.benchmarks.config import AttackConfig, AttackName
 from experiments.shared import classifiers, command_line
@@ -216,29 +216,28 @@ def measure(folder: str, eps: float, count: int, cfg: AttackConfig) -> list[dict
     return results
 
 
-def nearest(folder: str, count: int, cfg: AttackConfig, steps: int) -> list[dict[str, Any]]:
+def nearest(folder: str, count: int, cfg: AttackConfig, passes: int) -> list[dict[str, Any]]:
     """Measure searches for the nearest adversarial point on one run folder."""
     it, test = classifiers.open_classifier(folder, data_dir=cfg.data_dir)
     test = subsets.subset(test, count)
     x, y = test.image.astype(np.float32) / 255, np.asarray(test.label)
     right = np.asarray(it.logits_fn(jnp.asarray(x))).argmax(axis=1) == y
     x, y, net = x[right], y[right], None
-    if cfg.peers and find_spec("torch") and find_spec("adv_lib"):
+    if cfg.peers and find_spec("torch"):
         constants = models.NORMALISATIONS.get(it.about["dataset"])
         net = peers.network(it.about["model"], it.params, it.state, constants)
-    norms: tuple[minimum_norm.BallNorm, ...] = ("linf", "l2")
     results = []
-    for norm in norms:
-        both = {"ours": minimum_norm.ours(it.logits_fn, x, y, norm, steps, cfg.seed)}
+    for norm in cfg.norms:
+        found = minimum_norm.ours(it.logits_fn, x, y, norm, passes, cfg.seed)
         if net is not None:
-            both["adv-lib"] = minimum_norm.theirs(net, x, y, norm, steps, cfg.seed)
-        found = {f"{who} {name}": one for who, them in both.items() for name, one in them.items()}
+            found |= minimum_norm_peers.theirs(net, x, y, norm, passes, cfg.seed)
         for row in minimum_norm.table(found, norm):
             results.append({"run": folder, "images": len(y), **row})
-            low, high = row["interval"]
+            (low, high), (near, far) = row["interval"], row["median interval"]
             print(
                 f"{it.about['model']:14s} {len(y):5d} {norm:5s} {row['search']:24s} optimality "
-                f"{row['optimality']:.3f} ({low:.3f} to {high:.3f})  median {row['median']:.4f}  found "
+                f"{row['optimality']:.3f} ({low:.3f} to {high:.3f})  median {row['median']:.4f} "
+                f"({near:.4f} to {far:.4f})  found "
                 f"{row['found %']:5.1f} %  {row['passes']:7.1f} passes  {row['seconds']:6.2f} s",
                 flush=True,
             )

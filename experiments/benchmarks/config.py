@@ -36,8 +36,9 @@ class AttackConfig:
     targets: Count = 9
     repeats: Count = 1  # turns of every contender
     attacks: tuple[AttackName, ...] = ("standard", "pgd")
-    # steps of searches for the nearest adversarial point, in linf and l2, instead of attacks; 0 for none
+    # passes of searches for the nearest adversarial point, instead of attacks; 0 for none
     nearest: CountOrNone = 0
+    norms: tuple[Literal["linf", "l2", "l1"], ...] = ("linf", "l2", "l1")  # of these searches
     seed: Seed = 0  # of these searches
     peers: bool = True  # also measure torchattacks and foolbox, if they are installed
     data_dir: str | None = None
@@ -94,6 +95,38 @@ class FastConfig:
 FAST_PRESETS = {
     "cpu": FastConfig(),
     "smoke": FastConfig(images=20, batch_size=32),
+}
+
+
+# --- white_box ---
+
+
+@dataclasses.dataclass(frozen=True)
+class WhiteBoxConfig:
+    """Measure attacks with gradients, of as many passes."""
+
+    source: network_source.Source = network_source.Source()
+    norm: Literal["linf", "l2"] = "linf"
+    eps: PositiveRadius = 0.3  # of images in [0, 1]
+    images: ImagesOrAll = None  # test images, classified correctly or not; None for all
+    runs: Count = 10  # of each contender
+    gradients: Count = 20  # of each run, at least 4
+    batch_size: Count = 64
+    seed: Seed = 0
+    out: str | None = None  # a file to append one line of JSON to
+
+    def check(self) -> None:
+        """Validate what several fields say together."""
+        self.source.require()
+        if self.gradients < 4:
+            raise ValueError(
+                f"--gradients is {self.gradients}, must be at least 4: two stages of a step or more"
+            )
+
+
+WHITE_BOX_PRESETS = {
+    "cpu": WhiteBoxConfig(),
+    "smoke": WhiteBoxConfig(eps=0.1, images=20, runs=2, gradients=4, batch_size=16),
 }
 
 

@@ -1,6 +1,5 @@
-"""How near searches for the nearest adversarial point come, ours and adversarial-library's: distances and passes."""
+"""How near our searches for the nearest adversarial point come, and how they compare with others: distances, passes."""
 
-import importlib
 import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax import attacks, logit
+from robustjax import attacks, binomial, logit
 from robustjax.analysis.intervals import Estimate, bootstrap
 from robustjax.attacks.fab import leads
 from robustjax.attacks.optimality import optimality
@@ -17,8 +16,9 @@ from robustjax.attacks.solver import OfLogits, Solver, as_attack
 from robustjax.threats import Threat
 from robustjax.types import LogitsFn
 
-BallNorm = Literal["linf", "l2"]
+BallNorm = Literal["linf", "l2", "l1"]
 CLASSES = 10
+ALPHA = 0.05
 
 
 class Search(NamedTuple):
@@ -27,7 +27,7 @@ class Search(NamedTuple):
     build: Callable[[Threat, int], Solver]
     loss: OfLogits
     passes: int
-    norms: tuple[BallNorm, ...] = ("linf", "l2")
+    norms: tuple[BallNorm, ...] = ("linf", "l2", "l1")
 
 
 OURS = {
@@ -48,70 +48,36 @@ class Measured(NamedTuple):
 
 
 def ours(
-    network: LogitsFn, x: np.ndarray, y: np.ndarray, norm: BallNorm, steps: int, seed: int
+    network: LogitsFn, x: np.ndarray, y: np.ndarray, norm: BallNorm, passes: int, seed: int
 ) -> dict[str, Measured]:
     """Run ours; an iteration counts its passes whether or not a row has arrived."""
     found = {}
     for name, search in OURS.items():
         if norm in search.norms:
-            solver = search.build(Threat(norm, jnp.inf), steps)
+            most = max(passes // search.passes, 2)
+            solver = search.build(Threat(norm, jnp.inf), most)
+            if solver.length > most:  # where a last iteration looks at what was found
+                solver = search.build(Threat(norm, jnp.inf), most - 1)
             attack = as_attack(solver, search.loss)
             began = time.perf_counter()
             points = jax.jit(lambda x, y, attack=attack: attack(jax.random.key(seed), network, x, y))(x, y)
             distance = np.where(points.value > 0, distances(np.asarray(points.x), x, norm), np.inf)
-            passes = float(solver.length * search.passes)
-            found[name] = Measured(distance, passes, time.perf_counter() - began)
-    return found
-
-
-def theirs(
-    net: Any, x: np.ndarray, y: np.ndarray, norm: BallNorm, steps: int, seed: int
-) -> dict[str, Measured]:
-    """Run adversarial-library's on the same weights in PyTorch; rows that pass through the network are counted."""
-    import torch
-
-    peer: Any = importlib.import_module("adv_lib.attacks")
-
-    class Counted(torch.nn.Module):
-        passes = 0
-
-        def forward(self, points: Any) -> Any:
-            logits = net(points)
-            self.passes += len(points)
-            if logits.requires_grad:
-                logits.register_hook(self.back)
-            return logits
-
-        def back(self, grad: Any) -> None:
-            self.passes += len(grad)
-
-    images = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-    labels = torch.from_numpy(y.astype(np.int64))
-    order = {"linf": float("inf"), "l2": 2}[norm]
-    searches = {
-        "fmn": lambda f: peer.fmn(f, images, labels, norm=order, steps=steps),
-        "deepfool": lambda f: peer.df(f, images, labels, norm=order, steps=steps),
-    }
-    if norm == "l2":
-        searches["ddn"] = lambda f: peer.ddn(f, images, labels, steps=steps, levels=None)
-        searches["super_deepfool"] = lambda f: peer.sdf(f, images, labels, steps=steps)
-    found = {}
-    for name, search in searches.items():
-        torch.manual_seed(seed)
-        counted, began = Counted().eval(), time.perf_counter()
-        points = search(counted).detach()
-        seconds = time.perf_counter() - began
-        with torch.no_grad():
-            wrong = (net(points).argmax(1) != labels).numpy()
-        reached = distances(points.numpy().transpose(0, 2, 3, 1), x, norm)
-        found[name] = Measured(np.where(wrong, reached, np.inf), counted.passes / len(x), seconds)
+            made = float(solver.length * search.passes)
+            found[f"ours {name}"] = Measured(distance, made, time.perf_counter() - began)
     return found
 
 
 def distances(points: np.ndarray, x: np.ndarray, norm: BallNorm) -> np.ndarray:
     """Measure in float64: (n,)."""
     flat = (points.astype(np.float64) - x).reshape(len(x), -1)
-    return np.linalg.norm(flat, {"linf": np.inf, "l2": 2}[norm], axis=1)
+    return np.linalg.norm(flat, {"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
+
+
+def median_interval(distance: np.ndarray) -> tuple[float, float]:
+    """Bound the median by order statistics, with probability 95 %."""
+    first, last = binomial.order_statistics(len(distance), ALPHA, quantile=0.5, shift=0.0)
+    ordered = np.concatenate([[0.0], np.sort(distance), [np.inf]])
+    return float(ordered[first]), float(ordered[last])
 
 
 def table(found: dict[str, Measured], norm: BallNorm) -> list[dict[str, Any]]:
@@ -131,6 +97,7 @@ def table(found: dict[str, Measured], norm: BallNorm) -> list[dict[str, Any]]:
                 "optimality": reached.value,
                 "interval": [reached.low, reached.high],
                 "median": float(np.median(one.distance)),
+                "median interval": list(median_interval(one.distance)),
                 "found %": 100 * float(np.isfinite(one.distance).mean()),
                 "passes": one.passes,
                 "seconds": one.seconds,

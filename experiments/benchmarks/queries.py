@@ -23,8 +23,9 @@ import numpy as np
 from experiments.benchmarks import measured_on, peers
 from experiments.benchmarks.config import QUERIES_PRESETS as PRESETS
 from experiments.benchmarks.config import QueriesConfig
+from experiments.benchmarks.minimum_norm import median_interval
 from experiments.shared import classifiers, command_line
-from robustjax import attacks, binomial
+from robustjax import attacks
 from robustjax.attacks import objectives
 from robustjax.attacks.query_curve import QueryCurve
 from robustjax.attacks.solver import Solver
@@ -48,7 +49,6 @@ OURS: dict[str, dict[str, Search]] = {
     },
 }
 ORDER = {"linf": np.inf, "l2": 2}
-ALPHA = 0.05
 
 
 def theirs(net: Any, x: np.ndarray, y: np.ndarray, cfg: QueriesConfig) -> dict[tuple[str, str], QueryCurve]:
@@ -121,13 +121,6 @@ def ours(it: Network, x: np.ndarray, y: np.ndarray, cfg: QueriesConfig) -> dict[
             print(f"{norm} {name}: {time.perf_counter() - began:.1f} s with compiling", flush=True)
             found[norm, name] = curve
     return found
-
-
-def median_interval(distance: np.ndarray) -> tuple[float, float]:
-    """Bound the median by order statistics, with probability 95 %."""
-    first, last = binomial.order_statistics(len(distance), ALPHA, quantile=0.5, shift=0.0)
-    ordered = np.concatenate([[0.0], np.sort(distance), [np.inf]])
-    return float(ordered[first]), float(ordered[last])
 
 
 def main(cfg: QueriesConfig) -> int:

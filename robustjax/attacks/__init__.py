@@ -10,6 +10,7 @@ annealed_pgd          PGD whose steps fall to zero
 apgd                  Auto-PGD in linf, l2 and l1, and over shrinking balls
 pma                   the margin of probabilities, one term at a time and then together
 frank_wolfe           ascent in balls of other norms, such as l1.5
+perceptual            balls in the features of a network, such as LPIPS, and ascent inside them
 fab                   the nearest point beyond a decision boundary, targeted and not
 ddn                   minimum norms in l2, on spheres whose radius follows the outcome
 fmn                   minimum norms in linf, l2, l1 and l0, in balls whose radius follows the outcome
@@ -92,6 +93,9 @@ from robustjax.attacks.grid import refined as refined
 from robustjax.attacks.half_batch import half_batch as half_batch
 from robustjax.attacks.hop_skip_jump import hop_skip_jump as hop_skip_jump
 from robustjax.attacks.nes import nes as nes
+from robustjax.attacks.perceptual import Perceptual as Perceptual
+from robustjax.attacks.perceptual import lpips as lpips
+from robustjax.attacks.perceptual import perceptual_pgd as perceptual_pgd
 from robustjax.attacks.pgd import fgsm as fgsm
 from robustjax.attacks.pgd import monotone as monotone
 from robustjax.attacks.pgd import pgd as pgd

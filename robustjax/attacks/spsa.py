@@ -1,6 +1,5 @@
 """SPSA: ascent along gradients estimated from values at random pairs of points."""
 
-import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -111,17 +110,19 @@ def estimated_gradient(
       noise: v is of random signs, or standard normal.
     """
     width = min(chunk_size or samples, samples)
-    parts = math.ceil(samples / width)
+    whole = samples // width * width
 
     def part(total: Array, ranks: Int[Array, "s"]) -> tuple[Array, None]:
         kind = jax.random.rademacher if noise == "signs" else jax.random.normal
         draw = jax.vmap(lambda key: kind(key, x.shape[1:], x.dtype))
         signs = jax.vmap(lambda rank: draw(fold(keys, rank)))(ranks)
         values = jax.vmap(objective)(jnp.concatenate([x[None] + delta * signs, x[None] - delta * signs]))
-        slope = (values[:width] - values[width:]) / (2.0 * delta)
-        # The last part may be filled up with pairs that do not count.
-        slope = jnp.where(jnp.isfinite(slope) & (ranks < samples)[:, None], slope, 0.0)
+        slope = (values[: len(ranks)] - values[len(ranks) :]) / (2.0 * delta)
+        slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
         return total + (jax.vmap(per_example)(slope, signs) * signs).sum(axis=0), None
 
-    ranks = jnp.arange(parts * width).reshape(parts, width)
-    return jax.lax.scan(part, jnp.zeros_like(x), ranks)[0] / samples
+    ranks = jnp.arange(samples)
+    total, _ = jax.lax.scan(part, jnp.zeros_like(x), ranks[:whole].reshape(-1, width))
+    if whole < samples:  # as a part of its own: filled up, it would ask more than was allowed
+        total, _ = part(total, ranks[whole:])
+    return total / samples

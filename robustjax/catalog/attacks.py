@@ -75,13 +75,14 @@ def _pgd(name: str, loss: OfLogits) -> Build:
     return build
 
 
-def _travelling(name: str, **settings: Any) -> Build:
+def _travelling(name: str, *, gradients: int = 1, **settings: Any) -> Build:
     def build(threat: Threat, classes: int, its: AttackSettings) -> Case:
         del classes
         solver = momentum_iterative(
             threat, steps=its.steps, step_size=its.step * threat.eps, keep="best", **settings
         )
-        return untargeted(name, solver, logit.cross_entropy, restarts=its.restarts)
+        passes = 1 + 2 * gradients  # each forth and back, and a look at the point itself
+        return untargeted(name, solver, logit.cross_entropy, restarts=its.restarts, passes=passes)
 
     return build
 
@@ -139,8 +140,8 @@ ATTACKS: dict[str, Build] = {
     "ni": _travelling("ni", look_ahead=True),
     "di": _travelling("di", gradient=diverse()),
     "ti": _travelling("ti", gradient=translated()),
-    "si-ni": _travelling("si-ni", look_ahead=True, gradient=at_scales()),
-    "vmi": _travelling("vmi", neighbours=5),
+    "si-ni": _travelling("si-ni", gradients=5, look_ahead=True, gradient=at_scales()),
+    "vmi": _travelling("vmi", gradients=6, neighbours=5),
     "simba": _by_queries("simba", simba),
     "hsj": _by_queries("hsj", hop_skip_jump),
     "boundary": _by_queries("boundary", boundary_attack),

@@ -60,6 +60,11 @@ def _pgd(t: Threat, **settings):
     return attacks.pgd(t, **({"steps": 12, "step_size": 0.4 * t.eps} | settings))
 
 
+def _flat(x):
+    """Features whose distance is that of the points in l2."""
+    return x.reshape(len(x), -1)
+
+
 def _refined(t: Threat) -> Attack:
     then = lambda start: as_attack(attacks.apgd(t, steps=10, start=start))
     return attacks.refined(against(attacks.fgsm(t)), then)
@@ -92,6 +97,10 @@ LINES = {
     "sign_opt": Line(lambda t: as_attack(attacks.sign_opt(t, queries=1000)), ("l2",), worse=True, slow=True),
     "geoda": Line(lambda t: as_attack(attacks.geoda(t, queries=1000)), ("linf", "l2"), worse=True, slow=True),
     "grid": Line(lambda t: _on_vectors(as_attack(attacks.grid(t, counts=(2,) * 6 + (1,) * 6))), ("linf",), 9.0),
+    "perceptual_pgd": Line(
+        lambda t: as_attack(attacks.perceptual_pgd(attacks.Perceptual(_flat, t.eps, t.lower, t.upper), steps=8)),
+        ("l2",),
+    ),
     "fab": Line(lambda t: attacks.fab(t, steps=10), worse=True),
     "fab, from elsewhere": Line(lambda t: attacks.fab(t, steps=10, start=halfway(t)), ("linf",), worse=True),
     "fab_targeted": Line(lambda t: attacks.fab_targeted(t, steps=10), ("linf", "l2"), worse=True),

@@ -30,8 +30,8 @@ EACH = [
 # universal one perturbation for all rows.
 ELSEWHERE = {"half_batch", "frank_wolfe", "sparse_rs_frame", "universal"}
 NO_ATTACKS = {
-    "against", "as_attack", "at_scales", "averaged", "diverse", "ensemble", "query_curve", "shared", "substituted",
-    "rising", "signed", "translated",
+    "against", "as_attack", "at_scales", "averaged", "diverse", "ensemble", "lpips", "query_curve", "shared",
+    "substituted", "rising", "signed", "translated",
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scripts
 
-from experiments.benchmarks import peers, score_attacks
+from experiments.benchmarks import peers, score_attacks, white_box
 from robustjax.catalog import models as model_names
 from robustjax.ood import metrics
 
@@ -31,7 +31,19 @@ def test_smoke(trained, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_nearest_smoke(trained, tmp_path, capsys, monkeypatch):
-    words = ("smoke", "--runs", trained, "--no-peers", "--nearest", "8", "--out", tmp_path / "lines.jsonl")
+    words = (
+        "smoke",
+        "--runs",
+        trained,
+        "--no-peers",
+        "--nearest",
+        "44",
+        "--norms",
+        "linf",
+        "l2",
+        "--out",
+        tmp_path / "lines.jsonl",
+    )
     done = scripts.call(capsys, monkeypatch, "benchmarks.attack", *words)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "lines.jsonl").read_text())["results"]
@@ -42,7 +54,9 @@ def test_nearest_smoke(trained, tmp_path, capsys, monkeypatch):
     }
     assert all(row["optimality"] is None or row["optimality"] <= 1 + 1e-6 for row in rows)
     passes = {row["search"]: row["passes"] for row in rows}
-    assert passes["ours fmn"] == 2 * 9 and passes["ours super_deepfool"] == 11 * 9  # and a last look
+    assert passes["ours fmn"] == passes["ours super_deepfool"] == 44
+    assert passes["ours fab"] == 36  # of 12 each
+    assert all(row["median interval"][0] <= row["median"] <= row["median interval"][1] for row in rows)
 
 
 @pytest.mark.slow
@@ -139,3 +153,44 @@ def test_both_sides_of_the_detector_attack_are_the_same_search():
     reach = 0.02 * np.abs(kernel[0] - kernel[1]).sum()
     low = np.maximum(lead[0] - reach, 0)
     assert mine.above.mean() == pytest.approx(metrics.auroc(low, lead[1] + reach), abs=0.02)
+
+
+def test_published_objectives_by_hand():
+    """Probabilities (0.5, 0.3, 0.2), label 0: margins -0.2 of them and log 0.6 of the logits."""
+    z, clean = jnp.log(jnp.array([[0.5, 0.3, 0.2]])), jnp.array([[0.9, 0.1, 0.0]])
+
+    def at(loss, done, odd=False):
+        now = white_box.Now(
+            jnp.array([0]), jnp.array([2]), clean, jnp.array([[1.0, 0, 0]]), jnp.array([odd]), done
+        )
+        return float(loss(z, now)[0])
+
+    margin = np.log(0.6)
+    found = {
+        "gama": [at(white_box.gama, done) for done in (0.0, 0.125, 0.25)],
+        "pma": [at(white_box.pma, 0.4), at(white_box.pma, 0.4, True), at(white_box.pma, 0.6)],
+        "md": [at(white_box.md, 0.4), at(white_box.md, 0.4, True), at(white_box.md, 0.6)],
+        "odi": [at(white_box.odi, 0.0), at(white_box.odi, 0.2)],
+    }
+    moved = 0.4**2 + 0.2**2 + 0.2**2
+    expected = {
+        "gama": [-0.2 + 50 * moved, -0.2 + 25 * moved, -0.2],
+        "pma": [-0.5, 0.3, -0.2],
+        "md": [-np.log(0.5), np.log(0.3), margin],
+        "odi": [np.log(0.5), margin],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_white_box_smoke(trained, tmp_path, capsys, monkeypatch):
+    words = ("smoke", "--source.run", trained, "--out", tmp_path / "lines.jsonl")
+    done = scripts.call(capsys, monkeypatch, "benchmarks.white_box", *words)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "lines.jsonl").read_text())["results"]
+    assert {row["attack"] for row in rows} == set(white_box.CONTENDERS)
+    assert {row["passes"] for row in rows} == {16}
+    for row in rows:
+        first, last = row["after runs"]["1"], row["after runs"]["2"]
+        assert first >= last == row["robust %"] and row["missed"] >= 0
