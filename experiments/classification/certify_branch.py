@@ -3,7 +3,7 @@
 import json
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,35 @@ from robustjax.bounds import branch_and_bound
 from robustjax.data import Split
 from robustjax.evaluation.suite import as_floats
 from robustjax.runtime import strict_json
+from robustjax.runtime.snapshot import Snapshot
 from robustjax.threats import Threat
 from robustjax.types import Network
+
+
+class Timed:
+    """Keep an image's search with the seconds that it took so far."""
+
+    def __init__(self, path: pathlib.Path, began: float):
+        self._file, self._began, self.before = Snapshot(path, every=10.0), began, 0.0
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        """Return what was kept last, and count its seconds."""
+        kept = self._file.load()
+        if kept:
+            self.before = float(kept.pop("seconds"))
+        return kept
+
+    def seconds(self) -> float:
+        """Tell the seconds since the image was begun."""
+        return self.before + time.monotonic() - self._began
+
+    def keep(self, arrays: Callable[[], dict[str, np.ndarray]]) -> None:
+        """Keep the search, if it is time."""
+        self._file.keep(lambda: {"seconds": np.asarray(self.seconds()), **arrays()})
+
+    def remove(self) -> None:
+        """Forget it: the image is decided."""
+        self._file.remove()
 
 
 class Tried(NamedTuple):
@@ -54,7 +81,8 @@ def decide(
 ) -> list[Tried]:
     """Try every image at every radius where it is neither certified nor broken, until the budget of each ends.
 
-    At a radius an image is tried if it is certified at the one before. What the journal tells is not tried again.
+    At a radius an image is tried if it is certified at the one before. What the journal tells is not tried again;
+    an image that was being searched is taken up where it was at most ten seconds before.
 
     Args:
       cfg, network, test: the settings, the network and the images.
@@ -72,15 +100,16 @@ def decide(
         for i in np.flatnonzero(able & stands & ~sure):
             one = known.get((float(eps), int(i)))
             if one is None:
-                began = time.monotonic()
+                memory = Timed(journal.with_name(f"{journal.stem}_{eps:.6g}_{i}.npz"), time.monotonic())
                 image = as_floats(test.image[i : i + 1])[0]
                 found = verify(
-                    image, test.label[i], lambda began=began: time.monotonic() - began < cfg.budget
+                    image, test.label[i], lambda memory=memory: memory.seconds() < cfg.budget, memory
                 )
-                seconds = time.monotonic() - began
+                seconds = memory.seconds()
                 ends = _finite(found.lower), _finite(found.upper)
                 one = Tried(float(eps), int(i), found.status, *ends, seconds, found.bounded)
                 strict_json.append(journal, one._asdict())
+                memory.remove()
                 runtime.say(
                     f"{cfg.norm} {eps:.4g}  {BRANCH}: image {i} {one.status}, {one.bounded} sub-domains, "
                     f"{one.seconds:.1f} s"

@@ -7,13 +7,14 @@ curves       straight lines below and above a function of one number
 activations  which functions of one number are known, as primitives and as networks write them
 relaxation   affine functions below and above every operation
 backward     CROWN: these put in from the output backwards
-optimised    alpha-CROWN: with slopes that are optimised
+optimised    alpha-CROWN: with slopes that are optimised, those behind the output or behind every interval
 enclosure    enclose: bounds of any function's outputs over a threat, by any of these; differences of its logits
 rounding     what floating point may do to a network and to its bounds, which are moved outwards by it
 domains      sub-domains of a threat, by cuts of single numbers, and bounds over them: beta-CROWN
 cuts         which number to cut next, and where
 branching    what is computed for a batch of sub-domains
 open_domains those that are not decided, on the host
+search_state where that is for one example, kept and taken up again
 complete     branch_and_bound: complete verification of small networks, or undecided when a budget ends
 affine       exact bounds where the function is affine: its first layers and its last ones
 confidence   from differences: how sure a prediction can be at most and at least; certified scores and AUROC

@@ -1,6 +1,6 @@
 """Linear relaxation: bound what a program makes by affine functions of its input, put in from the output backwards."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from robustjax.bounds import rounding
 from robustjax.bounds.activations import curve_of
 from robustjax.bounds.affine import Ball, root
 from robustjax.bounds.arithmetic import Interval, is_affine
-from robustjax.bounds.curves import Turning, turning
+from robustjax.bounds.curves import STRAIGHT, Turning, turning
 from robustjax.bounds.program import Line, Program, Wire
 from robustjax.bounds.relaxation import Relaxation, interval, relaxed
 
@@ -128,13 +128,17 @@ def _moved(relaxation: Relaxation, by: Array) -> Relaxation:
     return relaxation._replace(low_offset=relaxation.low_offset - by, high_offset=relaxation.high_offset + by)
 
 
-def by_relaxation(program: Program, ball: Ball, values: Values, *, chunk: int) -> Values:
+def by_relaxation(
+    program: Program, ball: Ball, values: Values, *, chunk: int, only_open: bool = False
+) -> Values:
     """Bound every value that a nonlinear operation reads by linear relaxation of all that makes it.
 
     Args:
       program, ball: of one example.
       values: intervals of every value, which are kept where they are tighter.
-      chunk: how many bounds are computed at a time.
+      chunk: how many numbers of a value are bounded at a time.
+      only_open: leave out numbers on which only curves of straight pieces depend, such as ReLU, and that intervals
+        find in one of their pieces: what such curves give is the same. No derivatives in reverse mode then.
     """
     tight: Values = {program.x: ball.hull}
     relaxations: dict[Wire, Relaxation] = {}
@@ -148,11 +152,61 @@ def by_relaxation(program: Program, ball: Ball, values: Values, *, chunk: int) -
             relaxations[out] = relaxed(line, tight, number)
             if program.outward:
                 relaxations[out] = _moved(relaxations[out], rounding.slack(line, tight, number))
-            if out in read:
-                back = bounds(program, ball, relaxations, out, low, chunk)
-                low, high = jnp.maximum(low, back.low), jnp.minimum(high, back.high)
             tight[out] = Interval(low, high)
+            if out not in read:
+                continue
+            if only_open:
+
+                def least_of(rows: Array, out: Wire = out) -> Array:
+                    return least(program, ball, relaxations, {out: rows})
+
+                tight[out] = narrowed(tight[out], open_numbers(program, out, tight[out]), least_of, chunk)
+            else:
+                back = bounds(program, ball, relaxations, out, low, chunk)
+                tight[out] = Interval(jnp.maximum(low, back.low), jnp.minimum(high, back.high))
     return tight
+
+
+def open_numbers(program: Program, wire: Wire, x: Interval) -> Array:
+    """Find the numbers of a value for which the pieces that they lie in are open, in one of the curves that read it."""
+    found = jnp.zeros(x.low.shape, bool)
+    for line in program.lines:
+        if wire not in line.wires() or is_affine(line):
+            continue
+        curve = curve_of(line)
+        if curve is None or any(shape != STRAIGHT for shape in curve.shapes):
+            return jnp.ones(x.low.shape, bool)
+        for end in curve.breaks:
+            found |= (x.low < end) & (x.high > end)
+    return found
+
+
+def narrowed(
+    known: Interval, chosen: Array, least_of: Callable[[Float[Array, "rows ..."]], Array], chunk: int
+) -> Interval:
+    """Bound the chosen numbers of a value on both sides, some at a time, and keep what is tighter.
+
+    Args:
+      known: intervals of the value.
+      chosen: which numbers; how many may be traced.
+      least_of: from weights of the value, a row for each bound, to bounds from below.
+      chunk: numbers at a time.
+    """
+    shape, size = known.low.shape, known.low.size
+    chunk = min(chunk, size)
+    order = jnp.argsort(~chosen.reshape(-1), stable=True)
+    order = jnp.pad(order, (0, -size % chunk), mode="edge")
+
+    def some(number: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        at = jax.lax.dynamic_slice(order, (number * chunk,), (chunk,))
+        rows = jax.nn.one_hot(at, size, dtype=known.low.dtype).reshape(-1, *shape)
+        found = least_of(jnp.concatenate([rows, -rows]))
+        found = jnp.where(jnp.isnan(found), -jnp.inf, found)
+        return ends[0].at[at].max(found[:chunk]), ends[1].at[at].min(-found[chunk:])
+
+    ends = known.low.reshape(-1), known.high.reshape(-1)
+    low, high = jax.lax.fori_loop(0, -(-chosen.sum() // chunk), some, ends)
+    return Interval(low.reshape(shape), high.reshape(shape))
 
 
 def intervals(
@@ -201,15 +255,14 @@ def turnings(program: Program, wire: Wire, values: Mapping[Wire, Interval]) -> d
 def bounds(
     program: Program, ball: Ball, relaxations: Relaxations, wire: Wire, like: Array, chunk: int
 ) -> Interval:
-    """Bound every number of a value on both sides, some rows at a time."""
+    """Bound every number of a value on both sides, some numbers at a time."""
     size = like.size
 
     def one(first: Array) -> tuple[Array, Array]:
         rows = jax.nn.one_hot(first + jnp.arange(min(chunk, size)), size, dtype=like.dtype)
         rows = rows.reshape(-1, *like.shape)
-        return least(program, ball, relaxations, {wire: rows}), -least(
-            program, ball, relaxations, {wire: -rows}
-        )
+        found = least(program, ball, relaxations, {wire: jnp.concatenate([rows, -rows])})  # compiled once
+        return found[: len(rows)], -found[len(rows) :]
 
     if size <= chunk:
         low, high = one(jnp.asarray(0))

@@ -18,12 +18,16 @@ from robustjax.bounds.backward import Moved
 from robustjax.bounds.cuts import Places
 from robustjax.bounds.domains import Domain, Inside, Whole
 from robustjax.bounds.enclosure import around, intervals_of
+from robustjax.bounds.optimised import tightened
 from robustjax.bounds.program import Wire, traced
+from robustjax.models.cpu.rewritten import with_fast_convolutions
 from robustjax.numerics import Norm, in_float32
 from robustjax.threats import Threat
 from robustjax.types import LogitsFn
 
 _SLOPES, _MULTIPLIERS = 0.1, 0.5  # rates of Adam at first
+HIDDEN_STEPS = 8  # for the intervals inside
+_SLOPED = 4  # a row with slopes of its own takes so many times the memory of one without
 
 
 class Free(NamedTuple):
@@ -51,6 +55,7 @@ class Programs(NamedTuple):
 
     Attributes:
       whole: (threat, x, label) -> what is known over the threat.
+      tighter: (whole) -> the same, with slopes optimised for the intervals inside.
       enter: (whole, domains) -> what is known inside each.
       start: (whole, domains, turns, inside) -> bounds before the first step.
       step: (whole, domains, inside, bounded, rate) -> bounds after another one, of so many times the first rates.
@@ -62,6 +67,7 @@ class Programs(NamedTuple):
     """
 
     whole: Callable[..., Whole]
+    tighter: Callable[..., Whole]
     enter: Callable[..., Inside]
     start: Callable[..., Bounded]
     step: Callable[..., Bounded]
@@ -106,7 +112,8 @@ def compiled(
         return jax.jit(in_float32(lambda weights, *given: getattr(of(weights), name)(*given)))
 
     made = {
-        name: whole_program(name) for name in ("whole", "enter", "start", "step", "look", "lead", "turns")
+        name: whole_program(name)
+        for name in ("whole", "tighter", "enter", "start", "step", "look", "lead", "turns")
     }
 
     def bound(weights: Any) -> Programs:
@@ -141,7 +148,12 @@ def programs(
       ValueError: for an operation that has no bounds, or logits that do not depend on the image.
     """
     program = recognised(
-        traced(lambda z: jnp.squeeze(checks.called("bounds", "network", logits_fn, z[None]), 0), like)
+        traced(
+            with_fast_convolutions(
+                lambda z: jnp.squeeze(checks.called("bounds", "network", logits_fn, z[None]), 0)
+            ),
+            like,
+        )
     )._replace(outward=outward)
     if not isinstance(program.output, Wire) or program.output == program.x:
         raise ValueError(
@@ -151,8 +163,15 @@ def programs(
     def whole(threat: Threat, x: Array, label: Array) -> Whole:
         x, eps, hull = jax.tree.map(lambda v: v[0], around(threat, x[None], outward=outward))
         ball = Ball(x, eps, norm, hull)
-        values = backward.by_relaxation(program, ball, intervals_of(program, ball), chunk=chunk)
+        intervals = intervals_of(program, ball)
+        values = backward.by_relaxation(program, ball, intervals, chunk=chunk, only_open=True)
         return Whole(x, eps, label, values, rounding.slacks(program, values) if outward else {})
+
+    def tighter(whole: Whole) -> Whole:
+        ball = Ball(whole.x, whole.eps, norm, whole.values[program.x])
+        few = max(1, chunk // _SLOPED)
+        values = tightened(program, ball, whole.values, chunk=few, steps=HIDDEN_STEPS)
+        return whole._replace(values=values)
 
     def enter(whole: Whole, many: Domain) -> Inside:
         def one(domain: Domain) -> Inside:
@@ -213,5 +232,14 @@ def programs(
 
     classes = jax.eval_shape(logits_fn, like[None]).shape[1]
     return Programs(
-        whole, enter, start, step, look, lead, turns, classes, min(candidates, domains.numbers(program).total)
+        whole,
+        tighter,
+        enter,
+        start,
+        step,
+        look,
+        lead,
+        turns,
+        classes,
+        min(candidates, domains.numbers(program).total),
     )

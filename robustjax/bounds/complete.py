@@ -12,8 +12,9 @@ from robustjax import checks
 from robustjax.bounds import open_domains
 from robustjax.bounds.backward import Moved
 from robustjax.bounds.branching import Programs, compiled
-from robustjax.bounds.domains import Domain, Whole
+from robustjax.bounds.domains import Domain
 from robustjax.bounds.open_domains import Queue
+from robustjax.bounds.search_state import Memory, Search, packed, restored
 from robustjax.threats import Threat
 from robustjax.types import LogitsFn, Model, Network, frozen
 
@@ -42,34 +43,24 @@ class Verdict(NamedTuple):
     bounded: int
 
 
-class Search(NamedTuple):
-    """Where branch and bound of one example is.
+class Settings(NamedTuple):
+    """What stays the same.
 
     Attributes:
-      whole, turns: what is known over the threat, and slopes to start from, by class.
-      queue: the open sub-domains.
-      lower: the least bound of those that are certified or given up.
-      upper, point: the least lead met, and where.
-      bounded: sub-domains so far.
+      run: the programs.
+      threat: the ball.
+      batch_size, steps, depth: sub-domains at a time, steps for each, its cuts at most.
+      tighten: whether to optimise the slopes behind the intervals inside, before the first cut.
+      above: what bounds must exceed.
+      going: whether the budget lasts.
     """
-
-    whole: Whole
-    turns: Moved
-    queue: Queue
-    lower: float
-    upper: float
-    point: np.ndarray
-    bounded: int
-
-
-class Settings(NamedTuple):
-    """What stays the same: programs, threat, sub-domains at a time, steps, cuts, what bounds must exceed, budget."""
 
     run: Programs
     threat: Threat
     batch_size: int
     steps: int
     depth: int
+    tighten: bool
     above: float
     going: Callable[[], bool]
 
@@ -88,7 +79,8 @@ def branch_and_bound(
     steps: int = 15,
     candidates: int = 3,
     depth: int = 64,
-    chunk: int = 1024,
+    tighten: bool = True,
+    chunk: int = 256,
     outward: bool = True,
 ) -> Callable[..., Verdict]:
     """Decide for one example at a time whether any point of a threat is misclassified.
@@ -108,20 +100,23 @@ def branch_and_bound(
       steps: of Adam for each.
       candidates: cuts that are tried.
       depth: cuts of one sub-domain at most; then it is given up.
-      chunk: rows of a hidden layer that go back at a time.
+      tighten: before the first cut, optimise the slopes behind the intervals inside, for every number for which it is
+        open in which piece of its curve it lies; not with `inputs`, which bounds them anew anyway.
+      chunk: numbers of a hidden layer that go back at a time, on both sides.
       outward: add what rounding can do in whatever order sums are taken, which costs deep networks a part of their
         certificates; else a sub-domain is certified if its bound is above 1e-4, and holds up to rounding.
 
     Returns:
-      verify(x, label, going=always) -> Verdict, for one image (h, w, c) and its class. `going` is asked between batches
-      whether to go on; once it says no, the example is undecided. Programs are compiled by the first call.
+      verify(x, label, going=always, memory=None) -> Verdict, for one image (h, w, c) and its class. `going` is asked
+      between batches whether to go on; once it says no, the example is undecided. `memory` keeps the search between
+      cuts: what was kept is taken up, and ends as if it had not stopped. Programs are compiled by the first call.
 
     Raises:
       ValueError: for settings out of range, or a network with an operation that has no bounds.
 
     Reference: Wang et al. 2021, arXiv:2103.06624, beta-CROWN; the trial of candidates is De Palma et al. 2021,
-      arXiv:2104.06718, filtered smart branching. Hidden intervals stay those of the whole threat but for what intervals
-      gain from the cuts.
+      arXiv:2104.06718, filtered smart branching. Hidden intervals stay those of the whole threat, by alpha-CROWN, but
+      for what intervals gain from the cuts.
     """
     who = "branch_and_bound"
     checks.threat("bounds", threat)
@@ -142,14 +137,21 @@ def branch_and_bound(
         )
         return made(weights)
 
-    def verify(x: Any, label: Any, going: Callable[[], bool] = always) -> Verdict:
+    def verify(
+        x: Any, label: Any, going: Callable[[], bool] = always, memory: Memory | None = None
+    ) -> Verdict:
         x = jnp.asarray(x, jnp.float32)
         checks.points("bounds", x[None], eps=threat.eps, lower=threat.lower, upper=threat.upper)
         run = programs_for(x.shape)
         checks.labels(who, np.asarray(label)[None], count=1, classes=run.classes)
-        settings = Settings(run, threat, batch_size, steps, depth, 0.0 if outward else ROUNDING, going)
-        now = begin(settings, x, int(label))
+        settings = Settings(
+            run, threat, batch_size, steps, depth, tighten and not inputs, 0.0 if outward else ROUNDING, going
+        )
+        kept = memory.load() if memory else None
+        now = restored(kept, run, threat, x, int(label), depth) if kept else begin(settings, x, int(label))
         while len(now.queue.bound) and now.upper > 0 and going():
+            if memory:
+                memory.keep(lambda now=now: packed(now))
             now = advance(settings, now)
         lower = min([now.lower, *now.queue.bound.tolist()])
         status: Status = (
@@ -180,8 +182,19 @@ def begin(settings: Settings, x: jax.Array, label: int) -> Search:
     now = _met(now, points, leads)
     if now.upper <= 0:
         return now._replace(lower=-np.inf)
-    return _bounded(
+    now = _bounded(
         settings, now, open_domains.uncut(others, settings.depth), np.full(len(others), -np.inf), first=True
+    )
+    left = now.queue
+    if not (settings.tighten and len(left.bound) and now.upper > 0 and settings.going()):
+        return now
+    now = now._replace(whole=run.tighter(now.whole), queue=none)
+    return _bounded(
+        settings,
+        now,
+        open_domains.uncut(np.asarray(left.domain.other), settings.depth),
+        left.bound,
+        first=True,
     )
 
 

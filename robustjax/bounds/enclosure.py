@@ -17,6 +17,7 @@ from robustjax.bounds.arithmetic import Interval
 from robustjax.bounds.backward import Relaxations, Values
 from robustjax.bounds.optimised import least_optimised
 from robustjax.bounds.program import Program, Wire, traced
+from robustjax.models.cpu.rewritten import with_fast_convolutions
 from robustjax.numerics import constant, in_float32, per_example
 from robustjax.threats import Threat
 from robustjax.types import Labels, LogitsFn, PerExample
@@ -217,7 +218,10 @@ def _mapped(
     kind = checks.norm("bounds", threat.norm)
     checks.points("bounds", x, eps=threat.eps, lower=threat.lower, upper=threat.upper)
     program = recognised(
-        traced(lambda z: jnp.squeeze(checks.called("bounds", "network", fn, z[None]), 0), x[0])
+        traced(
+            with_fast_convolutions(lambda z: jnp.squeeze(checks.called("bounds", "network", fn, z[None]), 0)),
+            x[0],
+        )
     )._replace(outward=outward)
 
     def mapped(x, eps, hull, *others):

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from robustjax.bounds import rounding
+from robustjax.bounds import backward, rounding
 from robustjax.bounds.affine import Ball
 from robustjax.bounds.arithmetic import Interval
 from robustjax.bounds.backward import Moved, Values, curves_before, least, relaxations_of, turnings
 from robustjax.bounds.program import Program, Wire
 
 _RATE = 0.05  # of Adam, in parts of the range of slopes
+_FAST_RATE = 0.2  # for few steps
 STEPS = 30
 
 
@@ -24,6 +25,7 @@ def least_optimised(
     weights: Mapping[Wire, Float[Array, "rows ..."]],
     *,
     steps: int = STEPS,
+    rate: float = _RATE,
 ) -> Float[Array, " rows"]:
     """Bound sums of weighted values from below over a ball, as `backward.least`, with slopes that are optimised.
 
@@ -35,6 +37,7 @@ def least_optimised(
       values: intervals of every value, from `by_intervals` or `by_relaxation`.
       weights: of one value, a row for each bound.
       steps: of Adam.
+      rate: its step size, in parts of the range of slopes.
 
     Reference: Xu et al. 2021, arXiv:2011.13824, alpha-CROWN, which optimises slopes of ReLU, those behind the intervals
       too.
@@ -63,7 +66,7 @@ def least_optimised(
 
         return jax.vmap(row)(weight, turns)
 
-    adam = optax.adam(_RATE)
+    adam = optax.adam(rate)
 
     def step(carry, _):
         turns, state, best = carry
@@ -78,3 +81,37 @@ def least_optimised(
 
     (turns, _, best), _ = jax.lax.scan(step, (turns, adam.init(turns), first), None, length=steps)
     return jnp.fmax(best, bound(turns))
+
+
+def tightened(program: Program, ball: Ball, values: Values, *, chunk: int, steps: int) -> Values:
+    """Tighten the intervals that curves are bounded over: the slopes behind either end of each number are optimised.
+
+    From the first value on, and only for numbers that are open, see `backward.open_numbers`: what these are is known
+    before a value's turn by the intervals that were tightened before.
+
+    Args:
+      program, ball: of one example.
+      values: intervals of every value, from `by_relaxation`; they are kept where they are tighter.
+      chunk: numbers at a time; each has slopes of its own for every curve before it, for each end.
+      steps: of Adam.
+
+    Reference: Xu et al. 2021, arXiv:2011.13824, alpha-CROWN with intermediate bounds.
+    """
+    tight: Values = {program.x: ball.hull}
+    read = backward.read_by_curves(program)
+    for number, line in enumerate(program.lines):
+        for out, found in zip(line.outputs, backward.intervals(program, line, tight), strict=True):
+            tight[out] = Interval(
+                jnp.maximum(found.low, values[out].low), jnp.minimum(found.high, values[out].high)
+            )
+        before = program._replace(lines=program.lines[: number + 1])
+        for out in line.outputs:
+            if out not in read or not curves_before(before, out):
+                continue
+
+            def least_of(rows: Array, before: Program = before, out: Wire = out) -> Array:
+                return least_optimised(before, ball, tight, {out: rows}, steps=steps, rate=_FAST_RATE)
+
+            chosen = backward.open_numbers(program, out, tight[out])
+            tight[out] = backward.narrowed(tight[out], chosen, least_of, chunk)
+    return tight

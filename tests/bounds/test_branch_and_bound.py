@@ -162,6 +162,41 @@ def test_a_budget_that_ends_within_leaves_a_sound_bound():
     assert "undecided" in found and "attacked" not in found
 
 
+class Kept:
+    """A memory that is killed after some batches."""
+
+    def __init__(self, kept=None, stops=None):
+        self.kept, self.stops, self.times = kept, stops, 0
+
+    def load(self):
+        return self.kept
+
+    def keep(self, arrays):
+        self.kept = arrays()
+        self.times += 1
+        if self.times == self.stops:
+            raise KeyboardInterrupt
+
+
+def test_a_killed_search_ends_bit_by_bit_as_if_it_had_not_been():
+    weights, biases, x = drawn(5)  # in 15 sub-domains
+    label = int(np.argmax(network(weights, biases)(x[None])))
+    true = least(weights, biases, x, EPS, label)
+    moved = [*biases[:-1], biases[-1] + np.float32(0.01 - true) * np.eye(3, dtype=np.float32)[label]]
+    verify = branch_and_bound(network(weights, moved), Threat("linf", EPS), **SETTINGS)
+    whole = Kept()
+    expected = verify(x, label, memory=whole)
+    assert whole.times > 2 and expected.status == "certified"
+    killed = Kept(stops=2)
+    with pytest.raises(KeyboardInterrupt):
+        verify(x, label, memory=killed)
+    found = verify(x, label, memory=Kept(killed.kept))
+    assert found[:3] == expected[:3] and found.bounded == expected.bounded
+    np.testing.assert_array_equal(found.point, expected.point)
+    with pytest.raises(ValueError, match="of another network, threat or example"):
+        verify(x + 0.01, label, memory=Kept(killed.kept))
+
+
 def test_the_wrong_class_is_attacked_at_once_and_settings_are_checked():
     weights, biases, x = drawn(0)
     net = network(weights, biases)
