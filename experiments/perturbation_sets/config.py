@@ -25,7 +25,10 @@ from robustjax.data import subsets
 from robustjax.losses.elbo import interpolated
 from robustjax.models.cvae import Likelihood
 
-Method = Literal["plain", "real", "augmented", "adversarial", "stability", "smoothed", "smoothadv", "macer"]
+Method = Literal[
+    "plain", "real", "augmented", "adversarial", "stability", "smoothed", "smoothadv", "macer", "consistency",
+    "smoothmix",
+]  # fmt: skip
 FAMILIES = ("lighting", "warps")  # of the comparison
 RADII = ("quartile", "median", "upper", "largest")  # of the encodings' norms: where networks are attacked
 TARGETS = ("median", "largest")  # radii for which the comparison trains a smoothed network
@@ -214,12 +217,18 @@ class TrainClassifierConfig:
     model: str = "mlp"  # a classifier by name; for scenes with a class per pixel unet or unet_small
     method: Method = "adversarial"
     radius: Positive | None = None  # of the ball; by default the largest of the encodings' norms
-    # of the noise in latents of smoothed, smoothadv and macer; by default so that no certificate exceeds the radius
+    # of the noise in latents of smoothed, smoothadv, macer, consistency and smoothmix; by default so that no
+    # certificate exceeds the radius
     sigma: Positive | None = None
-    samples: Count | None = None  # of noise per image: 2 in smoothadv and 16 in macer by default
-    # of the divergence in stability, 1 by default; of the radius in macer, 3 / sigma as published
+    samples: Count | None = (
+        None  # of noise per image: by default 16 in macer, else 2; consistency takes at least 2
+    )
+    # of the divergence in stability, 1 by default, and in consistency, 10; of the radius in macer, 3 / sigma as
+    # published; of the mixtures in smoothmix, 1
     weight: Positive | None = None
-    attack_radius: Positive = 1.0  # of the attack in smoothadv, as a share of the radius
+    attack_radius: Positive = (
+        1.0  # of the attack in smoothadv and the search in smoothmix, as a share of the radius
+    )
     attack_steps: Count = 7  # of the training attack, each a fifth of the radius long
     # where the attack of adversarial training starts: uniform in the ball, for many latents near its surface, or
     # as published a uniform share of the radius away in a random direction

@@ -1,5 +1,6 @@
 """What `train_classifier` minimises: how a set's images come to a network, and the loss of each method."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +13,12 @@ from robustjax.attacks import compose, objectives
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.starts import at_origin, random_radius
 from robustjax.data.augment import chain, crop, flip
+from robustjax.losses.consistency import consistency
 from robustjax.losses.macer import macer
 from robustjax.losses.max_clean_adversarial import max_clean_adversarial
 from robustjax.losses.segmentation import max_clean_adversarial_segmentation, segmentation
 from robustjax.losses.smoothadv import smoothadv
+from robustjax.losses.smoothmix import smoothmix
 from robustjax.losses.stability import augmented, stability
 from robustjax.losses.standard import standard
 from robustjax.models.cvae import CVAE
@@ -111,6 +114,10 @@ def loss_on_set(
         "smoothed": lambda: augmented(model, noise),
         "smoothadv": lambda: sets.loss_through(space, model, lambda net: latent_smoothadv(cfg, net, radius)),
         "macer": lambda: sets.loss_through(space, model, lambda net: latent_macer(cfg, net, radius)),
+        "consistency": lambda: sets.loss_through(
+            space, model, lambda net: latent_consistency(cfg, net, radius)
+        ),
+        "smoothmix": lambda: sets.loss_through(space, model, lambda net: latent_smoothmix(cfg, net, radius)),
     }[cfg.method]()
 
 
@@ -126,3 +133,17 @@ def latent_macer(cfg: TrainClassifierConfig, net: Model, radius: float) -> Loss:
     """Build MACER on a network of latents, with the published weight in units of the noise: 12 at 0.25."""
     sigma = sigma_of(cfg, radius)
     return macer(net, sigma=sigma, samples=cfg.samples or 16, weight=cfg.weight or 3.0 / sigma)
+
+
+def latent_consistency(cfg: TrainClassifierConfig, net: Model, radius: float) -> Loss:
+    """Build Consistency on a network of latents."""
+    return consistency(net, sigma=sigma_of(cfg, radius), samples=cfg.samples or 2, weight=cfg.weight or 10.0)
+
+
+def latent_smoothmix(cfg: TrainClassifierConfig, net: Model, radius: float) -> Loss:
+    """Build SmoothMix on a network of latents; its search ends at the attack's radius, and latents have no box."""
+    return smoothmix(
+        net, sigma=sigma_of(cfg, radius), samples=cfg.samples or 2, steps=cfg.attack_steps,
+        step_size=cfg.attack_radius * radius / cfg.attack_steps, weight=cfg.weight or 1.0, lower=-math.inf,
+        upper=math.inf,
+    )  # fmt: skip

@@ -25,7 +25,13 @@ from robustjax.perturbations.learned import encoder
 from robustjax.types import Batch, Mask, Model, Network, Params, State
 
 LARGEST = 3.1986  # the largest certificate, in deviations of the noise, of 10,000 samples at alpha = 0.001
-PER_IMAGE = ("stability", "smoothadv", "macer")  # methods for one class per image, not per pixel
+PER_IMAGE = (
+    "stability",
+    "smoothadv",
+    "macer",
+    "consistency",
+    "smoothmix",
+)  # methods for one class per image, not per pixel
 SEGMENTERS = {"unet": (64, 128, 256, 512, 512), "unet_small": (16, 32, 32)}  # widths
 
 # --- data ---

@@ -8,7 +8,8 @@
 Methods: plain; real (on the perturbations that the set was learned from); augmented (on random points of the set);
 adversarial (on an image or what an attack in the set made of it, whichever has the larger loss); stability; and, to be
 certified by `certify`, with noise in latents: smoothed, smoothadv (the smoothed classifier is attacked within
---attack-radius times the radius) and macer (its certified radius is made large).
+--attack-radius times the radius), macer (its certified radius is made large), consistency (predictions under noise
+agree) and smoothmix (less certain on the way to where the smoothed classifier is wrong).
 
 Accuracy is measured on clean images, on real perturbations, on the worst of many real ones, and under PGD with restarts
 at --radii, by default the quartiles and the largest of the encodings' norms, where u = 0 and the encoding of a real

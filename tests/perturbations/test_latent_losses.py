@@ -10,8 +10,10 @@ from toys import K, Linear
 from robustjax import numerics
 from robustjax.attacks.pgd import pgd
 from robustjax.attacks.starts import at_origin
+from robustjax.losses.consistency import consistency
 from robustjax.losses.macer import macer
 from robustjax.losses.smoothadv import smoothadv
+from robustjax.losses.smoothmix import smoothmix
 from robustjax.losses.stability import stability
 from robustjax.perturbations import sets
 from robustjax.perturbations.learned import learned
@@ -43,16 +45,20 @@ def outcome(loss):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["smoothadv", "macer", "stability"])
+@pytest.mark.parametrize("name", ["smoothadv", "macer", "stability", "consistency", "smoothmix"])
 def test_where_the_set_is_all_of_pixel_space_it_is_the_loss_of_pixels(name):
     ascent = pgd(WHOLE.threat, steps=3, step_size=0.1, start=at_origin)
     build = {
         "smoothadv": lambda net: smoothadv(net, ascent, sigma=0.3, samples=3),
         "macer": lambda net: macer(net, sigma=0.3, samples=4),
         "stability": lambda net: stability(net, white(0.3)),
+        "consistency": lambda net: consistency(net, sigma=0.3, samples=3),
+        "smoothmix": lambda net: smoothmix(
+            net, sigma=0.3, samples=2, steps=3, step_size=0.1, lower=-np.inf, upper=np.inf
+        ),
     }[name]
     own, lifted = outcome(build(MODEL)), outcome(sets.loss_through(WHOLE, MODEL, build))
-    assert own[0][1][0]["seen"] == lifted[0][1][0]["seen"] == 1
+    assert own[0][1][0]["seen"] == lifted[0][1][0]["seen"] == (2 if name == "smoothmix" else 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), own, lifted)
 
 
@@ -98,6 +104,23 @@ def test_macer_in_latents_is_its_formula_with_the_noise_that_logits_have(linear)
     np.testing.assert_allclose(metrics["risk"], risk, rtol=1e-2)
     assert total > 0.05
     np.testing.assert_allclose(value, risk + total, rtol=1e-2)
+
+
+def test_consistency_in_latents_is_its_formula_with_the_noise_that_logits_have(linear):
+    space, logits, slope = linear
+    sigma, samples, weight, unsure = 1.0, 20_000, 2.0, 0.5
+    loss = sets.loss_through(
+        space, MODEL, lambda net: consistency(
+            net, sigma=sigma, samples=samples, weight=weight, entropy_weight=unsure)
+    )  # fmt: skip
+    value, _ = jax.jit(loss)(WEIGHT, STATE, BATCH, KEY)
+    each = logits[:, None] + (RNG.normal(size=(samples, K)) * sigma @ slope)[None]
+    log_p = special.log_softmax(each, axis=2)
+    mean = np.exp(log_p).mean(axis=1)
+    risk = -log_p[np.arange(6), :, Y].mean()
+    divergence = (mean[:, None] * (np.log(mean)[:, None] - log_p)).sum(axis=2).mean()
+    entropy = special.entr(mean).sum(axis=1).mean()
+    np.testing.assert_allclose(value, risk + weight * divergence + unsure * entropy, rtol=1e-2)
 
 
 def test_an_image_meets_its_own_latents_and_key_however_many_rows_it_has():
