@@ -56,6 +56,8 @@ class TrainConfig:
     model: str = "convnet_small"  # of catalog.models (a wrong name lists all), or module:name of a function
     dtype: str = "float32"  # what the network computes in, or bfloat16; logits and losses stay float32
     remat: bool = False  # recompute what lies inside residual blocks: less memory, a third more time
+    # draw weights so that intervals keep their width from layer to layer: for ibp, crown_ibp and sabr
+    interval_weights: bool = False
     # standard, adversarial, half_adversarial, trades, trades_official, mart, fgsm_rs, n_fgsm, free, ibp, crown_ibp,
     # sabr, logitnorm, and for smoothing gaussian, stability, smoothadv, macer, consistency, smoothmix; or module:name
     # of a function; see catalog.losses

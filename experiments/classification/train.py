@@ -41,6 +41,7 @@ from robustjax.data.extra import enriched
 from robustjax.data.random_window import Windows
 from robustjax.losses.free import optimizer as free_optimizer
 from robustjax.losses.free import parameters as free_parameters
+from robustjax.models.initialisation import for_intervals
 from robustjax.threats import Threat
 from robustjax.types import Batch, Loss, Model, State
 
@@ -81,6 +82,8 @@ def main(cfg: TrainConfig) -> int:
     model = models.classifier(
         cfg.model, dataset=cfg.dataset, classes=classes, shape=shape, dtype=cfg.dtype, remat=cfg.remat
     )
+    if cfg.interval_weights:
+        model = for_intervals(model)
     update_loss, tx = loss_at(cfg, model, classes), cfg.optimizer.over(cfg.updates)
     replays = 1
     if cfg.loss == "free":  # the perturbation is trained like a parameter, on every batch several times

@@ -36,6 +36,7 @@ published_mixtures  the mixtures that public checkpoints are of
 architectures    the networks that published weights are of, by name
 weights          imported: a network with the weights of a PyTorch checkpoint; load, constants, into, fingerprint
 recognition      which architecture the names and shapes of tensors are of
+initialisation   for_intervals: weights that certified training starts from
 running_statistics  whether BatchNorm layers see what they saw in training
 layernames       the names in a state dict, without wrappers
 layouts          how public PyTorch code names layers
