@@ -40,7 +40,8 @@ class TrainConfig:
 
     dataset: str = "digits"
     folder: str | None = None  # of pairs of image files, instead of --dataset and --pairs
-    # linf, rts, warps, lighting, corrupted, corrupted_twice, corrupted_or_clean, relit (scenes), or module:name
+    # linf, rts, warps, lighting, corrupted, corrupted_twice, corrupted_or_clean, relit (scenes), or module:name; with
+    # _fixed after a name of corruptions each image has one of each kind for good, as in arrays that are stored
     pairs: str = "lighting"
     limit: Count | None = None  # perturbations per image, drawn once; by default new ones at every step
     pad: Count | None = None  # crop out of a border of this width and flip, both images of a pair alike
@@ -59,6 +60,9 @@ class TrainConfig:
     samples: Count = 5  # perturbations of each validation image, whose encodings choose the radius
     steps: Count = 50  # of the searches that measure quality
     images: ImagesOrAll = 1000  # validation and test images that are measured, None for all
+    # images held out to choose the radius, by default a tenth of the training images; 1000 in the published runs on
+    # MNIST and CIFAR-10; the others are trained on
+    validation_images: Count | None = None
     save_every: Count = 1000  # updates
     seed: Seed = 1
     out: str = "runs/cvae"
@@ -230,10 +234,12 @@ class TrainClassifierConfig:
         1.0  # of the attack in smoothadv and the search in smoothmix, as a share of the radius
     )
     attack_steps: Count = 7  # of the training attack, each a fifth of the radius long
-    # where the attack of adversarial training starts: uniform in the ball, for many latents near its surface, or
-    # as published a uniform share of the radius away in a random direction
-    attack_start: Literal["ball", "radius"] = "ball"
-    truncate: bool = True  # latents of augmented at the radius; published ones are N(0, I), however long
+    # where the attack of adversarial training starts: as published a uniform share of the radius away in a random
+    # direction, or uniform in the ball, for many latents near its surface
+    attack_start: Literal["ball", "radius"] = "radius"
+    truncate: bool = (
+        False  # cut latents of augmented off at the radius; published ones are N(0, I), however long
+    )
     first_light: bool = False  # plain training of scenes sees them under their first light only
     pad: Count | None = None  # crop out of a border of this width, and flip
     epochs: Count = 80
@@ -261,11 +267,11 @@ class TrainClassifierConfig:
 
 _WIDE = TrainClassifierConfig(
     set="runs/cvae_cifar10", model="wideresnet28_10", epochs=100, pad=4, images=None, radius=28.0,
-    optimizer=Optimizer(rate=0.2), attack_start="radius", truncate=False, radii=(2.7, 3.9, 10.2, 28.0),
+    optimizer=Optimizer(rate=0.2), radii=(2.7, 3.9, 10.2, 28.0),
 )  # fmt: skip
 _UNET = TrainClassifierConfig(
     set="runs/cvae_mip5", model="unet", epochs=400, pad=10, images=None, radius=17.0,
-    optimizer=Optimizer(name="adam", rate=0.01, weight_decay=0.0), queries=0, attack_start="radius", truncate=False,
+    optimizer=Optimizer(name="adam", rate=0.01, weight_decay=0.0), queries=0,
     radii=(7.35, 8.81, 17.0),
 )  # fmt: skip
 CLASSIFIER_PRESETS = {
@@ -274,6 +280,8 @@ CLASSIFIER_PRESETS = {
         set="runs/cvae_cifar10_small",
         model="resnet8",
         attack_steps=4,
+        attack_start="ball",
+        truncate=True,
         pad=4,
         epochs=5,
         optimizer=Optimizer(rate=0.2),

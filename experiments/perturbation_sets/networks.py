@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from experiments.perturbation_sets.config import TrainClassifierConfig, TrainConfig
+from experiments.perturbation_sets.config import TRAIN_PRESETS, TrainClassifierConfig, TrainConfig
+from experiments.shared.planned import training_images
 from robustjax import data, evaluation, runtime
 from robustjax.catalog.learned_sets import AUTOENCODERS, PAIRS
 from robustjax.catalog.models import classifier
 from robustjax.catalog.names import named
-from robustjax.data import lit_scenes, multi_illumination
+from robustjax.data import lit_scenes, multi_illumination, subsets
 from robustjax.data.augment import crop, flip
 from robustjax.data.paired import paired
 from robustjax.models import unet
@@ -60,7 +61,10 @@ def splits(cfg: TrainConfig) -> list[data.Split]:
             )
         return [multi_illumination.load(int(level), part, data_dir=cfg.data_dir) for part in parts]
     if cfg.folder is None:
-        return [data.load(cfg.dataset, part, data_dir=cfg.data_dir) for part in parts]
+        train, valid, test = (data.load(cfg.dataset, part, data_dir=cfg.data_dir) for part in parts)
+        if cfg.validation_images is not None:
+            train, valid = _fewer_held_out(train, valid, cfg.validation_images)
+        return [train, valid, test]
     found = paired(cfg.folder)
     if len(found.names) < 10:
         raise ValueError(f"--folder {cfg.folder} holds {len(found.names)} images, must hold at least 10")
@@ -72,6 +76,20 @@ def splits(cfg: TrainConfig) -> list[data.Split]:
         )
         for part, rows in chosen.items()
     ]
+
+
+def _fewer_held_out(train: data.Split, valid: data.Split, count: int) -> tuple[data.Split, data.Split]:
+    """Hold fewer images out; the others come after those that are trained on anyway."""
+    kept = subsets.subset(valid, count)
+    rest = ~np.isin(valid.index, kept.index)
+    joined = data.of_arrays(
+        np.concatenate([train.image, valid.image[rest]]),
+        np.concatenate([train.label, valid.label[rest]]),
+        name=train.info.name,
+        split="train",
+        classes=train.info.classes,
+    )
+    return joined, kept
 
 
 def as_images(split: data.Split, rows: Any = slice(None)) -> jax.Array:
@@ -163,6 +181,58 @@ def open_set(folder: str, *, data_dir: str | None = None) -> LearnedSet:
     measured = run.folder / "quality.json"
     radii = json.loads(measured.read_text())["encodings"] if measured.exists() else {}
     return LearnedSet(cfg, model, params, state, step, radii, parts)
+
+
+def settings_of_set(folder: str) -> TrainConfig:
+    """Give the settings of the set that a folder runs/cvae_PRESET will hold.
+
+    Raises:
+      ValueError: if the folder is named otherwise.
+    """
+    preset = folder.rpartition("/")[2].removeprefix("cvae_")
+    if preset not in TRAIN_PRESETS:
+        raise ValueError(
+            f"set is {folder!r}, must be cvae_PRESET of a preset of perturbation_sets.train to be planned: "
+            f"{', '.join(TRAIN_PRESETS)}"
+        )
+    return TRAIN_PRESETS[preset]
+
+
+def set_of_shapes(folder: str, shape: tuple[int, ...], classes: int) -> LearnedSet:
+    """Describe the set of a folder runs/cvae_PRESET by shapes alone, where neither data nor weights need be there.
+
+    Args:
+      folder: its name.
+      shape: of the images in the files, one picture of a scene.
+      classes: of the images.
+    """
+    cfg = settings_of_set(folder)
+    stacked = stacked_shape(cfg, shape)
+    one = data.of_arrays(
+        np.zeros((1, *stacked), np.uint8),
+        np.zeros(1, int),
+        name=cfg.dataset,
+        classes=[str(i) for i in range(classes)],
+    )
+    model = autoencoder(cfg, stacked)
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    return LearnedSet(cfg, model, params, state, 0, {}, [one, one, one])
+
+
+def stacked_shape(cfg: TrainConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Say the shape of an example: of scenes all pictures, one below the other."""
+    return (multi_illumination.LIGHTS * shape[0], *shape[1:]) if cfg.pixelwise else shape
+
+
+def examples_of(cfg: TrainConfig) -> int:
+    """Say how many examples are trained on.
+
+    Raises:
+      ValueError: if it is not known.
+    """
+    if cfg.dataset.startswith("multi_illumination/"):
+        return multi_illumination.TRAINING_SCENES
+    return training_images(cfg.dataset, cfg.validation_images)
 
 
 def restored(run: runtime.OpenedRun, model: CVAE | Model) -> tuple[tuple[Params, State], int]:

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from robustjax import training
 from robustjax.data import order
 from robustjax.data.known import KNOWN
+from robustjax.staged_training import Stage
 from robustjax.types import Batch
 
 
@@ -41,6 +42,7 @@ def of_step(
     calls: int,
     ema: bool = False,
     name: str = "training step",
+    beside: PyTree = None,
 ) -> Planned:
     """Plan a training step.
 
@@ -52,15 +54,49 @@ def of_step(
       calls: updates in the whole run.
       ema: whether an average of the weights is kept.
       name: of the program.
+      beside: arrays that every device holds whole; if there are any, the step takes (batch, beside).
     """
 
     def trace() -> Any:
         state = jax.eval_shape(lambda key: training.start(key, model, tx, ema=ema), jax.random.key(0))
         traced: Any = step
-        return traced.trace(placed(state, mesh), placed(batch, mesh, *mesh.axis_names))
+        given: Any = placed(batch, mesh, *mesh.axis_names)
+        if beside is not None:
+            given = given, placed(beside, mesh)
+        return traced.trace(placed(state, mesh), given)
 
-    images = sum(leaf.shape[0] for leaf in jax.tree.leaves(batch) if len(leaf.shape) > 1)
+    images = sum(leaf.shape[0] for leaf in jax.tree.leaves(batch) if len(leaf.shape) == 4)
     return Planned(name, trace, images, calls)
+
+
+def of_stage(stage: Stage, mesh: Mesh) -> Planned:
+    """Plan one update of a staged training, whose arrays may be shapes alone.
+
+    Args:
+      stage: of `staged_training`.
+      mesh: of one device.
+    """
+
+    def trace() -> Any:
+        state = jax.eval_shape(stage.start)
+        rows = stage.batch_size
+        batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), stage.arrays)
+        # A segment is a loop of such updates that donates its state.
+        return jax.jit(stage.step, donate_argnums=0).trace(placed(state, mesh), placed(batch, mesh))
+
+    return Planned(f"{stage.name}: update", trace, stage.batch_size, stage.total)
+
+
+def require_one_device(command: str, mesh: Mesh) -> None:
+    """Refuse to plan for several devices what a script does on one.
+
+    Raises:
+      ValueError: if there are several.
+    """
+    if mesh.size > 1:
+        raise ValueError(
+            f"{command} trains on one device, must be planned for one, such as --topology v5e:1x1"
+        )
 
 
 def images_of(count: int, shape: tuple[int, ...]) -> Any:
@@ -68,15 +104,18 @@ def images_of(count: int, shape: tuple[int, ...]) -> Any:
     return jax.ShapeDtypeStruct((count, *shape), jnp.float32)
 
 
-def batch_of(count: int, shape: tuple[int, ...]) -> Batch:
-    """Describe a batch of images and labels."""
-    labels: Any = jax.ShapeDtypeStruct((count,), jnp.int32)
+def batch_of(count: int, shape: tuple[int, ...], *, of_pixels: tuple[int, ...] = ()) -> Batch:
+    """Describe a batch of images and labels, of an image each or of its (h, w) pixels."""
+    labels: Any = jax.ShapeDtypeStruct((count, *of_pixels), jnp.int32)
     return Batch(images_of(count, shape), labels)
 
 
-def training_images(dataset: str) -> int:
-    """Say about how many images of a known set are trained on, nine in ten of its training images.
+def training_images(dataset: str, held_out: int | None = None) -> int:
+    """Say about how many images of a known set are trained on.
 
+    Args:
+      dataset: its name.
+      held_out: training images that are not trained on, by default about one in ten.
     Raises:
       ValueError: if the set is not known.
     """
@@ -86,7 +125,7 @@ def training_images(dataset: str) -> int:
         raise ValueError(
             f"dataset is {dataset!r}, must be one whose number of images is known, such as cifar10"
         )
-    return total - total // order.HELD_OUT
+    return total - (total // order.HELD_OUT if held_out is None else held_out)
 
 
 def placed(tree: PyTree, mesh: Mesh, *axes: str) -> PyTree:

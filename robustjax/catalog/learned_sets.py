@@ -16,6 +16,10 @@ PAIRS: dict[str, Callable[[], pairs.Pairs]] = {
     "corrupted": pairs.corrupted,
     "corrupted_twice": pairs.corrupted_twice,
     "corrupted_or_clean": lambda: pairs.corrupted_twice(originals=True),
+    # One corruption of each kind for each image, drawn once, as in the arrays that the authors store.
+    "corrupted_fixed": lambda: pairs.corrupted(fixed=0),
+    "corrupted_twice_fixed": lambda: pairs.corrupted_twice(fixed=0),
+    "corrupted_or_clean_fixed": lambda: pairs.corrupted_twice(originals=True, fixed=0),
 }
 AUTOENCODERS: dict[str, Callable[[tuple[int, ...]], CVAE]] = {  # from the shape of an image, (h, w, c)
     "dense": lambda shape: cvae_small.dense(shape=shape),

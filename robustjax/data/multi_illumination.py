@@ -22,6 +22,7 @@ from robustjax.data.store import scratch, settle
 from robustjax.data.trees import read_picture
 
 LIGHTS = 25
+TRAINING_SCENES = 960  # of the 1,015 that are published, by `part_of`
 _MATERIALS = (
     "Brick, Cardboard, Carpet/rug, Ceramic, Chalkboard/blackboard, Concrete, Cork/corkboard, Dirt, "
     "Fabric/cloth, Foliage, Food, Fur, Glass, Granite/marble, Hair, Laminate, Leather, Linoleum, Metal, "

@@ -141,16 +141,18 @@ def lighting(*, dim: float = 0.4, glow: float = 0.6) -> Pairs:
     return pairs
 
 
-def corrupted(names: Sequence[str] = STRUCTURED, *, severity: float = 5.0) -> Pairs:
+def corrupted(names: Sequence[str] = STRUCTURED, *, severity: float = 5.0, fixed: int | None = None) -> Pairs:
     """Pair an image with a corruption of it, drawn anew each time: the set is centred at clean images.
 
     Args:
       names: of corruptions, as in CIFAR-10-C.
       severity: in [0, 5].
+      fixed: seed of corruptions that are drawn once, one of each name for each image, and rounded down to bytes, as in
+        arrays that are stored; None to draw them anew. Images are recognised by their pixels.
     Raises:
       ValueError: for an unknown or no name, or another severity.
     """
-    apply = _each("corrupted", names, severity)
+    apply = _each("corrupted", names, severity, fixed)
 
     def pairs(key: Keys, x: Images) -> ImagePair:
         keys = keys_for(key, x.shape[0])
@@ -161,7 +163,11 @@ def corrupted(names: Sequence[str] = STRUCTURED, *, severity: float = 5.0) -> Pa
 
 
 def corrupted_twice(
-    names: Sequence[str] = STRUCTURED, *, severity: float = 5.0, originals: bool = False
+    names: Sequence[str] = STRUCTURED,
+    *,
+    severity: float = 5.0,
+    originals: bool = False,
+    fixed: int | None = None,
 ) -> Pairs:
     """Pair two different corruptions of an image, for data whose clean images are not known.
 
@@ -169,10 +175,11 @@ def corrupted_twice(
       names: of corruptions, at least two.
       severity: in [0, 5].
       originals: let the clean image be one of the choices.
+      fixed: as in `corrupted`.
     Raises:
       ValueError: as in `corrupted`, and with fewer than two choices.
     """
-    apply, choices = _each("corrupted_twice", names, severity), len(names) + originals
+    apply, choices = _each("corrupted_twice", names, severity, fixed), len(names) + originals
     if choices < 2:
         raise ValueError(f"corrupted_twice: names is {tuple(names)}, must leave two choices")
 
@@ -228,7 +235,9 @@ def limited(pairs: Pairs, *, count: int, seed: int = 0) -> Pairs:
     return limited_pairs
 
 
-def _each(name: str, names: Sequence[str], severity: float) -> Callable[[Keys, Images, Array], Images]:
+def _each(
+    name: str, names: Sequence[str], severity: float, fixed: int | None
+) -> Callable[[Keys, Images, Array], Images]:
     """Apply to each image the corruption of its number; one number more leaves it as it is."""
     if not names:
         raise ValueError(f"{name}: names is empty, must hold at least one")
@@ -241,8 +250,13 @@ def _each(name: str, names: Sequence[str], severity: float) -> Callable[[Keys, I
 
     def apply(keys: Keys, x: Images, which: Array) -> Images:
         checks.floats(name, x)
+        if fixed is not None:
+            own = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(fixed), fingerprint(x))
+            keys = jax.vmap(jax.random.fold_in)(own, which)
         # One after another, so that each image pays for its own corruption only.
-        return jax.lax.map(lambda row: jax.lax.switch(row[0], branches, row[1], row[2]), (which, keys, x))
+        made = jax.lax.map(lambda row: jax.lax.switch(row[0], branches, row[1], row[2]), (which, keys, x))
+        # What is a byte already may lie a rounding below it.
+        return made if fixed is None else jnp.floor(255.0 * made + 1e-3) / 255.0
 
     return apply
 

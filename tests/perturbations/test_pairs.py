@@ -83,6 +83,28 @@ NAMES = ("brightness", "contrast")
 
 
 @pytest.mark.slow
+def test_fixed_corruptions_are_one_of_each_kind_for_an_image_whatever_the_key():
+    """Noise that would differ at every draw does not, and comes in bytes; as many images as kinds, and no more."""
+    made = jax.jit(pairs.corrupted(("gaussian_noise", "shot_noise"), severity=3.0, fixed=0))
+    seen = [np.asarray(made(jax.random.key(i), COLOUR).perturbed) for i in range(12)]
+    for row in range(len(COLOUR)):
+        assert len({one[row].tobytes() for one in seen}) == 2
+    np.testing.assert_allclose(255 * seen[0], np.round(255 * seen[0]), atol=1e-4)
+    other = pairs.corrupted(("gaussian_noise", "shot_noise"), severity=3.0, fixed=1)(KEY, COLOUR).perturbed
+    assert not any(np.array_equal(other, one) for one in seen)
+    # Alone and in a batch an image has the same ones.
+    alone = {np.asarray(made(jax.random.key(i), COLOUR[:1]).perturbed).tobytes() for i in range(12)}
+    assert alone == {one[:1].tobytes() for one in seen}
+
+
+def test_images_that_stay_clean_stay_the_same_bytes():
+    """Of a corruption and the original both are shown, in either order: one image keeps all 256 values as they are."""
+    x = jnp.arange(256, dtype=jnp.float32).reshape(1, 16, 16, 1).repeat(3, axis=-1) / 255
+    pair = pairs.corrupted_twice(("contrast",), severity=5.0, originals=True, fixed=0)(KEY, x)
+    clean = [np.abs(np.asarray(one) - np.asarray(x)).max() < 1e-6 for one in pair]
+    assert sorted(clean) == [False, True]
+
+
 def test_corrupted_pairs_hold_the_image_and_one_of_its_corruptions():
     image, perturbed = jax.jit(pairs.corrupted(NAMES, severity=3.0))(KEY, COLOUR)
     np.testing.assert_array_equal(image, COLOUR)

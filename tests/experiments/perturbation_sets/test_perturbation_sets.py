@@ -126,6 +126,22 @@ def test_a_folder_of_another_kind_is_refused(runs, tmp_path):
         networks.open_classifier(str(tmp_path))
 
 
+def test_fewer_images_are_held_out():
+    """Every image is trained on or held out, once; the held-out ones were so before."""
+    usual = networks.splits(train.PRESETS["digits"])
+    fewer = networks.splits(dataclasses.replace(train.PRESETS["digits"], validation_images=20))
+    assert len(fewer[1].label) == 20 and np.isin(fewer[1].index, usual[1].index).all()
+
+    def rows(*parts):
+        image, label = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("image", "label")
+        )
+        return sorted(one.tobytes() + bytes([k]) for one, k in zip(image, label, strict=True))
+
+    assert rows(*fewer[:2]) == rows(*usual[:2])
+    assert rows(fewer[2]) == rows(usual[2])
+
+
 def test_pairs_of_a_folder_are_split_by_image(tmp_path):
     for side, offset in (("image", 0), ("perturbed", 1)):
         (tmp_path / side).mkdir()
