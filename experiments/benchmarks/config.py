@@ -425,6 +425,21 @@ class PlanConfig:
                 raise ValueError(f"--options has {word!r}, must be name=value")
 
 
+# --- paper_costs ---
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperCostsConfig:
+    """Bound what the trainings of PAPERS.md cost on one chip."""
+
+    chip: tyro.conf.Positional[Literal["v5e", "v6e"]]  # whose compiler is the extra `plan`
+    only: str = ""  # commands that contain this, such as cifar10_aloe; all by default
+    redo: bool = False  # compile rows that are known already
+    limit: Positive = 3600.0  # seconds for the programs of one row
+    page: str = "experiments/PAPERS.md"
+    out: str = "experiments/benchmarks/paper_costs.jsonl"
+
+
 # --- torch_training ---
 
 

@@ -24,17 +24,35 @@ from typing import Any
 
 import jax
 import tyro
+from PIL import Image
 
 from experiments.benchmarks import chips, compiling, measured_on
 from experiments.benchmarks.config import PlanConfig as Config
 from experiments.benchmarks.time_bounds import Bound, bound
 from experiments.shared import command_line
 from robustjax import runtime
+from robustjax.data import multi_illumination, restricted_imagenet
 from robustjax.data.known import KNOWN
+from robustjax.data.preprocessing import preprocessing
 from robustjax.runtime import report, strict_json
 
 SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1)}
-COLOUR = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "svhn_cropped": (32, 32, 3)}
+COLOUR = {
+    "cifar10": (32, 32, 3),
+    "cifar100": (32, 32, 3),
+    "svhn_cropped": (32, 32, 3),
+    "gtsrb/aloe": (32, 32, 3),
+}
+LARGE = {"restricted_imagenet": (224, 224, 3)} | {
+    f"multi_illumination/mip{mip}": (*multi_illumination.size(mip), 3) for mip in range(8)
+}
+# Of sets whose files say their classes.
+CLASSES = {
+    "digits": 10,
+    "gtsrb/aloe": 43,
+    "imagenet2012": 1000,
+    "restricted_imagenet": len(restricted_imagenet.CLASSES),
+} | {f"multi_illumination/mip{mip}": len(multi_illumination.CLASSES) for mip in range(8)}
 TOP = 10  # operations to list
 
 
@@ -99,19 +117,30 @@ def images(cfg: Config, settings: Any) -> tuple[tuple[int, ...], int]:
     Raises:
       ValueError: if they are neither known nor given.
     """
-    name = getattr(settings, "dataset", None) or dataset_of(settings)
-    shape = cfg.shape or (SHAPES | COLOUR).get(name)
+    name = dataset_of(cfg.script, settings)
+    shape = cfg.shape or preprocessed(settings) or (SHAPES | COLOUR | LARGE).get(name)
     known = KNOWN.get(name)
-    classes = cfg.classes or (len(known.classes) if known and known.classes else 10 * (name == "digits"))
+    classes = cfg.classes or (len(known.classes) if known and known.classes else CLASSES.get(name))
     if not shape or not classes:
         raise ValueError(f"the shape of {name!r} is not known here: give --shape 224 224 3 --classes 1000")
     return tuple(shape), classes
 
 
-def dataset_of(settings: Any) -> str:
-    """Name the data set of the network under evaluation, where a script has one."""
+def dataset_of(script: str, settings: Any) -> str:
+    """Name the data set: that of the settings, what the script's `planned_dataset` says, or the evaluated network's."""
+    if dataset := getattr(settings, "dataset", None):
+        return dataset
+    module = importlib.import_module(f"experiments.{script}")
+    if hasattr(module, "planned_dataset"):
+        return module.planned_dataset(settings)
     source = getattr(settings, "source", None)
     return source.dataset_of() if source is not None else ""
+
+
+def preprocessed(settings: Any) -> tuple[int, ...]:
+    """Say the shape of pictures that are preprocessed by name; nothing where they are not."""
+    name = getattr(settings, "preprocess", None)
+    return preprocessing(name)(Image.new("RGB", (640, 480))).shape if name else ()
 
 
 def network_of(config: dict[str, Any], script: str) -> str:

@@ -170,7 +170,7 @@ TRAIN_PRESETS = {
         images=5000,
         classifier="data/resnet50.pt",
         kind="pix2pixhd",
-        recipe=_LARGE,
+        recipe=dataclasses.replace(_LARGE, classifier="resnet50_imagenet"),  # what the file holds
         out="runs/translator_imagenet",
     ),
     "imagenette": TrainConfig(dataset="imagenette/160px-v2", size=160, kind="pix2pixhd", recipe=_LARGE),

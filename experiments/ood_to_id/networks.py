@@ -160,6 +160,14 @@ def pairs_of(
     return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)), *found)
 
 
+def count_pairs(recipe: Recipe, images: int) -> int:
+    """Count the pairs that `pairs_of` makes of so many training images."""
+    images = min(images, recipe.pairs_of or images)
+    shares = {1.0, *(share for name, share in recipe.subset if name in recipe.attacks)}
+    kinds = {share: len(_kinds_of_pairs(recipe, lambda x: x, share)) for share in shares}
+    return sum(max(1, round(share * images)) * count for share, count in kinds.items())
+
+
 @functools.cache
 def _pairs_program(model: Model, recipe: Recipe, share: float) -> Callable[..., ImagePair]:
     @jax.jit

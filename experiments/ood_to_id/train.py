@@ -18,11 +18,14 @@ the translator; ood_to_id.evaluate attacks it with knowledge of it.
 Start it again with the same --out and it goes on bit for bit. The folder gets networks/, system.json and report.html.
 """
 
+from jax.sharding import Mesh
+
 from experiments.ood_to_id.config import TRAIN_PRESETS as PRESETS
 from experiments.ood_to_id.config import TrainConfig
 from experiments.ood_to_id.train_report import training_report
-from experiments.ood_to_id.training import Stopped, train_system
+from experiments.ood_to_id.training import Stopped, stages_of_shapes, train_system
 from experiments.shared import command_line
+from experiments.shared.planned import Planned, of_stage, require_one_device
 from robustjax import runtime
 
 
@@ -41,6 +44,22 @@ def main(cfg: TrainConfig) -> int:
         )
     runtime.say(f"report: {training_report(cfg, trained).write(trained.folder / 'report.html')}")
     return 0
+
+
+def planned(cfg: TrainConfig, mesh: Mesh, *, shape: tuple[int, ...], classes: int) -> list[Planned]:
+    """List what a run does most of its time, for `benchmarks.plan`: an update of each network.
+
+    Making pairs, which attacks the classifier, and measuring are not in it.
+
+    Args:
+      cfg: the settings.
+      mesh: of one device, which need not be there.
+      shape, classes: of the images.
+    Raises:
+      ValueError: for several devices, a translator of one's own, or a set whose number of images is not known.
+    """
+    require_one_device("ood_to_id.train", mesh)
+    return [of_stage(stage, mesh) for stage in stages_of_shapes(cfg, shape, classes)]
 
 
 if __name__ == "__main__":

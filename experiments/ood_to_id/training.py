@@ -13,6 +13,7 @@ from experiments.ood_to_id import images, networks
 from experiments.ood_to_id.config import TRAIN_MAY_DIFFER, TrainConfig
 from experiments.ood_to_id.images import Sets
 from experiments.shared.classifiers import open_classifier
+from experiments.shared.planned import training_images
 from robustjax import checks, logit, runtime
 from robustjax.attacks import objectives
 from robustjax.attacks.compose import against
@@ -23,6 +24,7 @@ from robustjax.data.subsets import batch_subset
 from robustjax.models import weights
 from robustjax.ood.translate import Translate
 from robustjax.perturbations import tones
+from robustjax.perturbations.pairs import ImagePair
 from robustjax.runtime import strict_json
 from robustjax.runtime.stopping import Stop, stopping
 from robustjax.staged_training import Stage
@@ -145,6 +147,58 @@ def given_classifier(cfg: TrainConfig, classes: int, shape: tuple[int, ...]) -> 
     few = np.zeros((1, *shape), np.float32)
     checks.logits(f"--classifier {path}", network.logits_fn, few, classes=classes)
     return network
+
+
+def stages_of_shapes(cfg: TrainConfig, shape: tuple[int, ...], classes: int) -> list[Stage]:
+    """List the stages of a run over shapes alone, where data and weights need not be there.
+
+    Args:
+      cfg: the settings.
+      shape: of the images in the files; digits are enlarged as in a run.
+      classes: of the images.
+    Raises:
+      ValueError: for a translator of one's own, or a set whose number of images is not known.
+    """
+    if cfg.kind not in TRANSLATORS:
+        raise ValueError(f"kind is {cfg.kind!r}, must be one of {', '.join(TRANSLATORS)} to be planned")
+    recipe, shape = cfg.recipe, (16, 16, 1) if cfg.dataset == "digits" else shape
+    if cfg.size is not None:
+        shape = (cfg.size, cfg.size, shape[-1])
+    count = _wanted(cfg.images) or training_images(cfg.dataset)
+    sets = _shapes(count, shape, classes)
+    stages = []
+    # --- classifier and encoder; a classifier that is given is taken to be the recipe's ---
+    model, stage = networks.classifier_stage(sets, recipe, cfg.seed, dataset=cfg.dataset)
+    if cfg.classifier is None:
+        stages.append(stage)
+    params, state = _nothing(model)
+    classifier = Network(model, params, state, {})
+    fewer = _shapes(min(count, _wanted(recipe.encoder_images) or count), shape, classes)
+    stages.append(networks.encoder_stage(fewer, recipe, cfg.seed)[1])
+    # --- translator ---
+    pool = None
+    if TRANSLATORS[cfg.kind].paired:
+        dtype = jnp.uint8 if recipe.as_bytes else jnp.float32
+        pairs: Any = jax.ShapeDtypeStruct((networks.count_pairs(recipe, count), *shape), dtype)
+        pool = ImagePair(pairs, pairs)
+    weights = _nothing(networks.translator_of(cfg.kind, recipe, shape))
+    parts = networks.translator_stages(cfg.kind, sets, classifier, pool, recipe, cfg.seed)
+    return [*stages, *(part(weights) for part in parts)]
+
+
+def _wanted(images: subsets.Wanted) -> int | None:
+    return None if images is None else subsets.rule(images).images
+
+
+def _shapes(count: int, shape: tuple[int, ...], classes: int) -> Sets:
+    image: Any = jax.ShapeDtypeStruct((count, *shape), jnp.float32)
+    part = Batch(image, jnp.arange(count, dtype=jnp.int32) % classes)
+    return Sets(part, part, part)
+
+
+def _nothing(model: Model) -> Any:
+    """Make weights of zeros: a program does not depend on them."""
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(model.init, jax.random.key(0)))
 
 
 class _Stages:

@@ -32,12 +32,14 @@ from experiments.perturbation_sets.networks import (
     autoencoder,
     batches,
     encoding_norms,
+    examples_of,
     pairs_of,
     restored,
     splits,
+    stacked_shape,
 )
 from experiments.shared import command_line, report_pieces
-from experiments.shared.planned import Planned, batch_of, of_step, training_images
+from experiments.shared.planned import Planned, batch_of, of_step
 from robustjax import data, evaluation, optimizers, runtime, training
 from robustjax.data import subsets
 from robustjax.losses.elbo import elbo, interpolated, on_pairs
@@ -147,18 +149,20 @@ def planned(cfg: TrainConfig, mesh: Mesh, *, shape: tuple[int, ...], classes: in
     Args:
       cfg: the settings.
       mesh: of devices, which need not be there.
-      shape: of the images; classes play no part.
+      shape: of the images, one picture of a scene; classes play no part.
     Raises:
-      ValueError: for pairs from a folder or of scenes, whose number is not known, as that of another set may be.
+      ValueError: for pairs from a folder, whose number is not known, as that of another set may be.
     """
     del classes
-    if cfg.folder or cfg.pixelwise:
-        raise ValueError("--folder or --pairs relit is given, must be left out to be planned")
-    total, epoch = cfg.updates(training_images(cfg.dataset))
-    model: Any = autoencoder(cfg, shape)
+    if cfg.folder:
+        raise ValueError("--folder is given, must be left out to be planned")
+    total, epoch = cfg.updates(examples_of(cfg))
+    stacked = stacked_shape(cfg, shape)
+    model: Any = autoencoder(cfg, stacked)
     loss_at, tx = learning(cfg, model, pairs_of(cfg).augmented, epoch)
     step = training.scheduled(loss_at, tx)
-    return [of_step(step, model, tx, batch_of(cfg.batch_size, shape), mesh, calls=total)]
+    batch = batch_of(cfg.batch_size, stacked, of_pixels=shape[:2] if cfg.pixelwise else ())
+    return [of_step(step, model, tx, batch, mesh, calls=total)]
 
 
 def quality_of(cfg: TrainConfig, model: CVAE, pairs: Pairs) -> Any:

@@ -34,11 +34,16 @@ from experiments.perturbation_sets.networks import (
     LearnedSet,
     batches,
     classifier_for,
+    examples_of,
     open_set,
     pairs_of,
     radius_of,
+    set_of_shapes,
+    settings_of_set,
+    stacked_shape,
 )
 from experiments.shared import command_line, report_pieces
+from experiments.shared.planned import Planned, batch_of, of_step
 from robustjax import data, evaluation, runtime, training
 from robustjax.data import subsets
 from robustjax.evaluation import inside_sets
@@ -65,8 +70,7 @@ def main(cfg: TrainClassifierConfig) -> int:
     train, test = learned_set.splits[0], subsets.subset(learned_set.splits[2], cfg.images)
 
     # --- training ---
-    total = cfg.epochs * max(1, len(train.label) // cfg.batch_size)
-    batch_size = min(cfg.batch_size, len(train.label))
+    total, batch_size = updates(cfg, len(train.label))
     tx = cfg.optimizer.over(total)
     step = training.step(loss_of(cfg, learned_set, model, radius), tx)
     trained_set = runtime.place((learned_set.params, learned_set.state), mesh)
@@ -115,6 +119,39 @@ def main(cfg: TrainClassifierConfig) -> int:
     page.text(report_pieces.images(test))
     runtime.say(f"report: {page.write(run.folder / 'report.html')}")
     return 0
+
+
+def updates(cfg: TrainClassifierConfig, examples: int) -> tuple[int, int]:
+    """Count the updates of the run, and the images of each."""
+    return cfg.epochs * max(1, examples // cfg.batch_size), min(cfg.batch_size, examples)
+
+
+def planned(cfg: TrainClassifierConfig, mesh: Mesh, *, shape: tuple[int, ...], classes: int) -> list[Planned]:
+    """List what a run does most of its time, for `benchmarks.plan`: the training step.
+
+    Args:
+      cfg: the settings; of the set's folder the name counts, runs/cvae_PRESET of a preset of perturbation_sets.train.
+      mesh: of devices, which need not be there.
+      shape, classes: of the images, one picture of a scene.
+    Raises:
+      ValueError: for a set of another name, or no radius, which is that of a set once it is learned.
+    """
+    if cfg.radius is None:
+        raise ValueError("radius is missing, must be given to be planned, such as radius=28")
+    learned_set = set_of_shapes(cfg.set, shape, classes)
+    model, made = classifier_for(cfg, learned_set), learned_set.config
+    total, batch_size = updates(cfg, examples_of(made))
+    tx = cfg.optimizer.over(total)
+    step = training.step(loss_of(cfg, learned_set, model, cfg.radius), tx)
+    of_pixels = shape[:2] if made.pixelwise else ()
+    batch = batch_of(batch_size, stacked_shape(made, shape), of_pixels=of_pixels)
+    beside = learned_set.params, learned_set.state
+    return [of_step(step, model, tx, batch, mesh, calls=total, beside=beside)]
+
+
+def planned_dataset(cfg: TrainClassifierConfig) -> str:
+    """Name the data set of the set, for `benchmarks.plan`."""
+    return settings_of_set(cfg.set).dataset
 
 
 def evaluated(

@@ -17,44 +17,36 @@ import functools
 import pathlib
 
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.ratio import report
 from experiments.ratio.config import MAY_DIFFER, PRESETS, Config, Method
 from experiments.ratio.measure import Arrays, Evaluation, counterfactual_evaluation
-from experiments.ratio.networks import classifier, load_sets, train, training_loss
+from experiments.ratio.networks import classifier, load_sets, train, training_step
 from experiments.ratio.results import TITLES, Results
 from experiments.shared import command_line
+from experiments.shared.planned import Planned, batch_of, images_of, of_step, require_one_device
 from robustjax import runtime, training
 from robustjax.runtime.stopping import stopping
 from robustjax.threats import Threat
-from robustjax.types import Network
+from robustjax.types import Network, Pair
 
 EVALUATION_SEED = 1000  # of the network that evaluates counterfactuals
 
 
 def main(cfg: Config) -> int:
     """Train and measure what is missing, then write the report."""
-    # --- images and threat models: the radii are read here and nowhere else ---
+    # --- images and threat models of the evaluation ---
     sets = load_sets(cfg)
-    classes = sets.train.info.classes
+    classes, shape = sets.train.info.classes, sets.train.image.shape[1:]
     threat, ood_threat = Threat("l2", cfg.eps), Threat("l2", cfg.ood_eps)
-    training_threat, ood_training_threat = (Threat("l2", eps) for eps in cfg.training_radii)
 
     # --- networks ---
-    optimizer = cfg.optimizer.over(cfg.updates)
-    model = functools.cache(lambda name: classifier(name, sets.train, cfg.dataset))
+    model = functools.cache(lambda name: classifier(name, cfg.dataset, classes=len(classes), shape=shape))
 
     @functools.cache  # one compiled update serves all seeds of a method
     def update(name: str, method: Method) -> training.Step:
-        loss = training_loss(
-            method,
-            model(name),
-            cfg,
-            classes=len(classes),
-            threat=training_threat,
-            ood_threat=ood_training_threat,
-        )
-        return training.scheduled(loss, optimizer)
+        return training_step(method, model(name), cfg, classes=len(classes))
 
     with runtime.Run(cfg.out, cfg, may_differ=MAY_DIFFER) as run, stopping() as stop:
 
@@ -104,6 +96,30 @@ def main(cfg: Config) -> int:
     page = report.page(it, sets, report.of_methods(cfg, sets, it))
     runtime.say(f"report: {page.write(pathlib.Path(cfg.out) / 'report.html')}")
     return 0
+
+
+def planned(cfg: Config, mesh: Mesh, *, shape: tuple[int, ...], classes: int) -> list[Planned]:
+    """List what a run does most of its time, for `benchmarks.plan`: the training step of every method.
+
+    Args:
+      cfg: the settings.
+      mesh: of one device, which need not be there.
+      shape, classes: of the images.
+    Raises:
+      ValueError: for several devices.
+    """
+    require_one_device("ratio.compare", mesh)
+    batch = Pair(batch_of(cfg.batch_size, shape), images_of(cfg.batch_size, shape))
+
+    def of(name: str, method: Method, calls: int, what: str) -> Planned:
+        model = classifier(name, cfg.dataset, classes=classes, shape=shape)
+        step, tx = training_step(method, model, cfg, classes=classes), cfg.optimizer.over(cfg.updates)
+        return of_step(step, model, tx, batch, mesh, calls=calls, ema=cfg.ema, name=f"{what}: training step")
+
+    return [
+        of(cfg.evaluation_model, "at", cfg.updates, "evaluation network"),
+        *(of(cfg.model, method, cfg.seeds * cfg.updates, TITLES[method]) for method in cfg.methods),
+    ]
 
 
 if __name__ == "__main__":

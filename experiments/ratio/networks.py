@@ -73,9 +73,8 @@ def test_sets(cfg: Measured, test: Split) -> dict[str, Split]:
     }
 
 
-def classifier(name: str, like: Split, dataset: str) -> Model:
-    """Build a network by name for the images of a split."""
-    classes, shape = len(like.info.classes), like.image.shape[1:]
+def classifier(name: str, dataset: str, *, classes: int, shape: tuple[int, ...]) -> Model:
+    """Build a network by name for the images of a data set."""
     if name == "tiny":
         return tiny(classes=classes, shape=shape)
     return models.classifier(name, dataset=dataset, classes=classes, shape=shape)
@@ -126,6 +125,13 @@ def training_loss(
         return _halved(loss) if cfg.half_weights and method in HALF_WEIGHTS else loss
 
     return loss_at
+
+
+def training_step(method: Method, model: Model, cfg: Config, *, classes: int) -> training.Step:
+    """Build the compiled update of a method, within the radii of training."""
+    threat, ood_threat = (Threat("l2", eps) for eps in cfg.training_radii)
+    loss = training_loss(method, model, cfg, classes=classes, threat=threat, ood_threat=ood_threat)
+    return training.scheduled(loss, cfg.optimizer.over(cfg.updates))
 
 
 def _halved(loss: Loss) -> Loss:

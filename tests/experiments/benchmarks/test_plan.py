@@ -105,10 +105,10 @@ def test_the_table_of_a_folder():
 AUTOATTACK = ("source.checkpoint=none.pt", "source.architecture=convnet_small", "source.dataset=cifar10")
 
 
-def of(script, preset, *settings, batch_size=512, shape=(32, 32, 3)):
+def of(script, preset, *settings, batch_size=512, shape=(32, 32, 3), devices=4):
     """What a script plans for the devices that are here."""
     cfg = plan.script_config(plan.Config(script, preset, batch_size=batch_size, settings=settings))
-    mesh = runtime.data_mesh(jax.devices()[:4])
+    mesh = runtime.data_mesh(jax.devices()[:devices])
     return importlib.import_module(f"experiments.{script}").planned(cfg, mesh, shape=shape, classes=10)
 
 
@@ -144,11 +144,49 @@ def test_a_segment_makes_its_iterations():
         ("classification.speedrun", "cifar10", (), 87 * 512, 15),  # 45,000 of 50,000 images
         ("ood_detection.train", "cifar10_aloe", ("updates=9", "ood-batch-size=100"), 612, 9),
         ("perturbation_sets.train", "cifar10", ("epochs=2",), 512, 2 * 87),
+        ("perturbation_sets.train_classifier", "cifar10_cvae_attack", ("epochs=2",), 512, 2 * 87),
+        ("perturbation_sets.train_classifier", "mi_cvae_attack", ("epochs=3",), 512, 3 * 1),  # 960 scenes
     ],
 )
 def test_trainings_are_planned(script, preset, settings, images, calls):
     (one,) = of(script, preset, *settings)
     assert (one.images, one.calls) == (images, calls)
+
+
+def test_a_comparison_is_planned_method_by_method():
+    """Two networks of each method, beside the one that evaluates counterfactuals; ID and OOD images count."""
+    settings = ("methods=plain,ratio", "seeds=2", "updates=5")
+    found = of("ratio.compare", "mnist", *settings, batch_size=64, shape=(28, 28, 1), devices=1)
+    assert [one.name.partition(":")[0] for one in found] == ["evaluation network", "plain", "RATIO"]
+    assert [(one.images, one.calls) for one in found] == [(128, 5), (128, 10), (128, 10)]
+
+
+def test_a_translation_system_is_planned_network_by_network():
+    """54,000 images of MNIST, clean and under two attacks at two radii: five pairs of each of the first 8,000."""
+    found = of("ood_to_id.train", "mnist_small", batch_size=None, shape=(28, 28, 1), devices=1)
+    assert [one.name for one in found] == ["classifier: update", "encoder: update", "translator: update"]
+    assert [(one.images, one.calls) for one in found] == [
+        (64, 6 * (54_000 // 64)),
+        (200, 8 * (20_000 // 200)),
+        (64, 2 * (5 * 8000 // 64)),
+    ]
+    # A given classifier is not trained, and SPSA makes pairs of a twentieth of the images.
+    settings = ("classifier=net.pt", "recipe.attacks=fgsm,spsa", "recipe.refresh=0", "images=2000")
+    found = of("ood_to_id.train", "mnist_small", *settings, batch_size=None, shape=(28, 28, 1), devices=1)
+    assert [one.calls for one in found] == [8 * (2000 // 200), 2 * ((2000 * 3 + 100 * 2) // 64)]
+
+
+@pytest.mark.parametrize("script", ["ratio.compare", "ood_to_id.train"])
+def test_what_trains_on_one_device_is_planned_for_one(script):
+    with pytest.raises(ValueError, match="trains on one device"):
+        of(script, "mnist", batch_size=None, shape=(28, 28, 1))
+
+
+def test_sets_that_are_not_learned_yet_are_known_by_their_folders():
+    with pytest.raises(ValueError, match="must be cvae_PRESET"):
+        of("perturbation_sets.train_classifier", "cifar10_cvae_aug", "set=runs/mine")
+    with pytest.raises(ValueError, match="radius is missing"):
+        of("perturbation_sets.train_classifier", "digits")
 
 
 @pytest.mark.slow
@@ -164,6 +202,32 @@ def test_planned_programs_trace(script, preset, settings):
     (one,) = of(script, preset, *settings, batch_size=32, shape=(28, 28, 1))
     with jax.numpy_dtype_promotion("standard"):  # as scripts run
         assert one.trace().lower().as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "settings", "shape"),
+    [
+        ("ratio.compare", ("methods=ratio",), (8, 8, 1)),
+        ("ood_to_id.train", ("kind=atop",), (8, 8, 1)),
+        ("ood_to_id.train", ("kind=ddpm",), (8, 8, 1)),
+        (
+            "perturbation_sets.train_classifier",
+            ("set=runs/cvae_mnist_dense_linf", "batch_size=8"),
+            (28, 28, 1),
+        ),
+        (
+            "perturbation_sets.train_classifier",
+            ("set=runs/cvae_mip5", "model=unet_small", "batch_size=2"),
+            (125, 187, 3),
+        ),
+    ],
+)
+def test_programs_of_one_device_trace(script, settings, shape):
+    found = of(script, "smoke", *settings, batch_size=None, shape=shape, devices=1)
+    with jax.numpy_dtype_promotion("standard"):
+        for one in found:
+            assert one.trace().lower().as_text()
 
 
 @pytest.mark.parametrize("text", ["v5e", "v9:1x1", "v5e:0x1", "v5e:1", "v5p:2x2", "h100:512", "v5e:2x4x"])
@@ -200,6 +264,22 @@ def test_settings_are_those_of_the_script():
 def test_wrong_input_ends_in_one_line(changes, match):
     with pytest.raises(ValueError, match=match):
         plan.script_config(config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("script", "preset", "found"),
+    [
+        ("ratio.compare", "restricted_imagenet", ((224, 224, 3), 9)),
+        ("ood_detection.train", "gtsrb_aloe", ((32, 32, 3), 43)),
+        ("ood_to_id.train", "imagenet", ((224, 224, 3), 1000)),
+        ("perturbation_sets.train", "mip3", ((500, 750, 3), 36)),
+        ("perturbation_sets.train_classifier", "mi_sample_aug", ((125, 187, 3), 36)),
+        ("perturbation_sets.train_classifier", "cifar10_cvae_aug", ((32, 32, 3), 10)),
+    ],
+)
+def test_images_of_published_presets_are_known(script, preset, found):
+    cfg = plan.Config(script, preset)
+    assert plan.images(cfg, plan.script_config(cfg)) == found
 
 
 def test_unknown_images_are_asked_for():
