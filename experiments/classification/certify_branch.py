@@ -54,6 +54,7 @@ class Tried(NamedTuple):
       lower, upper: bounds on the least lead of the label's logit; None for one that is infinite.
       seconds: that it took, with compiling.
       bounded: sub-domains.
+      crown, alpha: bounds before the first cut, by CROWN and with slopes optimised; None where there is none.
     """
 
     radius: float
@@ -63,6 +64,8 @@ class Tried(NamedTuple):
     upper: float | None
     seconds: float
     bounded: int
+    crown: float | None = None
+    alpha: float | None = None
 
     def row(self, norm: str) -> dict[str, Any]:
         """Tabulate."""
@@ -95,7 +98,12 @@ def decide(
     for eps, sure, stands in zip(cfg.grid(), certified, robust, strict=True):
         threat = Threat(cfg.norm, float(eps))
         verify = branch_and_bound(
-            network, threat, inputs=cfg.split == "inputs", batch_size=cfg.domains, outward=cfg.outward
+            network,
+            threat,
+            inputs=cfg.split == "inputs",
+            batch_size=cfg.domains,
+            tighten=cfg.tighten,
+            outward=cfg.outward,
         )
         for i in np.flatnonzero(able & stands & ~sure):
             one = known.get((float(eps), int(i)))
@@ -107,7 +115,8 @@ def decide(
                 )
                 seconds = memory.seconds()
                 ends = _finite(found.lower), _finite(found.upper)
-                one = Tried(float(eps), int(i), found.status, *ends, seconds, found.bounded)
+                roots = [_finite(root) for root in (*found.roots[:1], *found.roots[-1:])]
+                one = Tried(float(eps), int(i), found.status, *ends, seconds, found.bounded, *roots)
                 strict_json.append(journal, one._asdict())
                 memory.remove()
                 runtime.say(

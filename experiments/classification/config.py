@@ -495,6 +495,7 @@ class CertifyConfig:
     # seconds of branch and bound for each image that bounds and attacks leave undecided; 0 for none
     budget: NonNegative = 0.0
     split: Split = "activations"  # what it cuts: inputs where they are few numbers
+    tighten: bool = False  # before the first cut, optimise the slopes behind the intervals of hidden layers
     domains: Annotated[int, Ge(2)] = 64  # sub-domains on the device together
     images: ImagesOrAll = 100  # test images, None for all
     batch_size: Count = 16  # images whose bounds are on the device together

@@ -34,6 +34,8 @@ class Verdict(NamedTuple):
       upper: the least lead of the points met.
       point: where that is.
       bounded: how many sub-domains were bounded.
+      roots: bounds before the first cut, by CROWN and with slopes optimised; then, if none decided, the same over
+        tightened intervals. None where the budget ended before.
     """
 
     status: Status
@@ -41,6 +43,7 @@ class Verdict(NamedTuple):
     upper: float
     point: np.ndarray
     bounded: int
+    roots: tuple[float, ...]
 
 
 class Settings(NamedTuple):
@@ -79,7 +82,7 @@ def branch_and_bound(
     steps: int = 15,
     candidates: int = 3,
     depth: int = 64,
-    tighten: bool = True,
+    tighten: bool = False,
     chunk: int = 256,
     outward: bool = True,
 ) -> Callable[..., Verdict]:
@@ -101,7 +104,8 @@ def branch_and_bound(
       candidates: cuts that are tried.
       depth: cuts of one sub-domain at most; then it is given up.
       tighten: before the first cut, optimise the slopes behind the intervals inside, for every number for which it is
-        open in which piece of its curve it lies; not with `inputs`, which bounds them anew anyway.
+        open in which piece of its curve it lies; not with `inputs`, which bounds them anew anyway. It costs as much as
+        some thousand sub-domains.
       chunk: numbers of a hidden layer that go back at a time, on both sides.
       outward: add what rounding can do in whatever order sums are taken, which costs deep networks a part of their
         certificates; else a sub-domain is certified if its bound is above 1e-4, and holds up to rounding.
@@ -157,7 +161,7 @@ def branch_and_bound(
         status: Status = (
             "attacked" if now.upper <= 0 else "certified" if lower > settings.above else "undecided"
         )
-        return Verdict(status, lower, now.upper, now.point, now.bounded)
+        return Verdict(status, lower, now.upper, now.point, now.bounded, tuple(now.roots.tolist()))
 
     return verify
 
@@ -178,7 +182,7 @@ def begin(settings: Settings, x: jax.Array, label: int) -> Search:
     points, leads = run.lead(settings.threat, whole, x[None])
     others = np.delete(np.arange(run.classes, dtype=np.int32), label)
     turns, none = run.turns(whole, jnp.zeros(run.classes)), open_domains.nothing(settings.depth, run.places)
-    now = Search(whole, turns, none, np.inf, np.inf, np.asarray(x), 0)
+    now = Search(whole, turns, none, np.inf, np.inf, np.asarray(x), 0, np.zeros(0))
     now = _met(now, points, leads)
     if now.upper <= 0:
         return now._replace(lower=-np.inf)
@@ -237,13 +241,14 @@ def _bounded(
     settings: Settings, now: Search, domain: Domain, floor: np.ndarray, *, first: bool = False
 ) -> Search:
     """Bound sub-domains, given bounds of what they are parts of, and queue those that stay open."""
-    run, start = settings.run, 0
+    run, start, at_first = settings.run, 0, np.inf
     for part, rows in open_domains.batches(domain, settings.batch_size):
         if not settings.going():
             # What is not bounded yet keeps the bound of what it is a part of.
             return now._replace(lower=min([now.lower, *floor[start:].tolist()]))
         inside = run.enter(now.whole, part)
         state = run.start(now.whole, part, now.turns, inside)
+        at_first = min([at_first, *np.asarray(state.bound)[:rows].tolist()])
         steps = FIRST_STEPS if first else settings.steps
         for number in range(steps):
             if number % _TOGETHER == 0 and (
@@ -268,6 +273,10 @@ def _bounded(
             bounded=now.bounded + rows,
         )
         start += rows
+    if first:
+        now = now._replace(
+            roots=np.append(now.roots, [at_first, min([now.lower, *now.queue.bound.tolist()])])
+        )
     return now
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from robustjax import checks
 from robustjax.bounds.arithmetic import Interval
 
 CONVEX, CONCAVE, STRAIGHT = 1, -1, 0
@@ -200,3 +201,13 @@ def turned(curve: Curve, x: Interval, moved: Interval, known: Turning | None = N
 
     low, high = turn(start.low, moved.low, low_stays), turn(start.high, moved.high, high_stays)
     return Lines(low, lowest(curve, low, x), high, highest(curve, high, x))
+
+
+def has_chord_above(curve: Curve) -> bool:
+    """Tell whether the curve bends upwards at its only break, as ReLU: the line above is the chord, and stays."""
+    if curve.shapes != (STRAIGHT, STRAIGHT) or not checks.concrete(curve.breaks[0]):
+        return False
+    with jax.ensure_compile_time_eval():
+        at = np.asarray(curve.breaks[0], np.float32).reshape(-1)[0]
+        before, here, after = np.asarray(curve.fn(jnp.stack([at - 1, at, at + 1])))
+    return bool(before + after >= 2 * here)

@@ -8,9 +8,11 @@ import optax
 from jaxtyping import Array, Float
 
 from robustjax.bounds import backward, rounding
+from robustjax.bounds.activations import curve_of
 from robustjax.bounds.affine import Ball
 from robustjax.bounds.arithmetic import Interval
 from robustjax.bounds.backward import Moved, Values, curves_before, least, relaxations_of, turnings
+from robustjax.bounds.curves import has_chord_above
 from robustjax.bounds.program import Program, Wire
 
 _RATE = 0.05  # of Adam, in parts of the range of slopes
@@ -44,23 +46,33 @@ def least_optimised(
     """
     ((wire, weight),) = weights.items()
     rows = weight.shape[0]
-    turns = {
-        line.outputs[0]: Interval(
-            *(
-                jnp.zeros((rows, *values[line.outputs[0]].low.shape), weight.dtype) + program.zero
-                for _ in range(2)
-            )
-        )
-        for line in curves_before(program, wire)
+    still = {
+        line.outputs[0]: jnp.zeros_like(values[line.outputs[0]].low) for line in curves_before(program, wire)
     }
+    turned_above = {
+        line.outputs[0]
+        for line in curves_before(program, wire)
+        if (curve := curve_of(line)) is not None and not has_chord_above(curve)
+    }
+    # Below and, but for ReLU, above.
+    turns: tuple[dict[Wire, Array], dict[Wire, Array]] = tuple(  # pyright: ignore[reportAssignmentType]
+        {
+            out: jnp.zeros((rows, *v.shape), weight.dtype) + program.zero
+            for out, v in still.items()
+            if out in chosen
+        }
+        for chosen in (set(still), turned_above)
+    )
     slacks = rounding.slacks(program, values) if program.outward else {}
     start = turnings(program, wire, values)
     first = least(program, ball, relaxations_of(program, values, slacks=slacks), weights)
-    if not turns:
+    if not still:
         return first
 
-    def bound(turns: Moved) -> Float[Array, " rows"]:
-        def row(weight: Array, moved: Moved) -> Array:
+    def bound(turns: tuple[dict[Wire, Array], dict[Wire, Array]]) -> Float[Array, " rows"]:
+        def row(weight: Array, turns: tuple[dict[Wire, Array], dict[Wire, Array]]) -> Array:
+            below, above = turns
+            moved: Moved = {out: Interval(below[out], above.get(out, still[out])) for out in still}
             relaxations = relaxations_of(program, values, moved, slacks, start)
             return least(program, ball, relaxations, {wire: weight[None]})[0]
 

@@ -37,6 +37,7 @@ class Search(NamedTuple):
       lower: the least bound of those that are certified or given up.
       upper, point: the least lead met, and where.
       bounded: sub-domains so far.
+      roots: the bounds before the first cut, as in `Verdict`.
     """
 
     whole: Whole
@@ -46,6 +47,7 @@ class Search(NamedTuple):
     upper: float
     point: np.ndarray
     bounded: int
+    roots: np.ndarray
 
 
 def packed(now: Search) -> dict[str, np.ndarray]:
@@ -68,7 +70,14 @@ def restored(
     whole = jax.eval_shape(run.whole, threat, x, jnp.int32(label))
     turns = jax.eval_shape(run.turns, whole, jax.ShapeDtypeStruct((run.classes,), jnp.float32))
     like = Search(
-        whole, turns, open_domains.nothing(depth, run.places), 0.0, 0.0, np.zeros(x.shape, np.float32), 0
+        whole,
+        turns,
+        open_domains.nothing(depth, run.places),
+        0.0,
+        0.0,
+        np.zeros(x.shape, np.float32),
+        0,
+        np.zeros(0),
     )
     leaves, structure = jax.tree.flatten(like)
     names = [f"{number:04d}" for number in range(len(leaves))]

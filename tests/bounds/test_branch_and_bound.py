@@ -112,6 +112,8 @@ def decided(seed, inputs):
         assert np.abs(done.point - x).max() <= EPS + 1e-6
         at = np.asarray(network(weights, moved)(jnp.asarray(done.point[None])))[0]
         assert done.upper == pytest.approx(at[label] - np.delete(at, label).max(), abs=1e-5)
+        # Slopes that are optimised give no less than those they start from, and never more than there is.
+        assert list(done.roots) == sorted(done.roots) and all(root <= aim + 1e-5 for root in done.roots)
         bounded.append(done.bounded)
     return bounded
 
@@ -206,3 +208,22 @@ def test_the_wrong_class_is_attacked_at_once_and_settings_are_checked():
         branch_and_bound(net, Threat("linf", EPS), batch_size=1)
     with pytest.raises(ValueError, match="must be computed from the image"):
         branch_and_bound(lambda z: jnp.zeros((len(z), 3)), Threat("linf", EPS))(x, 0)
+
+
+@pytest.mark.slow
+def test_tightened_intervals_certify_what_is_true_and_nothing_else():
+    """Two hidden layers: what is known before the first cut grows, and stays below the exact least lead."""
+    weights, biases, x = drawn(2, (3, 6, 5, 3))
+    label = int(np.argmax(network(weights, biases)(x[None])))
+    true = least(weights, biases, x, EPS, label)
+    tightened = 0
+    for aim in (0.02, -0.02):
+        moved = [*biases[:-1], biases[-1] + np.float32(aim - true) * np.eye(3, dtype=np.float32)[label]]
+        verify = branch_and_bound(network(weights, moved), Threat("linf", EPS), tighten=True, **SETTINGS)
+        done = verify(x, label)
+        assert done.status == ("certified" if aim > 0 else "attacked")
+        assert done.lower <= aim + 1e-5 and all(root <= aim + 1e-5 for root in done.roots)
+        if len(done.roots) > 2:
+            assert done.roots[-1] > done.roots[1]
+            tightened += 1
+    assert tightened

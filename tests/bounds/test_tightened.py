@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from robustjax.bounds import backward
-from robustjax.bounds.activations import recognised
+from robustjax.bounds.activations import curve_of, recognised
 from robustjax.bounds.affine import Ball
 from robustjax.bounds.arithmetic import Interval
+from robustjax.bounds.curves import has_chord_above
 from robustjax.bounds.enclosure import intervals_of
 from robustjax.bounds.optimised import tightened
 from robustjax.bounds.program import traced
@@ -72,3 +74,20 @@ def test_numbers_in_one_piece_of_their_curve_are_left_out_and_nothing_changes():
     for (every, only), which in zip(values, chosen, strict=True):
         np.testing.assert_allclose(only.low[which], every.low[which], atol=1e-5)
         assert (only.low <= every.low + 1e-5).all() and (only.high >= every.high - 1e-5).all()
+
+
+@pytest.mark.parametrize(
+    ("fn", "above"),
+    [
+        (jax.nn.relu, True),
+        (jnp.abs, True),
+        (lambda z: jnp.minimum(z, 0.5), False),
+        (lambda z: jax.nn.leaky_relu(z, 0.1), True),
+        (lambda z: jax.nn.leaky_relu(z, 3.0), False),
+        (jax.nn.softplus, False),
+    ],
+)
+def test_which_curves_lie_below_their_chord_at_one_break(fn, above):
+    program = recognised(traced(fn, jnp.zeros(3)))
+    curve = curve_of(program.lines[-1])
+    assert curve is not None and has_chord_above(curve) == above
