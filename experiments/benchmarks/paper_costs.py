@@ -5,13 +5,15 @@
 
 Every row whose script lists its programs is compiled by `benchmarks.plan`, for one chip and with the settings of its
 command: minutes of a CPU for each program. What was found goes to --out, one line of JSON for each row, and from there
-into the page. Rows that are there already are not compiled again, so that a stopped run goes on; --redo compiles them.
-A row whose programs cannot be compiled keeps the cost that it has, and its line says why.
+into the page. Rows whose programs were compiled already are not compiled again, so that a stopped run goes on; --redo
+compiles them. A row whose programs cannot be compiled keeps the cost that it has, and its line says why.
 """
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,7 +46,8 @@ def main(cfg: Config) -> int:
     page, out = Path(cfg.page), Path(cfg.out)
     known = lines(out)
     for command in trainings(page.read_text()):
-        if cfg.only not in command or (command in known and not cfg.redo):
+        there = "hours" in known.get(command, {})
+        if cfg.only not in command or (there and not cfg.redo):
             continue
         line = {"command": command, "topology": f"{cfg.chip}:1x1", **planned(cfg, command)}
         strict_json.append(out, line)
@@ -92,13 +95,12 @@ def planned(cfg: Config, command: str) -> dict[str, Any]:
         words = [script, preset, "--topology", f"{cfg.chip}:1x1", "--out", folder]
         words += ["--settings", *given] if given else []
         call = [sys.executable, "-m", "experiments.benchmarks.plan", *words]
-        try:
-            run = subprocess.run(call, capture_output=True, text=True, check=False, timeout=cfg.limit)
-        except subprocess.TimeoutExpired:
+        errors = within(call, cfg.limit)
+        if errors is None:
             return {"failed": f"not compiled within {cfg.limit:.0f} s"}
         found = Path(folder) / "plan.jsonl"
         if not found.exists():
-            return {"failed": (run.stderr.strip().splitlines() or ["no message"])[-1]}
+            return {"failed": (errors.strip().splitlines() or ["no message"])[-1]}
         programs = [json.loads(line) for line in found.read_text().splitlines()]
     kept = ("program", "images", "calls", "bound ms", "compiler's cycles ms", "hours at least", "memory GB")
     return {
@@ -109,6 +111,18 @@ def planned(cfg: Config, command: str) -> dict[str, Any]:
         "compiled in s": round(time.perf_counter() - begin),
         "versions": measured_on.versions("jax", "jaxlib", "libtpu", "flax"),
     }
+
+
+def within(call: list[str], seconds: float) -> str | None:
+    """Run a command and return what it says of errors; None if it took too long, and then no child of it goes on."""
+    with subprocess.Popen(
+        call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            return process.communicate(timeout=seconds)[1]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return None
 
 
 def said(line: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import pytest
 from experiments.ood_detection import config as ood
 from experiments.perturbation_sets import config as sets
 from experiments.ratio.config import PRESETS as RATIO
+from robustjax.models import normalisation
 from robustjax.ood import presets
 
 SGD = {"optimizer.name": "sgd", "optimizer.rate": 0.1, "optimizer.momentum": 0.9}
@@ -321,3 +322,11 @@ def test_the_rate_drops_at_the_published_epochs(cfg, epochs, drops):
     expected = [0.1 * 0.1 ** (i + after) for i in range(len(drops)) for after in (0, 1)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert float(rates(0)) == float(rates(drops[0] * epoch - 1)) == np.float32(0.1)
+
+
+def test_images_are_normalised_by_the_constants_of_their_own_set():
+    """CIFAR-100's 10,000 test images, measured: the training images' means and deviations are within 0.003 of them."""
+    mean, std = normalisation.CIFAR100["mean"], normalisation.CIFAR100["std"]
+    np.testing.assert_allclose(mean, (0.50880, 0.48739, 0.44194), atol=3e-3)
+    np.testing.assert_allclose(std, (0.26825, 0.25736, 0.27710), atol=3e-3)
+    assert np.abs(np.subtract(mean, normalisation.CIFAR10["mean"])).min() > 3e-3

@@ -1,5 +1,6 @@
 """Costs of the papers' trainings: commands become plans, hours are added up, and the page says what was compiled."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,8 @@ def test_rows_are_planned_once_and_their_programs_added_up(tmp_path, monkeypatch
     page.write_text(ROWS)
     calls = []
 
-    def run(call, **_):
+    def within(call, seconds):
+        assert seconds == PaperCostsConfig("v5e").limit
         calls.append(call)
         folder = Path(call[call.index("--out") + 1])
         program = '{"program": "p", "images": 1, "calls": 2, "bound ms": 1.0, "compiler\'s cycles ms": null'
@@ -81,14 +83,28 @@ def test_rows_are_planned_once_and_their_programs_added_up(tmp_path, monkeypatch
             f'{program}, "hours at least": 1.5, "memory GB": 3.0, {tail}'
             f'{program}, "hours at least": 2.25, "memory GB": 7.0, {tail}'
         )
+        return ""
 
-    monkeypatch.setattr(paper_costs.subprocess, "run", run)
     cfg = PaperCostsConfig("v5e", page=str(page), out=str(out))
+    monkeypatch.setattr(paper_costs, "within", lambda call, seconds: None)
+    assert (
+        paper_costs.main(cfg) == 0 and page.read_text() == ROWS
+    )  # too slow: nothing is known, and tried again
+    assert paper_costs.lines(out)["ratio.compare cifar10_paper --out b"]["failed"].startswith("not compiled")
+    monkeypatch.setattr(paper_costs, "within", within)
     for _ in range(2):
         assert paper_costs.main(cfg) == 0
     assert len(calls) == 1 and "at least 3.8 h on one v5e" in page.read_text()
     (found,) = paper_costs.lines(out).values()
     assert (found["hours"], found["memory GB"], len(found["programs"])) == (3.75, 7.0, 2)
+
+
+def test_what_takes_too_long_ends_with_all_its_children(tmp_path):
+    late = tmp_path / "late"
+    assert paper_costs.within(["sh", "-c", "echo wrong >&2"], 60.0) == "wrong\n"
+    assert paper_costs.within(["sh", "-c", f"(sleep 1.5; touch {late}) & wait"], 0.3) is None
+    time.sleep(2.0)
+    assert not late.exists()
 
 
 def test_the_page_says_what_was_compiled():
