@@ -15,7 +15,8 @@ from jaxtyping import Array
 
 from robustjax import logit
 from robustjax.attacks import autoattack, fast_suite, suites
-from robustjax.attacks.autoattack import Compat, untargeted
+from robustjax.attacks.annealed_pgd import annealed_pgd
+from robustjax.attacks.autoattack import Compat, targeted, untargeted
 from robustjax.attacks.boundary_attack import boundary_attack
 from robustjax.attacks.carlini_wagner import carlini_wagner
 from robustjax.attacks.case import Case
@@ -117,6 +118,13 @@ ATTACKS: dict[str, Build] = {
     "pgd-margin": _pgd("pgd-margin", logit.margin),
     "pgd-dlr": _pgd("pgd-dlr", logit.dlr),
     "pma": lambda t, k, s: pma(t, steps=s.steps, restarts=s.restarts),
+    "multi-targeted": lambda t, k, s: targeted(
+        "multi-targeted",
+        annealed_pgd(t, steps=s.steps),
+        logit.targeted_margin,
+        targets=min(k - 1, 9),
+        restarts=s.restarts,
+    ),
     "deepfool": lambda t, k, s: untargeted("deepfool", deepfool(t, steps=s.steps), leads, passes=k + 1),
     "sdf": lambda t, k, s: untargeted("sdf", super_deepfool(t, steps=s.steps), leads, passes=k + 1),
     "ddn": lambda t, k, s: untargeted("ddn", ddn(t, steps=s.steps), logit.cross_entropy),
