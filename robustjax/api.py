@@ -75,13 +75,15 @@ class Evaluation:
     def __repr__(self) -> str:
         spent = (0.0, *self.results.seconds)
         lines = [self.title]
-        for (name, a), seconds in zip(self.results.accuracy(), spent, strict=True):
+        rows = self.results.accuracy()
+        wide = max(10, *(len(name) for name, _ in rows))
+        for (name, a), seconds in zip(rows, spent, strict=True):
             took = f"{seconds:8.1f} s" if seconds else ""
             lines.append(
-                f"  {name:<10}{100 * a.value:6.1f} %  ({100 * a.low:.1f} to {100 * a.high:.1f}){took}".rstrip()
+                f"  {name:<{wide}}{100 * a.value:6.1f} %  ({100 * a.low:.1f} to {100 * a.high:.1f}){took}".rstrip()
             )
         a = self.robust
-        lines.append(f"  {'robust':<10}{100 * a.value:6.1f} %  ({100 * a.low:.1f} to {100 * a.high:.1f})")
+        lines.append(f"  {'robust':<{wide}}{100 * a.value:6.1f} %  ({100 * a.low:.1f} to {100 * a.high:.1f})")
         raised = [flag for flag in self.flags if flag.raised]
         lines += [f"  warning: {flag.name}: {flag.says}" for flag in raised]
         if self.flags and not raised:

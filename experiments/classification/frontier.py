@@ -7,7 +7,7 @@
 The runs are folders of classification.train that classification.attack has attacked, all with the same attacks at the
 same radius on the same images. Runs that differ only in their seed and length form a line of the figure; what else
 differs names the lines. A run is on the frontier if none was trained as short or shorter and is more robust. Nothing is
-trained or attacked here; the folder gets results.json and report.html.
+trained or attacked here; the folder gets report.html, and results.json, which also lists the images that stayed robust.
 """
 
 import json
@@ -78,9 +78,24 @@ def main(cfg: FrontierConfig) -> None:
         f"{about['norm']} {about['eps']:.4g}, {', '.join(runs[0].results.attacks)}, "
         f"{len(runs[0].results.label)} test images of {runs[0].settings['dataset']}"
     )
-    facts = {"attacked": attacked, "runs": rows, "over seeds": groups, "made_with": made_with()}
+    facts = {
+        "attacked": attacked,
+        "runs": rows,
+        "over seeds": groups,
+        "images": sorted(int(i) for i in runs[0].results.index),
+        "robust images": [
+            {"training": row["training"], "seed": row["seed"], "images": robust_images(run.results)}
+            for row, run in zip(rows, runs, strict=True)
+        ],
+        "made_with": made_with(),
+    }
     strict_json.write(ensured(cfg.out) / "results.json", facts)
     runtime.say(f"report: {report(cfg, runs, names, rows, groups, attacked)}")
+
+
+def robust_images(results: Results) -> list[int]:
+    """List the numbers, in their data set, of the images that no attack broke."""
+    return sorted(int(i) for i in results.index[results.robust])
 
 
 def opened(folder: str, report: str) -> Trained:

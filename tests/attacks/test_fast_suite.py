@@ -121,6 +121,8 @@ def test_it_says_what_it_used():
     assert most * robust <= found.passes <= most * N
     assert f"standard makes {robust * per_image:,} of the robust images alone" in repr(found)
     assert found.title.startswith("linf 0.05, fast suite")
+    table = [line for line in repr(found).splitlines() if " %  (" in line]
+    assert "square-best" in table[3] and len({line.index(" %  (") for line in table}) == 1  # one column
 
 
 def test_it_counts_what_only_the_search_breaks():

@@ -129,6 +129,9 @@ def test_script(attacked, tmp_path):
     examples = json.loads(report.read_text())["examples"]
     robust = 100 * np.mean([one["robust"] for one in examples])
     assert found["runs"][0]["robust %"].startswith(f"{robust:.1f} (")
+    kept = sorted(one["index"] for one in examples if one["robust"])
+    assert [(one["seed"], one["images"]) for one in found["robust images"]] == [(0, kept), (1, kept)]
+    assert found["images"] == sorted(one["index"] for one in examples)
     (group,) = found["over seeds"]
     assert (group["seeds"], group["CPU-minutes"], group["training"]) == (2, 2.2, "adversarial")
     assert (tmp_path / "figures" / "frontier.png").stat().st_size > 1000
