@@ -280,8 +280,6 @@ CLASSIFIER_PRESETS = {
         set="runs/cvae_cifar10_small",
         model="resnet8",
         attack_steps=4,
-        attack_start="ball",
-        truncate=True,
         pad=4,
         epochs=5,
         optimizer=Optimizer(rate=0.2),
