@@ -24,11 +24,8 @@ def test_a_frontier_stands_in_its_readme_and_counts_its_images(path):
     assert facts["made_with"]["command"].startswith("python -m experiments.")
     readme = (path.parents[1] / "README.md").read_text()
     told = {tuple(cells(line)[-3:]) for line in readme.splitlines() if line.startswith("|")}
-    kept = {(one["training"], one["seed"]): one["images"] for one in facts["robust images"]}
-    assert len(kept) == len(facts["runs"])
-    for row in facts["runs"]:
+    for row, images in zip(facts["runs"], facts["robust images"], strict=True):
         assert (f"{row['CPU-minutes']:.1f}", row["clean %"], row["robust %"]) in told, row
-        images = kept[row["training"], row["seed"]]
         assert set(images) <= set(facts["images"]) and len(set(images)) == len(images)
         low, high = binomtest(len(images), len(facts["images"])).proportion_ci()
         share = np.array([len(images) / len(facts["images"]), low, high])

@@ -83,10 +83,7 @@ def main(cfg: FrontierConfig) -> None:
         "runs": rows,
         "over seeds": groups,
         "images": sorted(int(i) for i in runs[0].results.index),
-        "robust images": [
-            {"training": row["training"], "seed": row["seed"], "images": robust_images(run.results)}
-            for row, run in zip(rows, runs, strict=True)
-        ],
+        "robust images": [robust_images(run.results) for run in runs],
         "made_with": made_with(),
     }
     strict_json.write(ensured(cfg.out) / "results.json", facts)
@@ -162,12 +159,12 @@ def require_comparable(runs: Sequence[Trained]) -> None:
 
 
 def lines_of(runs: Sequence[Trained]) -> list[str]:
-    """Name each run by the settings in which runs differ, but for seed and length."""
+    """Name each run by the settings in which runs differ, but for seed and length and what is off."""
     used = [{name: value for name, value in run.settings.items() if counts(name, run)} for run in runs]
     names = list(dict.fromkeys(name for each in used for name in each))
     differ = [name for name in names if len({str(each[name]) for each in used if name in each}) > 1]
     return [
-        ", ".join(str(each[n]) if n in ("loss", "model") else f"{n} {each[n]}" for n in differ if n in each)
+        ", ".join(str(each[n]) if n in ("loss", "model") else f"{n} {each[n]}" for n in differ if each.get(n))
         or str(each["loss"])
         for each in used
     ]
