@@ -64,7 +64,12 @@ def subplot_grid(
             if picture.limits:
                 axes.set_ylim(*picture.limits)
         if len(names) > 1:
-            figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(4, len(names)))
+            # As many columns as fit: long names would be cut off at the sides.
+            for columns in range(min(4, len(names)), 0, -1):
+                legend = figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+                if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+                    break
+                legend.remove()
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=10, weight="bold")
         return png()

@@ -17,3 +17,10 @@ def test_panels_are_pictures():
     assert np.asarray(Image.open(io.BytesIO(subplot_grid(two))).convert("L")).std() > 10
     with pytest.raises(ValueError, match="there are no pictures"):
         subplot_grid([])
+
+
+def test_long_names_are_not_cut_off_at_the_sides():
+    lines = {f"adversarial, attack.steps {k}, attack.step 0.75": Line([0, 1], [0, k]) for k in range(5)}
+    pixels = np.asarray(Image.open(io.BytesIO(subplot_grid([Subplot("a", lines, "x", "y")]))).convert("L"))
+    legend = pixels[int(0.8 * len(pixels)) :]
+    assert legend.min() < 100 and (legend[:, :5] == 255).all() and (legend[:, -5:] == 255).all()
