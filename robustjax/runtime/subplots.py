@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustjax.runtime.figures import COLOURS, DASHES, WIDTH, canvas
+from robustjax.runtime.figures import COLOURS, DASHES, WIDTH, canvas, shown
 
 
 class Line(NamedTuple):
@@ -66,7 +66,9 @@ def subplot_grid(
         if len(names) > 1:
             # As many columns as fit: long names would be cut off at the sides.
             for columns in range(min(4, len(names)), 0, -1):
-                legend = figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+                legend = figure.legend(
+                    handles.values(), map(shown, handles), loc="outside lower center", ncols=columns
+                )
                 if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
                     break
                 legend.remove()

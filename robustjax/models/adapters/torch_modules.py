@@ -25,6 +25,9 @@ def from_torch(
     PyTorch. Weights are read in every call, so a module that is trained further is seen as it then is. It cannot be
     trained from here, nor differentiated twice.
 
+    Give the process at least two CPU cores: on one (`taskset -c 0`) JAX's callback can wait for ever for the copy of
+    its own arguments: the only thread that could make it is busy with the program (seen with jax 0.10.2).
+
     Args:
       module: the network, from (b, c, h, w) to (b, k). It runs in evaluation mode, whatever mode it is in, and is left
         in the mode that it was in.
