@@ -134,6 +134,10 @@ def measure(cfg: WhiteBoxConfig) -> tuple[dict[str, np.ndarray], int]:
     images, labels = as_floats(it.test.image), it.test.label
     network = frozen(it.network.model, it.network.params, it.network.state)
     right = np.asarray(jax.jit(lambda x: network(x).argmax(axis=1))(images)) == labels
+    if not right.any():
+        raise ValueError(
+            f"--source classifies none of {len(labels)} images correctly, must some: check labels and pixels"
+        )
     x, y, total = images[right], labels[right], len(labels)
     size = min(cfg.batch_size, len(y))
     own = jax.random.split(jax.random.key(cfg.seed), len(y))

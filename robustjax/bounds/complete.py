@@ -182,7 +182,7 @@ def begin(settings: Settings, x: jax.Array, label: int) -> Search:
     points, leads = run.lead(settings.threat, whole, x[None])
     others = np.delete(np.arange(run.classes, dtype=np.int32), label)
     turns, none = run.turns(whole, jnp.zeros(run.classes)), open_domains.nothing(settings.depth, run.places)
-    now = Search(whole, turns, none, np.inf, np.inf, np.asarray(x), 0, np.zeros(0))
+    now = Search(whole, turns, none, np.inf, np.inf, np.asarray(x), 0, np.zeros(0), np.asarray(leads))
     now = _met(now, points, leads)
     if now.upper <= 0:
         return now._replace(lower=-np.inf)

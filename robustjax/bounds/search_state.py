@@ -38,6 +38,7 @@ class Search(NamedTuple):
       upper, point: the least lead met, and where.
       bounded: sub-domains so far.
       roots: the bounds before the first cut, as in `Verdict`.
+      lead: of the example itself, (1,), by which a network is known again.
     """
 
     whole: Whole
@@ -48,6 +49,7 @@ class Search(NamedTuple):
     point: np.ndarray
     bounded: int
     roots: np.ndarray
+    lead: np.ndarray
 
 
 def packed(now: Search) -> dict[str, np.ndarray]:
@@ -78,13 +80,16 @@ def restored(
         np.zeros(x.shape, np.float32),
         0,
         np.zeros(0),
+        np.zeros(1, np.float32),
     )
     leaves, structure = jax.tree.flatten(like)
     names = [f"{number:04d}" for number in range(len(leaves))]
     if sorted(kept) == names:
         now: Search = jax.tree.unflatten(structure, [kept[name] for name in names])
         same = now.whole.x.shape == x.shape and np.array_equal(now.whole.x, x)
-        if same and now.whole.eps == np.float32(threat.eps) and now.whole.label == label:
+        same = same and now.whole.eps == np.float32(threat.eps) and now.whole.label == label
+        # A network that was trained further has the same shapes, and other bounds.
+        if same and np.array_equal(now.lead, np.asarray(run.lead(threat, now.whole, x[None])[1])):
             return now._replace(lower=float(now.lower), upper=float(now.upper), bounded=int(now.bounded))
     raise ValueError(
         "branch_and_bound: the memory is of another network, threat or example, must be of this one: remove it"

@@ -197,6 +197,9 @@ def test_a_killed_search_ends_bit_by_bit_as_if_it_had_not_been():
     np.testing.assert_array_equal(found.point, expected.point)
     with pytest.raises(ValueError, match="of another network, threat or example"):
         verify(x + 0.01, label, memory=Kept(killed.kept))
+    other = branch_and_bound(network(weights, biases), Threat("linf", EPS), **SETTINGS)  # of the same shapes
+    with pytest.raises(ValueError, match="of another network, threat or example"):
+        other(x, label, memory=Kept(killed.kept))
 
 
 def test_the_wrong_class_is_attacked_at_once_and_settings_are_checked():
