@@ -80,6 +80,10 @@ def splits(cfg: TrainConfig) -> list[data.Split]:
 
 def _fewer_held_out(train: data.Split, valid: data.Split, count: int) -> tuple[data.Split, data.Split]:
     """Hold fewer images out; the others come after those that are trained on anyway."""
+    if count > len(valid.label):
+        raise ValueError(
+            f"--validation-images is {count}, must be at most the {len(valid.label)} that {valid.info.name} holds out"
+        )
     kept = subsets.subset(valid, count)
     rest = ~np.isin(valid.index, kept.index)
     joined = data.of_arrays(

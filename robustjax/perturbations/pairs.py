@@ -229,8 +229,7 @@ def limited(pairs: Pairs, *, count: int, seed: int = 0) -> Pairs:
 
     def limited_pairs(key: Keys, x: Images) -> ImagePair:
         which = _integers(keys_for(key, x.shape[0]), 0, count)
-        own = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), fingerprint(x))
-        return pairs(jax.vmap(jax.random.fold_in)(own, which), x)
+        return pairs(_own_keys(seed, x, which), x)
 
     return limited_pairs
 
@@ -251,14 +250,19 @@ def _each(
     def apply(keys: Keys, x: Images, which: Array) -> Images:
         checks.floats(name, x)
         if fixed is not None:
-            own = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(fixed), fingerprint(x))
-            keys = jax.vmap(jax.random.fold_in)(own, which)
+            keys = _own_keys(fixed, x, which)
         # One after another, so that each image pays for its own corruption only.
         made = jax.lax.map(lambda row: jax.lax.switch(row[0], branches, row[1], row[2]), (which, keys, x))
         # What is a byte already may lie a rounding below it.
         return made if fixed is None else jnp.floor(255.0 * made + 1e-3) / 255.0
 
     return apply
+
+
+def _own_keys(seed: int, x: Images, which: Array) -> Keys:
+    """Give each image the key of its pixels and a number, the same on every machine."""
+    own = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), fingerprint(x))
+    return jax.vmap(jax.random.fold_in)(own, which)
 
 
 def _integers(keys: Keys, low: int, high: int) -> Array:

@@ -140,6 +140,8 @@ def test_fewer_images_are_held_out():
 
     assert rows(*fewer[:2]) == rows(*usual[:2])
     assert rows(fewer[2]) == rows(usual[2])
+    with pytest.raises(ValueError, match="--validation-images is 142, must be at most the 141 that"):
+        networks.splits(dataclasses.replace(train.PRESETS["digits"], validation_images=142))
 
 
 def test_pairs_of_a_folder_are_split_by_image(tmp_path):
